@@ -1,0 +1,5 @@
+"""``python cli.py …`` from a checkout is the ``piwsl-finetune`` command."""
+
+from finetune.commands import app
+
+app(prog_name="piwsl-finetune")

@@ -1,0 +1,161 @@
+"""Make the embedded foundation potential ``tiny-xtb-hcno``: data, training, figures, export.
+
+``python data/make_foundation.py generate|train|evaluate|export``: ``generate`` and ``train`` go on
+where an interrupted run of them stopped. Needs the extra ``label`` (tblite, RDKit).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import torch
+    from mace.modules.models import ScaleShiftMACE
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+NAME = "tiny-xtb-hcno"
+Work = Annotated[Path, typer.Option(help="Folder of the data set, checkpoints and logs.")]
+Out = Annotated[Path, typer.Option(help="Folder of the finished potential.")]
+Seed = Annotated[int, typer.Option(help="Seed of molecules, split, sampling and training.")]
+DEFAULT_WORK = Path(".work/foundation")
+DEFAULT_OUT = Path("data/foundation") / NAME
+
+
+@app.callback()
+def main() -> None:
+    """Make the embedded foundation potential ``tiny-xtb-hcno``."""
+
+
+@app.command()
+def generate(
+    work: Work = DEFAULT_WORK,
+    seed: Seed = 7,
+    minutes: Annotated[float, typer.Option(help="Wall-clock limit.")] = 60.0,
+) -> None:
+    """Label configurations of about a thousand molecules with GFN2-xTB."""
+    from make_foundation.generation import generate as run
+
+    typer.echo(run(work / "configurations", seed, 60.0 * minutes))
+
+
+@app.command()
+def train(
+    work: Work = DEFAULT_WORK,
+    seed: Seed = 7,
+    minutes: Annotated[float, typer.Option(help="Training time, all sittings.")] = 60.0,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile/--eager",
+            help="Compile the step (minutes once, then twice as fast).",
+        ),
+    ] = True,
+) -> None:
+    """Train within a wall-clock budget; the learning rate ends low when the budget ends."""
+    _prepare_compiler(work)
+    from make_foundation.training import Settings, Trainer
+
+    Trainer(work, Settings(budget_s=60.0 * minutes, seed=seed), compiled).run()
+
+
+def _prepare_compiler(work: Path) -> None:
+    """Has to come before torch is imported: TorchScript functions cannot be traced."""
+    os.environ["PYTORCH_JIT"] = "0"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((work / "compiled").resolve()))
+
+
+def _trained(work: Path, dtype: torch.dtype) -> tuple[ScaleShiftMACE, dict[str, Any]]:
+    """The averaged model of the last checkpoint, and its keyword arguments."""
+    import torch
+    from make_foundation.model import build
+
+    folder = work / "training"
+    checkpoint = folder / "checkpoint.pt"
+    if not checkpoint.exists():
+        raise typer.BadParameter(f"no checkpoint at {checkpoint}: run the 'train' step first")
+    kwargs = json.loads((folder / "kwargs.json").read_text(encoding="utf-8"))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        model = build(kwargs, codegen=False)
+    finally:
+        torch.set_default_dtype(before)
+    average = torch.load(checkpoint, weights_only=True)["average"]
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), average, strict=True):
+            parameter.copy_(value)
+    return model.eval(), kwargs
+
+
+@app.command()
+def evaluate(
+    work: Work = DEFAULT_WORK,
+    out: Out = DEFAULT_OUT,
+    seed: Seed = 7,
+    nve_steps: Annotated[int, typer.Option(help="Steps of 0.5 fs.")] = 20_000,
+) -> None:
+    """Held-out errors and constant-energy dynamics, written to ``metrics.json``."""
+    _prepare_compiler(work)
+    import torch
+    from make_foundation.evaluation import evaluate as run
+    from make_foundation.generation import write_json
+
+    model, _ = _trained(work, torch.float32)
+    double, _ = _trained(work, torch.float64)
+    figures = run(model, double, work, seed, nve_steps)
+    checks = [
+        json.loads(line)
+        for line in (work / "training" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    figures["training"] = next(c for c in reversed(checks) if c["event"] == "check")
+    figures["generation_wall_s"] = json.loads(
+        (work / "configurations" / "wall_time.json").read_text(encoding="utf-8")
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "metrics.json", figures)
+    typer.echo(json.dumps(figures["errors"]["test"], indent=2))
+    typer.echo(json.dumps(figures["nve"], indent=2))
+
+
+@app.command()
+def export(work: Work = DEFAULT_WORK, out: Out = DEFAULT_OUT) -> None:
+    """Store the potential as ``config.json`` and ``model.safetensors`` (single precision)."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    _prepare_compiler(work)
+    import torch
+
+    from finetune.foundation.mace import MacePotential
+    from finetune.foundation.settings import MaceSettings
+    from finetune.foundation.storage import save
+
+    model, kwargs = _trained(work, torch.float32)
+    per_head = {
+        name: [kwargs[name]]
+        for name in ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift")
+    }
+    settings = MaceSettings.model_validate(
+        {k: v for k, v in kwargs.items() if k not in ("num_elements",)} | per_head
+    )
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    metadata = {
+        "name": NAME,
+        "level_of_theory": "GFN2-xTB",
+        "elements": ["H", "C", "N", "O"],
+        "license": "MIT",
+        "configurations": metrics["data"]["configurations"],
+        "molecules": metrics["data"]["molecules"],
+        "held_out": metrics["errors"]["test"],
+    }
+    stored = save(MacePotential(settings, model), out, metadata, dtype=torch.float32)
+    typer.echo(f"{out}: {stored.fingerprint}")
+
+
+if __name__ == "__main__":
+    app()

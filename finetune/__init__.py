@@ -1,0 +1,74 @@
+"""piwsl-finetune: fine-tune pretrained interatomic potentials on sparse ab initio labels.
+
+    import finetune
+
+    result = finetune.run("quickstart.yaml", ["train.epochs=50"])
+    atoms.calc = finetune.load_calculator(result.folder)
+
+Heavy libraries are imported when a name that needs them is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from finetune.adapters import register_adapter
+from finetune.errors import FinetuneError
+from finetune.losses import register_loss
+from finetune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from finetune.adapters.base import AdaptedPotential, Adapter
+    from finetune.export.calculator import PotentialCalculator, load_calculator
+    from finetune.foundation.loading import Foundation, load_foundation
+    from finetune.foundation.potential import Potential
+    from finetune.losses.base import Loss
+    from finetune.result import Comparison, RunResult
+    from finetune.workflow import evaluate, run
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "AdaptedPotential": "finetune.adapters.base",
+    "Adapter": "finetune.adapters.base",
+    "Comparison": "finetune.result",
+    "Foundation": "finetune.foundation.loading",
+    "Loss": "finetune.losses.base",
+    "Potential": "finetune.foundation.potential",
+    "PotentialCalculator": "finetune.export.calculator",
+    "RunResult": "finetune.result",
+    "evaluate": "finetune.workflow",
+    "load_calculator": "finetune.export.calculator",
+    "load_foundation": "finetune.foundation.loading",
+    "run": "finetune.workflow",
+}
+
+__all__ = [
+    "AdaptedPotential",
+    "Adapter",
+    "Comparison",
+    "FinetuneError",
+    "Foundation",
+    "Loss",
+    "Potential",
+    "PotentialCalculator",
+    "Recipe",
+    "RunResult",
+    "evaluate",
+    "load_calculator",
+    "load_foundation",
+    "register_adapter",
+    "register_loss",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'finetune' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

@@ -1,0 +1,93 @@
+"""The contract of an adapter."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from finetune.errors import RunFolderError
+from finetune.files import write_atomically
+from finetune.foundation.potential import Potential
+from finetune.options import Options
+
+WEIGHTS = "adapter.safetensors"
+
+
+class AdaptedPotential:
+    """A potential of which some parameters are trainable, by name.
+
+    Args:
+        potential: The potential; every parameter not among ``trainable`` is frozen here.
+        trainable: Names (as in ``potential.named_parameters()``) of what may change.
+    """
+
+    def __init__(self, potential: Potential, trainable: frozenset[str]) -> None:
+        self.potential = potential
+        self._names = trainable
+        for name, parameter in potential.named_parameters():
+            parameter.requires_grad_(name in trainable)
+
+    def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """Return what may change: name -> parameter, in the order of the potential."""
+        return {
+            name: parameter
+            for name, parameter in self.potential.named_parameters()
+            if name in self._names
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write the trainable parameters into ``folder``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {
+            name: parameter.detach().cpu().contiguous().clone()
+            for name, parameter in self.trainable_parameters().items()
+        }
+        write_atomically(folder / WEIGHTS, save_tensors(tensors))
+
+    def load(self, folder: Path) -> None:
+        """Read back what `save` wrote.
+
+        Raises:
+            RunFolderError: If the file is missing, damaged or belongs to another adapter.
+        """
+        path = folder / WEIGHTS
+        try:
+            tensors = load_tensors(path.read_bytes())
+        except (OSError, SafetensorError, ValueError) as error:
+            raise RunFolderError(f"'{path}' cannot be read: {error}.") from error
+        parameters = self.trainable_parameters()
+        fits = parameters.keys() == tensors.keys() and all(
+            parameters[name].shape == tensor.shape for name, tensor in tensors.items()
+        )
+        if not fits:
+            raise RunFolderError(f"'{path}' belongs to another adapter or another foundation.")
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                parameters[name].copy_(tensor)
+
+    def merge(self) -> Potential:
+        """Return a plain potential that predicts the same, ready for export."""
+        return self.potential
+
+
+class Adapter(ABC):
+    """Decides which parameters of a potential may change.
+
+    A subclass names its options in ``Options`` and selects in `attach`.
+    """
+
+    Options: ClassVar[type[BaseModel]] = Options
+
+    def __init__(self, options: BaseModel) -> None:
+        self.options = options
+
+    @abstractmethod
+    def attach(self, potential: Potential) -> AdaptedPotential:
+        """Freeze and free the parameters of ``potential``, in place."""

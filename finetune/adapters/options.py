@@ -1,0 +1,31 @@
+"""What a recipe may say about each adapter; imports no torch."""
+
+from __future__ import annotations
+
+from pydantic import model_validator
+
+from finetune.options import Options
+
+
+class FullOptions(Options):
+    """Train every weight of the foundation."""
+
+
+class ReadoutOptions(Options):
+    """Train the readouts alone; everything below them keeps the foundation's weights."""
+
+
+class FrozenOptions(Options):
+    """Train, or freeze, the parameters whose names match shell-style patterns.
+
+    Give exactly one of the two lists, e.g. ``train: ["readouts.*", "products.1.*"]``.
+    """
+
+    train: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_list(self) -> FrozenOptions:
+        if bool(self.train) == bool(self.freeze):
+            raise ValueError("give exactly one of `train` and `freeze`, with at least one pattern")
+        return self

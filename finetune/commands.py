@@ -1,0 +1,163 @@
+"""The ``piwsl-finetune`` command. Each command parses, calls one function and prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from finetune.errors import FinetuneError, RunFolderError
+
+app = typer.Typer(
+    help="Fine-tune pretrained interatomic potentials on sparse ab initio labels.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+USER_ERROR = 2
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")]
+Precision = Annotated[str, typer.Option(help="float64 or float32.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped recipe.")],
+    overrides: Annotated[
+        Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
+        typer.Argument(
+            help="Overrides: train.learning_rate=1e-4 output=runs/mine", show_default=False
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the table alone.")] = False,
+) -> None:
+    """Fine-tune by a recipe, test against the foundation, write the run folder."""
+    console = Console()
+    with user_errors():
+        from finetune.training.progress import reporter_for
+        from finetune.workflow import run as run_recipe
+
+        result = run_recipe(
+            recipe,
+            overrides or [],
+            overwrite=overwrite,
+            reporter=reporter_for(console, quiet),
+        )
+    console.print(result.shown.table())
+    console.print(
+        f"{result.ending} after {result.epochs} epochs and {result.seconds:.0f} s; "
+        f"kept epoch {result.best_epoch}"
+    )
+    if not quiet:
+        console.print(
+            f"run folder  {escape(str(result.folder))}\n"
+            f"use it      finetune.load_calculator({escape(repr(str(result.folder)))})",
+            soft_wrap=True,
+        )
+
+
+@app.command()
+def evaluate(
+    path: Annotated[str, typer.Argument(metavar="RUN", help="Run folder or bundle.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Labelled structures.")],
+    energy_key: Annotated[str, typer.Option(help="Name of the energies in the files.")] = "",
+    forces_key: Annotated[str, typer.Option(help="Name of the forces in the files.")] = "",
+    stress_key: Annotated[str, typer.Option(help="Name of the stresses in the files.")] = "",
+    device: Device = "auto",
+    precision: Precision = "float64",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in eV and Å.")] = False,
+) -> None:
+    """Test a fine-tuned potential, and its foundation beside it, on labelled structures."""
+    with user_errors():
+        from finetune.workflow import evaluate as evaluate_files
+
+        given = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
+        found = evaluate_files(
+            path,
+            files,
+            keys={name: key for name, key in given.items() if key},
+            device=device,
+            dtype=precision,
+        )
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=2))
+    else:
+        Console().print(found.table())
+
+
+@app.command()
+def export(
+    path: Annotated[str, typer.Argument(metavar="RUN", help="Run folder or bundle.")],
+    to: Annotated[Path, typer.Option("--to", help="File to write, e.g. tuned.model.")],
+    precision: Precision = "float64",
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a plain MACE .model file, which MACECalculator and other MACE tools load."""
+    with user_errors():
+        from finetune.devices import choose_dtype
+        from finetune.export.merge import write_mace
+        from finetune.foundation.loading import load_foundation
+
+        dtype = choose_dtype(precision)
+        write_mace(load_foundation(path).potential, to, dtype, overwrite)
+    Console().print(f"wrote {escape(str(to))}", soft_wrap=True)
+
+
+@app.command()
+def recipes(
+    name: Annotated[str, typer.Argument(help="Recipe to print or copy; none lists all.")] = "",
+    to: Annotated[
+        Optional[Path],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
+        typer.Option("--to", help="Copy the recipe to this file."),
+    ] = None,
+) -> None:
+    """List the shipped recipes, print one, or copy it to make it your own."""
+    from finetune import resources
+
+    with user_errors():
+        if not name:
+            for shipped, path in resources.recipes().items():
+                print(f"{shipped:28} {_first_comment(path)}")
+            return
+        text = resources.recipe(name).read_text(encoding="utf-8")
+        if to is None:
+            print(text, end="")
+            return
+        if to.exists():
+            raise RunFolderError(f"'{to}' exists. Choose another name.")
+        to.write_text(text, encoding="utf-8")
+    print(f"wrote {to}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors that complete and check YAML."""
+    from finetune.recipe import Recipe
+
+    print(json.dumps(Recipe.model_json_schema(), indent=2))
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Print an error that the user can mend without a traceback and leave with exit code 2."""
+    try:
+        yield
+    except FinetuneError as error:
+        console = Console(file=sys.stderr, stderr=True)
+        console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        raise typer.Exit(USER_ERROR) from None
+
+
+def _first_comment(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = [line.lstrip("# ") for line in lines if line.startswith("#")]
+    return comments[0] if comments else ""

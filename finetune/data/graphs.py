@@ -1,0 +1,180 @@
+"""Cut-off graphs and flat batches of structures of different sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from ase.geometry import complete_cell
+from matscipy.neighbours import neighbour_list
+from numpy.typing import NDArray
+
+from finetune.data.labels import Structure
+from finetune.quantities import ENERGY_DTYPE, sum_per_structure
+
+
+@dataclass(frozen=True)
+class GraphBatch:
+    """B structures with N atoms and E directed edges in all, as one graph.
+
+    Attributes:
+        numbers: Atomic numbers ``[N]``.
+        positions: ``[N, 3]``, Å.
+        cell: Lattice vectors as rows ``[B, 3, 3]``, Å.
+        pbc: ``[B, 3]``.
+        structure: Index of each atom's structure ``[N]``, ascending.
+        atoms: Number of atoms of each structure ``[B]``.
+        edge_index: Sender and receiver atoms ``[2, E]``.
+        unit_shifts: Lattice translations of the receiver ``[E, 3]``.
+        skin: Å by which the edges reach beyond the cutoff.
+        energy: ``[B]``, eV, float64; meaningless where ``has_energy`` is False.
+        has_energy: ``[B]``.
+        forces: ``[N, 3]``, eV/Å; meaningless where ``has_forces`` is False.
+        has_forces: ``[N]``.
+        stress: ``[B, 3, 3]``, eV/Å³; meaningless where ``has_stress`` is False.
+        has_stress: ``[B]``.
+        where: Origin of each structure, for messages.
+    """
+
+    numbers: torch.Tensor
+    positions: torch.Tensor
+    cell: torch.Tensor
+    pbc: torch.Tensor
+    structure: torch.Tensor
+    atoms: torch.Tensor
+    edge_index: torch.Tensor
+    unit_shifts: torch.Tensor
+    skin: float
+    energy: torch.Tensor
+    has_energy: torch.Tensor
+    forces: torch.Tensor
+    has_forces: torch.Tensor
+    stress: torch.Tensor
+    has_stress: torch.Tensor
+    where: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return int(self.atoms.numel())
+
+    @property
+    def volume(self) -> torch.Tensor:
+        """Cell volumes ``[B]``, Å³; zero where the structure is not periodic in all directions."""
+        volume = torch.linalg.det(self.cell).abs()
+        return torch.where(self.pbc.all(dim=1), volume, torch.zeros_like(volume))
+
+    def sum_atoms(self, values: torch.Tensor) -> torch.Tensor:
+        """Add per-atom values ``[N, …]`` within each structure: ``[B, …]``."""
+        return sum_per_structure(values, self.structure, len(self))
+
+    def displaced(self, displacement: torch.Tensor) -> GraphBatch:
+        """Return an unlabelled copy with atoms moved by ``displacement`` ``[N, 3]``, Å.
+
+        The edges are kept, so no atom may move further than half of ``skin``.
+        """
+        return replace(
+            self,
+            positions=self.positions + displacement,
+            has_energy=torch.zeros_like(self.has_energy),
+            has_forces=torch.zeros_like(self.has_forces),
+            has_stress=torch.zeros_like(self.has_stress),
+        )
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> GraphBatch:
+        """Move every tensor; floating ones but the energies become ``dtype``."""
+        moved: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, torch.Tensor):
+                floating = value.is_floating_point() and name != "energy"
+                moved[name] = value.to(device=device, dtype=dtype if floating else value.dtype)
+        return replace(self, **moved)
+
+
+_PER_ATOM_OR_STRUCTURE = (
+    *("numbers", "positions", "cell", "pbc", "atoms", "unit_shifts"),
+    *("energy", "has_energy", "forces", "has_forces", "stress", "has_stress"),
+)
+
+
+def concatenate(batches: Sequence[GraphBatch]) -> GraphBatch:
+    """Join batches into one, in order."""
+    if len(batches) == 1:
+        return batches[0]
+    joined = {
+        name: torch.cat([getattr(batch, name) for batch in batches])
+        for name in _PER_ATOM_OR_STRUCTURE
+    }
+    structure, edges, structures, atoms = [], [], 0, 0
+    for batch in batches:
+        structure.append(batch.structure + structures)
+        edges.append(batch.edge_index + atoms)
+        structures += len(batch)
+        atoms += int(batch.numbers.numel())
+    return GraphBatch(
+        **joined,
+        structure=torch.cat(structure),
+        edge_index=torch.cat(edges, dim=1),
+        skin=min(batch.skin for batch in batches),
+        where=tuple(name for batch in batches for name in batch.where),
+    )
+
+
+def graph(structure: Structure, cutoff: float, skin: float = 0.0) -> GraphBatch:
+    """Turn one structure into a batch of one, in float64 on the CPU.
+
+    Args:
+        structure: Geometry and labels.
+        cutoff: Å.
+        skin: Å added to the cutoff, so that atoms may move by half of it without a new graph.
+    """
+    edges, shifts = _edges(structure, cutoff + skin)
+    n = len(structure)
+    has = {name: getattr(structure, name) is not None for name in ("energy", "forces", "stress")}
+    energy = structure.energy if structure.energy is not None else 0.0
+    forces = structure.forces if structure.forces is not None else np.zeros((n, 3))
+    stress = structure.stress if structure.stress is not None else np.zeros((3, 3))
+    return GraphBatch(
+        numbers=torch.from_numpy(structure.numbers),
+        positions=torch.tensor(structure.positions, dtype=torch.float64),
+        cell=torch.tensor(structure.cell, dtype=torch.float64)[None],
+        pbc=torch.tensor(structure.pbc)[None],
+        structure=torch.zeros(n, dtype=torch.int64),
+        atoms=torch.tensor([n]),
+        edge_index=torch.from_numpy(edges),
+        unit_shifts=torch.tensor(shifts, dtype=torch.float64),
+        skin=skin,
+        energy=torch.tensor([energy], dtype=ENERGY_DTYPE),
+        has_energy=torch.tensor([has["energy"]]),
+        forces=torch.tensor(forces, dtype=torch.float64),
+        has_forces=torch.full((n,), has["forces"]),
+        stress=torch.tensor(stress, dtype=torch.float64)[None],
+        has_stress=torch.tensor([has["stress"]]),
+        where=(structure.where,),
+    )
+
+
+def batches(graphs: Sequence[GraphBatch], size: int) -> Iterator[GraphBatch]:
+    """Yield the graphs in order, ``size`` at a time."""
+    for start in range(0, len(graphs), size):
+        yield concatenate(graphs[start : start + size])
+
+
+def _edges(structure: Structure, reach: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return edge_index ``[2, E]`` and unit shifts ``[E, 3]`` of all pairs within ``reach``."""
+    cell = np.where(structure.pbc[:, None], structure.cell, 0.0)
+    cell = np.asarray(complete_cell(cell), dtype=np.float64)
+    positions = structure.positions
+    open_directions = ~structure.pbc
+    if open_directions.any():
+        # The neighbour search wants a box around the atoms along directions that are not periodic.
+        fractional = np.linalg.solve(cell.T, positions.T).T
+        low, high = fractional.min(axis=0), fractional.max(axis=0)
+        margin = 1.0
+        positions = positions - np.where(open_directions, low - margin, 0.0) @ cell
+        cell = cell * np.where(open_directions, high - low + 2 * margin, 1.0)[:, None]
+    sender, receiver, shifts = neighbour_list(
+        "ijS", cutoff=reach, positions=positions, cell=cell, pbc=structure.pbc
+    )
+    return np.stack([sender, receiver]).astype(np.int64), shifts.astype(np.int64)

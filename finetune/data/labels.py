@@ -1,0 +1,203 @@
+"""One structure with whatever labels it has, and the checks that a label must pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.stress import voigt_6_to_full_3x3_stress
+from numpy.typing import NDArray
+
+from finetune.errors import DataError
+from finetune.recipe import LabelKeys
+
+Array = NDArray[np.float64]
+CLOSEST = 0.2
+"""Å; atoms nearer than this are a damaged file, not chemistry."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A structure and its labels; a label that is absent is None, never zero.
+
+    Attributes:
+        numbers: Atomic numbers ``[n]``.
+        positions: ``[n, 3]``, Å.
+        cell: Lattice vectors as rows ``[3, 3]``, Å.
+        pbc: Periodic directions ``[3]``.
+        energy: Total energy, eV.
+        forces: ``[n, 3]``, eV/Å.
+        stress: ``[3, 3]``, eV/Å³, ASE's sign.
+        where: File and index, for messages.
+        config_type: Name of the subset that the structure belongs to.
+        level_of_theory: What the labels were computed with, as far as the file says.
+    """
+
+    numbers: NDArray[np.int64]
+    positions: Array
+    cell: Array
+    pbc: NDArray[np.bool_]
+    energy: float | None = None
+    forces: Array | None = None
+    stress: Array | None = None
+    where: str = "structure"
+    config_type: str = "Default"
+    level_of_theory: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+def from_atoms(atoms: Atoms, keys: LabelKeys, where: str) -> Structure:
+    """Take geometry and labels from an `ase.Atoms`, checking both.
+
+    Raises:
+        DataError: For no atoms, non-finite or colliding positions, a flat periodic cell, and labels
+            of the wrong shape or with NaN or infinite values.
+    """
+    structure = Structure(
+        numbers=np.asarray(atoms.numbers, dtype=np.int64),
+        positions=np.array(atoms.positions, dtype=np.float64),
+        cell=np.array(atoms.cell.array, dtype=np.float64),
+        pbc=np.array(atoms.pbc, dtype=bool),
+        energy=_energy(label(atoms, keys.energy), keys.energy, where),
+        forces=_forces(label(atoms, keys.forces), keys.forces, len(atoms), where),
+        stress=_stress(label(atoms, keys.stress), keys.stress, where),
+        where=where,
+        config_type=str(atoms.info.get("config_type", "Default")),
+        level_of_theory=_text(atoms.info.get("level_of_theory")),
+    )
+    check_geometry(structure)
+    return structure
+
+
+def label(atoms: Atoms, key: str) -> Any:
+    """Return what an `ase.Atoms` holds under ``key``: in info, arrays or calculator results."""
+    if key in atoms.info:
+        return atoms.info[key]
+    if key in atoms.arrays:
+        return atoms.arrays[key]
+    results = getattr(atoms.calc, "results", {})
+    return results.get(key)
+
+
+def keys_present(frames: Iterable[Atoms]) -> list[str]:
+    """Return every name under which the frames hold something that could be a label."""
+    names: set[str] = set()
+    for atoms in frames:
+        names.update(str(key) for key in atoms.info)
+        names.update(key for key in atoms.arrays if key not in {"numbers", "positions"})
+        names.update(getattr(atoms.calc, "results", {}))
+    return sorted(names)
+
+
+def check_keys(frames: Iterable[Atoms], keys: LabelKeys, where: str, need_labels: bool) -> None:
+    """Refuse label keys that no frame has, where that is more likely a slip than a choice.
+
+    An energy key without any energy is one (unless forces are there); a forces or stress key is one
+    when the frames hold a near namesake.
+
+    Raises:
+        DataError: Listing the keys that the frames do have.
+    """
+    frames = list(frames)
+    present = keys_present(frames)
+    listed = ", ".join(present) if present else "none at all"
+    for quantity in ("forces", "stress"):
+        key = getattr(keys, quantity)
+        near = [name for name in get_close_matches(key, present, cutoff=0.8) if name != key]
+        other = {keys.energy, keys.forces, keys.stress}
+        if key not in present and near and near[0] not in other:
+            raise DataError(
+                f"{where} has no {quantity} under '{key}', but has '{near[0]}'. "
+                f"Set data.keys.{quantity}={near[0]}. Keys present: {listed}."
+            )
+    if need_labels and keys.energy not in present and keys.forces not in present:
+        near = get_close_matches(keys.energy, present, n=1, cutoff=0.5)
+        hint = near[0] if near else "NAME"
+        raise DataError(
+            f"{where} has no energies under '{keys.energy}' and no forces under '{keys.forces}'. "
+            f"Set data.keys.energy={hint}. Keys present: {listed}."
+        )
+
+
+def check_geometry(structure: Structure) -> None:
+    """Refuse geometries that no potential could evaluate.
+
+    Raises:
+        DataError: Naming the structure and the atoms.
+    """
+    from ase.neighborlist import neighbor_list
+
+    where = structure.where
+    if len(structure) == 0:
+        raise DataError(f"{where} has no atoms.")
+    if not np.isfinite(structure.positions).all() or not np.isfinite(structure.cell).all():
+        raise DataError(f"{where} has positions or a cell that are NaN or infinite.")
+    if structure.numbers.min() < 1:
+        raise DataError(f"{where} has an atom of unknown element (atomic number 0 or 'X').")
+    if structure.pbc.any() and np.linalg.norm(structure.cell[structure.pbc], axis=1).min() < 1e-6:
+        raise DataError(f"{where} is periodic along a direction whose cell vector is zero.")
+    if structure.pbc.all() and abs(np.linalg.det(structure.cell)) < 1e-6:
+        raise DataError(f"{where} is periodic but its cell has no volume.")
+    atoms = Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
+    first, second, distance = neighbor_list("ijd", atoms, CLOSEST)
+    if len(first):
+        raise DataError(
+            f"{where}: atoms {first[0]} and {second[0]} are {distance[0]:.3f} Å apart "
+            f"(closer than {CLOSEST} Å). Check the file's units (Å) and its cell, or drop it."
+        )
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _energy(value: Any, key: str, where: str) -> float | None:
+    if value is None:
+        return None
+    array = _finite(value, key, where)
+    if array.size != 1:
+        raise DataError(f"{where}: '{key}' must be one number in eV, not shape {array.shape}.")
+    return float(array.reshape(()))
+
+
+def _forces(value: Any, key: str, atoms: int, where: str) -> Array | None:
+    if value is None:
+        return None
+    array = _finite(value, key, where)
+    if array.shape != (atoms, 3):
+        raise DataError(
+            f"{where}: '{key}' has shape {array.shape}; forces need ({atoms}, 3) in eV/Å."
+        )
+    return array
+
+
+def _stress(value: Any, key: str, where: str) -> Array | None:
+    if value is None:
+        return None
+    array = _finite(value, key, where)
+    if array.size == 9:
+        return array.reshape(3, 3)
+    if array.shape == (6,):
+        return np.asarray(voigt_6_to_full_3x3_stress(array), dtype=np.float64)
+    raise DataError(
+        f"{where}: '{key}' has shape {array.shape}; stress needs 6 (Voigt xx yy zz yz xz xy) or "
+        "9 numbers in eV/Å³."
+    )
+
+
+def _finite(value: Any, key: str, where: str) -> Array:
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError(f"{where}: '{key}' is not numeric ({str(value)[:40]!r}).") from None
+    if not np.isfinite(array).all():
+        raise DataError(
+            f"{where}: '{key}' holds NaN or infinite values. Remove the label where it is absent."
+        )
+    return array

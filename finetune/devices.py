@@ -1,0 +1,42 @@
+"""Choose where and how precisely to compute."""
+
+from __future__ import annotations
+
+import torch
+
+from finetune.errors import RecipeError
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called ``name``; ``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        RecipeError: If there is no such device on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise RecipeError(f"unknown device '{name}'; choose auto, cpu, cuda or cuda:0.") from None
+    if device.type not in {"cpu", "cuda"}:
+        raise RecipeError(f"device '{name}' is not supported; choose auto, cpu, cuda or cuda:0.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RecipeError(
+            f"there is no device '{name}' here (CUDA devices: {torch.cuda.device_count()}). "
+            "Set train.device=cpu."
+        )
+    return device
+
+
+def choose_dtype(name: str) -> torch.dtype:
+    """Return the torch type called ``name``.
+
+    Raises:
+        RecipeError: If it is neither ``float32`` nor ``float64``.
+    """
+    if name not in DTYPES:
+        raise RecipeError(f"unknown precision '{name}'; choose float32 or float64.")
+    return DTYPES[name]

@@ -1,0 +1,40 @@
+"""Errors meant for the person at the keyboard.
+
+Each message says what is wrong, where it was found and how to mend it. The command line prints the
+message alone and leaves with exit code 2; the Python API raises the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class FinetuneError(Exception):
+    """Base of every error that the user can mend."""
+
+
+class RecipeError(FinetuneError):
+    """A recipe, or an override of one, that cannot be understood."""
+
+
+class DataError(FinetuneError):
+    """A structure file, or a label in it, that cannot be used."""
+
+
+class FoundationError(FinetuneError):
+    """A foundation potential that is unknown, damaged or does not fit the data."""
+
+
+class RunFolderError(FinetuneError):
+    """A run folder that is missing, incomplete or in the way."""
+
+
+class TrainingError(FinetuneError):
+    """A training run that cannot go on."""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the nearest known name, else an empty string."""
+    near = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{near[0]}'?" if near else ""

@@ -1,0 +1,68 @@
+"""Figures: learning curves and parity plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from finetune.evaluation.metrics import LabelledPredictions
+
+BEFORE, AFTER, FAINT = "#b3541e", "#1f6f8b", "#888888"
+"""Colours of the foundation, the fine-tuned potential and guides; legible on light and dark."""
+
+
+def learning_curve(history: Sequence[dict[str, Any]], best_epoch: int) -> Figure:
+    """Plot validation errors against epochs, energies and (where labelled) forces."""
+    panels = [
+        (key, label)
+        for key, label in (
+            ("valid/energy_per_atom_mae", "energy MAE [meV/atom]"),
+            ("valid/forces_mae", "force MAE [meV/Å]"),
+        )
+        if history[0].get(key) is not None
+    ]
+    figure = _figure(len(panels))
+    epochs = [record["epoch"] for record in history]
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (key, label) in zip(axes, panels, strict=True):
+        axis.semilogy(epochs, [1000 * record[key] for record in history], color=AFTER)
+        axis.axvline(best_epoch, color=FAINT, linewidth=0.8, linestyle=":")
+        axis.set(xlabel="epoch", ylabel=f"validation {label}")
+    return figure
+
+
+def parity(before: LabelledPredictions | None, after: LabelledPredictions) -> Figure:
+    """Plot predictions against labels: energies relative to the labels' mean, and forces."""
+    panels = [
+        (field, label, unit)
+        for field, label, unit in (("energy", "energy", "eV"), ("forces", "force", "eV/Å"))
+        if getattr(after, field).size
+    ]
+    figure = _figure(len(panels))
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (field, label, unit) in zip(axes, panels, strict=True):
+        labels = getattr(after, field)[1]
+        origin = labels.mean() if field == "energy" else 0.0
+        ends = np.array([labels.min(), labels.max()]) - origin
+        axis.plot(ends, ends, color=FAINT, linewidth=0.8)
+        for name, predictions, colour in (
+            ("foundation", before, BEFORE),
+            ("fine-tuned", after, AFTER),
+        ):
+            if predictions is not None:
+                predicted, labelled = getattr(predictions, field) - origin
+                axis.plot(labelled, predicted, ".", markersize=3, color=colour, label=name)
+        axis.set(xlabel=f"labelled {label} [{unit}]", ylabel=f"predicted {label} [{unit}]")
+        axis.legend(frameon=False, markerscale=3)
+    return figure
+
+
+def _figure(panels: int) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(4.2 * panels, 3.6), layout="constrained")

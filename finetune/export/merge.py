@@ -1,0 +1,42 @@
+"""Write a potential as the plain ``.model`` file that every MACE tool opens."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import torch
+
+from finetune.errors import RunFolderError
+from finetune.files import write_atomically
+from finetune.foundation.mace import MacePotential
+
+
+def write_mace(
+    potential: MacePotential,
+    path: Path,
+    dtype: torch.dtype = torch.float64,
+    overwrite: bool = False,
+) -> None:
+    """Save a plain MACE model, as `mace.calculators.MACECalculator` loads it.
+
+    Args:
+        potential: Merged potential; its reference energies go into the model.
+        path: File to write, by custom named ``*.model``.
+        dtype: Type of the weights in the file.
+        overwrite: Whether an existing file may be replaced.
+
+    Raises:
+        RunFolderError: If the file exists or cannot be written.
+    """
+    if path.is_dir():
+        raise RunFolderError(f"'{path}' is a folder; name a file, e.g. '{path / 'tuned.model'}'.")
+    if path.exists() and not overwrite:
+        raise RunFolderError(f"'{path}' exists. Choose another name, or add --overwrite.")
+    content = io.BytesIO()
+    torch.save(potential.plain_model(dtype), content)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content.getvalue())
+    except OSError as error:
+        raise RunFolderError(f"'{path}' cannot be written: {error}.") from error

@@ -1,0 +1,1 @@
+"""Foundation potentials: names, opening and saving, predictions, reference energies."""

@@ -1,0 +1,142 @@
+"""MACE as a `Potential`; the only file of the package that calls a MACE model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from finetune.data.graphs import GraphBatch
+from finetune.errors import FoundationError, suggestion
+from finetune.foundation.importing import mace_modules
+from finetune.foundation.potential import Potential
+from finetune.foundation.settings import MaceSettings
+
+
+class MacePotential(Potential):
+    """A MACE model with one of its heads chosen.
+
+    Args:
+        settings: What the model was built from.
+        model: The MACE model, of the class and shape that ``settings`` describe. Its own reference
+            energies are set to zero: the potential adds them in double precision.
+        head: Name of the head that predicts; may be left out where there is one.
+
+    Raises:
+        FoundationError: If the head is unknown, or not named although there are several.
+    """
+
+    def __init__(
+        self, settings: MaceSettings, model: torch.nn.Module, head: str | None = None
+    ) -> None:
+        chosen = _choose_head(settings, head)
+        energies = settings.atomic_energies[chosen]
+        super().__init__(
+            cutoff=settings.r_max,
+            reference_energies=dict(zip(settings.atomic_numbers, energies, strict=True)),
+        )
+        self.head = chosen
+        self._settings = settings
+        self.model = model
+        model.atomic_energies_fn.atomic_energies.zero_()  # type: ignore[union-attr,operator]
+
+    @classmethod
+    def build(
+        cls, settings: MaceSettings, dtype: torch.dtype = torch.float64, head: str | None = None
+    ) -> MacePotential:
+        """Construct the model with fresh weights drawn from torch's global generator.
+
+        Raises:
+            FoundationError: If MACE refuses the settings.
+        """
+        return cls(settings, construct(settings, dtype), head)
+
+    @property
+    def settings(self) -> MaceSettings:
+        """Settings that rebuild the model, with the reference energies as they are now."""
+        energies = list(self._settings.atomic_energies)
+        references = self.references()
+        energies[self.head] = tuple(references[n] for n in self._settings.atomic_numbers)
+        return self._settings.model_copy(update={"atomic_energies": tuple(energies)})
+
+    def interaction(
+        self, batch: GraphBatch, element: torch.Tensor, strain: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """See `Potential.interaction`."""
+        positions = batch.positions.detach().requires_grad_(torch.is_grad_enabled())
+        sender = batch.edge_index[0]
+        counts = torch.cumsum(batch.atoms, dim=0)
+        data = {
+            "positions": positions,
+            "cell": batch.cell.reshape(-1, 3),
+            "node_attrs": torch.nn.functional.one_hot(element, len(self.elements)).to(self.dtype),
+            "edge_index": batch.edge_index,
+            "unit_shifts": batch.unit_shifts,
+            "shifts": torch.einsum(
+                "ei,eij->ej", batch.unit_shifts, batch.cell[batch.structure[sender]]
+            ),
+            "batch": batch.structure,
+            "ptr": torch.cat([counts.new_zeros(1), counts]),
+            "head": torch.full_like(batch.atoms, self.head),
+        }
+        output: dict[str, Any] = self.model(
+            data, compute_force=False, compute_displacement=strain, training=self.training
+        )
+        return output["node_energy"], positions, output["displacement"] if strain else None
+
+    def plain_model(self, dtype: torch.dtype) -> torch.nn.Module:
+        """Return a new plain MACE model with these weights and the reference energies inside it."""
+        model = construct(self.settings, dtype)
+        weights = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(weights[name])
+        return model.eval()
+
+
+def construct(settings: MaceSettings, dtype: torch.dtype) -> torch.nn.Module:
+    """Return a plain MACE model with fresh weights.
+
+    Raises:
+        FoundationError: If MACE refuses the settings.
+    """
+    modules = mace_modules()
+    try:
+        with default_dtype(dtype), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # e3nn's TorchScript notices are not for the user
+            arguments = settings.constructor_arguments(modules)
+            model: torch.nn.Module = getattr(modules, settings.architecture)(**arguments)
+    except (KeyError, ValueError, AssertionError, TypeError, RuntimeError) as error:
+        raise FoundationError(
+            f"MACE cannot build a model from these settings: {type(error).__name__}: {error}"
+        ) from error
+    return model
+
+
+def _choose_head(settings: MaceSettings, head: str | None) -> int:
+    if head is None:
+        if len(settings.heads) == 1:
+            return 0
+        raise FoundationError(
+            f"the foundation has several heads; choose one of {', '.join(settings.heads)}."
+        )
+    if head not in settings.heads:
+        raise FoundationError(
+            f"the foundation has no head '{head}'.{suggestion(head, settings.heads)} "
+            f"Heads: {', '.join(settings.heads)}."
+        )
+    return settings.heads.index(head)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Construct modules in ``dtype``: MACE and e3nn read torch's global default."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

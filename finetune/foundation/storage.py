@@ -1,0 +1,163 @@
+"""Potentials on disk: ``config.json`` and ``model.safetensors`` in a folder, never a pickle.
+
+Only the weights are stored. Everything else in a MACE (Clebsch-Gordan tables, bases, buffers)
+follows from its settings and is rebuilt in the precision asked for, so that a potential trained in
+single precision is exactly equivariant when it is opened in double precision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from finetune.errors import FoundationError
+from finetune.files import write_atomically
+from finetune.foundation.mace import MacePotential
+from finetune.foundation.settings import MaceSettings
+from finetune.options import Options
+
+FORMAT = "piwsl-finetune/potential"
+VERSION = 1
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+class StoredConfig(Options):
+    """What ``config.json`` holds.
+
+    ``fingerprint`` is the sha256 over settings and weights; it names the potential in run folders
+    and adapters and reveals damage. ``metadata`` is free: level of theory, licence, figures.
+    """
+
+    format: str = FORMAT
+    format_version: int = VERSION
+    fingerprint: str
+    head: str | None = None
+    settings: MaceSettings
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+def save(
+    potential: MacePotential,
+    folder: Path,
+    metadata: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
+) -> StoredConfig:
+    """Write a potential into ``folder``; each file appears whole or not at all.
+
+    Args:
+        potential: What to store.
+        folder: Created if needed.
+        metadata: JSON values to keep beside the weights.
+        dtype: Type of the stored weights; that of the potential if None.
+    """
+    weights = _weights(potential, dtype or potential.dtype)
+    settings = potential.settings
+    config = StoredConfig(
+        fingerprint=fingerprint(settings, weights),
+        head=settings.heads[potential.head] if len(settings.heads) > 1 else None,
+        settings=settings,
+        metadata=dict(metadata),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / WEIGHTS, save_tensors(weights))
+    write_atomically(folder / CONFIG, (config.model_dump_json(indent=2) + "\n").encode())
+    return config
+
+
+def load(
+    folder: Path, dtype: torch.dtype = torch.float64, head: str | None = None
+) -> tuple[MacePotential, StoredConfig]:
+    """Open a stored potential, checking it against its fingerprint.
+
+    Raises:
+        FoundationError: For missing, damaged or foreign files, naming the file.
+    """
+    config = read_config(folder)
+    path = folder / WEIGHTS
+    try:
+        weights = load_tensors(path.read_bytes())
+    except (OSError, SafetensorError, ValueError) as error:
+        raise FoundationError(f"'{path}' cannot be read: {error}. Get a fresh copy.") from error
+    if fingerprint(config.settings, weights) != config.fingerprint:
+        raise FoundationError(
+            f"'{path}' and '{CONFIG}' do not belong together or are damaged (fingerprint differs). "
+            "Get a fresh copy of the folder."
+        )
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+        raise FoundationError(f"'{path}' holds weights that are NaN or infinite.")
+    potential = MacePotential.build(config.settings, dtype, head or config.head)
+    _fill(potential, weights, path)
+    return potential.eval(), config
+
+
+def read_config(folder: Path) -> StoredConfig:
+    """Read ``config.json`` alone, without opening the weights.
+
+    Raises:
+        FoundationError: For a missing, damaged or foreign file.
+    """
+    path = folder / CONFIG
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+            raise FoundationError(f"'{path}' does not describe a potential of this package.")
+        if raw.get("format_version") != VERSION:
+            raise FoundationError(
+                f"'{path}' has format version {raw.get('format_version')}; this release reads "
+                f"version {VERSION}. Update piwsl-finetune."
+            )
+        return StoredConfig.model_validate(raw)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise FoundationError(f"'{path}' cannot be read: {error}.") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise FoundationError(f"'{path}' is damaged at '{place}': {fault['msg']}.") from None
+
+
+def fingerprint(settings: MaceSettings, weights: Mapping[str, torch.Tensor]) -> str:
+    """Return the sha256 (hex) over the settings and every weight."""
+    digest = hashlib.sha256(settings.model_dump_json().encode())
+    for name in sorted(weights):
+        tensor = weights[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _weights(potential: MacePotential, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    return {
+        name: parameter.detach().to("cpu", dtype).contiguous().clone()
+        for name, parameter in potential.model.named_parameters()
+        if math.prod(parameter.shape) > 0
+    }
+
+
+def _fill(potential: MacePotential, weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    parameters = {
+        name: parameter
+        for name, parameter in potential.model.named_parameters()
+        if math.prod(parameter.shape) > 0
+    }
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    stored = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if shapes != stored:
+        names = sorted({*shapes, *stored})
+        faults = [name for name in names if shapes.get(name) != stored.get(name)]
+        raise FoundationError(
+            f"'{path}' does not fit its settings: {len(faults)} weight(s) are missing, superfluous "
+            f"or of another shape, the first is '{faults[0]}'."
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])

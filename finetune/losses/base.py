@@ -1,0 +1,77 @@
+"""The contract of a loss, and what a loss can ask for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from finetune.data.graphs import GraphBatch
+from finetune.losses.context import LossContext
+from finetune.losses.options import DisplacementOptions, LossOptions
+
+
+@dataclass(frozen=True)
+class Site:
+    """A geometry at which the potential is evaluated.
+
+    Attributes:
+        displacement: How the structures are displaced; None for the structures as they are.
+        copy: Number of the draw, so that one loss can ask for several.
+    """
+
+    displacement: DisplacementOptions | None = None
+    copy: int = 0
+
+
+BASE = Site()
+"""The structures as they are."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a loss needs at a site. Requests of several losses at one site are shared."""
+
+    site: Site
+    forces: bool = False
+    stress: bool = False
+
+
+class Loss(ABC):
+    """A scalar to minimise.
+
+    Args:
+        options: Validated options of the class in ``Options``.
+    """
+
+    Options: ClassVar[type[LossOptions]] = LossOptions
+
+    def __init__(self, options: LossOptions) -> None:
+        self.options = options
+
+    @abstractmethod
+    def requests(self, batch: GraphBatch) -> Sequence[Request]:
+        """Return what must be evaluated for this batch; nothing where the loss does not apply."""
+
+    @abstractmethod
+    def __call__(self, context: LossContext) -> torch.Tensor:
+        """Return the loss, a scalar in float64, before its weight.
+
+        Called only where `requests` was not empty.
+        """
+
+    def measure(self, residual: torch.Tensor) -> torch.Tensor:
+        """Apply the distance measure of the options to residuals, element by element."""
+        if self.options.distance == "absolute":
+            return residual.abs()
+        if self.options.distance == "huber":
+            return torch.nn.functional.huber_loss(
+                residual,
+                torch.zeros_like(residual),
+                reduction="none",
+                delta=self.options.huber_delta,
+            )
+        return residual.square()

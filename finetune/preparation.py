@@ -1,0 +1,152 @@
+"""Open and check everything that a recipe names, before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+from ase.data import chemical_symbols
+
+from finetune import run_folder
+from finetune.adapters import adapters
+from finetune.data.graphs import graph
+from finetune.data.labels import Structure
+from finetune.data.reading import read_structures
+from finetune.data.splits import hold_out
+from finetune.devices import choose_device, choose_dtype
+from finetune.environment import environment
+from finetune.errors import DataError
+from finetune.foundation import reference_energies
+from finetune.foundation.loading import Foundation, load_foundation
+from finetune.losses.total import TotalLoss
+from finetune.recipe import Recipe
+from finetune.training.loop import TrainingData
+
+
+class Preparation:
+    """A recipe with its foundation opened and its data read, checked and turned into graphs."""
+
+    def __init__(self, recipe: Recipe, beside: Path | None, overwrite: bool) -> None:
+        self.recipe = recipe
+        self.folder = Path(recipe.output).expanduser()
+        run_folder.check_free(self.folder, overwrite)
+        device, dtype = choose_device(recipe.train.device), choose_dtype(recipe.train.precision)
+        self.notes: list[str] = []
+        structures = _read(recipe, beside)
+        self.levels = sorted(
+            {s.level_of_theory for s in structures["train"] if s.level_of_theory is not None}
+        )
+        _check_labels(recipe, structures["train"], structures["valid"])
+        self.foundation = load_foundation(recipe.foundation, dtype, device, beside)
+        check_elements(structures, self.foundation)
+        skin = TotalLoss(recipe.losses).skin
+        graphs = {
+            name: [graph(item, self.foundation.potential.cutoff, skin) for item in items]
+            for name, items in structures.items()
+        }
+        self.data = TrainingData(graphs["train"], graphs["valid"], graphs["unlabelled"])
+        self.test = graphs["test"]
+        if recipe.reference_energies == "estimate":
+            self._refit_references()
+        self.reference = deepcopy(self.foundation.potential).requires_grad_(False)
+        adapter = adapters.get(recipe.adapter["kind"])
+        given = {key: value for key, value in recipe.adapter.items() if key != "kind"}
+        self.adapted = adapter(adapter.Options.model_validate(given)).attach(
+            self.foundation.potential
+        )
+
+    def _refit_references(self) -> None:
+        fit = reference_energies.estimate(self.foundation.potential, self.data.train)
+        reference_energies.apply(self.foundation.potential, fit)
+        if fit.ambiguous:
+            self.notes.append(
+                f"note: the training set has {fit.identified} independent composition(s) for "
+                f"{len(fit.change)} elements, so reference energies of single elements are not "
+                "fixed by it; use the result for these compositions only."
+            )
+
+    @property
+    def summary(self) -> str:
+        """One line on what is trained on what."""
+        trainable = sum(p.numel() for p in self.adapted.trainable_parameters().values())
+        total = sum(p.numel() for p in self.adapted.potential.parameters())
+        energies = sum(bool(g.has_energy.any()) for g in self.data.train)
+        forces = sum(bool(g.has_forces.any()) for g in self.data.train)
+        return (
+            f"{self.foundation.name}: {trainable:,} of {total:,} parameters are trained on "
+            f"{len(self.data.train)} structures ({energies} with energies, {forces} with forces); "
+            f"{len(self.data.valid)} validate, {len(self.test)} test"
+        )
+
+    def create_folder(self) -> None:
+        """Make the run folder with recipe and environment."""
+        record = environment(
+            str(self.foundation.potential.device),
+            self.recipe.train.seed,
+            self.foundation.name,
+            self.foundation.fingerprint,
+        )
+        run_folder.create(self.folder, self.recipe.dump(), record)
+
+
+def _read(recipe: Recipe, beside: Path | None) -> dict[str, list[Structure]]:
+    data = recipe.data
+    train = read_structures(data.train, data.keys, beside)
+    if isinstance(data.valid, float):
+        train, valid = hold_out(train, data.valid, recipe.train.seed)
+    else:
+        valid = read_structures(data.valid, data.keys, beside)
+    test = read_structures(data.test, data.keys, beside) if data.test else []
+    pool = read_structures(data.unlabelled, data.keys, beside, False) if data.unlabelled else []
+    return {
+        "train": train,
+        "valid": valid,
+        "test": test,
+        "unlabelled": [replace(s, energy=None, forces=None, stress=None) for s in pool],
+    }
+
+
+def _check_labels(recipe: Recipe, train: Sequence[Structure], valid: Sequence[Structure]) -> None:
+    """Refuse a recipe whose supervised losses, or validation measure, find no labels.
+
+    Raises:
+        DataError: Saying which labels are there.
+    """
+    used = [
+        kind
+        for kind in ("energy", "forces", "stress")
+        if any(loss.kind == kind and loss.weight > 0 for loss in recipe.losses.values())
+    ]
+    monitored = recipe.train.monitor.partition("_")[0]
+    for name, structures, wanted in (
+        ("training", train, used),
+        ("validation", valid, used if monitored == "loss" else [monitored]),
+    ):
+        if not any(getattr(item, kind) is not None for item in structures for kind in wanted):
+            present = [
+                kind
+                for kind in ("energy", "forces", "stress")
+                if any(getattr(item, kind) is not None for item in structures)
+            ]
+            raise DataError(
+                f"the {name} set has no {' or '.join(wanted) or 'supervised'} labels, which the "
+                f"recipe's losses and train.monitor={recipe.train.monitor} need. "
+                f"It has: {', '.join(present) or 'none'}."
+            )
+
+
+def check_elements(structures: Mapping[str, Sequence[Structure]], foundation: Foundation) -> None:
+    """Refuse structures with elements that the foundation does not know, naming the first."""
+    known = set(foundation.potential.elements)
+    for items in structures.values():
+        for item in items:
+            unknown = sorted(set(item.numbers.tolist()) - known)
+            if unknown:
+                symbols = ", ".join(chemical_symbols[number] for number in unknown)
+                covered = " ".join(chemical_symbols[number] for number in sorted(known))
+                raise DataError(
+                    f"{item.where} holds {symbols}, which the foundation '{foundation.name}' does "
+                    f"not know (it knows {covered}). Choose another foundation or drop it."
+                )

@@ -1,0 +1,128 @@
+"""What a run or an evaluation found, as the object that the command prints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from finetune.evaluation.metrics import Errors, LabelledPredictions
+from finetune.training.progress import Record
+
+ROWS = (
+    ("energy MAE per structure", "energy_mae", "meV"),
+    ("energy RMSE per structure", "energy_rmse", "meV"),
+    ("energy MAE, mean error removed", "energy_shifted_mae", "meV"),
+    ("energy MAE per atom", "energy_per_atom_mae", "meV/atom"),
+    ("energy RMSE per atom", "energy_per_atom_rmse", "meV/atom"),
+    ("force MAE (components)", "forces_mae", "meV/Å"),
+    ("force RMSE (components)", "forces_rmse", "meV/Å"),
+    ("stress MAE (components)", "stress_mae", "meV/Å³"),
+    ("stress RMSE (components)", "stress_rmse", "meV/Å³"),
+)
+"""What a table shows: title, field of `Errors`, unit (a thousandth of the field's)."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Foundation and fine-tuned potential on the same structures, side by side.
+
+    Attributes:
+        source: What was evaluated.
+        finetuned: Errors of the fine-tuned potential.
+        foundation: Errors of the foundation with the same reference energies, or None where the
+            foundation could not be opened.
+        finetuned_predictions: What the fine-tuned errors were computed from.
+        foundation_predictions: The same for the foundation.
+    """
+
+    source: str
+    finetuned: Errors
+    foundation: Errors | None
+    finetuned_predictions: LabelledPredictions
+    foundation_predictions: LabelledPredictions | None
+
+    def rows(self) -> list[tuple[str, str, float | None, float | None]]:
+        """Return (title, unit, foundation, fine-tuned) for every quantity with labels."""
+        found = []
+        for title, field, unit in ROWS:
+            after = getattr(self.finetuned, field)
+            before = getattr(self.foundation, field) if self.foundation is not None else None
+            if after is not None:
+                found.append((title, unit, None if before is None else 1000 * before, 1000 * after))
+        return found
+
+    def table(self) -> Table:
+        """Return the rows as a table for the terminal."""
+        labels = self.finetuned
+        table = Table(
+            title=f"{self.source}: {labels.structures} structures, {labels.labelled_energies} with "
+            f"energies, {labels.labelled_forces} atoms with forces",
+            title_justify="left",
+        )
+        table.add_column("error")
+        for name in ("foundation*", "fine-tuned", "change"):
+            table.add_column(name, justify="right")
+        for title, unit, before, after in self.rows():
+            assert after is not None
+            change = "" if before is None else f"{100 * (after / before - 1):+.0f} %"
+            shown = "–" if before is None else f"{before:.2f}"
+            table.add_row(f"{title} [{unit}]", shown, f"{after:.2f}", change)
+        table.caption = "* with the fine-tuned potential's reference energies"
+        table.caption_justify = "left"
+        return table
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return source and errors (eV, Å), ready for JSON."""
+        return {
+            "source": self.source,
+            "foundation": None if self.foundation is None else self.foundation.as_dict(),
+            "finetuned": self.finetuned.as_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        folder: The run folder.
+        history: One record for each epoch.
+        best_epoch: Epoch whose weights were kept.
+        epochs: Epochs done.
+        ending: ``finished``, ``patience`` or ``interrupted``.
+        valid: Errors on the validation set.
+        test: Errors on the test set; None where the recipe names none.
+        seconds: Wall time of the run.
+        notes: Warnings and facts worth telling.
+    """
+
+    folder: Path
+    history: list[Record]
+    best_epoch: int
+    epochs: int
+    ending: str
+    valid: Comparison
+    test: Comparison | None
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> Comparison:
+        """The comparison that speaks for the run: on the test set where there is one."""
+        return self.test if self.test is not None else self.valid
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result without predictions and history, ready for JSON."""
+        return {
+            "folder": str(self.folder),
+            "best_epoch": self.best_epoch,
+            "epochs": self.epochs,
+            "ending": self.ending,
+            "seconds": round(self.seconds, 1),
+            "notes": list(self.notes),
+            "valid": self.valid.as_dict(),
+            "test": None if self.test is None else self.test.as_dict(),
+        }

@@ -1,0 +1,158 @@
+"""Tell the person at the keyboard how a run goes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+Record = dict[str, Any]
+"""One epoch: ``epoch``, ``loss/NAME``, ``valid/…``, ``learning_rate``, ``gradient_norm``, …"""
+
+
+class Reporter(ABC):
+    """Receives the stages and epochs of a run; a context manager around the epochs."""
+
+    @abstractmethod
+    def say(self, message: str) -> None:
+        """Show one line."""
+
+    @abstractmethod
+    def start(self, epochs: int) -> None:
+        """Begin an epoch display."""
+
+    @abstractmethod
+    def epoch(self, record: Record) -> None:
+        """Show an epoch that is done."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End the epoch display."""
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+class Silent(Reporter):
+    """Shows nothing: the Python API's default."""
+
+    def say(self, message: str) -> None:
+        """See `Reporter.say`."""
+
+    def start(self, epochs: int) -> None:
+        """See `Reporter.start`."""
+
+    def epoch(self, record: Record) -> None:
+        """See `Reporter.epoch`."""
+
+    def stop(self) -> None:
+        """See `Reporter.stop`."""
+
+
+class Plain(Reporter):
+    """About twenty lines in all, for log files; nothing is animated."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.epochs = 0
+
+    def say(self, message: str) -> None:
+        """See `Reporter.say`."""
+        self.console.print(message, soft_wrap=True)
+
+    def start(self, epochs: int) -> None:
+        """See `Reporter.start`."""
+        self.epochs = epochs
+
+    def epoch(self, record: Record) -> None:
+        """See `Reporter.epoch`."""
+        every = max(self.epochs // 20, 1)
+        if record["epoch"] % every == 0 or record["epoch"] == self.epochs:
+            self.console.print(
+                f"epoch {record['epoch']}/{self.epochs}  {summary(record)}", soft_wrap=True
+            )
+
+    def stop(self) -> None:
+        """See `Reporter.stop`."""
+
+
+class Bar(Reporter):
+    """A progress bar with losses, validation errors and the time left."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bar: Progress | None = None
+
+    def say(self, message: str) -> None:
+        """See `Reporter.say`."""
+        self.console.print(message)
+
+    def start(self, epochs: int) -> None:
+        """See `Reporter.start`."""
+        self._bar = Progress(
+            TextColumn("epoch"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[summary]}"),
+            console=self.console,
+            refresh_per_second=4,
+        )
+        self._bar.add_task("epochs", total=epochs, summary="")
+        self._bar.start()
+
+    def epoch(self, record: Record) -> None:
+        """See `Reporter.epoch`."""
+        if self._bar is not None:
+            task = self._bar.task_ids[0]
+            self._bar.update(task, completed=record["epoch"], summary=summary(record))
+
+    def stop(self) -> None:
+        """See `Reporter.stop`."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def reporter_for(console: Console, quiet: bool = False) -> Reporter:
+    """Return the reporter that suits a console: silent, a bar on a terminal, plain lines."""
+    if quiet:
+        return Silent()
+    return Bar(console) if console.is_terminal else Plain(console)
+
+
+def summary(record: Record) -> str:
+    """Return an epoch's losses by name and its validation errors in one line."""
+    parts = [
+        f"{name.removeprefix('loss/')} {value:.2e}"
+        for name, value in record.items()
+        if name.startswith("loss/")
+    ]
+    shown = {
+        "valid/energy_per_atom_mae": ("valid E", "meV/atom"),
+        "valid/forces_mae": ("valid F", "meV/Å"),
+    }
+    for key, (name, unit) in shown.items():
+        if record.get(key) is not None:
+            parts.append(f"{name} {1000 * record[key]:.2f} {unit}")
+    return "  ".join(parts)

@@ -1,0 +1,170 @@
+"""The main job, prepare -> train -> evaluate -> export: the only file that joins the rooms."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune import resources, run_folder
+from finetune.data.graphs import GraphBatch, graph
+from finetune.data.reading import read_structures
+from finetune.devices import choose_device, choose_dtype
+from finetune.environment import versions
+from finetune.errors import FoundationError
+from finetune.evaluation.metrics import errors, predict
+from finetune.evaluation.report import write_report
+from finetune.foundation import storage
+from finetune.foundation.loading import load_foundation
+from finetune.foundation.mace import MacePotential
+from finetune.foundation.potential import Potential
+from finetune.preparation import Preparation, check_elements
+from finetune.recipe import LabelKeys, Recipe
+from finetune.result import Comparison, RunResult
+from finetune.training.loop import Trainer, TrainingOutcome
+from finetune.training.progress import Reporter, Silent
+
+CITATION = (
+    "M. Takamoto, V. Zaverkin, M. Niepert, Physics-Informed Weakly Supervised Learning for "
+    "Interatomic Potentials, ICML 2025, arXiv 2408.05215"
+)
+
+
+def run(
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+) -> RunResult:
+    """Fine-tune a foundation potential by a recipe and write the run folder.
+
+    Everything is read and checked before the run folder is made, so a faulty recipe or file leaves
+    nothing behind.
+
+    Args:
+        recipe: A `Recipe`, the path of a recipe file, or a mapping with a recipe's keys.
+        overrides: Dotted overrides such as ``train.epochs=10``; for a path or a mapping.
+        overwrite: Whether an earlier run in the output folder may be replaced.
+        reporter: Told of stages and epochs; silent by default.
+
+    Raises:
+        FinetuneError: For anything that the user can mend: see its kinds in `finetune.errors`.
+    """
+    started = time.perf_counter()
+    reporter = reporter or Silent()
+    recipe, beside = _recipe(recipe, overrides)
+    prepared = Preparation(recipe, beside, overwrite)
+    for note in (prepared.summary, *prepared.notes):
+        reporter.say(note)
+    prepared.create_folder()
+    outcome = Trainer(prepared.adapted, prepared.data, recipe, prepared.folder, reporter).run()
+    reporter.say("evaluating …")
+    return _finish(prepared, outcome, started)
+
+
+def _finish(prepared: Preparation, outcome: TrainingOutcome, started: float) -> RunResult:
+    recipe, folder = prepared.recipe, prepared.folder
+    tuned = prepared.adapted.merge()
+    prepared.adapted.save(folder / run_folder.ADAPTER)
+    valid = compare("validation", tuned, prepared.reference, prepared.data.valid)
+    test = compare("test", tuned, prepared.reference, prepared.test) if prepared.test else None
+    result = RunResult(
+        folder=folder,
+        history=outcome.history,
+        best_epoch=outcome.best_epoch,
+        epochs=len(outcome.history) - 1,
+        ending=outcome.ending,
+        valid=valid,
+        test=test,
+        seconds=time.perf_counter() - started,
+        notes=tuple(prepared.notes),
+    )
+    metadata = {
+        "name": folder.name,
+        "level_of_theory": prepared.levels,
+        "foundation": {
+            "name": prepared.foundation.location,
+            "fingerprint": prepared.foundation.fingerprint,
+        },
+        "recipe": recipe.model_dump(mode="json"),
+        "metrics": result.as_dict(),
+        "versions": versions(),
+        "citation": CITATION,
+    }
+    assert isinstance(tuned, MacePotential)
+    storage.save(tuned, folder / run_folder.BUNDLE, metadata)
+    write_report(result, recipe, folder / run_folder.REPORT)
+    run_folder.write_json(folder / run_folder.RESULT, result.as_dict())
+    return result
+
+
+def evaluate(
+    path: str | Path,
+    files: str | Path | Sequence[str | Path],
+    keys: Mapping[str, str] | None = None,
+    device: str = "auto",
+    dtype: str = "float64",
+) -> Comparison:
+    """Evaluate a fine-tuned potential and its foundation on labelled structures.
+
+    The foundation gets the fine-tuned potential's reference energies, so that only what was learnt
+    by the weights differs.
+
+    Args:
+        path: Run folder or bundle.
+        files: One or several files of labelled structures.
+        keys: Names of the labels (``energy``, ``forces``, ``stress``) where they differ from those
+            in the run's recipe.
+        device: ``auto``, ``cpu`` or a CUDA device.
+        dtype: ``float64`` or ``float32``.
+
+    Raises:
+        FoundationError: If there is no potential at ``path``, or an element is unknown to it.
+        DataError: For files that cannot be used.
+    """
+    chosen, precision = choose_device(device), choose_dtype(dtype)
+    tuned = load_foundation(path, precision, chosen)
+    trained_with = tuned.metadata.get("recipe", {}).get("data", {}).get("keys", {})
+    structures = read_structures(files, LabelKeys.model_validate({**trained_with, **(keys or {})}))
+    check_elements({"data": structures}, tuned)
+    graphs = [graph(item, tuned.potential.cutoff) for item in structures]
+    reference = None
+    origin = tuned.metadata.get("foundation")
+    if origin is not None:
+        try:
+            opened = load_foundation(origin["name"], precision, chosen)
+            if opened.fingerprint == origin["fingerprint"]:
+                reference = opened.potential
+                reference.set_references(tuned.potential.references())
+        except FoundationError:
+            reference = None
+    names = [files] if isinstance(files, (str, Path)) else files
+    return compare(", ".join(map(str, names)), tuned.potential, reference, graphs)
+
+
+def compare(
+    source: str, tuned: Potential, reference: Potential | None, graphs: Sequence[GraphBatch]
+) -> Comparison:
+    """Evaluate two potentials on the same graphs."""
+    after = predict(tuned, graphs)
+    before = predict(reference, graphs) if reference is not None else None
+    return Comparison(
+        source=source,
+        finetuned=errors(after, len(graphs)),
+        foundation=errors(before, len(graphs)) if before is not None else None,
+        finetuned_predictions=after,
+        foundation_predictions=before,
+    )
+
+
+def _recipe(
+    recipe: Recipe | str | Path | Mapping[str, Any], overrides: Sequence[str]
+) -> tuple[Recipe, Path | None]:
+    if isinstance(recipe, (str, Path)):
+        path = resources.recipe(str(recipe))
+        return Recipe.load(path, overrides), path.parent
+    if isinstance(recipe, Recipe):
+        recipe = recipe.model_dump(mode="json")
+    return Recipe.parse(recipe, overrides), None

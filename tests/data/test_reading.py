@@ -1,0 +1,136 @@
+"""What a user's files may hold, and what each fault in them gets."""
+
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from finetune.data.reading import read_structures
+from finetune.errors import DataError
+from finetune.recipe import LabelKeys
+
+
+def labelled(energy: object = -1.0, forces: object = None) -> Atoms:
+    atoms = molecule("H2O")
+    atoms.info["REF_energy"] = energy
+    if forces is not None:
+        atoms.arrays["REF_forces"] = np.asarray(forces)
+    return atoms
+
+
+def written(folder: Path, *frames: Atoms, name: str = "data.xyz") -> Path:
+    path = folder / name
+    ase.io.write(path, list(frames))
+    return path
+
+
+def test_labels_are_read_where_they_are(tmp_path: Path) -> None:
+    forces = np.arange(9.0).reshape(3, 3)
+    path = written(tmp_path, labelled(-2.5, forces), labelled(-3.0))
+    first, second = read_structures(path)
+    assert first.energy == -2.5
+    np.testing.assert_allclose(first.forces, forces)
+    assert second.energy == -3.0
+    assert second.forces is None
+    assert second.where.endswith("data.xyz', structure 1")
+
+
+def test_ase_results_are_labels_too(tmp_path: Path) -> None:
+    atoms = bulk("Si")
+    stress = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    atoms.calc = SinglePointCalculator(atoms, energy=-10.0, forces=np.zeros((2, 3)), stress=stress)
+    path = tmp_path / "si.traj"
+    ase.io.write(path, atoms)
+    (found,) = read_structures(path, LabelKeys(energy="energy", forces="forces", stress="stress"))
+    assert found.energy == -10.0
+    assert found.forces is not None
+    assert found.stress is not None
+    assert found.stress[1, 2] == 4.0
+
+
+def test_index_expressions_select(tmp_path: Path) -> None:
+    path = written(tmp_path, *(labelled(-float(i)) for i in range(5)))
+    assert [item.energy for item in read_structures(f"{path}@1:3")] == [-1.0, -2.0]
+    assert len(read_structures([f"{path}@0", path])) == 6
+
+
+def test_files_are_found_beside_the_recipe(tmp_path: Path) -> None:
+    written(tmp_path, labelled())
+    assert len(read_structures("data.xyz", beside=tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("atoms", "message"),
+    [
+        (labelled(float("nan")), "structure 0: 'REF_energy' holds NaN"),
+        (labelled(forces=np.full((3, 3), np.inf)), "structure 0: 'REF_forces' holds NaN or inf"),
+        (labelled(forces=np.zeros((3, 2))), r"shape \(3, 2\); forces need \(3, 3\)"),
+        (labelled("low"), "'REF_energy' is not numeric"),
+        (labelled([1.0, 2.0]), "must be one number in eV"),
+    ],
+)
+def test_bad_labels_are_named(tmp_path: Path, atoms: Atoms, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_structures(written(tmp_path, atoms))
+
+
+def collided() -> Atoms:
+    atoms = labelled()
+    atoms.positions[2] = atoms.positions[1] + 0.1
+    return atoms
+
+
+def lost() -> Atoms:
+    atoms = labelled()
+    atoms.positions[0, 0] = np.nan
+    return atoms
+
+
+def ghost() -> Atoms:
+    atoms = labelled()
+    atoms.numbers[0] = 0
+    return atoms
+
+
+@pytest.mark.parametrize(
+    ("atoms", "message"),
+    [
+        (collided(), r"atoms 1 and 2 are 0\.173 Å apart"),
+        (lost(), "positions or a cell that are NaN"),
+        (ghost(), "unknown element"),
+    ],
+)
+def test_bad_geometries_are_named(tmp_path: Path, atoms: Atoms, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_structures(written(tmp_path, atoms, name="data.traj"))
+
+
+def test_absent_and_misspelt_keys_list_what_is_there(tmp_path: Path) -> None:
+    path = written(tmp_path, labelled(forces=np.zeros((3, 3))))
+    with pytest.raises(DataError, match="Keys present: REF_energy, REF_forces"):
+        read_structures(path, LabelKeys(energy="dft_energy", forces="dft_forces"))
+    with pytest.raises(DataError, match="Set data.keys.forces=REF_forces"):
+        read_structures(path, LabelKeys(forces="REF_force"))
+    assert len(read_structures(path, LabelKeys(energy="none", forces="no"), need_labels=False)) == 1
+
+
+def test_missing_unreadable_and_empty_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no structure file 'nothing.xyz'"):
+        read_structures("nothing.xyz")
+    broken = tmp_path / "broken.xyz"
+    broken.write_text("3\nProperties=species:S:1:pos:R:3\nO 0 0\n")
+    with pytest.raises(DataError, match="cannot be read by ASE"):
+        read_structures(broken)
+    empty = tmp_path / "empty.xyz"
+    empty.write_text("")
+    with pytest.raises(DataError, match="empty.xyz"):
+        read_structures(empty)
+    path = written(tmp_path, labelled())
+    with pytest.raises(DataError, match="holds no structures|cannot be read"):
+        read_structures(f"{path}@5:7")
+    with pytest.raises(DataError, match="no structure file is named"):
+        read_structures([])

@@ -1,0 +1,63 @@
+"""Refitted reference energies take the composition-dependent part away and nothing else."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from finetune.data.graphs import GraphBatch, graph
+from finetune.errors import DataError
+from finetune.foundation.reference_energies import apply, estimate
+from finetune.testing import tiny_mace
+from tests.conftest import rattled, structure
+
+SHIFT = {1: 1.25, 6: -7.5, 8: 30.0}
+
+
+def labelled(names: list[str], shift: dict[int, float] = SHIFT) -> list[GraphBatch]:
+    potential = tiny_mace()
+    graphs = []
+    for seed, name in enumerate(names):
+        item = graph(structure(rattled(name, seed)), potential.cutoff)
+        moved = sum(shift[int(number)] for number in item.numbers)
+        energy = potential(item, forces=False).energy.detach() + moved
+        graphs.append(replace(item, energy=energy, has_energy=torch.tensor([True])))
+    return graphs
+
+
+def test_several_compositions_give_the_shift_of_each_element() -> None:
+    potential = tiny_mace()
+    fit = estimate(potential, labelled(["CH4", "CH3OH", "H2O", "CO2"]))
+    assert fit.change == pytest.approx(SHIFT, abs=1e-6)
+    assert fit.unseen == (7,)
+    assert not fit.ambiguous
+    before = potential.references()
+    apply(potential, fit)
+    assert potential.references()[7] == before[7]
+    assert potential.references()[8] == pytest.approx(before[8] + 30.0, abs=1e-6)
+
+
+def test_one_composition_removes_the_mean_residual_with_the_smallest_change() -> None:
+    potential, graphs = tiny_mace(), labelled(["CH3OH"] * 3)
+    fit = estimate(potential, graphs)
+    assert fit.ambiguous
+    assert fit.identified == 1
+    total = sum(fit.change[int(number)] for number in graphs[0].numbers)
+    assert total == pytest.approx(4 * 1.25 - 7.5 + 30.0, abs=1e-6)
+    assert fit.change[1] / fit.change[6] == pytest.approx(4.0, rel=1e-6)
+
+
+def test_thousands_of_electron_volts_leave_no_residual() -> None:
+    potential, graphs = tiny_mace(), labelled(["CH3OH"] * 2, {1: -500.0, 6: -4000.0, 8: -9000.0})
+    apply(potential, estimate(potential, graphs))
+    for item in graphs:
+        assert abs(potential(item, forces=False).energy - item.energy).item() < 1e-6
+
+
+def test_unlabelled_structures_take_no_part() -> None:
+    graphs = labelled(["CH4", "CH3OH", "H2O", "CO2"])
+    bare = replace(graphs[0], energy=torch.tensor([1e6], dtype=torch.float64))
+    bare = replace(bare, has_energy=torch.tensor([False]))
+    assert estimate(tiny_mace(), [*graphs, bare]).change == pytest.approx(SHIFT, abs=1e-6)
+    with pytest.raises(DataError, match="no training structure has an energy"):
+        estimate(tiny_mace(), [bare])

@@ -1,0 +1,125 @@
+"""Recipes: overrides, defaults, round trip, and a clear message for every fault."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune.errors import RecipeError
+from finetune.losses.options import DisplacementOptions, TaylorOptions
+from finetune.recipe import Recipe
+
+SMALL = {"foundation": "x", "data": {"train": "a.xyz"}, "output": "runs/x"}
+
+
+def parsed(*overrides: str, **changes: object) -> Recipe:
+    return Recipe.parse({**SMALL, **changes}, overrides)
+
+
+def test_overrides_reach_every_depth() -> None:
+    recipe = parsed(
+        "train.learning_rate=1e-4",
+        "losses.pitc.displacement=0.02",
+        "data.keys.energy=E",
+        "adapter.kind=readout",
+        "train.ema=null",
+    )
+    assert recipe.train.learning_rate == 1e-4
+    assert isinstance(recipe.losses["pitc"], TaylorOptions)
+    assert recipe.losses["pitc"].displaced == DisplacementOptions(size=0.02)
+    assert recipe.data.keys.energy == "E"
+    assert recipe.adapter == {"kind": "readout"}
+    assert recipe.train.ema is None
+
+
+def test_dump_fills_in_defaults_and_comes_back_equal(tmp_path: Path) -> None:
+    recipe = parsed(
+        losses={"energy": {}, "far": {"kind": "pitc", "displacement": {"kind": "sphere"}}},
+        adapter={"kind": "frozen", "train": ["readouts.*"]},
+    )
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.dump())
+    assert Recipe.load(path) == recipe
+    assert "batch_size: 5" in recipe.dump()
+
+
+def test_interpolation(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "foundation: x\nname: 1\n".replace("name: 1\n", "")
+        + "data: {train: a.xyz, test: '${data.train}'}\noutput: runs/${foundation}\n"
+    )
+    recipe = Recipe.load(path)
+    assert recipe.data.test == "a.xyz"
+    assert recipe.output == "runs/x"
+
+
+FAULTS = {
+    "train.epoch=3": r"train.epoch: unknown key. Did you mean 'epochs'\?",
+    "lossess.energy.weight=1": r"lossess: unknown key. Did you mean 'losses'\?",
+    "train.epochs=0": r"train.epochs: .*greater than or equal to 1 \(got 0\)",
+    "train.epochs=many": r"train.epochs: .*valid integer.*got 'many'",
+    "train.learning_rate=.nan": "train.learning_rate",
+    "train.learning_rate=-1": "train.learning_rate: .*greater than 0",
+    "train.precision=float16": "train.precision",
+    "losses.pitcc.weight=1": r"unknown loss 'pitcc'. Did you mean 'pitc'\?",
+    "losses.pitc.displacment=1": r"displacment: unknown key. Did you mean 'displacement'\?",
+    "losses.pitc.displacement=-0.1": "displacement",
+    "losses.pitc.weight=-1": "weight",
+    "losses.energy=1": r"write `energy: \{weight: 1\}`",
+    "adapter.kind=redout": r"unknown adapter 'redout'. Did you mean 'readout'\?",
+    "adapter=full": r"write `adapter: \{kind: NAME\}`",
+    "adapter.rank=4": r"rank: unknown key",
+    "data.valid=1.5": "a validation fraction lies between 0 and 1",
+    "data=null": "data",
+    "output=": "output",
+    "reference_energies=guess": "reference_energies: .*'keep' or 'estimate'",
+    "nonsense": r"override 'nonsense' must read key.sub=value",
+    "=3": "must read key.sub=value",
+}
+
+
+@pytest.mark.parametrize("override", FAULTS)
+def test_faults_are_explained(override: str) -> None:
+    with pytest.raises(RecipeError, match=FAULTS[override]):
+        parsed(override)
+
+
+def test_frozen_needs_one_list() -> None:
+    with pytest.raises(RecipeError, match="exactly one of `train` and `freeze`"):
+        parsed(adapter={"kind": "frozen"})
+
+
+def test_a_recipe_that_learns_nothing_is_refused() -> None:
+    with pytest.raises(RecipeError, match="every loss has weight 0"):
+        parsed(losses={"energy": {"weight": 0}})
+    with pytest.raises(RecipeError, match="name at least one loss"):
+        parsed(losses={})
+
+
+def test_files_that_are_no_recipes(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    for text, message in (
+        ("a: [1", "not valid YAML"),
+        ("- 1\n- 2\n", "must hold a mapping"),
+        ("", "foundation"),
+        ("just words", "just words: unknown key"),
+        ("foundation: ${nowhere}\n", "cannot be read"),
+    ):
+        path.write_text(text)
+        with pytest.raises(RecipeError, match=message):
+            Recipe.load(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError):
+        Recipe.load(path)
+    with pytest.raises(RecipeError, match="no recipe at"):
+        Recipe.load(tmp_path / "nothing.yaml")
+
+
+def test_recipes_do_not_change() -> None:
+    with pytest.raises(Exception, match="frozen"):
+        parsed().output = "elsewhere"  # type: ignore[misc]
+
+
+def test_the_schema_is_json() -> None:
+    assert "losses" in json.loads(json.dumps(Recipe.model_json_schema()))["properties"]

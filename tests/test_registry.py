@@ -1,0 +1,42 @@
+"""Plug-ins through entry points: found on look-up, reported when broken."""
+
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import pytest
+
+from finetune import registry
+from finetune.errors import RecipeError
+from finetune.options import Options
+from finetune.registry import Registry
+
+
+class Plugin:
+    Options = Options
+
+
+def filled(monkeypatch: pytest.MonkeyPatch, *points: EntryPoint) -> Registry[Any]:
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group: [p for p in points if p.group == group]
+    )
+    return Registry("thing", "some.group", {"own": (f"{__name__}:Plugin", f"{__name__}:Options")})
+
+
+def test_entry_points_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    things = filled(monkeypatch, EntryPoint("theirs", f"{__name__}:Plugin", "some.group"))
+    assert things.get("theirs") is Plugin
+    assert things.get("own").__name__ == "Plugin"
+    assert things.names() == ["own", "theirs"]
+
+
+def test_a_broken_plugin_is_named_and_spares_the_built_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    things = filled(monkeypatch, EntryPoint("broken", "no.such.module:X", "some.group"))
+    assert things.options("own") is Options
+    with pytest.raises(RecipeError, match=r"plug-in 'broken' .* does not load"):
+        things.get("broken")
+
+
+def test_a_class_may_be_registered_again_by_its_reload(monkeypatch: pytest.MonkeyPatch) -> None:
+    things = filled(monkeypatch)
+    assert things.register("mine")(Plugin) is Plugin
+    assert things.register("mine")(Plugin) is Plugin

@@ -1,0 +1,194 @@
+"""The main job on small models: what it writes, what it compares, what stops it early."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import pytest
+
+import finetune
+from finetune import FinetuneError, Recipe, RunResult
+from tests.conftest import rattled, recipe_for
+
+
+@pytest.fixture(scope="module")
+def result(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    folder = tmp_path_factory.mktemp("runs") / "tuned"
+    return finetune.run(recipe_for(workspace, folder, train={"epochs": 40, "learning_rate": 0.01}))
+
+
+def test_energies_alone_improve_energies_and_forces(result: RunResult) -> None:
+    assert result.test is not None
+    before, after = result.test.foundation, result.test.finetuned
+    assert before is not None
+    assert before.energy_per_atom_mae is not None
+    assert after.energy_per_atom_mae is not None
+    assert after.energy_per_atom_mae < before.energy_per_atom_mae
+    assert before.forces_mae is not None
+    assert after.forces_mae is not None
+    assert after.forces_mae < before.forces_mae
+
+
+def test_the_foundation_is_compared_with_refitted_references(result: RunResult) -> None:
+    """The labels are shifted by 7 eV an atom: only a refit makes the foundation comparable."""
+    assert result.valid.foundation is not None
+    assert result.valid.foundation.energy_per_atom_mae is not None
+    assert result.valid.foundation.energy_per_atom_mae < 0.1
+
+
+def test_the_run_folder_is_complete(result: RunResult) -> None:
+    present = {str(p.relative_to(result.folder)) for p in result.folder.rglob("*") if p.is_file()}
+    assert present == {
+        "recipe.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "result.json",
+        "report.html",
+        "adapter/adapter.safetensors",
+        "checkpoints/best/adapter.safetensors",
+        "checkpoints/best/state.json",
+        "model/config.json",
+        "model/model.safetensors",
+    }
+    assert Recipe.load(result.folder / "recipe.yaml").train.epochs == 40
+    environment = json.loads((result.folder / "environment.json").read_text())
+    assert len(environment["foundation"]["fingerprint"]) == 64
+    assert environment["versions"]["mace-torch"]
+    stored = json.loads((result.folder / "result.json").read_text())
+    assert stored["test"]["finetuned"]["labelled_forces"] == 45
+
+
+def test_the_report_stands_alone(result: RunResult) -> None:
+    page = (result.folder / "report.html").read_text()
+    assert page.count("<svg") == 2
+    assert "src=" not in page
+    assert "force MAE" in page
+
+
+def test_evaluate_repeats_the_run_s_test(result: RunResult, workspace: Path) -> None:
+    again = finetune.evaluate(result.folder, workspace / "test.xyz")
+    assert result.test is not None
+    for found, expected in (
+        (again.finetuned, result.test.finetuned),
+        (again.foundation, result.test.foundation),
+    ):
+        assert found is not None
+        assert expected is not None
+        for name, value in expected.as_dict().items():
+            assert getattr(found, name) == (
+                value if value is None else pytest.approx(value, rel=1e-6)
+            ), name
+
+
+def test_evaluate_without_the_foundation_still_evaluates(
+    result: RunResult, workspace: Path, tmp_path: Path
+) -> None:
+    config = result.folder / "model" / "config.json"
+    raw = json.loads(config.read_text())
+    raw["metadata"]["foundation"]["name"] = str(tmp_path / "gone")
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    (bundle / "config.json").write_text(json.dumps(raw))
+    weights = (result.folder / "model" / "model.safetensors").read_bytes()
+    (bundle / "model.safetensors").write_bytes(weights)
+    found = finetune.evaluate(bundle, workspace / "test.xyz")
+    assert found.foundation is None
+    assert found.finetuned.energy_mae is not None
+
+
+def test_a_tuned_potential_is_a_foundation(
+    result: RunResult, workspace: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_for(
+        workspace, tmp_path / "again", foundation=str(result.folder), train={"epochs": 1}
+    )
+    again = finetune.run(recipe)
+    assert again.history[0]["valid/loss"] == pytest.approx(
+        min(record["valid/loss"] for record in result.history), rel=0.5
+    )
+
+
+def _chlorine(folder: Path) -> dict[str, Any]:
+    atoms = rattled("CH3Cl", 0)
+    atoms.info["REF_energy"] = -1.0
+    ase.io.write(folder / "chlorine.xyz", atoms)
+    return {"data": {"train": str(folder / "chlorine.xyz"), "valid": str(folder / "valid.xyz")}}
+
+
+def _data(name: str, value: Any) -> Any:
+    def change(folder: Path) -> dict[str, Any]:
+        paths = {split: str(folder / f"{split}.xyz") for split in ("train", "valid")}
+        return {"data": {**paths, name: value}}
+
+    return change
+
+
+STOPPED = {
+    "an unknown foundation": (lambda _: {"foundation": "tiny-xtb-hcn"}, "no foundation"),
+    "a missing file": (_data("train", "missing.xyz"), "no structure file 'missing.xyz'"),
+    "a misspelt energy key": (_data("keys", {"energy": "E", "forces": "F"}), "Keys present"),
+    "an unknown element": (_chlorine, "holds Cl, which the foundation"),
+    "a device that is not there": (lambda _: {"train": {"device": "cuda:9"}}, "no device"),
+    "a device of another world": (lambda _: {"train": {"device": "tpu"}}, "device 'tpu'"),
+    "a pattern without a match": (
+        lambda _: {"adapter": {"kind": "frozen", "train": ["nope.*"]}},
+        "matches no parameter",
+    ),
+    "a measure without labels": (
+        lambda _: {"train": {"monitor": "forces_mae"}},
+        "the validation set has no forces labels",
+    ),
+    "losses without labels": (
+        lambda _: {"losses": {"forces": {}, "pitc": {}}},
+        "the training set has no forces labels.* It has: energy",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", STOPPED)
+def test_faults_leave_nothing_behind(fault: str, workspace: Path, tmp_path: Path) -> None:
+    change, message = STOPPED[fault]
+    with pytest.raises(FinetuneError, match=message):
+        finetune.run(recipe_for(workspace, tmp_path / "run", **change(workspace)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_earlier_work_is_not_lost(result: RunResult, workspace: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(workspace, result.folder, train={"epochs": 1})
+    with pytest.raises(FinetuneError, match="holds an earlier run"):
+        finetune.run(recipe)
+    (tmp_path / "thesis.tex").write_text("dear")
+    with pytest.raises(FinetuneError, match="holds other files than a run"):
+        finetune.run(recipe_for(workspace, tmp_path), overwrite=True)
+    assert (tmp_path / "thesis.tex").read_text() == "dear"
+    with pytest.raises(FinetuneError, match="is a file"):
+        finetune.run(recipe_for(workspace, tmp_path / "thesis.tex" / "run"))
+
+
+def test_a_validation_fraction_is_set_aside(workspace: Path, tmp_path: Path) -> None:
+    data = {"train": str(workspace / "train.xyz"), "valid": 0.25}
+    result = finetune.run(recipe_for(workspace, tmp_path / "run", data=data, train={"epochs": 1}))
+    assert result.valid.finetuned.structures == 3
+
+
+def test_forces_are_learnt_where_there_are_some(workspace: Path, tmp_path: Path) -> None:
+    frames = ase.io.read(workspace / "test.xyz", ":")
+    bare = ase.io.read(workspace / "train.xyz", ":")
+    path = tmp_path / "both.xyz"
+    ase.io.write(path, [frames[0], *(atoms for atoms in bare[:3]), *frames[1:4]])
+    assert "REF_forces" not in ase.io.read(path, 1).arrays
+    result = finetune.run(
+        recipe_for(
+            workspace,
+            tmp_path / "run",
+            data={"train": str(path), "valid": str(workspace / "test.xyz")},
+            losses={"energy": {}, "forces": {"weight": 10.0}},
+            train={"epochs": 15, "learning_rate": 0.01},
+        )
+    )
+    before, after = result.valid.foundation, result.valid.finetuned
+    assert before is not None
+    assert np.isfinite(result.history[-1]["loss/forces"])
+    assert after.forces_rmse < before.forces_rmse  # type: ignore[operator]
