@@ -61,7 +61,7 @@ SYSTEMS = {
             "methanol",
             "CH3OH",
             1100,
-            {"train": 200, "valid": 40, "test": 60},
+            {"train": 120, "valid": 40, "test": 60},
             Scan("c_o_stretch", (0, 1), _grid(1.20, 1.90, 25)),
         ),
         # G2 order: C C O H ...; the torsion C-C-O-H.

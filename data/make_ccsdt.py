@@ -34,7 +34,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="label only the first frames of each split")
     parser.add_argument("--minutes", type=float, help="stop labelling after so many minutes")
     parser.add_argument(
-        "--derivatives", type=int, default=0, help="test frames to check by finite differences"
+        "--derivatives", type=int, default=0, help="frames to check by finite differences"
     )
     parser.add_argument("--work", type=Path, default=ROOT / ".work" / "ccsdt")
     parser.add_argument("--out", type=Path, default=ROOT / "data" / "ccsdt")

@@ -59,7 +59,9 @@ def run(
     for note in (prepared.summary, *prepared.notes):
         reporter.say(note)
     prepared.create_folder()
-    outcome = Trainer(prepared.adapted, prepared.data, recipe, prepared.folder, reporter).run()
+    outcome = Trainer(
+        prepared.adapted, prepared.reference, prepared.data, recipe, prepared.folder, reporter
+    ).run()
     reporter.say("evaluating …")
     return _finish(prepared, outcome, started)
 

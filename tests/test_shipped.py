@@ -41,8 +41,10 @@ def test_recipes_on_shipped_data_can_be_prepared(
 @pytest.mark.parametrize("molecule", MOLECULES)
 def test_coupled_cluster_sets_are_what_the_readme_says(molecule: str) -> None:
     folder = resources.shipped() / "data" / "ccsdt" / molecule
-    sets = {name: read_structures(folder / f"{name}.xyz") for name in
-            ("train", "valid", "test", "scan", "train_pbe0")}
+    sets = {
+        name: read_structures(folder / f"{name}.xyz")
+        for name in ("train", "valid", "test", "scan", "train_pbe0")
+    }
     assert len(sets["train"]) >= 100
     assert len(sets["valid"]) >= 30
     assert len(sets["test"]) >= 60

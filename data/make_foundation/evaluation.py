@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase.data import vdw_radii
 from mace.modules.models import ScaleShiftMACE
 from numpy.typing import NDArray
 
@@ -19,7 +17,7 @@ from .dynamics import constant_energy
 from .model import R_MAX, parameter_count
 from .molecules import EMPHASISED, canonical
 from .predictions import predict
-from .sampling import Xtb, embed
+from .repulsion import repulsion
 
 #: Ethanol, malonaldehyde (enol form), acetic acid, glycine.
 NVE_MOLECULES = ["CCO", "O=CC=CO", "CC(=O)O", "NCC(=O)O"]
@@ -80,44 +78,6 @@ def errors(
     return figures
 
 
-def approach(
-    energy: Callable[[NDArray[np.int64], NDArray[np.float64]], float],
-    smiles: str,
-    directions: int,
-    seed: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Interaction energies (eV) of two equal molecules drawn together, by model and GFN2-xTB.
-
-    One row for each random mutual orientation, one column for each of the contacts 1.0, 0.9, ...
-    0.5 (shortest distance over the sum of van der Waals radii).
-    """
-    rng = np.random.default_rng(seed)
-    numbers, conformers, _ = embed(smiles, 1, seed)
-    x = conformers[0] - conformers[0].mean(axis=0)
-    both = np.concatenate([numbers, numbers])
-    contact = vdw_radii[numbers][:, None] + vdw_radii[numbers][None]
-    rows: list[list[list[float]]] = []
-    for _ in range(directions):
-        q, _ = np.linalg.qr(rng.normal(size=(3, 3)))
-        turned, row = x @ (q * np.sign(np.linalg.det(q))).T, []
-        along = rng.normal(size=3)
-        along /= np.linalg.norm(along)
-        far = np.concatenate([x, turned + 30.0 * along])
-        reference = energy(both, far), Xtb(both, far)(far)[0]
-        for target in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5):
-            distance = next(
-                d
-                for d in np.arange(20.0, 0.0, -0.01)
-                if (np.linalg.norm(x[:, None] - turned[None] - d * along, axis=-1) / contact).min()
-                < target
-            )
-            near = np.concatenate([x, turned + distance * along])
-            row.append([energy(both, near) - reference[0], Xtb(both, near)(near)[0] - reference[1]])
-        rows.append(row)
-    table = np.array(rows)
-    return table[..., 0], table[..., 1]
-
-
 def data_figures(data: Configurations, splits: dict[str, NDArray[np.int64]]) -> Figures:
     """Numbers of molecules and configurations, whole and by split and kind."""
     kinds, counts = np.unique(data.kind, return_counts=True)
@@ -157,6 +117,7 @@ def evaluate(
         "data": data_figures(data, splits),
         "errors": held_out,
         "nve": constant_energy(double, NVE_MOLECULES, NVE_TEMPERATURES, nve_steps, 0.5, seed),
+        "repulsion": repulsion(double, seed),
         "libraries": {
             "python": platform.python_version(),
             **{name: version(name) for name in LIBRARIES},

@@ -212,7 +212,8 @@ def _stretch(
         _label(out, numbers, x, "stretched")
 
 
-def _rotation(rng: np.random.Generator) -> Array:
+def random_rotation(rng: np.random.Generator) -> Array:
+    """A rotation matrix, uniform over all rotations."""
     q, r = np.linalg.qr(rng.normal(size=(3, 3)))
     q = q * np.sign(np.diag(r))
     return q if np.linalg.det(q) > 0 else -q
@@ -231,10 +232,10 @@ def _dimers(
         smiles = partners[rng.integers(len(partners))]
         z, conformers, _ = embed(smiles, 1, int(rng.integers(2**31 - 1)))
         partner = conformers[0] + 0.03 * rng.normal(size=conformers[0].shape)
-        partner = (partner - partner.mean(axis=0)) @ _rotation(rng).T
+        partner = (partner - partner.mean(axis=0)) @ random_rotation(rng).T
         x = frames[rng.integers(len(frames))]
         x = x - x.mean(axis=0)
-        direction = _rotation(rng)[0]
+        direction = random_rotation(rng)[0]
         contact = vdw_radii[numbers][:, None] + vdw_radii[z][None, :]
         target = rng.uniform(0.45, 1.3)
         for distance in np.arange(14.0, 0.0, -0.02):

@@ -32,7 +32,7 @@ class Schedule:
     last_rate: float = 5e-5
     warm_up: float = 0.01
     first_energy_weight: float = 2.0  # Å/atom
-    last_energy_weight: float = 20.0
+    last_energy_weight: float = 8.0
     energy_phase: tuple[float, float] = (0.55, 0.75)
 
     def rate(self, progress: float) -> float:

@@ -22,6 +22,11 @@ losses: Registry[Loss] = Registry(
         "forces": ("finetune.losses.supervised:ForcesLoss", f"{_OPTIONS}:ForcesOptions"),
         "stress": ("finetune.losses.supervised:StressLoss", f"{_OPTIONS}:StressOptions"),
         "pitc": ("finetune.losses.taylor:TaylorLoss", f"{_OPTIONS}:TaylorOptions"),
+        "second_difference": (
+            "finetune.losses.curvature:SecondDifferenceLoss",
+            f"{_OPTIONS}:SecondDifferenceOptions",
+        ),
+        "replay": ("finetune.losses.replay:ReplayLoss", f"{_OPTIONS}:ReplayOptions"),
         "pisc": ("finetune.losses.spatial:SpatialLoss", f"{_OPTIONS}:SpatialOptions"),
     },
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -21,10 +21,12 @@ class Site:
     Attributes:
         displacement: How the structures are displaced; None for the structures as they are.
         copy: Number of the draw, so that one loss can ask for several.
+        sign: −1 for the mirrored displacement of the same draw.
     """
 
     displacement: DisplacementOptions | None = None
     copy: int = 0
+    sign: Literal[1, -1] = 1
 
 
 BASE = Site()
@@ -33,11 +35,19 @@ BASE = Site()
 
 @dataclass(frozen=True)
 class Request:
-    """What a loss needs at a site. Requests of several losses at one site are shared."""
+    """What a loss needs at a site. Requests of several losses at one site are shared.
+
+    Attributes:
+        site: Where.
+        forces: Whether forces are needed beside energies.
+        stress: Whether stresses are needed.
+        of: Which potential: the one in training, or the frozen foundation.
+    """
 
     site: Site
     forces: bool = False
     stress: bool = False
+    of: Literal["trained", "foundation"] = "trained"
 
 
 class Loss(ABC):

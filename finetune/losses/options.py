@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from finetune.options import Options
 
@@ -61,18 +61,69 @@ class WeakLossOptions(LossOptions):
     displacement: Size | DisplacementOptions = Field(
         DisplacementOptions(), description="size in Å, or {kind, size}"
     )
+    anchored: bool = Field(
+        False, description="on the correction to the frozen foundation instead of the energy"
+    )
 
     @property
     def displaced(self) -> DisplacementOptions:
         """The displacement with the short form (a bare size in Å) spelt out."""
-        if isinstance(self.displacement, DisplacementOptions):
-            return self.displacement
-        return DisplacementOptions(size=self.displacement)
+        return spelt_out(self.displacement)
 
 
 class TaylorOptions(WeakLossOptions):
-    """PITC: E(r+δ) against E(r) − Σ δ·F(r)."""
+    """PITC: E(r+δ) against E(r) − Σ δ·F(r).
+
+    ``form: symmetric`` compares E(r+δ) − E(r−δ) with −2 Σ δ·F(r), which has no curvature in it.
+    ``base: label`` takes E(r) from the label where there is one. ``hold_extrapolation`` keeps the
+    extrapolated side fixed, so that only E(r+δ) is differentiated by the weights.
+    """
+
+    form: Literal["one_sided", "symmetric"] = "one_sided"
+    base: Literal["prediction", "label"] = "prediction"
+    hold_extrapolation: bool = False
+
+    @model_validator(mode="after")
+    def _base_is_used(self) -> TaylorOptions:
+        if self.base == "label" and (self.form == "symmetric" or self.anchored):
+            raise ValueError("`base: label` needs `form: one_sided` and `anchored: false`")
+        return self
 
 
 class SpatialOptions(WeakLossOptions):
     """PISC: E(r+δ) against E(r+δ′) − Σ (δ−δ′)·F(r+δ′)."""
+
+    hold_extrapolation: bool = False
+
+
+class SecondDifferenceOptions(WeakLossOptions):
+    """E(r+δ) + E(r−δ) − 2 E(r): PITC's remainder to leading order, from energies alone."""
+
+
+class ReplayOptions(LossOptions):
+    """The frozen foundation's energies and forces as labels, on displaced copies or as it stands.
+
+    ``displacement: null`` takes the structures as they are.
+    """
+
+    displacement: Size | DisplacementOptions | None = DisplacementOptions(size=0.1)
+    energy: float = Field(0.0, ge=0, description="factor of the energies, residual in eV per atom")
+    forces: float = Field(1.0, ge=0, description="factor of the forces, residual in eV/Å")
+
+    @property
+    def displaced(self) -> DisplacementOptions | None:
+        """The displacement with the short form (a bare size in Å) spelt out."""
+        return None if self.displacement is None else spelt_out(self.displacement)
+
+    @model_validator(mode="after")
+    def _something(self) -> ReplayOptions:
+        if self.energy == 0 and self.forces == 0:
+            raise ValueError("give `energy` or `forces` a factor above zero")
+        return self
+
+
+def spelt_out(displacement: float | DisplacementOptions) -> DisplacementOptions:
+    """Return the options that a bare size in Å stands for."""
+    if isinstance(displacement, DisplacementOptions):
+        return displacement
+    return DisplacementOptions(size=displacement)

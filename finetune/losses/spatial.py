@@ -11,13 +11,14 @@ from collections.abc import Sequence
 import torch
 
 from finetune.data.graphs import GraphBatch
-from finetune.losses.base import Loss, Request, Site
+from finetune.losses.base import Request, Site
 from finetune.losses.context import LossContext
 from finetune.losses.options import SpatialOptions
+from finetune.losses.weak import WeakLoss, work
 
 
-class SpatialLoss(Loss):
-    """Mean over structures of ℓ(E(r+δ) − E(r+δ′) + Σ_i (δ_i−δ′_i)·F_i(r+δ′))."""
+class SpatialLoss(WeakLoss):
+    """Mean over structures of ℓ(E(r+δ) − [E(r+δ′) − Σ_i (δ_i−δ′_i)·F_i(r+δ′)])."""
 
     Options = SpatialOptions
     options: SpatialOptions
@@ -29,15 +30,13 @@ class SpatialLoss(Loss):
 
     def requests(self, batch: GraphBatch) -> Sequence[Request]:
         """See `Loss.requests`."""
-        return [Request(self.site), Request(self.other, forces=True)]
+        return self.ask(Request(self.site), Request(self.other, forces=True))
 
     def __call__(self, context: LossContext) -> torch.Tensor:
         """See `Loss.__call__`."""
-        moved, other = context.prediction(self.site), context.prediction(self.other)
-        assert other.forces is not None
+        other = self.at(context, self.other)
         step = context.displacement(self.site) - context.displacement(self.other)
-        work = context.batch.sum_atoms((step * other.forces).sum(dim=1))
-        residual = moved.energy - other.energy + work
-        if self.options.normalise == "per_atom":
-            residual = residual / context.batch.atoms
-        return self.measure(residual).mean()
+        expected = other.energy - work(context, step, other)
+        if self.options.hold_extrapolation:
+            expected = expected.detach()
+        return self.reduce(self.at(context, self.site).energy - expected, context)

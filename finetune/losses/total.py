@@ -12,7 +12,7 @@ from finetune.foundation.potential import Potential
 from finetune.losses import losses as registry
 from finetune.losses.base import Loss
 from finetune.losses.context import LossContext
-from finetune.losses.options import LossOptions, WeakLossOptions
+from finetune.losses.options import LossOptions, ReplayOptions, WeakLossOptions
 from finetune.perturbation import reach
 
 
@@ -41,22 +41,26 @@ class TotalLoss:
     @property
     def skin(self) -> float:
         """Å by which neighbour lists must reach beyond the cutoff for every displaced copy."""
-        reaches = [
-            reach(loss.options.displaced)
+        displacements = [
+            loss.options.displaced
             for loss in self.losses.values()
-            if isinstance(loss.options, WeakLossOptions)
+            if isinstance(loss.options, WeakLossOptions | ReplayOptions)
         ]
-        return max(reaches, default=0.0)
+        return max((reach(item) for item in displacements if item is not None), default=0.0)
 
     def __call__(
-        self, batch: GraphBatch, potential: Potential, generator: torch.Generator
+        self,
+        batch: GraphBatch,
+        potential: Potential,
+        generator: torch.Generator,
+        foundation: Potential | None = None,
     ) -> LossValue | None:
         """Evaluate the losses that apply to the batch; None if no loss does."""
         wanted = {name: loss.requests(batch) for name, loss in self.losses.items()}
         requests = [request for asked in wanted.values() for request in asked]
         if not requests:
             return None
-        context = LossContext(batch, potential, requests, generator)
+        context = LossContext(batch, potential, requests, generator, foundation)
         parts = {name: self.losses[name](context) for name, asked in wanted.items() if asked}
         total = sum(
             (self.losses[name].options.weight * value for name, value in parts.items()),

@@ -16,6 +16,7 @@ from finetune.data.graphs import GraphBatch, concatenate
 from finetune.errors import TrainingError
 from finetune.evaluation.metrics import Errors, errors, predict
 from finetune.files import write_atomically
+from finetune.foundation.potential import Potential
 from finetune.losses.options import LossOptions
 from finetune.losses.total import LossValue, TotalLoss
 from finetune.recipe import Recipe
@@ -53,6 +54,7 @@ class Trainer:
 
     Args:
         adapted: What is trained, on its device and in its dtype.
+        foundation: The frozen foundation, with the same reference energies.
         data: What it is trained on.
         recipe: Losses and training settings.
         folder: Run folder; receives ``metrics.jsonl`` and ``checkpoints/best``.
@@ -62,12 +64,14 @@ class Trainer:
     def __init__(
         self,
         adapted: AdaptedPotential,
+        foundation: Potential,
         data: TrainingData,
         recipe: Recipe,
         folder: Path,
         reporter: Reporter,
     ) -> None:
         self.adapted = adapted
+        self.foundation = foundation
         self.data = data
         self.recipe = recipe
         self.folder = folder
@@ -118,7 +122,7 @@ class Trainer:
             rate = learning_rate(self.recipe.train, epoch - 1 + step / len(batches))
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            value = self.total(batch, self.adapted.potential, self.displacements)
+            value = self.total(batch, self.adapted.potential, self.displacements, self.foundation)
             if value is None:
                 continue
             norms.append(self._step(value, batch))
