@@ -151,7 +151,7 @@ def user_errors() -> Iterator[None]:
     """Print an error that the user can mend without a traceback and leave with exit code 2."""
     try:
         yield
-    except FinetuneError as error:
+    except (FinetuneError, OSError) as error:
         console = Console(file=sys.stderr, stderr=True)
         console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         raise typer.Exit(USER_ERROR) from None

@@ -17,12 +17,17 @@ from finetune.data.reading import read_structures
 from finetune.data.splits import hold_out
 from finetune.devices import choose_device, choose_dtype
 from finetune.environment import environment
-from finetune.errors import DataError
+from finetune.errors import DataError, RunFolderError
+from finetune.evaluation.metrics import errors, predict
 from finetune.foundation import reference_energies
 from finetune.foundation.loading import Foundation, load_foundation
 from finetune.losses.total import TotalLoss
 from finetune.recipe import Recipe
 from finetune.training.loop import TrainingData
+
+STRANGE = 0.5
+"""eV/atom; a foundation further off than this has the wrong reference energies, or the labels
+another unit or origin."""
 
 
 class Preparation:
@@ -41,6 +46,10 @@ class Preparation:
         _check_labels(recipe, structures["train"], structures["valid"])
         self.foundation = load_foundation(recipe.foundation, dtype, device, beside)
         check_elements(structures, self.foundation)
+        if Path(self.foundation.location).is_relative_to(self.folder.resolve()):
+            raise RunFolderError(
+                f"the foundation lies in the output '{self.folder}'; choose another output."
+            )
         skin = TotalLoss(recipe.losses).skin
         graphs = {
             name: [graph(item, self.foundation.potential.cutoff, skin) for item in items]
@@ -50,6 +59,7 @@ class Preparation:
         self.test = graphs["test"]
         if recipe.reference_energies == "estimate":
             self._refit_references()
+        self._warn_of_strange_energies()
         self.reference = deepcopy(self.foundation.potential).requires_grad_(False)
         adapter = adapters.get(recipe.adapter["kind"])
         given = {key: value for key, value in recipe.adapter.items() if key != "kind"}
@@ -65,6 +75,16 @@ class Preparation:
                 f"note: the training set has {fit.identified} independent composition(s) for "
                 f"{len(fit.change)} elements, so reference energies of single elements are not "
                 "fixed by it; use the result for these compositions only."
+            )
+
+    def _warn_of_strange_energies(self) -> None:
+        some = self.data.train[:32]
+        found = errors(predict(self.foundation.potential, some), len(some)).energy_per_atom_mae
+        if found is not None and found > STRANGE:
+            self.notes.append(
+                f"warning: the foundation is wrong by {found:.2f} eV/atom before training. Are the "
+                "labels total energies in eV (not relative or atomisation energies, not Hartree or "
+                f"kcal/mol)? reference_energies is '{self.recipe.reference_energies}'."
             )
 
     @property

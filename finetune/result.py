@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from finetune.evaluation.metrics import Errors, LabelledPredictions
 from finetune.training.progress import Record
@@ -36,6 +37,7 @@ class Comparison:
             foundation could not be opened.
         finetuned_predictions: What the fine-tuned errors were computed from.
         foundation_predictions: The same for the foundation.
+        note: Why there is no foundation to compare with, where that wants saying.
     """
 
     source: str
@@ -43,8 +45,9 @@ class Comparison:
     foundation: Errors | None
     finetuned_predictions: LabelledPredictions
     foundation_predictions: LabelledPredictions | None
+    note: str = ""
 
-    def rows(self) -> list[tuple[str, str, float | None, float | None]]:
+    def rows(self) -> list[tuple[str, str, float | None, float]]:
         """Return (title, unit, foundation, fine-tuned) for every quantity with labels."""
         found = []
         for title, field, unit in ROWS:
@@ -57,19 +60,23 @@ class Comparison:
     def table(self) -> Table:
         """Return the rows as a table for the terminal."""
         labels = self.finetuned
-        table = Table(
-            title=f"{self.source}: {labels.structures} structures, {labels.labelled_energies} with "
-            f"energies, {labels.labelled_forces} atoms with forces",
-            title_justify="left",
+        title = (
+            f"{self.source}: {labels.structures} structures, {labels.labelled_energies} with "
+            f"energies, {labels.labelled_forces} atoms with forces"
         )
+        table = Table(title=Text(title, style="table.title"), title_justify="left")
         table.add_column("error")
+        if self.foundation is None:
+            table.add_column("potential", justify="right")
+            for title, unit, _, after in self.rows():
+                table.add_row(Text(f"{title} [{unit}]"), f"{after:.2f}")
+            table.caption = Text(self.note) if self.note else None
+            return table
         for name in ("foundation*", "fine-tuned", "change"):
             table.add_column(name, justify="right")
         for title, unit, before, after in self.rows():
-            assert after is not None
-            change = "" if before is None else f"{100 * (after / before - 1):+.0f} %"
-            shown = "–" if before is None else f"{before:.2f}"
-            table.add_row(f"{title} [{unit}]", shown, f"{after:.2f}", change)
+            change = f"{100 * (after / before - 1):+.0f} %" if before else ""
+            table.add_row(Text(f"{title} [{unit}]"), f"{before:.2f}", f"{after:.2f}", change)
         table.caption = "* with the fine-tuned potential's reference energies"
         table.caption_justify = "left"
         return table

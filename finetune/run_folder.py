@@ -18,6 +18,9 @@ RECIPE, ENVIRONMENT, METRICS, REPORT = (
     "report.html",
 )
 BUNDLE, ADAPTER, RESULT = "model", "adapter", "result.json"
+CHECKPOINTS = "checkpoints"
+CONTENTS = {RECIPE, ENVIRONMENT, METRICS, REPORT, BUNDLE, ADAPTER, RESULT, CHECKPOINTS}
+"""All that a run writes: a folder that holds anything else is never removed."""
 
 
 def check_free(folder: Path, overwrite: bool) -> None:
@@ -37,8 +40,17 @@ def check_free(folder: Path, overwrite: bool) -> None:
         raise RunFolderError(f"'{folder}' is a file; choose another output.")
     if not any(folder.iterdir()):
         return
-    if not (folder / RECIPE).is_file():
-        raise RunFolderError(f"'{folder}' holds other files than a run; choose another output.")
+    unfinished = tuple(f".{name}." for name in CONTENTS)  # left by a kill while writing
+    strange = sorted(
+        item.name
+        for item in folder.iterdir()
+        if item.name not in CONTENTS and not item.name.startswith(unfinished)
+    )
+    if strange or not (folder / ENVIRONMENT).is_file():
+        named = f" ('{strange[0]}')" if strange else ""
+        raise RunFolderError(
+            f"'{folder}' holds other files{named} than a run; choose another output."
+        )
     if not overwrite:
         raise RunFolderError(
             f"'{folder}' holds an earlier run. Choose another output=FOLDER, or add --overwrite."

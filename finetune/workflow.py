@@ -16,7 +16,7 @@ from finetune.errors import FoundationError
 from finetune.evaluation.metrics import errors, predict
 from finetune.evaluation.report import write_report
 from finetune.foundation import storage
-from finetune.foundation.loading import load_foundation
+from finetune.foundation.loading import Foundation, load_foundation
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.potential import Potential
 from finetune.preparation import Preparation, check_elements
@@ -132,22 +132,33 @@ def evaluate(
     structures = read_structures(files, LabelKeys.model_validate({**trained_with, **(keys or {})}))
     check_elements({"data": structures}, tuned)
     graphs = [graph(item, tuned.potential.cutoff) for item in structures]
-    reference = None
-    origin = tuned.metadata.get("foundation")
-    if origin is not None:
-        try:
-            opened = load_foundation(origin["name"], precision, chosen)
-            if opened.fingerprint == origin["fingerprint"]:
-                reference = opened.potential
-                reference.set_references(tuned.potential.references())
-        except FoundationError:
-            reference = None
+    reference, note = _origin(tuned)
     names = [files] if isinstance(files, (str, Path)) else files
-    return compare(", ".join(map(str, names)), tuned.potential, reference, graphs)
+    return compare(", ".join(map(str, names)), tuned.potential, reference, graphs, note)
+
+
+def _origin(tuned: Foundation) -> tuple[Potential | None, str]:
+    """Return the foundation of a fine-tuned potential, or why it cannot be compared with."""
+    origin = tuned.metadata.get("foundation")
+    if origin is None:
+        return None, ""
+    name, potential = origin["name"], tuned.potential
+    try:
+        opened = load_foundation(name, potential.dtype, potential.device)
+    except FoundationError:
+        return None, f"without its foundation '{name}', which is not there any more"
+    if opened.fingerprint != origin["fingerprint"]:
+        return None, f"without its foundation '{name}', which has changed since"
+    opened.potential.set_references(potential.references())
+    return opened.potential, ""
 
 
 def compare(
-    source: str, tuned: Potential, reference: Potential | None, graphs: Sequence[GraphBatch]
+    source: str,
+    tuned: Potential,
+    reference: Potential | None,
+    graphs: Sequence[GraphBatch],
+    note: str = "",
 ) -> Comparison:
     """Evaluate two potentials on the same graphs."""
     after = predict(tuned, graphs)
@@ -158,6 +169,7 @@ def compare(
         foundation=errors(before, len(graphs)) if before is not None else None,
         finetuned_predictions=after,
         foundation_predictions=before,
+        note=note,
     )
 
 

@@ -10,7 +10,7 @@ import finetune
 ROOT = Path(finetune.__file__).parent
 FLOORS = [
     {"errors", "files", "options"},
-    {"registry", "resources", "environment"},
+    {"run_folder", "registry", "resources", "environment"},
     {"losses.options", "adapters.options"},
     {"losses", "adapters"},  # the registries, in __init__
     {"recipe"},
@@ -22,7 +22,7 @@ FLOORS = [
     {"evaluation.metrics"},
     {"training"},
     {"result", "evaluation"},
-    {"run_folder", "export"},
+    {"export"},
     {"preparation"},
     {"workflow"},
     {"commands"},

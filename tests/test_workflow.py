@@ -95,6 +95,7 @@ def test_evaluate_without_the_foundation_still_evaluates(
     (bundle / "model.safetensors").write_bytes(weights)
     found = finetune.evaluate(bundle, workspace / "test.xyz")
     assert found.foundation is None
+    assert "not there any more" in found.note
     assert found.finetuned.energy_mae is not None
 
 
@@ -160,11 +161,26 @@ def test_earlier_work_is_not_lost(result: RunResult, workspace: Path, tmp_path: 
     with pytest.raises(FinetuneError, match="holds an earlier run"):
         finetune.run(recipe)
     (tmp_path / "thesis.tex").write_text("dear")
-    with pytest.raises(FinetuneError, match="holds other files than a run"):
+    for name in ("recipe.yaml", "environment.json"):  # a folder of one's own that looks like a run
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(FinetuneError, match=r"holds other files \('thesis.tex'\) than a run"):
         finetune.run(recipe_for(workspace, tmp_path), overwrite=True)
     assert (tmp_path / "thesis.tex").read_text() == "dear"
     with pytest.raises(FinetuneError, match="is a file"):
         finetune.run(recipe_for(workspace, tmp_path / "thesis.tex" / "run"))
+
+
+def test_a_run_does_not_eat_its_own_foundation(result: RunResult, workspace: Path) -> None:
+    recipe = recipe_for(workspace, result.folder, foundation=str(result.folder))
+    with pytest.raises(FinetuneError, match="the foundation lies in the output"):
+        finetune.run(recipe, overwrite=True)
+
+
+def test_energies_of_another_origin_are_noticed(workspace: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(workspace, tmp_path / "run", reference_energies="keep", train={"epochs": 1})
+    (warning,) = finetune.run(recipe).notes
+    assert "wrong by" in warning
+    assert "reference_energies is 'keep'" in warning
 
 
 def test_a_validation_fraction_is_set_aside(workspace: Path, tmp_path: Path) -> None:

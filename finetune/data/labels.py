@@ -31,7 +31,7 @@ class Structure:
         pbc: Periodic directions ``[3]``.
         energy: Total energy, eV.
         forces: ``[n, 3]``, eV/Å.
-        stress: ``[3, 3]``, eV/Å³, ASE's sign.
+        stress: ``[3, 3]``, eV/Å³, ASE's sign; used where all three directions are periodic.
         where: File and index, for messages.
         config_type: Name of the subset that the structure belongs to.
         level_of_theory: What the labels were computed with, as far as the file says.

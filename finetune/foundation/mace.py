@@ -15,6 +15,16 @@ from finetune.foundation.importing import mace_modules
 from finetune.foundation.potential import Potential
 from finetune.foundation.settings import MaceSettings
 
+_REFUSALS = (
+    LookupError,
+    ValueError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    TypeError,
+    RuntimeError,
+)
+
 
 class MacePotential(Potential):
     """A MACE model with one of its heads chosen.
@@ -109,7 +119,7 @@ def construct(settings: MaceSettings, dtype: torch.dtype) -> torch.nn.Module:
             warnings.simplefilter("ignore")  # e3nn's TorchScript notices are not for the user
             arguments = settings.constructor_arguments(modules)
             model: torch.nn.Module = getattr(modules, settings.architecture)(**arguments)
-    except (KeyError, ValueError, AssertionError, TypeError, RuntimeError) as error:
+    except _REFUSALS as error:
         raise FoundationError(
             f"MACE cannot build a model from these settings: {type(error).__name__}: {error}"
         ) from error

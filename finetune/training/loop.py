@@ -20,6 +20,7 @@ from finetune.foundation.potential import Potential
 from finetune.losses.options import LossOptions
 from finetune.losses.total import LossValue, TotalLoss
 from finetune.recipe import Recipe
+from finetune.run_folder import CHECKPOINTS, METRICS
 from finetune.training.averaging import WeightAverage
 from finetune.training.optimiser import build_optimiser, learning_rate
 from finetune.training.progress import Record, Reporter
@@ -109,7 +110,7 @@ class Trainer:
                 if len(self.history) < 2:
                     raise TrainingError("interrupted before the first epoch was done.") from None
                 ending = "interrupted"
-        self.adapted.load(self.folder / "checkpoints" / "best")
+        self.adapted.load(self.folder / CHECKPOINTS / "best")
         self.adapted.potential.eval()
         return TrainingOutcome(self.history, self.best[1], ending)
 
@@ -192,11 +193,11 @@ class Trainer:
                 "Lower train.learning_rate."
             )
         self.history.append(record)
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         if value < self.best[0]:
             self.best = (value, record["epoch"])
-            folder = self.folder / "checkpoints" / "best"
+            folder = self.folder / CHECKPOINTS / "best"
             with self.average.applied():
                 self.adapted.save(folder)
             state = {"epoch": record["epoch"], self.recipe.train.monitor: value}

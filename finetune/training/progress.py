@@ -76,7 +76,7 @@ class Plain(Reporter):
 
     def say(self, message: str) -> None:
         """See `Reporter.say`."""
-        self.console.print(message, soft_wrap=True)
+        self.console.print(message, soft_wrap=True, markup=False, highlight=False)
 
     def start(self, epochs: int) -> None:
         """See `Reporter.start`."""
@@ -87,7 +87,10 @@ class Plain(Reporter):
         every = max(self.epochs // 20, 1)
         if record["epoch"] % every == 0 or record["epoch"] == self.epochs:
             self.console.print(
-                f"epoch {record['epoch']}/{self.epochs}  {summary(record)}", soft_wrap=True
+                f"epoch {record['epoch']}/{self.epochs}  {summary(record)}",
+                soft_wrap=True,
+                markup=False,
+                highlight=False,
             )
 
     def stop(self) -> None:
@@ -103,7 +106,7 @@ class Bar(Reporter):
 
     def say(self, message: str) -> None:
         """See `Reporter.say`."""
-        self.console.print(message)
+        self.console.print(message, markup=False, highlight=False)
 
     def start(self, epochs: int) -> None:
         """See `Reporter.start`."""
@@ -114,7 +117,7 @@ class Bar(Reporter):
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[summary]}"),
+            TextColumn("{task.fields[summary]}", markup=False),
             console=self.console,
             refresh_per_second=4,
         )
