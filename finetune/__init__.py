@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from finetune.foundation.potential import Potential
     from finetune.losses.base import Loss
     from finetune.result import Comparison, RunResult
-    from finetune.workflow import evaluate, run
+    from finetune.workflow import evaluate, run, validate
 
 __version__ = "0.1.0"
 
@@ -42,6 +42,7 @@ _LAZY = {
     "load_calculator": "finetune.export.calculator",
     "load_foundation": "finetune.foundation.loading",
     "run": "finetune.workflow",
+    "validate": "finetune.workflow",
 }
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "register_adapter",
     "register_loss",
     "run",
+    "validate",
 ]
 
 

@@ -23,6 +23,11 @@ app = typer.Typer(
 )
 USER_ERROR = 2
 
+RecipeName = Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped recipe.")]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
+    typer.Argument(help="Overrides: train.learning_rate=1e-4 output=runs/mine", show_default=False),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")]
 Precision = Annotated[str, typer.Option(help="float64 or float32.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
@@ -30,13 +35,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped recipe.")],
-    overrides: Annotated[
-        Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
-        typer.Argument(
-            help="Overrides: train.learning_rate=1e-4 output=runs/mine", show_default=False
-        ),
-    ] = None,
+    recipe: RecipeName,
+    overrides: Overrides = None,
     overwrite: Overwrite = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the table alone.")] = False,
 ) -> None:
@@ -63,6 +63,23 @@ def run(
             f"use it      finetune.load_calculator({escape(repr(str(result.folder)))})",
             soft_wrap=True,
         )
+
+
+@app.command()
+def validate(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Check a recipe, its files, labels and foundation; train and write nothing."""
+    console = Console()
+    with user_errors():
+        from finetune.workflow import validate as validate_recipe
+
+        prepared = validate_recipe(recipe, overrides or [], overwrite=overwrite)
+    for line in (prepared.summary, *prepared.initial, *prepared.notes):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    console.print("valid")
 
 
 @app.command()

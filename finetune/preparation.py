@@ -100,6 +100,22 @@ class Preparation:
             f"{len(self.data.valid)} validate, {len(self.test)} test"
         )
 
+    @property
+    def initial(self) -> list[str]:
+        """The foundation's errors on the validation set, before training, a line each."""
+        graphs = self.data.valid
+        found = errors(predict(self.reference, graphs), len(graphs))
+        shown = (
+            ("energy MAE", found.energy_per_atom_mae, "meV/atom"),
+            ("force MAE", found.forces_mae, "meV/Å"),
+            ("stress MAE", found.stress_mae, "meV/Å³"),
+        )
+        return [
+            f"before training, validation {name}: {1000 * value:.1f} {unit}"
+            for name, value, unit in shown
+            if value is not None
+        ]
+
     def create_folder(self) -> None:
         """Make the run folder with recipe and environment."""
         record = environment(

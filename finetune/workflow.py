@@ -66,6 +66,25 @@ def run(
     return _finish(prepared, outcome, started)
 
 
+def validate(
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    overwrite: bool = False,
+) -> Preparation:
+    """Do everything that `run` does before training, and write nothing.
+
+    Returns:
+        The preparation: its ``summary`` and ``notes``, the graphs, and the potential with refitted
+        reference energies and the adapter attached.
+
+    Raises:
+        FinetuneError: For whatever would stop the run.
+    """
+    parsed, beside = _recipe(recipe, overrides)
+    return Preparation(parsed, beside, overwrite)
+
+
 def _finish(prepared: Preparation, outcome: TrainingOutcome, started: float) -> RunResult:
     recipe, folder = prepared.recipe, prepared.folder
     tuned = prepared.adapted.merge()

@@ -87,6 +87,17 @@ def test_faulty_overrides_leave_no_folder(recipe: Path, tmp_path: Path) -> None:
     assert not output.exists()
 
 
+def test_validate_checks_all_and_writes_nothing(recipe: Path, tmp_path: Path) -> None:
+    output = tmp_path / "never"
+    done = runner.invoke(app, ["validate", str(recipe), f"output={output}"])
+    assert done.exit_code == 0, done.output
+    assert "12 structures (12 with energies, 0 with forces)" in done.output
+    assert "before training, validation energy MAE:" in done.output
+    assert not output.exists()
+    done = runner.invoke(app, ["validate", str(recipe), "data.train=nowhere.xyz"])
+    assert done.exit_code == 2
+
+
 def test_recipes_are_listed_printed_and_copied(tmp_path: Path) -> None:
     assert "quickstart.yaml" in runner.invoke(app, ["recipes"]).output
     text = runner.invoke(app, ["recipes", "quickstart"]).output
