@@ -88,10 +88,15 @@ def test_losses_and_adapters_do_not_know_each_other() -> None:
             assert not any(name.startswith(f"finetune.{other}") for name in imports(path)), path
 
 
-def test_only_the_foundation_room_knows_mace() -> None:
+def test_only_the_foundation_room_knows_mace_and_only_adapters_know_peft() -> None:
     for path in ROOT.rglob("*.py"):
+        packages = {name.split(".")[0] for name in imports(path)}
         if "foundation" not in path.parts:
-            assert not any(name.split(".")[0] in {"mace", "e3nn"} for name in imports(path)), path
+            assert "mace" not in packages, path
+        if "adapters" not in path.parts:
+            assert "peft" not in packages, path
+        if not {"foundation", "adapters"} & set(path.parts):
+            assert "e3nn" not in packages, path
 
 
 def test_files_stay_small() -> None:

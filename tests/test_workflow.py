@@ -208,3 +208,18 @@ def test_forces_are_learnt_where_there_are_some(workspace: Path, tmp_path: Path)
     assert before is not None
     assert np.isfinite(result.history[-1]["loss/forces"])
     assert after.forces_rmse < before.forces_rmse  # type: ignore[operator]
+
+
+def test_a_lora_run_trains_merges_and_is_exported(workspace: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(
+        workspace,
+        tmp_path / "run",
+        adapter={"kind": "lora", "rank": 2},
+        train={"epochs": 20, "learning_rate": 0.01},
+    )
+    result = finetune.run(recipe)
+    assert min(r["valid/loss"] for r in result.history) < result.history[0]["valid/loss"]
+    assert (result.folder / "adapter" / "adapter_config.json").is_file()
+    again = finetune.evaluate(result.folder, workspace / "test.xyz")
+    assert result.test is not None
+    assert again.finetuned.energy_mae == pytest.approx(result.test.finetuned.energy_mae, rel=1e-6)

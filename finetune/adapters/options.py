@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from finetune.options import Options
 
@@ -13,6 +13,19 @@ class FullOptions(Options):
 
 class ReadoutOptions(Options):
     """Train the readouts alone; everything below them keeps the foundation's weights."""
+
+
+class LoraOptions(Options):
+    """Low-rank updates of the equivariant linear layers that ``targets`` names.
+
+    The update of a layer is (alpha / rank) · A B. ``targets`` are shell-style patterns on names
+    such as ``interactions.0.linear_up`` or ``products.*.linear``.
+    """
+
+    rank: int = Field(8, ge=1, le=1024)
+    alpha: float = Field(8.0, gt=0)
+    targets: tuple[str, ...] = Field(("*",), min_length=1)
+    seed: int = Field(0, ge=0, description="of the random factors")
 
 
 class FrozenOptions(Options):

@@ -16,6 +16,7 @@ from finetune.testing import tiny_mace
 KINDS: dict[str, dict[str, Any]] = {
     "full": {},
     "readout": {},
+    "lora": {"rank": 2},
     "frozen": {"train": ["readouts.*", "products.1.*"]},
 }
 
@@ -87,3 +88,71 @@ def test_patterns_that_match_nothing_name_the_nearest() -> None:
         attached("frozen", train=("readout.*",))
     with pytest.raises(RecipeError, match="nothing is left to train"):
         attached("frozen", freeze=("*",))
+
+
+def test_lora_is_equivariant_and_merges_into_a_plain_model(tmp_path: Path) -> None:
+    from finetune.data.graphs import graph
+    from tests.conftest import rattled, structure
+
+    potential, adapted = attached("lora")
+    with torch.no_grad():
+        for parameter in adapted.trainable_parameters().values():
+            parameter.normal_(generator=torch.Generator().manual_seed(1))
+    atoms = rattled("CH3CH2OH", 1)
+    turned = atoms.copy()
+    turned.rotate(73.0, (1.0, 2.0, -0.5))
+    here, there = (potential(graph(structure(item), 4.0)) for item in (atoms, turned))
+    assert abs(here.energy - there.energy).item() < 1e-9
+    assert not torch.equal(here.energy, tiny_mace()(graph(structure(atoms), 4.0)).energy)
+    merged = adapted.merge()
+    plain = tiny_mace()
+    assert [name for name, _ in merged.named_parameters()] == [
+        name for name, _ in plain.named_parameters()
+    ]
+    after = merged(graph(structure(atoms), 4.0))
+    assert abs(after.energy - here.energy).item() < 1e-9
+    assert torch.allclose(after.forces, here.forces, atol=1e-10, rtol=0)
+    assert isinstance(merged, MacePotential)
+    exported = MacePotential(merged.settings, merged.plain_model(torch.float64))
+    assert abs(exported(graph(structure(atoms), 4.0)).energy - here.energy).item() < 1e-9
+
+
+def test_lora_folders_are_read_by_peft_itself(tmp_path: Path) -> None:
+    from e3nn import o3
+    from peft import LoraConfig, PeftModel
+
+    from finetune.adapters.equivariant_linear import EquivariantLinearLora
+    from finetune.data.graphs import graph
+    from tests.conftest import rattled, structure
+
+    potential, adapted = attached("lora")
+    with torch.no_grad():
+        for parameter in adapted.trainable_parameters().values():
+            parameter.add_(0.1)
+    adapted.save(tmp_path)
+    config = LoraConfig.from_pretrained(tmp_path)
+    config._register_custom_module({o3.Linear: EquivariantLinearLora})
+    again = tiny_mace()
+    PeftModel.from_pretrained(again.model, tmp_path, config=config)
+    item = graph(structure(rattled("CH3CH2OH", 1)), 4.0)
+    assert torch.equal(again(item).forces, potential(item).forces)
+
+
+def test_lora_differentiates_twice_and_clamps_its_rank(mixed_graphs: list[GraphBatch]) -> None:
+    potential, adapted = attached("lora", rank=64)
+    potential.train()
+    potential(concatenate(mixed_graphs)).forces.square().sum().backward()
+    trainable = adapted.trainable_parameters()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in trainable.values())
+    for name, parameter in trainable.items():
+        if "lora_A" in name:
+            rows, rank = parameter.shape
+            columns = trainable[name.replace("lora_A", "lora_B")].shape[1]
+            assert rank == 1 or rank * (rows + columns) <= rows * columns
+
+
+def test_lora_targets_that_match_nothing_name_the_nearest() -> None:
+    with pytest.raises(
+        RecipeError, match=r"'readouts.0.linea' .* Did you mean 'readouts.0.linear'"
+    ):
+        attached("lora", targets=("readouts.0.linea",))
