@@ -32,7 +32,7 @@ def installed(site: Path, cwd: Path, *arguments: str) -> str:
         "from finetune.commands import app; app(sys.argv[1:])"
     )
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code, *arguments], cwd=cwd, capture_output=True, text=True
+        [sys.executable, "-c", code, *arguments], cwd=cwd, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

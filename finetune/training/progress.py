@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 Record = dict[str, Any]
 """One epoch: ``epoch``, ``loss/NAME``, ``valid/…``, ``learning_rate``, ``gradient_norm``, …"""
@@ -98,11 +100,12 @@ class Plain(Reporter):
 
 
 class Bar(Reporter):
-    """A progress bar with losses, validation errors and the time left."""
+    """A progress bar with the time left, and under it the losses and validation errors."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self._bar: Progress | None = None
+        self._live: Live | None = None
 
     def say(self, message: str) -> None:
         """See `Reporter.say`."""
@@ -113,28 +116,27 @@ class Bar(Reporter):
         self._bar = Progress(
             TextColumn("epoch"),
             MofNCompleteColumn(),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=30),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[summary]}", markup=False),
             console=self.console,
-            refresh_per_second=4,
         )
-        self._bar.add_task("epochs", total=epochs, summary="")
-        self._bar.start()
+        self._bar.add_task("epochs", total=epochs)
+        self._live = Live(self._bar, console=self.console, refresh_per_second=4)
+        self._live.start()
 
     def epoch(self, record: Record) -> None:
         """See `Reporter.epoch`."""
-        if self._bar is not None:
-            task = self._bar.task_ids[0]
-            self._bar.update(task, completed=record["epoch"], summary=summary(record))
+        if self._bar is not None and self._live is not None:
+            self._bar.update(self._bar.task_ids[0], completed=record["epoch"])
+            self._live.update(Group(self._bar, Text(summary(record), style="dim")))
 
     def stop(self) -> None:
         """See `Reporter.stop`."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        if self._live is not None:
+            self._live.stop()
+            self._bar = self._live = None
 
 
 def reporter_for(console: Console, quiet: bool = False) -> Reporter:

@@ -68,9 +68,7 @@ def main() -> None:
     for arm in options.arms:
         first = {rate: run(options.out, arm, rate, 0, options.epochs) for rate in RATES}
         rate = min(first, key=lambda r: first[r]["valid"]["finetuned"]["energy_mae"])
-        results = [
-            run(options.out, arm, rate, draw, options.epochs) for draw in range(len(DRAWS))
-        ]
+        results = [run(options.out, arm, rate, draw, options.epochs) for draw in range(len(DRAWS))]
         row: dict[str, Any] = {"learning_rate": rate}
         for side in ("foundation", "finetuned"):
             for field in SHOWN:
