@@ -90,6 +90,7 @@ class Recipe(Options):
     """
 
     foundation: str
+    head: str | None = Field(None, description="head of a foundation that has several")
     data: DataRecipe
     reference_energies: Literal["keep", "estimate"] = "estimate"
     adapter: dict[str, Any] = Field(default_factory=lambda: {"kind": "full"})

@@ -107,6 +107,7 @@ def _finish(prepared: Preparation, outcome: TrainingOutcome, started: float) -> 
         "level_of_theory": prepared.levels,
         "foundation": {
             "name": prepared.foundation.location,
+            "head": recipe.head,
             "fingerprint": prepared.foundation.fingerprint,
         },
         "recipe": recipe.model_dump(mode="json"),
@@ -163,7 +164,7 @@ def _origin(tuned: Foundation) -> tuple[Potential | None, str]:
         return None, ""
     name, potential = origin["name"], tuned.potential
     try:
-        opened = load_foundation(name, potential.dtype, potential.device)
+        opened = load_foundation(name, potential.dtype, potential.device, head=origin.get("head"))
     except FoundationError:
         return None, f"without its foundation '{name}', which is not there any more"
     if opened.fingerprint != origin["fingerprint"]:

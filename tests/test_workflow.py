@@ -223,3 +223,31 @@ def test_a_lora_run_trains_merges_and_is_exported(workspace: Path, tmp_path: Pat
     again = finetune.evaluate(result.folder, workspace / "test.xyz")
     assert result.test is not None
     assert again.finetuned.energy_mae == pytest.approx(result.test.finetuned.energy_mae, rel=1e-6)
+
+
+def test_a_mace_file_is_a_foundation_with_a_head_of_its_own(
+    workspace: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    from finetune.testing import tiny_mace, tiny_settings
+
+    energies = tiny_settings().atomic_energies[0]
+    potential = tiny_mace(
+        head="cc",
+        heads=("dft", "cc"),
+        atomic_energies=(energies, energies),
+        atomic_inter_scale=(1.0, 1.5),
+        atomic_inter_shift=(0.0, -0.2),
+    )
+    path = tmp_path / "two-heads.model"
+    torch.save(potential.plain_model(torch.float64), path)
+    change: dict[str, Any] = {"foundation": str(path), "train": {"epochs": 1}}
+    with pytest.raises(FinetuneError, match="choose one of dft, cc"):
+        finetune.run(recipe_for(workspace, tmp_path / "run", **change))
+    result = finetune.run(recipe_for(workspace, tmp_path / "run", head="cc", **change))
+    again = finetune.evaluate(result.folder, workspace / "test.xyz")
+    assert again.foundation is not None
+    assert result.test is not None
+    assert result.test.foundation is not None
+    assert again.foundation.energy_mae == pytest.approx(result.test.foundation.energy_mae, rel=1e-6)

@@ -57,8 +57,13 @@ class IsolatedMolecules(Calculator):
         super().__init__()
         sizes = np.array([len(atoms) for atoms in molecules])
         offsets = np.cumsum(sizes) - sizes
-        edges = np.concatenate([neighbour_list(atoms.positions, np.inf) + offset
-                                for atoms, offset in zip(molecules, offsets, strict=True)], axis=1)
+        edges = np.concatenate(
+            [
+                neighbour_list(atoms.positions, np.inf) + offset
+                for atoms, offset in zip(molecules, offsets, strict=True)
+            ],
+            axis=1,
+        )
         positions = np.concatenate([atoms.positions for atoms in molecules])
         numbers = np.concatenate([atoms.numbers for atoms in molecules])
         self._dtype = next(model.parameters()).dtype
@@ -71,14 +76,21 @@ class IsolatedMolecules(Calculator):
         model.requires_grad_(False)
         self._run = torch.compile(make_fx(run)(fixed["positions"].detach()), dynamic=False)
 
-    def calculate(self, atoms: Atoms | None = None, properties: list[str] | None = None,
-                  system_changes: list[str] = all_changes) -> None:
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: list[str] | None = None,
+        system_changes: list[str] = all_changes,
+    ) -> None:
         """Energies in eV, forces in eV/Å."""
         super().calculate(atoms, properties, system_changes)
         with torch.no_grad():
             energies, forces = self._run(torch.as_tensor(self.atoms.positions, dtype=self._dtype))
-        self.results = {"energy": float(energies.sum()), "energies_of_molecules": energies.numpy(),
-                        "forces": forces.numpy()}
+        self.results = {
+            "energy": float(energies.sum()),
+            "energies_of_molecules": energies.numpy(),
+            "forces": forces.numpy(),
+        }
 
 
 def relaxed(smiles: str, seed: int) -> tuple[Atoms, list[tuple[int, int]]]:

@@ -59,13 +59,19 @@ def repulsion(model: ScaleShiftMACE, seed: int) -> dict[str, Any]:
             ours.append([_energy(model, numbers, x) for x in path])
             theirs.append([Xtb(numbers, x)(x)[0] for x in path])
     potential, xtb = (np.array(e)[:, 1:] - np.array(e)[:, :1] for e in (ours, theirs))
-    inward = np.diff(potential[:, CONTACTS.index(0.7):], axis=1)
+    inward = np.diff(potential[:, CONTACTS.index(0.7) :], axis=1)
     return {
-        "molecules": list(MOLECULES), "approaches": len(potential),
+        "molecules": list(MOLECULES),
+        "approaches": len(potential),
         "rising": float((inward > 0).all(axis=1).mean()),
-        "contacts": [{"contact": c, "xtb_median_ev": float(np.median(xtb[:, k])),
-                      "potential_median_ev": float(np.median(potential[:, k])),
-                      "potential_lowest_ev": float(potential[:, k].min()),
-                      "mae_ev": float(np.abs(potential - xtb)[:, k].mean())}
-                     for k, c in enumerate(CONTACTS)],
+        "contacts": [
+            {
+                "contact": c,
+                "xtb_median_ev": float(np.median(xtb[:, k])),
+                "potential_median_ev": float(np.median(potential[:, k])),
+                "potential_lowest_ev": float(potential[:, k].min()),
+                "mae_ev": float(np.abs(potential - xtb)[:, k].mean()),
+            }
+            for k, c in enumerate(CONTACTS)
+        ],
     }

@@ -26,14 +26,20 @@ from .step import Step, Tensors, compile_step, make_step
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate and energy weight as functions of the progress, 0 to 1."""
+    """Learning rate, energy weight and data as functions of the progress, 0 to 1.
+
+    From ``focus_from`` on, only ``focus_share`` of the configurations that are not thermal
+    (dynamics up to 800 K) take part in a pass.
+    """
 
     peak_rate: float = 8e-3
     last_rate: float = 5e-5
     warm_up: float = 0.01
     first_energy_weight: float = 2.0  # Å/atom
-    last_energy_weight: float = 8.0
+    last_energy_weight: float = 4.0
     energy_phase: tuple[float, float] = (0.55, 0.75)
+    focus_from: float = 0.7
+    focus_share: float = 0.4
 
     def rate(self, progress: float) -> float:
         """Linear warm-up, then half a cosine down to ``last_rate``."""
@@ -113,7 +119,12 @@ class Trainer:
 
     def _batches(self) -> Iterator[Tensors]:
         rng = np.random.default_rng([self.settings.seed, self.epoch, self.updates])
-        for chosen in pack(self.data, self.train, self.settings.shape, rng):
+        chosen_for_pass = self.train
+        if self.spent_s / self.settings.budget_s >= self.settings.schedule.focus_from:
+            thermal = (self.data.kind == "dynamics") & (self.data.temperature <= 800)
+            lucky = rng.random(len(self.train)) < self.settings.schedule.focus_share
+            chosen_for_pass = self.train[thermal[self.train] | lucky]
+        for chosen in pack(self.data, chosen_for_pass, self.settings.shape, rng):
             yield padded(self.data, chosen, self.settings.shape, R_MAX, self.interaction_energy)
 
     def _resume(self) -> None:

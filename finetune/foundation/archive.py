@@ -6,10 +6,10 @@ import io
 import math
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
@@ -77,11 +77,11 @@ def read_archive(file: BinaryIO) -> Content:
         if len(pickles) != 1:
             raise FoundationError("is a zip archive, but not one that torch.save writes.")
         storages = _Storages(archive, pickles[0].removesuffix("data.pkl"), size)
-        rebuild = {
+        rebuild: dict[str, Callable[..., object]] = {
             "torch._utils._rebuild_tensor_v2": _tensor,
             "torch._utils._rebuild_parameter": _parameter,
             "torch._utils._rebuild_parameter_with_state": _parameter,
-            "collections.OrderedDict": dict,
+            "collections.OrderedDict": _ordered,
         }
         root = interpret(storages.entry("data.pkl"), rebuild, storages.open)
         return Content(root, storages.numbers)
@@ -140,7 +140,7 @@ def _tensor(
     if count > len(storage):
         raise ValueError("a tensor larger than its storage")
     last = sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    if count and not 0 <= offset + last < len(storage):  # type: ignore[operator]
+    if count and not 0 <= offset + last < len(storage):
         raise ValueError("a tensor that reaches beyond its storage")
     if not count:
         return storage.new_empty(size)
@@ -151,6 +151,10 @@ def _parameter(data: object, *_: object) -> torch.Tensor:
     if not isinstance(data, torch.Tensor):
         raise TypeError("a parameter without a tensor")
     return data
+
+
+def _ordered() -> dict[Any, Any]:
+    return {}
 
 
 def _is_size(value: object) -> bool:

@@ -185,11 +185,12 @@ def _decimal(tensor: torch.Tensor) -> Any:
 
 
 def _row(tensor: torch.Tensor) -> Any:
-    return torch.atleast_1d(tensor.double()).tolist()
+    return tensor.double().flatten().tolist() if tensor.dim() < 2 else None
 
 
 def _rows(tensor: torch.Tensor) -> Any:
-    return torch.atleast_2d(tensor.double()).tolist()
+    rows = tensor.double()
+    return rows.tolist() if rows.dim() == 2 else [rows.tolist()]
 
 
 def _validated(fields: dict[str, Any]) -> MaceSettings:

@@ -9,15 +9,18 @@ tensors are passed in by the caller. Time and memory grow in proportion to the s
 from __future__ import annotations
 
 import pickletools
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from finetune.errors import FoundationError
 
-_VALUES = frozenset(
-    ["INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"]
-)
+_NAMES_OF_VALUES = """
+    BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES
+    BINBYTES8 BYTEARRAY8 BINUNICODE SHORT_BINUNICODE BINUNICODE8
+"""
+_VALUES = frozenset(_NAMES_OF_VALUES.split())
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _IGNORED = frozenset({"PROTO", "FRAME", "STOP"})
@@ -87,9 +90,11 @@ def interpret(
     machine = _Machine(rebuild, stored)
     name, position = "", 0
     try:
-        for opcode, argument, where in pickletools.genops(pickle):
-            name, position = opcode.name, where or 0
-            machine.step(name, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python warns of odd text in a damaged pickle
+            for opcode, argument, where in pickletools.genops(pickle):
+                name, position = opcode.name, where or 0
+                machine.step(name, argument)
         return machine.result()
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
         raise FoundationError(
@@ -142,10 +147,7 @@ class _Machine:
         self._stack = []
 
     def _pop(self, _: object) -> None:
-        if self._stack:
-            self._stack.pop()
-        else:
-            self._marked()
+        self._stack.pop()
 
     def _pop_mark(self, _: object) -> None:
         self._marked()
@@ -172,8 +174,8 @@ class _Machine:
         self._stack.append(Record(Global("builtins", "set"), ()))
 
     def _tuple(self, _: object) -> None:
-        items = self._marked()
-        self._stack.append(tuple(items))
+        items = tuple(self._marked())
+        self._stack.append(items)
 
     def _frozenset(self, _: object) -> None:
         items = self._marked()
@@ -237,10 +239,6 @@ class _Machine:
         args, maker = self._stack.pop(), self._stack.pop()
         self._stack.append(Record(maker, args))
 
-    def _new_with_names(self, _: object) -> None:
-        names, args, maker = self._stack.pop(), self._stack.pop(), self._stack.pop()
-        self._stack.append(Record(maker, (args, names)))
-
     def _build(self, _: object) -> None:
         state, target = self._stack.pop(), self._stack[-1]
         if isinstance(target, Record):
@@ -282,7 +280,6 @@ _HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
     "STACK_GLOBAL": _Machine._stack_global,
     "REDUCE": _Machine._reduce,
     "NEWOBJ": _Machine._new,
-    "NEWOBJ_EX": _Machine._new_with_names,
     "BUILD": _Machine._build,
     "BINPERSID": _Machine._persistent,
 }

@@ -10,6 +10,7 @@ import torch
 from finetune.errors import FoundationError
 from finetune.foundation.inert import Global, Record
 
+_PARITIES = {1: "e", -1: "o"}
 _NUMPY = {"f8": "<d", "f4": "<f", "i8": "<q", "i4": "<i"}
 
 
@@ -42,7 +43,8 @@ class Part:
 
     def place(self, name: object) -> str:
         """Return the dotted path of something inside."""
-        return f"{self.path}.{name}" if self.path else str(name)
+        text = ascii(str(name)[:60])[1:-1]
+        return f"{self.path}.{text}" if self.path else text
 
     def has(self, name: str) -> bool:
         """Whether there is a submodule of this name."""
@@ -117,23 +119,25 @@ def _irreps(record: Record) -> str:
     """Return irreps as e3nn writes them."""
     terms = []
     try:
-        (entries,) = record.args  # type: ignore[misc]
-        for entry in entries:
-            ((multiplicity, irrep),) = entry.args
-            ((degree, parity),) = irrep.args
+        args: Any = record.args
+        for entry in args[0]:
+            multiplicity, irrep = entry.args[0]
+            degree, parity = irrep.args[0]
             if not all(type(number) is int for number in (multiplicity, degree, parity)):
                 raise TypeError("irreps that are not numbers")
-            terms.append(f"{multiplicity:d}x{degree:d}{'e' if parity == 1 else 'o'}")
-    except (TypeError, ValueError, AttributeError) as error:
+            terms.append(f"{multiplicity}x{degree}{_PARITIES[parity]}")
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
         raise FoundationError("holds irreps that cannot be understood.") from error
     return "+".join(terms)
 
 
 def _numpy_number(record: Record) -> int | float:
     try:
-        dtype, raw = record.args  # type: ignore[misc]
-        if isinstance(raw, Record) and raw.path == "_codecs.encode":
-            raw = raw.args[0].encode("latin1")  # type: ignore[index]
+        args: Any = record.args
+        dtype, raw = args
+        if isinstance(raw, Record):  # bytes, as pickle writes them for Python 2
+            inner: Any = raw.args
+            raw = inner[0].encode("latin1")
         number: int | float = struct.unpack(_NUMPY[dtype.args[0]], raw)[0]
     except (TypeError, ValueError, AttributeError, KeyError, IndexError, struct.error) as error:
         raise FoundationError("holds a NumPy number that cannot be understood.") from error

@@ -41,6 +41,8 @@ def check_plausible(settings: MaceSettings, model: Part, numbers: int) -> None:
     for name, (value, limit) in limits.items():
         if value > limit:
             raise FoundationError(f"has '{name}' of {value}, beyond the {limit} that is supported.")
+    if min(*layers, *_correlations(settings)) < 1:
+        raise FoundationError("has a 'radial_MLP' or 'correlation' that is not positive.")
     if not scalars:
         raise FoundationError("has no scalars among its hidden irreps.")
     weights = (

@@ -29,9 +29,12 @@ def tiny_settings(**changes: object) -> MaceSettings:
 
 
 def tiny_mace(
-    seed: int = 0, dtype: torch.dtype = torch.float64, **changes: object
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    head: str | None = None,
+    **changes: object,
 ) -> MacePotential:
     """Return an untrained `MacePotential` with seeded weights, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MacePotential.build(tiny_settings(**changes), dtype).eval()
+        return MacePotential.build(tiny_settings(**changes), dtype, head).eval()

@@ -1,0 +1,50 @@
+"""The code in the docs runs, and links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import finetune
+
+ROOT = Path(finetune.__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_within_the_project_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.slow
+def test_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        shortened = block.replace("train.epochs=20", "train.epochs=2").replace(
+            "output=runs", f"output={tmp_path}"
+        )
+        exec(shortened, names)
+    assert (tmp_path / "short" / "report.html").is_file()
+    assert (tmp_path / "torque" / "report.html").is_file()
+
+
+def test_every_option_of_a_recipe_is_documented() -> None:
+    from finetune.adapters import adapters
+    from finetune.losses import losses
+    from finetune.recipe import DataRecipe, Recipe, TrainRecipe
+
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    for name in Recipe.model_fields:
+        assert f"`{name}" in text, name
+    for name in TrainRecipe.model_fields:
+        assert f"`train.{name}`" in text, name
+    for name in DataRecipe.model_fields:
+        assert f"`data.{name}`" in text, name
+    for registry in (losses, adapters):
+        for name in registry._builtin:
+            assert f"`{name}`" in text, name
+            for option in registry.options(name).model_fields:
+                assert f"`{option}" in text or option in {"kind", "huber_delta"}, option
