@@ -51,7 +51,7 @@ class DisplacementOptions(Options):
     """
 
     kind: Literal["uniform", "sphere", "gaussian"] = "uniform"
-    size: Size = 0.05
+    size: Size = 0.01
 
 
 class WeakLossOptions(LossOptions):

@@ -22,8 +22,8 @@ RATES = (3e-4, 1e-3)
 ARMS: dict[str, dict[str, Any]] = {
     "energies alone": {},
     "PITC + PISC": {
-        "pitc": {"weight": 0.1, "displacement": 0.02},
-        "pisc": {"weight": 0.01, "displacement": 0.02},
+        "pitc": {"weight": 0.1, "displacement": 0.01},
+        "pisc": {"weight": 0.01, "displacement": 0.01},
     },
     "anchored PITC": {"pitc": {"weight": 1.0, "displacement": 0.1, "anchored": True}},
     "replay of forces": {"replay": {"weight": 0.003, "displacement": 0.1}},
