@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -57,17 +58,8 @@ class AdaptedPotential:
         Raises:
             RunFolderError: If the file is missing, damaged or belongs to another adapter.
         """
-        path = folder / WEIGHTS
-        try:
-            tensors = load_tensors(path.read_bytes())
-        except (OSError, SafetensorError, ValueError) as error:
-            raise RunFolderError(f"'{path}' cannot be read: {error}.") from error
         parameters = self.trainable_parameters()
-        fits = parameters.keys() == tensors.keys() and all(
-            parameters[name].shape == tensor.shape for name, tensor in tensors.items()
-        )
-        if not fits:
-            raise RunFolderError(f"'{path}' belongs to another adapter or another foundation.")
+        tensors = read_weights(folder / WEIGHTS, parameters)
         with torch.no_grad():
             for name, tensor in tensors.items():
                 parameters[name].copy_(tensor)
@@ -75,6 +67,22 @@ class AdaptedPotential:
     def merge(self) -> Potential:
         """Return a plain potential that predicts the same, ready for export."""
         return self.potential
+
+
+def read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Read the stored weights of an adapter, of the names and shapes expected.
+
+    Raises:
+        RunFolderError: If the file is missing, damaged or belongs to another adapter.
+    """
+    try:
+        tensors = load_tensors(path.read_bytes())
+    except (OSError, SafetensorError, ValueError) as error:
+        raise RunFolderError(f"'{path}' cannot be read: {error}.") from error
+    stored = {name: tensor.shape for name, tensor in tensors.items()}
+    if stored != {name: tensor.shape for name, tensor in expected.items()}:
+        raise RunFolderError(f"'{path}' belongs to another adapter or another foundation.")
+    return tensors
 
 
 class Adapter(ABC):

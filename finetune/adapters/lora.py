@@ -9,12 +9,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 
-from finetune.adapters.base import AdaptedPotential, Adapter
+from finetune.adapters.base import AdaptedPotential, Adapter, read_weights
 from finetune.adapters.options import LoraOptions
-from finetune.errors import RecipeError, RunFolderError, suggestion
+from finetune.errors import RecipeError, suggestion
 from finetune.files import write_atomically
 from finetune.foundation.importing import mace_modules
 from finetune.foundation.potential import Potential
@@ -52,18 +50,8 @@ class LoraPotential(AdaptedPotential):
         """
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-        path = folder / WEIGHTS
-        try:
-            tensors = load_tensors(path.read_bytes())
-        except (OSError, SafetensorError, ValueError) as error:
-            raise RunFolderError(f"'{path}' cannot be read: {error}.") from error
-        own = {
-            name: tensor.shape
-            for name, tensor in get_peft_model_state_dict(self.peft_model).items()
-        }
-        if own != {name: tensor.shape for name, tensor in tensors.items()}:
-            raise RunFolderError(f"'{path}' belongs to another adapter or another foundation.")
-        set_peft_model_state_dict(self.peft_model, tensors)
+        own = get_peft_model_state_dict(self.peft_model)
+        set_peft_model_state_dict(self.peft_model, read_weights(folder / WEIGHTS, own))
 
     def merge(self) -> Potential:
         """Return a plain potential with the updates added to its weights."""
