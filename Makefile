@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: quickstart test test-all lint types check clean
 
 quickstart: $(VENV)/.installed
-	$(BIN)/piwsl-finetune run recipes/quickstart.yaml --overwrite
+	OMP_NUM_THREADS=1 $(BIN)/piwsl-finetune run recipes/quickstart.yaml --overwrite
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not slow"

@@ -108,7 +108,10 @@ def evaluate(
     if as_json:
         print(json.dumps(found.as_dict(), indent=2))
     else:
-        Console().print(found.table())
+        console = Console()
+        console.print(found.table())
+        if found.note:
+            console.print(found.note, soft_wrap=True, markup=False, highlight=False)
 
 
 @app.command()

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ase.data import chemical_symbols
+from ase.symbols import Symbols
 
-from finetune import run_folder
+from finetune import run_folder, sanity
 from finetune.adapters import adapters
 from finetune.data.graphs import graph
 from finetune.data.labels import Structure
@@ -23,6 +25,7 @@ from finetune.foundation import reference_energies
 from finetune.foundation.loading import Foundation, load_foundation
 from finetune.losses.total import TotalLoss
 from finetune.recipe import Recipe
+from finetune.resources import expanded
 from finetune.training.loop import TrainingData
 
 STRANGE = 0.5
@@ -35,7 +38,7 @@ class Preparation:
 
     def __init__(self, recipe: Recipe, beside: Path | None, overwrite: bool) -> None:
         self.recipe = recipe
-        self.folder = Path(recipe.output).expanduser()
+        self.folder = expanded(recipe.output)
         run_folder.check_free(self.folder, overwrite)
         device, dtype = choose_device(recipe.train.device), choose_dtype(recipe.train.precision)
         self.notes: list[str] = []
@@ -57,6 +60,11 @@ class Preparation:
         }
         self.data = TrainingData(graphs["train"], graphs["valid"], graphs["unlabelled"])
         self.test = graphs["test"]
+        self.notes += sanity.notes(
+            self.foundation.potential, self.data.train, structures, recipe.losses
+        )
+        self.compositions = sorted({_formula(item) for item in structures["train"]})
+        self.ambiguous = False
         if recipe.reference_energies == "estimate":
             self._refit_references()
         self._warn_of_strange_energies()
@@ -70,11 +78,12 @@ class Preparation:
     def _refit_references(self) -> None:
         fit = reference_energies.estimate(self.foundation.potential, self.data.train)
         reference_energies.apply(self.foundation.potential, fit)
+        self.ambiguous = fit.ambiguous
         if fit.ambiguous:
             self.notes.append(
-                f"note: the training set has {fit.identified} independent composition(s) for "
-                f"{len(fit.change)} elements, so reference energies of single elements are not "
-                "fixed by it; use the result for these compositions only."
+                f"note: {fit.identified} independent composition"
+                f"{'s do' if fit.identified > 1 else ' does'} not fix the reference energies of "
+                f"{len(fit.change)} elements; energies of other compositions will mean nothing."
             )
 
     def _warn_of_strange_energies(self) -> None:
@@ -116,15 +125,15 @@ class Preparation:
             if value is not None
         ]
 
-    def create_folder(self) -> None:
-        """Make the run folder with recipe and environment."""
-        record = environment(
+    @property
+    def environment(self) -> dict[str, Any]:
+        """The content of the run's ``environment.json``."""
+        return environment(
             str(self.foundation.potential.device),
             self.recipe.train.seed,
             self.foundation.name,
             self.foundation.fingerprint,
         )
-        run_folder.create(self.folder, self.recipe.dump(), record)
 
 
 def _read(recipe: Recipe, beside: Path | None) -> dict[str, list[Structure]]:
@@ -171,6 +180,15 @@ def _check_labels(recipe: Recipe, train: Sequence[Structure], valid: Sequence[St
                 f"recipe's losses and train.monitor={recipe.train.monitor} need. "
                 f"It has: {', '.join(present) or 'none'}."
             )
+
+
+def _formula(structure: Structure) -> str:
+    return str(Symbols(structure.numbers).get_chemical_formula())
+
+
+def foreign_compositions(structures: Sequence[Structure], known: Sequence[str]) -> list[str]:
+    """Return the compositions of structures that are not among the known ones."""
+    return sorted({_formula(item) for item in structures} - set(known))
 
 
 def check_elements(structures: Mapping[str, Sequence[Structure]], foundation: Foundation) -> None:

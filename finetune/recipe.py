@@ -77,8 +77,8 @@ class TrainRecipe(Options):
     )
     patience: int | None = Field(None, ge=1, description="epochs without a better validation")
     precision: Literal["float32", "float64"] = "float64"
-    device: str = Field("auto", description="auto | cpu | cuda | cuda:0 | mps")
-    seed: int = Field(0, ge=0)
+    device: str = Field("auto", description="auto | cpu | cuda | cuda:0")
+    seed: int = Field(0, ge=0, le=2**62)
 
 
 class Recipe(Options):
@@ -103,6 +103,8 @@ class Recipe(Options):
     @field_validator("adapter", mode="before")
     @classmethod
     def _adapter(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = {"kind": value}
         if not isinstance(value, Mapping):
             raise ValueError("write `adapter: {kind: NAME}`")
         kind = str(value.get("kind", "full"))
@@ -141,13 +143,15 @@ class Recipe(Options):
         cls, mapping: Any, overrides: Sequence[str] = (), where: str = "the recipe"
     ) -> Recipe:
         """Validate a mapping (or OmegaConf config), after applying dotted overrides."""
+        if isinstance(overrides, str):
+            raise RecipeError(f"overrides are a list of strings: ['{overrides}']")
         for override in overrides:
-            key, equals, _ = override.partition("=")
+            key, equals, _ = str(override).partition("=")
             if not equals or not key.strip():
                 raise RecipeError(f"override '{override}' must read key.sub=value")
         try:
             merged = OmegaConf.merge(
-                OmegaConf.create(mapping), OmegaConf.from_dotlist(list(overrides))
+                OmegaConf.create(mapping), OmegaConf.from_dotlist([str(item) for item in overrides])
             )
             plain = OmegaConf.to_container(merged, resolve=True)
         except (YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:
@@ -160,6 +164,18 @@ class Recipe(Options):
     def dump(self) -> str:
         """Return YAML with every default filled in; `parse` of it gives an equal recipe."""
         return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(mode="json")))
+
+
+def label_keys(given: Mapping[str, Any]) -> LabelKeys:
+    """Validate names of labels.
+
+    Raises:
+        RecipeError: For a quantity other than energy, forces and stress.
+    """
+    try:
+        return LabelKeys.model_validate(dict(given))
+    except ValidationError as error:
+        raise RecipeError(explain(error, LabelKeys, "the label keys")) from None
 
 
 def _nested(options: type[BaseModel], given: Mapping[str, Any]) -> BaseModel:
@@ -196,8 +212,16 @@ def _lines(error: ValidationError, model: type[BaseModel]) -> str:
         else:
             message = fault["msg"].removeprefix("Value error, ")
             shown = "" if "\n" in message or fault["type"] == "value_error" else _shown(fault)
-            lines.append(f"  {location or model.__name__}: {message}{shown}")
+            hint = (
+                _HINT
+                if isinstance(fault["input"], dict) and None in fault["input"].values()
+                else ""
+            )
+            lines.append(f"  {location or model.__name__}: {message}{shown}{hint}")
     return "\n".join(lines)
+
+
+_HINT = " YAML reads a value that ends in a colon as a mapping: quote it, 'FILE@100:'."
 
 
 def _shown(fault: Any) -> str:

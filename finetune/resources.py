@@ -22,7 +22,7 @@ def find(path: str | Path, beside: Path | None = None) -> Path | None:
         path: Absolute, or relative to the working directory, to ``beside`` or to the shipped files.
         beside: Folder of the file that mentions the path.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     places = [path]
     if not path.is_absolute():
         if beside is not None:
@@ -30,6 +30,14 @@ def find(path: str | Path, beside: Path | None = None) -> Path | None:
         if path.parts and path.parts[0] in {"data", "recipes"}:
             places.append(shipped() / path)
     return next((place for place in places if place.exists()), None)
+
+
+def expanded(path: str | Path) -> Path:
+    """Return the path with a leading ``~`` replaced, where it names a home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def recipes() -> dict[str, Path]:

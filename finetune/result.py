@@ -37,7 +37,7 @@ class Comparison:
             foundation could not be opened.
         finetuned_predictions: What the fine-tuned errors were computed from.
         foundation_predictions: The same for the foundation.
-        note: Why there is no foundation to compare with, where that wants saying.
+        note: What a reader of the errors should know.
     """
 
     source: str
@@ -70,7 +70,6 @@ class Comparison:
             table.add_column("potential", justify="right")
             for title, unit, _, after in self.rows():
                 table.add_row(Text(f"{title} [{unit}]"), f"{after:.2f}")
-            table.caption = Text(self.note) if self.note else None
             return table
         for name in ("foundation*", "fine-tuned", "change"):
             table.add_column(name, justify="right")

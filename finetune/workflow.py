@@ -19,8 +19,8 @@ from finetune.foundation import storage
 from finetune.foundation.loading import Foundation, load_foundation
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.potential import Potential
-from finetune.preparation import Preparation, check_elements
-from finetune.recipe import LabelKeys, Recipe
+from finetune.preparation import Preparation, check_elements, foreign_compositions
+from finetune.recipe import Recipe, label_keys
 from finetune.result import Comparison, RunResult
 from finetune.training.loop import Trainer, TrainingOutcome
 from finetune.training.progress import Reporter, Silent
@@ -58,12 +58,12 @@ def run(
     prepared = Preparation(recipe, beside, overwrite)
     for note in (prepared.summary, *prepared.notes):
         reporter.say(note)
-    prepared.create_folder()
-    outcome = Trainer(
-        prepared.adapted, prepared.reference, prepared.data, recipe, prepared.folder, reporter
-    ).run()
-    reporter.say("evaluating …")
-    return _finish(prepared, outcome, started)
+    with run_folder.replacing(prepared.folder, recipe.dump(), prepared.environment):
+        outcome = Trainer(
+            prepared.adapted, prepared.reference, prepared.data, recipe, prepared.folder, reporter
+        ).run()
+        reporter.say("evaluating …")
+        return _finish(prepared, outcome, started)
 
 
 def validate(
@@ -105,6 +105,7 @@ def _finish(prepared: Preparation, outcome: TrainingOutcome, started: float) -> 
     metadata = {
         "name": folder.name,
         "level_of_theory": prepared.levels,
+        "compositions": prepared.compositions if prepared.ambiguous else None,
         "foundation": {
             "name": prepared.foundation.location,
             "head": recipe.head,
@@ -149,10 +150,17 @@ def evaluate(
     chosen, precision = choose_device(device), choose_dtype(dtype)
     tuned = load_foundation(path, precision, chosen)
     trained_with = tuned.metadata.get("recipe", {}).get("data", {}).get("keys", {})
-    structures = read_structures(files, LabelKeys.model_validate({**trained_with, **(keys or {})}))
+    structures = read_structures(files, label_keys({**trained_with, **(keys or {})}))
     check_elements({"data": structures}, tuned)
     graphs = [graph(item, tuned.potential.cutoff) for item in structures]
     reference, note = _origin(tuned)
+    known = tuned.metadata.get("compositions") or []
+    foreign = foreign_compositions(structures, known) if known else []
+    if foreign:
+        note = (
+            f"warning: trained on {', '.join(known)} alone, so total energies of "
+            f"{', '.join(foreign)} mean nothing; forces and energy differences may. {note}"
+        )
     names = [files] if isinstance(files, (str, Path)) else files
     return compare(", ".join(map(str, names)), tuned.potential, reference, graphs, note)
 

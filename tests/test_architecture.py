@@ -17,6 +17,7 @@ FLOORS = [
     {"devices", "quantities"},
     {"data"},
     {"foundation"},
+    {"sanity"},
     {"perturbation"},
     {"losses.*", "adapters.*", "testing"},
     {"evaluation.metrics"},

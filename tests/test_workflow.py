@@ -170,6 +170,33 @@ def test_earlier_work_is_not_lost(result: RunResult, workspace: Path, tmp_path: 
         finetune.run(recipe_for(workspace, tmp_path / "thesis.tex" / "run"))
 
 
+def test_an_earlier_run_is_put_back_when_its_successor_fails(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finetune.training.loop import Trainer
+
+    folder = tmp_path / "run"
+    finetune.run(recipe_for(workspace, folder, train={"epochs": 1}))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def fail(self: Trainer, epoch: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_train_epoch", fail)
+        with pytest.raises(FinetuneError, match="interrupted before"):
+            finetune.run(recipe_for(workspace, folder), overwrite=True)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    monkeypatch.chdir(folder)
+    with pytest.raises(FinetuneError, match="is the working folder"):
+        finetune.run(recipe_for(workspace, "."), overwrite=True)
+    (folder / "model" / "notes.txt").write_text("mine")
+    with pytest.raises(FinetuneError, match=r"other files \('model/notes.txt'\)"):
+        finetune.run(recipe_for(workspace, folder), overwrite=True)
+    assert (folder / "model" / "notes.txt").read_text() == "mine"
+
+
 def test_a_run_does_not_eat_its_own_foundation(result: RunResult, workspace: Path) -> None:
     recipe = recipe_for(workspace, result.folder, foundation=str(result.folder))
     with pytest.raises(FinetuneError, match="the foundation lies in the output"):

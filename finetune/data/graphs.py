@@ -132,7 +132,6 @@ def graph(structure: Structure, cutoff: float, skin: float = 0.0) -> GraphBatch:
     edges, shifts = _edges(structure, cutoff + skin)
     n = len(structure)
     has = {name: getattr(structure, name) is not None for name in ("energy", "forces", "stress")}
-    has["stress"] &= bool(structure.pbc.all())  # elsewhere there is no volume to refer it to
     energy = structure.energy if structure.energy is not None else 0.0
     forces = structure.forces if structure.forces is not None else np.zeros((n, 3))
     stress = structure.stress if structure.stress is not None else np.zeros((3, 3))

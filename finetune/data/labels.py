@@ -31,7 +31,7 @@ class Structure:
         pbc: Periodic directions ``[3]``.
         energy: Total energy, eV.
         forces: ``[n, 3]``, eV/Å.
-        stress: ``[3, 3]``, eV/Å³, ASE's sign; used where all three directions are periodic.
+        stress: ``[3, 3]``, eV/Å³, ASE's sign; None unless all three directions are periodic.
         where: File and index, for messages.
         config_type: Name of the subset that the structure belongs to.
         level_of_theory: What the labels were computed with, as far as the file says.
@@ -66,7 +66,7 @@ def from_atoms(atoms: Atoms, keys: LabelKeys, where: str) -> Structure:
         pbc=np.array(atoms.pbc, dtype=bool),
         energy=_energy(label(atoms, keys.energy), keys.energy, where),
         forces=_forces(label(atoms, keys.forces), keys.forces, len(atoms), where),
-        stress=_stress(label(atoms, keys.stress), keys.stress, where),
+        stress=_stress(label(atoms, keys.stress), keys.stress, where) if atoms.pbc.all() else None,
         where=where,
         config_type=str(atoms.info.get("config_type", "Default")),
         level_of_theory=_text(atoms.info.get("level_of_theory")),
@@ -121,7 +121,7 @@ def check_keys(frames: Iterable[Atoms], keys: LabelKeys, where: str, need_labels
         hint = near[0] if near else "NAME"
         raise DataError(
             f"{where} has no energies under '{keys.energy}' and no forces under '{keys.forces}'. "
-            f"Set data.keys.energy={hint}. Keys present: {listed}."
+            f"Set data.keys.energy={hint} (evaluate: --energy-key {hint}). Keys present: {listed}."
         )
 
 
@@ -142,8 +142,9 @@ def check_geometry(structure: Structure) -> None:
         raise DataError(f"{where} has an atom of unknown element (atomic number 0 or 'X').")
     if structure.pbc.any() and np.linalg.norm(structure.cell[structure.pbc], axis=1).min() < 1e-6:
         raise DataError(f"{where} is periodic along a direction whose cell vector is zero.")
-    if structure.pbc.all() and abs(np.linalg.det(structure.cell)) < 1e-6:
-        raise DataError(f"{where} is periodic but its cell has no volume.")
+    periodic = structure.cell[structure.pbc]
+    if np.linalg.matrix_rank(periodic, tol=1e-6) < len(periodic):
+        raise DataError(f"{where} is periodic but its cell vectors are parallel.")
     atoms = Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
     first, second, distance = neighbor_list("ijd", atoms, CLOSEST)
     if len(first):
@@ -193,6 +194,8 @@ def _stress(value: Any, key: str, where: str) -> Array | None:
 
 def _finite(value: Any, key: str, where: str) -> Array:
     try:
+        if np.asarray(value).dtype == bool:
+            raise TypeError
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
         raise DataError(f"{where}: '{key}' is not numeric ({str(value)[:40]!r}).") from None

@@ -55,10 +55,13 @@ def _read(source: str, beside: Path | None) -> list[Atoms]:
         name, index = source, ":"
     path = find(name, beside)
     if path is None or not path.is_file():
-        folders = ", ".join(str(place) for place in (Path.cwd(), beside) if place is not None)
+        places = dict.fromkeys((Path.cwd(), beside.resolve() if beside else Path.cwd()))
+        folders = ", ".join(str(place) for place in places)
         raise DataError(f"no structure file '{name}' (looked in {folders}).")
     try:
-        frames = ase.io.read(path, index=index)
+        frames = ase.io.read(path, index=index, do_not_split_by_at_sign=True)
+    except (StopIteration, IndexError):
+        raise DataError(f"'{source}' holds no structure at that index.") from None
     except Exception as error:  # ASE's readers raise whatever their parsers raise
         reason = f"{type(error).__name__}: {error}"
         raise DataError(f"'{source}' cannot be read by ASE ({reason}).") from error

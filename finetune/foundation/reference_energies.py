@@ -17,8 +17,8 @@ from finetune.foundation.potential import Potential
 
 RIDGE = 1e-12
 """Strength of the pull towards no change, relative to the largest squared singular value of the
-composition matrix. Its singular values are either of order one or exactly zero, so identified
-directions keep twelve digits, and directions that no composition identifies stay as they were."""
+composition matrix. Compositions are whole numbers, so its singular values are far above a millionth
+of the largest or exactly zero: what is identified is fitted, what is not stays as it was."""
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,17 @@ def test_index_expressions_select(tmp_path: Path) -> None:
     assert len(read_structures([f"{path}@0", path])) == 6
 
 
+def test_names_with_an_at_sign_are_names(tmp_path: Path) -> None:
+    assert len(read_structures(written(tmp_path, labelled(), name="set@2.xyz"))) == 1
+
+
+def test_stress_without_a_volume_is_no_label(tmp_path: Path) -> None:
+    atoms = labelled()
+    atoms.info["REF_stress"] = np.zeros(6)
+    (found,) = read_structures(written(tmp_path, atoms))
+    assert found.stress is None
+
+
 def test_files_are_found_beside_the_recipe(tmp_path: Path) -> None:
     written(tmp_path, labelled())
     assert len(read_structures("data.xyz", beside=tmp_path)) == 1
@@ -70,6 +81,7 @@ def test_files_are_found_beside_the_recipe(tmp_path: Path) -> None:
         (labelled(forces=np.full((3, 3), np.inf)), "structure 0: 'REF_forces' holds NaN or inf"),
         (labelled(forces=np.zeros((3, 2))), r"shape \(3, 2\); forces need \(3, 3\)"),
         (labelled("low"), "'REF_energy' is not numeric"),
+        (labelled(True), "'REF_energy' is not numeric"),
         (labelled([1.0, 2.0]), "must be one number in eV"),
     ],
 )
@@ -90,6 +102,13 @@ def lost() -> Atoms:
     return atoms
 
 
+def flat() -> Atoms:
+    atoms = labelled()
+    atoms.set_cell([[8, 0, 0], [8, 0, 0], [0, 0, 8]])
+    atoms.pbc = (True, True, False)
+    return atoms
+
+
 def ghost() -> Atoms:
     atoms = labelled()
     atoms.numbers[0] = 0
@@ -102,6 +121,7 @@ def ghost() -> Atoms:
         (collided(), r"atoms 1 and 2 are 0\.173 Å apart"),
         (lost(), "positions or a cell that are NaN"),
         (ghost(), "unknown element"),
+        (flat(), "cell vectors are parallel"),
     ],
 )
 def test_bad_geometries_are_named(tmp_path: Path, atoms: Atoms, message: str) -> None:

@@ -1,0 +1,124 @@
+"""Notes on data that can be read but are probably not what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from finetune.data.graphs import GraphBatch, batches
+from finetune.data.labels import Structure
+from finetune.foundation.potential import Potential
+from finetune.losses.options import LossOptions
+
+ENOUGH = 5
+"""Labelled structures below which the spread of energies says nothing."""
+UNITS = {"Hartree": 1 / 27.2114, "kcal/mol": 23.0605, "kJ/mol": 96.4853}
+"""What one eV is in the units that energies are mistaken for eV in."""
+TOLERANCE = 2.5
+"""Factor by which the spread of labels may differ from the foundation's."""
+
+
+def notes(
+    potential: Potential,
+    graphs: Sequence[GraphBatch],
+    structures: Mapping[str, Sequence[Structure]],
+    losses: Mapping[str, LossOptions],
+) -> list[str]:
+    """Return everything worth telling about a run's data before it starts.
+
+    Args:
+        potential: The foundation, in evaluation mode.
+        graphs: The training structures.
+        structures: All structures by split: train, valid, test, unlabelled.
+        losses: The recipe's losses by name.
+    """
+    found = [
+        *idle_losses(structures["train"], losses),
+        *mixed_levels(structures),
+        *shared_frames(structures),
+    ]
+    spread = energy_spread(potential, graphs)
+    if spread is not None and not 1 / TOLERANCE < spread < TOLERANCE:
+        nearest = min(UNITS, key=lambda unit: abs(torch.tensor(spread / UNITS[unit]).log()))
+        found.append(
+            f"warning: energies of like structures spread {spread:.3g} times as far as the "
+            f"foundation expects. Are they in eV? One eV is {UNITS[nearest]:.3g} {nearest}."
+        )
+    return found
+
+
+def idle_losses(train: Sequence[Structure], losses: Mapping[str, LossOptions]) -> list[str]:
+    """Name the supervised losses that find no label in the training set."""
+    return [
+        f"note: no training structure has {options.kind} labels; the loss '{name}' is idle."
+        for name, options in losses.items()
+        if options.kind in {"energy", "forces", "stress"}
+        and options.weight > 0
+        and all(getattr(item, options.kind) is None for item in train)
+    ]
+
+
+def mixed_levels(structures: Mapping[str, Sequence[Structure]]) -> list[str]:
+    """Say where the files name more than one level of theory."""
+    levels = {
+        split: sorted({item.level_of_theory for item in items if item.level_of_theory is not None})
+        for split, items in structures.items()
+        if split != "unlabelled"
+    }
+    if len({level for found in levels.values() for level in found}) < 2:
+        return []
+    listed = "; ".join(f"{split}: {', '.join(found)}" for split, found in levels.items() if found)
+    return [f"warning: the labels are of different levels of theory ({listed})."]
+
+
+def shared_frames(structures: Mapping[str, Sequence[Structure]]) -> list[str]:
+    """Count the validation and test structures that are training structures too."""
+    train = {_identity(item) for item in structures["train"]}
+    counts = {
+        split: sum(_identity(item) in train for item in structures[split])
+        for split in ("valid", "test")
+    }
+    return [
+        f"warning: {count} of the {split} structures are in the training set too."
+        for split, count in counts.items()
+        if count
+    ]
+
+
+@torch.no_grad()
+def energy_spread(
+    potential: Potential, graphs: Sequence[GraphBatch], limit: int = 64
+) -> float | None:
+    """Return the spread of labelled energies over that of predicted ones.
+
+    What composition alone explains is taken off both, so that levels of theory do not matter.
+    None where there are too few structures of like composition, or they hardly differ.
+    """
+    labelled = [item for item in graphs if bool(item.has_energy.any())][:limit]
+    if not labelled:
+        return None
+    counts, pairs = [], []
+    for batch in batches(labelled, 16):
+        moved = batch.to(potential.device, potential.dtype)
+        element = potential.element_index(moved.numbers)
+        one_hot = torch.nn.functional.one_hot(element, len(potential.elements)).double()
+        counts.append(moved.sum_atoms(one_hot).cpu())
+        predicted = potential(moved, forces=False).energy.cpu()
+        pairs.append(torch.stack([batch.energy, predicted], dim=1))
+    composition, energies = torch.cat(counts), torch.cat(pairs)
+    rank = int(torch.linalg.matrix_rank(composition))
+    if len(energies) - rank < ENOUGH:
+        return None
+    basis = torch.linalg.svd(composition, full_matrices=False)[0][:, :rank]
+    left = energies - basis @ (basis.T @ energies)
+    labels, predictions = left.norm(dim=0).tolist()
+    return labels / predictions if predictions > 1e-3 * len(energies) ** 0.5 else None
+
+
+def _identity(structure: Structure) -> tuple[bytes, bytes, bytes]:
+    return (
+        structure.numbers.tobytes(),
+        structure.positions.round(6).tobytes(),
+        structure.cell.round(6).tobytes(),
+    )
