@@ -51,7 +51,7 @@ def test_coupled_cluster_sets_are_what_the_readme_says(molecule: str) -> None:
     assert len(sets["scan"]) >= 12
     assert all(item.energy is not None for items in sets.values() for item in items)
     assert all(item.forces is None for item in sets["train"])
-    assert sum(item.forces is not None for item in sets["test"]) >= 20
+    assert all(item.forces is not None for item in sets["test"])
     assert all(item.forces is not None for item in sets["train_pbe0"])
     assert {s.level_of_theory for s in sets["train"] + sets["test"]} == {
         "CCSD(T)/cc-pVDZ, frozen core"
