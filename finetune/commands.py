@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from finetune import __version__
 from finetune.errors import FinetuneError, RunFolderError
 
 app = typer.Typer(
@@ -31,6 +32,22 @@ Overrides = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")]
 Precision = Annotated[str, typer.Option(help="float64 or float32.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"piwsl-finetune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
+    ] = False,
+) -> None:
+    """Fine-tune pretrained interatomic potentials on sparse ab initio labels."""
 
 
 @app.command()

@@ -98,7 +98,7 @@ class Recipe(Options):
         default_factory=lambda: {"energy": {"weight": 1.0}}, validate_default=True
     )
     train: TrainRecipe = TrainRecipe()
-    output: str = Field(min_length=1)
+    output: str = Field(min_length=1, pattern=r"^[^\x00]+$")
 
     @field_validator("adapter", mode="before")
     @classmethod

@@ -108,6 +108,10 @@ def test_recipes_are_listed_printed_and_copied(tmp_path: Path) -> None:
     assert runner.invoke(app, ["recipes", "quickstart", "--to", str(copy)]).exit_code == 2
 
 
+def test_the_version_is_printed() -> None:
+    assert runner.invoke(app, ["--version"]).stdout.startswith("piwsl-finetune 0.")
+
+
 def test_the_schema_is_printed() -> None:
     assert "properties" in json.loads(runner.invoke(app, ["schema"]).stdout)
 
