@@ -32,7 +32,7 @@ _MOST_DIMENSIONS = 16
 _MOST_NUMBERS = 2**62
 _UNREADABLE = (
     zipfile.BadZipFile,
-    NotImplementedError,
+    NotImplementedError,  # zipfile: a compression or encryption that it does not know
     RuntimeError,
     OSError,
     EOFError,
