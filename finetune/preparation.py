@@ -28,10 +28,6 @@ from finetune.recipe import Recipe
 from finetune.resources import expanded
 from finetune.training.loop import TrainingData
 
-STRANGE = 0.5
-"""eV/atom; a foundation further off than this has the wrong reference energies, or the labels
-another unit or origin."""
-
 
 class Preparation:
     """A recipe with its foundation opened and its data read, checked and turned into graphs."""
@@ -67,7 +63,9 @@ class Preparation:
         self.ambiguous = False
         if recipe.reference_energies == "estimate":
             self._refit_references()
-        self._warn_of_strange_energies()
+        self.notes += sanity.strange_energies(
+            self.foundation.potential, self.data.train, recipe.reference_energies
+        )
         self.reference = deepcopy(self.foundation.potential).requires_grad_(False)
         adapter = adapters.get(recipe.adapter["kind"])
         given = {key: value for key, value in recipe.adapter.items() if key != "kind"}
@@ -84,16 +82,6 @@ class Preparation:
                 f"note: {fit.identified} independent composition"
                 f"{'s do' if fit.identified > 1 else ' does'} not fix the reference energies of "
                 f"{len(fit.change)} elements; energies of other compositions will mean nothing."
-            )
-
-    def _warn_of_strange_energies(self) -> None:
-        some = self.data.train[:32]
-        found = errors(predict(self.foundation.potential, some), len(some)).energy_per_atom_mae
-        if found is not None and found > STRANGE:
-            self.notes.append(
-                f"warning: the foundation is wrong by {found:.2f} eV/atom before training. Are the "
-                "labels total energies in eV (not relative or atomisation energies, not Hartree or "
-                f"kcal/mol)? reference_energies is '{self.recipe.reference_energies}'."
             )
 
     @property

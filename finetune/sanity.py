@@ -8,9 +8,13 @@ import torch
 
 from finetune.data.graphs import GraphBatch, batches
 from finetune.data.labels import Structure
+from finetune.evaluation.metrics import errors, predict
 from finetune.foundation.potential import Potential
 from finetune.losses.options import LossOptions
 
+STRANGE = 0.5
+"""eV/atom; a foundation further off than this has the wrong reference energies, or the labels
+another unit or origin."""
 ENOUGH = 5
 """Labelled structures below which the spread of energies says nothing."""
 UNITS = {"Hartree": 1 / 27.2114, "kcal/mol": 23.0605, "kJ/mol": 96.4853}
@@ -101,9 +105,7 @@ def energy_spread(
     counts, pairs = [], []
     for batch in batches(labelled, 16):
         moved = batch.to(potential.device, potential.dtype)
-        element = potential.element_index(moved.numbers)
-        one_hot = torch.nn.functional.one_hot(element, len(potential.elements)).double()
-        counts.append(moved.sum_atoms(one_hot).cpu())
+        counts.append(potential.composition(moved).cpu())
         predicted = potential(moved, forces=False).energy.cpu()
         pairs.append(torch.stack([batch.energy, predicted], dim=1))
     composition, energies = torch.cat(counts), torch.cat(pairs)
@@ -114,6 +116,20 @@ def energy_spread(
     left = energies - basis @ (basis.T @ energies)
     labels, predictions = left.norm(dim=0).tolist()
     return labels / predictions if predictions > 1e-3 * len(energies) ** 0.5 else None
+
+
+def strange_energies(
+    potential: Potential, graphs: Sequence[GraphBatch], reference_energies: str
+) -> list[str]:
+    """Warn where the potential, its reference energies settled, is still far from the labels."""
+    found = errors(predict(potential, graphs[:32]), len(graphs[:32])).energy_per_atom_mae
+    if found is None or found <= STRANGE:
+        return []
+    return [
+        f"warning: the foundation is wrong by {found:.2f} eV/atom before training. Are the "
+        "labels total energies in eV (not relative or atomisation energies, not Hartree or "
+        f"kcal/mol)? reference_energies is '{reference_energies}'."
+    ]
 
 
 def _identity(structure: Structure) -> tuple[bytes, bytes, bytes]:

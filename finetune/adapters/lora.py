@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 
 from finetune.adapters.base import AdaptedPotential, Adapter, read_weights
 from finetune.adapters.options import LoraOptions
-from finetune.errors import RecipeError, suggestion
+from finetune.adapters.patterns import matching
 from finetune.files import write_atomically
 from finetune.foundation.importing import mace_modules
 from finetune.foundation.potential import Potential
@@ -84,22 +83,9 @@ class LoraAdapter(Adapter):
         config = LoraConfig(
             r=self.options.rank,
             lora_alpha=self.options.alpha,
-            target_modules=_matching(layers, self.options.targets),
+            target_modules=matching(layers, self.options.targets, "equivariant linear layer"),
         )
         config._register_custom_module({o3.Linear: EquivariantLinearLora})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.options.seed)
             return LoraPotential(potential, get_peft_model(model, config))
-
-
-def _matching(layers: list[str], patterns: tuple[str, ...]) -> list[str]:
-    chosen: list[str] = []
-    for pattern in patterns:
-        hits = [name for name in layers if fnmatchcase(name, pattern)]
-        if not hits:
-            raise RecipeError(
-                f"the target '{pattern}' matches no equivariant linear layer."
-                f"{suggestion(pattern, layers)} Layers: {', '.join(layers)}."
-            )
-        chosen += [name for name in hits if name not in chosen]
-    return chosen

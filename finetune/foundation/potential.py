@@ -91,6 +91,15 @@ class Potential(torch.nn.Module, ABC):
             )
         return index
 
+    def composition(self, batch: GraphBatch) -> torch.Tensor:
+        """Return how many atoms of each of `elements` a structure has ``[B, elements]``, float64.
+
+        Raises:
+            FoundationError: For an element that the potential does not know.
+        """
+        one_hot = torch.nn.functional.one_hot(self.element_index(batch.numbers), len(self.elements))
+        return batch.sum_atoms(one_hot.to(ENERGY_DTYPE))
+
     def forward(
         self,
         batch: GraphBatch,

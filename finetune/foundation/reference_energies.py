@@ -62,10 +62,7 @@ def estimate(
     for batch in batches(graphs, batch_size):
         batch = batch.to(potential.device, potential.dtype)
         prediction = potential(batch, forces=False)
-        element = potential.element_index(batch.numbers)
-        one_hot = torch.nn.functional.one_hot(element, len(potential.elements))
-        composition = batch.sum_atoms(one_hot.to(prediction.energy.dtype))
-        counts.append(composition[batch.has_energy].cpu())
+        counts.append(potential.composition(batch)[batch.has_energy].cpu())
         residuals.append((batch.energy - prediction.energy)[batch.has_energy].cpu())
     matrix, residual = torch.cat(counts), torch.cat(residuals)
     if not len(matrix):
