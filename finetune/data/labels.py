@@ -33,7 +33,6 @@ class Structure:
         forces: ``[n, 3]``, eV/Å.
         stress: ``[3, 3]``, eV/Å³, ASE's sign; None unless all three directions are periodic.
         where: File and index, for messages.
-        config_type: Name of the subset that the structure belongs to.
         level_of_theory: What the labels were computed with, as far as the file says.
     """
 
@@ -45,7 +44,6 @@ class Structure:
     forces: Array | None = None
     stress: Array | None = None
     where: str = "structure"
-    config_type: str = "Default"
     level_of_theory: str | None = None
 
     def __len__(self) -> int:
@@ -68,7 +66,6 @@ def from_atoms(atoms: Atoms, keys: LabelKeys, where: str) -> Structure:
         forces=_forces(label(atoms, keys.forces), keys.forces, len(atoms), where),
         stress=_stress(label(atoms, keys.stress), keys.stress, where) if atoms.pbc.all() else None,
         where=where,
-        config_type=str(atoms.info.get("config_type", "Default")),
         level_of_theory=_text(atoms.info.get("level_of_theory")),
     )
     check_geometry(structure)
