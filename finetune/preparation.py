@@ -14,7 +14,7 @@ from ase.symbols import Symbols
 from finetune import run_folder, sanity
 from finetune.adapters import adapters
 from finetune.data.graphs import graph
-from finetune.data.labels import Structure
+from finetune.data.labels import Structure, fingerprint
 from finetune.data.reading import read_structures
 from finetune.data.splits import hold_out
 from finetune.devices import choose_device, choose_dtype
@@ -26,19 +26,26 @@ from finetune.foundation.loading import Foundation, load_foundation
 from finetune.losses.total import TotalLoss
 from finetune.recipe import Recipe
 from finetune.resources import expanded
-from finetune.training.loop import TrainingData
+from finetune.training.feeding import TrainingData
 
 
 class Preparation:
     """A recipe with its foundation opened and its data read, checked and turned into graphs."""
 
-    def __init__(self, recipe: Recipe, beside: Path | None, overwrite: bool) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        beside: Path | None,
+        overwrite: bool,
+        resume: run_folder.Resume = "no",
+    ) -> None:
         self.recipe = recipe
         self.folder = expanded(recipe.output)
-        run_folder.check_free(self.folder, overwrite)
+        self.resuming = run_folder.check_output(self.folder, recipe, overwrite, resume)
         device, dtype = choose_device(recipe.train.device), choose_dtype(recipe.train.precision)
         self.notes: list[str] = []
         structures = _read(recipe, beside)
+        self.data_fingerprint = fingerprint(structures)
         self.levels = sorted(
             {s.level_of_theory for s in structures["train"] if s.level_of_theory is not None}
         )
@@ -49,6 +56,8 @@ class Preparation:
             raise RunFolderError(
                 f"the foundation lies in the output '{self.folder}'; choose another output."
             )
+        if self.resuming:
+            self.notes += run_folder.check_origin(self.folder, self.environment)
         skin = TotalLoss(recipe.losses).skin
         graphs = {
             name: [graph(item, self.foundation.potential.cutoff, skin) for item in items]
@@ -121,6 +130,7 @@ class Preparation:
             self.recipe.train.seed,
             self.foundation.name,
             self.foundation.fingerprint,
+            self.data_fingerprint,
         )
 
 

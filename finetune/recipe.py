@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -66,19 +66,43 @@ class TrainRecipe(Options):
     unlabelled_batch_size: int = Field(
         5, ge=1, description="structures of `data.unlabelled` added to each step"
     )
+    accumulate: int = Field(1, ge=1, description="batches whose gradients make up a step")
+    max_steps: int | None = Field(None, ge=1, description="steps after which the run ends")
+    max_hours: float | None = Field(None, gt=0, description="wall time after which the run ends")
+    optimiser: Literal["adam", "adamw"] = "adamw"
+    amsgrad: bool = True
     learning_rate: float = Field(3e-4, gt=0)
-    schedule: Literal["constant", "cosine"] = "constant"
+    learning_rate_factors: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="by block of the model, e.g. {readouts: 10}"
+    )
+    schedule: Literal["constant", "cosine", "plateau"] = "constant"
     warmup_epochs: int = Field(0, ge=0)
+    plateau_epochs: int = Field(10, ge=1, description="without a better validation")
+    plateau_factor: float = Field(0.5, gt=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
+    pull_to_foundation: float = Field(
+        0.0, ge=0, description="strength of Σ (w − w of the foundation)² in the total loss"
+    )
     gradient_clip: float | None = Field(10.0, gt=0, description="largest gradient norm")
     ema: float | None = Field(0.99, gt=0, lt=1, description="decay of the weight average")
     monitor: Literal["loss", "energy_mae", "energy_rmse", "forces_mae", "forces_rmse"] = Field(
         "loss", description="validation measure that picks the best weights"
     )
     patience: int | None = Field(None, ge=1, description="epochs without a better validation")
+    rollbacks: int = Field(
+        3, ge=0, description="returns of a diverging run to its best weights before it stops"
+    )
+    checkpoint_seconds: float = Field(
+        30.0, ge=0, description="wall time between checkpoints; 0 writes one after each step"
+    )
+    workers: int = Field(0, ge=0, description="processes that put batches together")
     precision: Literal["float32", "float64"] = "float64"
     device: str = Field("auto", description="auto | cpu | cuda | cuda:0")
     seed: int = Field(0, ge=0, le=2**62)
+
+
+INCONSEQUENTIAL = {"output", "train.checkpoint_seconds", "train.max_hours", "train.workers"}
+"""Keys that may change when a run is resumed."""
 
 
 class Recipe(Options):
@@ -161,9 +185,27 @@ class Recipe(Options):
         except ValidationError as error:
             raise RecipeError(explain(error, cls, where)) from None
 
+    def differences(self, other: Recipe) -> list[str]:
+        """Return the dotted keys in which another recipe would give another result."""
+        first, second = (_flat(item.model_dump(mode="json")) for item in (self, other))
+        keys = dict.fromkeys((*first, *second))
+        return [
+            key for key in keys if key not in INCONSEQUENTIAL and first.get(key) != second.get(key)
+        ]
+
     def dump(self) -> str:
         """Return YAML with every default filled in; `parse` of it gives an equal recipe."""
         return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(mode="json")))
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def label_keys(given: Mapping[str, Any]) -> LabelKeys:

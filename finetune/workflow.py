@@ -36,6 +36,7 @@ def run(
     overrides: Sequence[str] = (),
     *,
     overwrite: bool = False,
+    resume: run_folder.Resume = "no",
     reporter: Reporter | None = None,
 ) -> RunResult:
     """Fine-tune a foundation potential by a recipe and write the run folder.
@@ -47,6 +48,9 @@ def run(
         recipe: A `Recipe`, the path of a recipe file, or a mapping with a recipe's keys.
         overrides: Dotted overrides such as ``train.epochs=10``; for a path or a mapping.
         overwrite: Whether an earlier run in the output folder may be replaced.
+        resume: ``auto`` goes on from the newest whole checkpoint in the output folder, if there is
+            one; ``must`` raises if there is none. The recipe, files and foundation must be those
+            that the run began with.
         reporter: Told of stages and epochs; silent by default.
 
     Raises:
@@ -55,13 +59,13 @@ def run(
     started = time.perf_counter()
     reporter = reporter or Silent()
     recipe, beside = _recipe(recipe, overrides)
-    prepared = Preparation(recipe, beside, overwrite)
+    prepared = Preparation(recipe, beside, overwrite, resume)
     for note in (prepared.summary, *prepared.notes):
         reporter.say(note)
-    with run_folder.replacing(prepared.folder, recipe.dump(), prepared.environment):
+    with run_folder.opened(prepared.folder, recipe.dump(), prepared.environment, prepared.resuming):
         outcome = Trainer(
             prepared.adapted, prepared.reference, prepared.data, recipe, prepared.folder, reporter
-        ).run()
+        ).run(prepared.resuming)
         reporter.say("evaluating …")
         return _finish(prepared, outcome, started)
 

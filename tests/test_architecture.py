@@ -10,10 +10,11 @@ import finetune
 ROOT = Path(finetune.__file__).parent
 FLOORS = [
     {"errors", "files", "options"},
-    {"run_folder", "registry", "resources", "environment"},
+    {"registry", "resources", "environment"},
     {"losses.options", "adapters.options"},
     {"losses", "adapters"},  # the registries, in __init__
     {"recipe"},
+    {"run_folder"},
     {"devices", "quantities"},
     {"data"},
     {"foundation"},

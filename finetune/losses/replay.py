@@ -34,6 +34,10 @@ class ReplayLoss(Loss):
             Request(self.site, forces=forces, of="foundation"),
         ]
 
+    def count(self, batch: GraphBatch) -> int:
+        """Count atoms, or structures where only energies are compared."""
+        return int(batch.numbers.numel()) if self.options.forces > 0 else len(batch)
+
     def __call__(self, context: LossContext) -> torch.Tensor:
         """See `Loss.__call__`."""
         correction = context.correction(self.site)

@@ -48,22 +48,43 @@ class TotalLoss:
         ]
         return max((reach(item) for item in displacements if item is not None), default=0.0)
 
+    def counts(self, batch: GraphBatch) -> dict[str, int]:
+        """Return what each loss averages over in the batch, by name; 0 where it does not apply."""
+        return {
+            name: loss.count(batch) if loss.requests(batch) else 0
+            for name, loss in self.losses.items()
+        }
+
     def __call__(
         self,
         batch: GraphBatch,
         potential: Potential,
         generator: torch.Generator,
         foundation: Potential | None = None,
+        shares: Mapping[str, float] | None = None,
     ) -> LossValue | None:
-        """Evaluate the losses that apply to the batch; None if no loss does."""
+        """Evaluate the losses that apply to the batch; None if no loss does.
+
+        Args:
+            batch: The structures.
+            potential: The potential in training.
+            generator: Draws the displacements.
+            foundation: The frozen foundation.
+            shares: Factors of the losses in the total beside their weights, by name: the batch's
+                shares of a step that is made of several; 1 by default.
+        """
         wanted = {name: loss.requests(batch) for name, loss in self.losses.items()}
         requests = [request for asked in wanted.values() for request in asked]
         if not requests:
             return None
         context = LossContext(batch, potential, requests, generator, foundation)
         parts = {name: self.losses[name](context) for name, asked in wanted.items() if asked}
+        shares = shares or {}
         total = sum(
-            (self.losses[name].options.weight * value for name, value in parts.items()),
+            (
+                self.losses[name].options.weight * shares.get(name, 1.0) * value
+                for name, value in parts.items()
+            ),
             start=torch.zeros((), dtype=torch.float64, device=batch.positions.device),
         )
         return LossValue(total, parts)
