@@ -58,7 +58,7 @@ class Preparation:
             )
         if self.resuming:
             self.notes += run_folder.check_origin(self.folder, self.environment)
-        skin = TotalLoss(recipe.losses).skin
+        skin = TotalLoss(recipe.losses).skin(self.foundation.potential.cutoff)
         graphs = {
             name: [graph(item, self.foundation.potential.cutoff, skin) for item in items]
             for name, items in structures.items()
@@ -160,7 +160,7 @@ def _check_labels(recipe: Recipe, train: Sequence[Structure], valid: Sequence[St
     used = [
         kind
         for kind in ("energy", "forces", "stress")
-        if any(loss.kind == kind and loss.weight > 0 for loss in recipe.losses.values())
+        if any(loss.kind == kind and loss.peak_weight > 0 for loss in recipe.losses.values())
     ]
     monitored = recipe.train.monitor.partition("_")[0]
     for name, structures, wanted in (

@@ -58,7 +58,7 @@ def idle_losses(train: Sequence[Structure], losses: Mapping[str, LossOptions]) -
         f"note: no training structure has {options.kind} labels; the loss '{name}' is idle."
         for name, options in losses.items()
         if options.kind in {"energy", "forces", "stress"}
-        and options.weight > 0
+        and options.peak_weight > 0
         and all(getattr(item, options.kind) is None for item in train)
     ]
 

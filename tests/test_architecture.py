@@ -11,6 +11,8 @@ ROOT = Path(finetune.__file__).parent
 FLOORS = [
     {"errors", "files", "options"},
     {"registry", "resources", "environment"},
+    {"schedules"},
+    {"displacements"},
     {"losses.options", "adapters.options"},
     {"losses", "adapters"},  # the registries, in __init__
     {"recipe"},
@@ -18,6 +20,8 @@ FLOORS = [
     {"devices", "quantities"},
     {"data"},
     {"foundation"},
+    {"soft_modes", "dynamics"},
+    {"teacher"},
     {"perturbation"},
     {"losses.*", "adapters.*", "testing"},
     {"evaluation.metrics"},

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from finetune.data.graphs import GraphBatch, concatenate
-from finetune.losses.options import DisplacementOptions
+from finetune.displacements import DisplacementOptions
 from finetune.perturbation import draw, reach
 
 KINDS = ["uniform", "sphere", "gaussian"]

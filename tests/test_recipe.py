@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from finetune.displacements import DisplacementOptions
 from finetune.errors import RecipeError
-from finetune.losses.options import DisplacementOptions, TaylorOptions
+from finetune.losses.options import TaylorOptions
 from finetune.recipe import Recipe
 
 SMALL = {"foundation": "x", "data": {"train": "a.xyz"}, "output": "runs/x"}

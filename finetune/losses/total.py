@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +12,11 @@ from finetune.foundation.potential import Potential
 from finetune.losses import losses as registry
 from finetune.losses.base import Loss
 from finetune.losses.context import LossContext
-from finetune.losses.options import LossOptions, ReplayOptions, WeakLossOptions
-from finetune.perturbation import reach
+from finetune.losses.options import LossOptions, ReplayOptions, StrainOptions, WeakLossOptions
+from finetune.losses.sites import Request
+from finetune.perturbation import reach, strain_reach
+from finetune.schedules import peak
+from finetune.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -35,24 +38,25 @@ class TotalLoss:
         self.losses: dict[str, Loss] = {
             name: registry.get(chosen.kind)(chosen)
             for name, chosen in options.items()
-            if chosen.weight > 0
+            if chosen.peak_weight > 0
         }
 
-    @property
-    def skin(self) -> float:
-        """Å by which neighbour lists must reach beyond the cutoff for every displaced copy."""
-        displacements = [
-            loss.options.displaced
-            for loss in self.losses.values()
-            if isinstance(loss.options, WeakLossOptions | ReplayOptions)
-        ]
-        return max((reach(item) for item in displacements if item is not None), default=0.0)
+    def skin(self, cutoff: float) -> float:
+        """Return the Å by which neighbour lists must reach beyond ``cutoff`` for every copy."""
+        reaches = [0.0]
+        for loss in self.losses.values():
+            if isinstance(loss.options, StrainOptions):
+                reaches.append(strain_reach(peak(loss.options.strain), cutoff))
+            elif isinstance(loss.options, WeakLossOptions | ReplayOptions):
+                displaced = loss.options.displaced
+                reaches.append(0.0 if displaced is None else reach(displaced))
+        return max(reaches)
 
-    def counts(self, batch: GraphBatch) -> dict[str, int]:
+    def counts(self, batch: GraphBatch, progress: float = 1.0) -> dict[str, int]:
         """Return what each loss averages over in the batch, by name; 0 where it does not apply."""
+        wanted = self._wanted(batch, progress)
         return {
-            name: loss.count(batch) if loss.requests(batch) else 0
-            for name, loss in self.losses.items()
+            name: loss.count(batch) if wanted.get(name) else 0 for name, loss in self.losses.items()
         }
 
     def __call__(
@@ -60,31 +64,40 @@ class TotalLoss:
         batch: GraphBatch,
         potential: Potential,
         generator: torch.Generator,
-        foundation: Potential | None = None,
+        teacher: Teacher | None = None,
+        progress: float = 1.0,
         shares: Mapping[str, float] | None = None,
     ) -> LossValue | None:
         """Evaluate the losses that apply to the batch; None if no loss does.
 
         Args:
-            batch: The structures.
+            batch: The structures of the step, on the potential's device and in its dtype.
             potential: The potential in training.
-            generator: Draws the displacements.
-            foundation: The frozen foundation.
+            generator: Draws displacements and strains; on the CPU.
+            teacher: The frozen foundation; may be None where no loss needs it.
+            progress: Share of the run's steps that are done, 0 to 1, for schedules. A loss whose
+                weight is 0 at the moment costs nothing.
             shares: Factors of the losses in the total beside their weights, by name: the batch's
                 shares of a step that is made of several; 1 by default.
         """
-        wanted = {name: loss.requests(batch) for name, loss in self.losses.items()}
+        weights = {name: loss.options.weight_at(progress) for name, loss in self.losses.items()}
+        wanted = self._wanted(batch, progress)
         requests = [request for asked in wanted.values() for request in asked]
         if not requests:
             return None
-        context = LossContext(batch, potential, requests, generator, foundation)
+        context = LossContext(batch, potential, requests, generator, teacher, progress)
         parts = {name: self.losses[name](context) for name, asked in wanted.items() if asked}
         shares = shares or {}
         total = sum(
-            (
-                self.losses[name].options.weight * shares.get(name, 1.0) * value
-                for name, value in parts.items()
-            ),
+            (weights[name] * shares.get(name, 1.0) * value for name, value in parts.items()),
             start=torch.zeros((), dtype=torch.float64, device=batch.positions.device),
         )
         return LossValue(total, parts)
+
+    def _wanted(self, batch: GraphBatch, progress: float) -> dict[str, Sequence[Request]]:
+        """Return what the losses that have a weight at the moment ask for, by name."""
+        return {
+            name: loss.requests(batch)
+            for name, loss in self.losses.items()
+            if loss.options.weight_at(progress) > 0
+        }

@@ -16,6 +16,7 @@ from finetune.foundation.potential import Potential
 from finetune.losses.total import LossValue, TotalLoss
 from finetune.recipe import Recipe
 from finetune.run_folder import CHECKPOINTS, METRICS
+from finetune.teacher import Teacher
 from finetune.training.averaging import WeightAverage
 from finetune.training.feeding import Feeder, TrainingData
 from finetune.training.guard import DIVERGED
@@ -68,7 +69,7 @@ class Trainer:
         reporter: Reporter,
     ) -> None:
         self.adapted = adapted
-        self.foundation = foundation
+        self.teacher = Teacher(foundation)
         self.data = data
         self.recipe = recipe
         self.settings = settings = recipe.train
@@ -200,14 +201,13 @@ class Trainer:
 
     def _step(self, pieces: dict[int, GraphBatch]) -> None:
         state, guard = self.progress, self.progress.guard
-        done = state.epoch - 1 + state.position / self.order.steps
-        set_learning_rate(self.weights.optimiser, self._rate(done))
+        set_learning_rate(self.weights.optimiser, self._rate(self._done()))
         potential = self.adapted.potential
         pieces = {
             number: batch.to(potential.device, potential.dtype) for number, batch in pieces.items()
         }
         with global_generator(self.settings.seed, state.step, self.processes.rank):
-            outcome = self.stepper.take(pieces, self._evaluate)
+            outcome = self.stepper.take(pieces, self._evaluate, self._done() / self.length)
         if outcome is None:
             return
         if outcome.trouble:
@@ -233,7 +233,13 @@ class Trainer:
     ) -> LossValue | None:
         place = (self.progress.step, piece)
         generator = torch_generator(self.settings.seed, Purpose.DISPLACEMENTS, *place)
-        return self.total(batch, self.adapted.potential, generator, self.foundation, shares)
+        potential = self.adapted.potential
+        done = self._done() / self.length
+        return self.total(batch, potential, generator, self.teacher, done, shares)
+
+    def _done(self) -> float:
+        """Return how many epochs are done, with the share of the one in progress."""
+        return self.progress.epoch - 1 + self.progress.position / self.order.steps
 
     def _roll_back(self) -> None:
         """Return to the best weights at a lower learning rate.

@@ -44,7 +44,7 @@ def validation_record(measured: Errors, losses: Mapping[str, LossOptions]) -> Re
 
 
 def validation_loss(measured: Errors, losses: Mapping[str, LossOptions]) -> float:
-    """Return Σ weight · RMSE² over the supervised losses that validation labels allow.
+    """Return Σ (largest weight) · RMSE² over the supervised losses that validation labels allow.
 
     Energies count in eV per atom, forces in eV/Å, stress in eV/Å³.
     """
@@ -57,7 +57,7 @@ def validation_loss(measured: Errors, losses: Mapping[str, LossOptions]) -> floa
     for options in losses.values():
         error = squares.get(options.kind)
         if error is not None:
-            total += options.weight * error**2
+            total += options.peak_weight * error**2
     return total
 
 

@@ -68,7 +68,9 @@ class Stepper:
         self.processes = processes
         self.origin = [item.detach().clone() for item in parameters] if pull else []
 
-    def take(self, pieces: Mapping[int, GraphBatch], evaluate: Evaluate) -> StepOutcome | None:
+    def take(
+        self, pieces: Mapping[int, GraphBatch], evaluate: Evaluate, progress: float
+    ) -> StepOutcome | None:
         """Take a step; None where no loss applies to any piece of it.
 
         The weights stay as they were where a loss or the gradient norm is not finite.
@@ -76,8 +78,9 @@ class Stepper:
         Args:
             pieces: The pieces that this process works on, by their number within the step.
             evaluate: Evaluates the losses on one.
+            progress: Share of the run's steps that are done.
         """
-        counts = {number: self.total.counts(batch) for number, batch in pieces.items()}
+        counts = {number: self.total.counts(batch, progress) for number, batch in pieces.items()}
         names = list(self.total.losses)
         whole = torch.tensor(
             [sum(found[name] for found in counts.values()) for name in names], dtype=torch.float64

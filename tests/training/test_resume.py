@@ -217,7 +217,7 @@ def test_another_recipe_or_other_data_are_not_resumed(
     workspace: Path, tmp_path: Path, stopped: Recipe
 ) -> None:
     changed = stopped.model_dump(mode="json")
-    changed["train"]["learning_rate"] = 0.02
+    changed["train"]["learning_rate"] = 0.03
     with pytest.raises(RunFolderError, match="another recipe: train.learning_rate differs"):
         finetune.run(changed, resume="auto")
     with pytest.raises(RunFolderError, match="either resumed or overwritten"):
