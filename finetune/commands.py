@@ -62,8 +62,17 @@ def run(
         ),
     ] = "no",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the table alone.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Lines instead of a bar, as where there is no terminal.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Do what `validate` does, and stop.")
+    ] = False,
 ) -> None:
     """Fine-tune by a recipe, test against the foundation, write the run folder."""
+    if dry_run:
+        validate(recipe, overrides, overwrite)
+        return
     console = Console()
     again = shlex.join(["piwsl-finetune", "run", recipe, *(overrides or []), "--resume", "auto"])
     with user_errors(again):
@@ -75,7 +84,7 @@ def run(
             overrides or [],
             overwrite=overwrite,
             resume=cast(Any, resume),
-            reporter=reporter_for(console, quiet),
+            reporter=reporter_for(console, quiet, plain),
         )
     console.print(result.shown.table())
     console.print(
@@ -95,14 +104,19 @@ def validate(
     recipe: RecipeName,
     overrides: Overrides = None,
     overwrite: Overwrite = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in eV, Å, s, bytes.")] = False,
 ) -> None:
-    """Check a recipe, its files, labels and foundation; train and write nothing."""
+    """Check a recipe, its files, labels and foundation, and measure a step; write nothing."""
     console = Console()
     with user_errors():
+        from finetune.survey import survey
         from finetune.workflow import validate as validate_recipe
 
-        prepared = validate_recipe(recipe, overrides or [], overwrite=overwrite)
-    for line in (prepared.summary, *prepared.initial, *prepared.notes):
+        found = survey(validate_recipe(recipe, overrides or [], overwrite=overwrite))
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=2))
+        return
+    for line in found.lines():
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     console.print("valid")
 

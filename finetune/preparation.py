@@ -13,6 +13,7 @@ from ase.symbols import Symbols
 
 from finetune import run_folder, sanity
 from finetune.adapters import adapters
+from finetune.data.coverage import coverage
 from finetune.data.graphs import graph
 from finetune.data.labels import Structure, fingerprint
 from finetune.data.reading import read_structures
@@ -20,13 +21,13 @@ from finetune.data.splits import hold_out
 from finetune.devices import choose_device, choose_dtype
 from finetune.environment import environment
 from finetune.errors import DataError, RunFolderError
-from finetune.evaluation.metrics import errors, predict
 from finetune.foundation import reference_energies
 from finetune.foundation.loading import Foundation, load_foundation
 from finetune.losses.total import TotalLoss
 from finetune.recipe import Recipe
 from finetune.resources import expanded
 from finetune.training.feeding import TrainingData
+from finetune.training.tracking import check_installed
 
 
 class Preparation:
@@ -42,9 +43,11 @@ class Preparation:
         self.recipe = recipe
         self.folder = expanded(recipe.output)
         self.resuming = run_folder.check_output(self.folder, recipe, overwrite, resume)
+        check_installed(recipe.track)
         device, dtype = choose_device(recipe.train.device), choose_dtype(recipe.train.precision)
         self.notes: list[str] = []
         structures = _read(recipe, beside)
+        self.coverage = {split: coverage(items) for split, items in structures.items() if items}
         self.data_fingerprint = fingerprint(structures)
         self.levels = sorted(
             {s.level_of_theory for s in structures["train"] if s.level_of_theory is not None}
@@ -69,6 +72,7 @@ class Preparation:
             self.foundation.potential, self.data.train, structures, recipe.losses
         )
         self.compositions = sorted({_formula(item) for item in structures["train"]})
+        self.own_references = self.foundation.potential.references()
         self.ambiguous = False
         if recipe.reference_energies == "estimate":
             self._refit_references()
@@ -105,22 +109,6 @@ class Preparation:
             f"{len(self.data.train)} structures ({energies} with energies, {forces} with forces); "
             f"{len(self.data.valid)} validate, {len(self.test)} test"
         )
-
-    @property
-    def initial(self) -> list[str]:
-        """The foundation's errors on the validation set, before training, a line each."""
-        graphs = self.data.valid
-        found = errors(predict(self.reference, graphs), len(graphs))
-        shown = (
-            ("energy MAE", found.energy_per_atom_mae, "meV/atom"),
-            ("force MAE", found.forces_mae, "meV/Å"),
-            ("stress MAE", found.stress_mae, "meV/Å³"),
-        )
-        return [
-            f"before training, validation {name}: {1000 * value:.1f} {unit}"
-            for name, value, unit in shown
-            if value is not None
-        ]
 
     @property
     def environment(self) -> dict[str, Any]:

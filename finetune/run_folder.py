@@ -21,10 +21,11 @@ RECIPE, ENVIRONMENT, METRICS, REPORT = (
 )
 BUNDLE, ADAPTER, RESULT = "model", "adapter", "result.json"
 CHECKPOINTS = "checkpoints"
+CURVE, TENSORBOARD, WANDB = "learning-curve.png", "tensorboard", "wandb"
 STATE_TENSORS, STATE, STATE_MANIFEST = "state.safetensors", "state.json", "manifest.json"
 _FOLDERS = {BUNDLE, ADAPTER, CHECKPOINTS}
 _FILES = {
-    *(RECIPE, ENVIRONMENT, METRICS, REPORT, RESULT),
+    *(RECIPE, ENVIRONMENT, METRICS, REPORT, RESULT, CURVE),
     *("config.json", "model.safetensors", "adapter.safetensors"),
     *("adapter_config.json", "adapter_model.safetensors"),
     *(STATE_TENSORS, STATE, STATE_MANIFEST),
@@ -125,7 +126,8 @@ def _strange(folder: Path) -> list[str]:
     return sorted(
         str(item.relative_to(folder))
         for item in folder.rglob("*")
-        if item.name not in (_FOLDERS if item.is_dir() else _FILES)
+        if item.relative_to(folder).parts[0] not in (TENSORBOARD, WANDB)
+        and item.name not in (_FOLDERS if item.is_dir() else _FILES)
         and not item.name.startswith(unfinished)
         and not (item.is_dir() and item.name.startswith(("step-", ".step-")))
     )

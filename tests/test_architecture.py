@@ -10,6 +10,7 @@ import finetune
 ROOT = Path(finetune.__file__).parent
 FLOORS = [
     {"errors", "files", "options"},
+    {"explanation"},
     {"registry", "resources", "environment"},
     {"schedules"},
     {"displacements"},
@@ -30,7 +31,7 @@ FLOORS = [
     {"result", "evaluation"},
     {"export"},
     {"preparation"},
-    {"workflow"},
+    {"workflow", "survey"},
     {"commands"},
 ]
 """From the ground up: a room may import its own floor and those below."""

@@ -47,6 +47,7 @@ def test_the_run_folder_is_complete(result: RunResult) -> None:
         "metrics.jsonl",
         "result.json",
         "report.html",
+        "learning-curve.png",
         "adapter/adapter.safetensors",
         "checkpoints/step-00000120/manifest.json",
         "checkpoints/step-00000120/state.json",

@@ -6,10 +6,12 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from finetune.adapters.base import AdaptedPotential
 from finetune.data.graphs import GraphBatch
+from finetune.devices import peak_memory
 from finetune.errors import TrainingError
 from finetune.evaluation.metrics import errors, predict
 from finetune.foundation.potential import Potential
@@ -18,6 +20,7 @@ from finetune.recipe import Recipe
 from finetune.run_folder import CHECKPOINTS, METRICS
 from finetune.teacher import Teacher
 from finetune.training.averaging import WeightAverage
+from finetune.training.ending import ending, spent
 from finetune.training.feeding import Feeder, TrainingData
 from finetune.training.guard import DIVERGED
 from finetune.training.interruption import StopSignals
@@ -129,6 +132,16 @@ class Trainer:
         state = self.progress
         return TrainingOutcome(state.history, state.best_epoch, state.ending)
 
+    def try_steps(self, count: int) -> list[float]:
+        """Take steps to see what they cost, writing nothing; return the wall time of each, s."""
+        spent = []
+        started = time.perf_counter()
+        for pieces in islice(self.feeder.steps(1, 0), count):
+            self._step(pieces)
+            spent.append(time.perf_counter() - started)
+            started = time.perf_counter()
+        return spent
+
     def _begin(self, resume: bool) -> None:
         stored = self.keeper.read() if resume else None
         if stored is not None:
@@ -137,7 +150,7 @@ class Trainer:
             self.progress = state = Progress.from_dict(stored.state)
             self.weights.restore(stored.tensors)
             if state.ending == "max_hours":
-                state.ending = self._spent()
+                state.ending = spent(state, self.settings, self.processes)
             self.reporter.say(
                 f"resumed after step {state.step}, epoch {state.epoch}"
                 + (f" ({state.ending})" if state.ending else "")
@@ -161,10 +174,10 @@ class Trainer:
             self._step(pieces)
             state.position += 1
             state.step += 1
-            state.spend(time.perf_counter() - started)
+            state.spend(time.perf_counter() - started, steps=True)
             started = time.perf_counter()
             self._stop_if_asked(signals)
-            if self._spent():
+            if spent(state, self.settings, self.processes):
                 break
             if self.keeper.due:
                 self._save()
@@ -174,7 +187,7 @@ class Trainer:
                 "the recipe's losses use."
             )
         self._validate(state.epoch)
-        state.ending = self._ending()
+        state.ending = ending(state, self.settings, self.processes)
         state.next_epoch()
         if state.ending:
             self._save(final=True)
@@ -182,22 +195,6 @@ class Trainer:
         self._stop_if_asked(signals)
         if self.keeper.due:
             self._save()
-
-    def _spent(self) -> str:
-        """Return which budget is spent; empty while none is."""
-        state, settings = self.progress, self.settings
-        if settings.max_steps is not None and state.step >= settings.max_steps:
-            return "max_steps"
-        if settings.max_hours is not None:
-            late = state.seconds >= 3600 * settings.max_hours
-            return "max_hours" if self.processes.any(late) else ""
-        return ""
-
-    def _ending(self) -> str:
-        state, settings = self.progress, self.settings
-        if settings.patience and state.epoch - state.best_epoch >= settings.patience:
-            return "patience"
-        return self._spent() or ("finished" if state.epoch >= settings.epochs else "")
 
     def _step(self, pieces: dict[int, GraphBatch]) -> None:
         state, guard = self.progress, self.progress.guard
@@ -304,6 +301,8 @@ class Trainer:
             "learning_rate": self._rate(epoch),
             "gradient_norm": gradient_norm,
             "skipped_steps": state.guard.skipped,
+            "steps_per_second": state.position / max(state.step_seconds, 1e-9),
+            "memory_mib": round(peak_memory(self.adapted.potential.device) / 2**20, 1),
             "seconds": state.epoch_seconds,
         }
 

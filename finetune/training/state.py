@@ -26,7 +26,8 @@ class Progress:
         history: One record for each epoch done, the first before any step.
         best: Best value of the validation measure.
         best_epoch: Its epoch.
-        epoch_seconds: Wall time of the epoch in progress.
+        step_seconds: Wall time of the steps of the epoch in progress.
+        epoch_seconds: Wall time of it in all.
         seconds: Wall time of all.
         ending: Why the run is over; empty while it is not.
         guard: How carefully it goes.
@@ -39,6 +40,7 @@ class Progress:
     history: list[Record] = field(default_factory=list)
     best: float = math.inf
     best_epoch: int = 0
+    step_seconds: float = 0.0
     epoch_seconds: float = 0.0
     seconds: float = 0.0
     ending: str = ""
@@ -58,10 +60,11 @@ class Progress:
         self.epoch += 1
         self.position = 0
         self.sums = {}
-        self.epoch_seconds = 0.0
+        self.step_seconds = self.epoch_seconds = 0.0
 
-    def spend(self, seconds: float) -> None:
-        """Count wall time."""
+    def spend(self, seconds: float, steps: bool = False) -> None:
+        """Count wall time, of steps or of something else."""
+        self.step_seconds += seconds * steps
         self.epoch_seconds += seconds
         self.seconds += seconds
 

@@ -91,7 +91,9 @@ def test_the_pull_keeps_weights_near_the_foundation(workspace: Path, tmp_path: P
         )
         assert ("loss/pull_to_foundation" in result.history[-1]) == (pull > 0)
         tuned = weights(output)
-        moved[pull] = sum(float((tuned[n] - foundation[n]).square().sum()) for n in foundation)
+        moved[pull] = sum(
+            float((tuned[n] - foundation[n]).detach().square().sum()) for n in foundation
+        )
     assert 0 < moved[1.0] < 0.5 * moved[0.0], moved
 
 

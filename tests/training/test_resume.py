@@ -23,7 +23,7 @@ from finetune.training.progress import Silent
 from tests.conftest import recipe_for
 
 ROOT = str(Path(finetune.__file__).resolve().parents[1])
-CLOCK = {"seconds"}
+CLOCK = {"seconds", "steps_per_second", "memory_mib"}
 """What a metrics record says of the clock and the machine."""
 
 
