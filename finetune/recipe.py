@@ -30,11 +30,13 @@ from finetune.options import Options
 
 
 class LabelKeys(Options):
-    """Names under which the structure files hold the labels."""
+    """Names under which the structure files hold the labels, and charge and spin."""
 
     energy: str = "REF_energy"
     forces: str = "REF_forces"
     stress: str = "REF_stress"
+    charge: str = Field("charge", description="total charge, e; 0 where absent")
+    spin: str = Field("spin", description="spin multiplicity 2S + 1; 1 where absent")
 
 
 class DataRecipe(Options):

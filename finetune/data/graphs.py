@@ -30,6 +30,8 @@ class GraphBatch:
         edge_index: Sender and receiver atoms ``[2, E]``.
         unit_shifts: Lattice translations of the receiver ``[E, 3]``.
         skin: Å by which the edges reach beyond the cutoff.
+        charge: Total charges ``[B]``, e, whole numbers.
+        spin: Spin multiplicities ``[B]``, whole numbers.
         energy: ``[B]``, eV, float64; meaningless where ``has_energy`` is False.
         has_energy: ``[B]``.
         forces: ``[N, 3]``, eV/Å; meaningless where ``has_forces`` is False.
@@ -48,6 +50,8 @@ class GraphBatch:
     edge_index: torch.Tensor
     unit_shifts: torch.Tensor
     skin: float
+    charge: torch.Tensor
+    spin: torch.Tensor
     energy: torch.Tensor
     has_energy: torch.Tensor
     forces: torch.Tensor
@@ -93,7 +97,7 @@ class GraphBatch:
 
 
 _PER_ATOM_OR_STRUCTURE = (
-    *("numbers", "positions", "cell", "pbc", "atoms", "unit_shifts"),
+    *("numbers", "positions", "cell", "pbc", "atoms", "unit_shifts", "charge", "spin"),
     *("energy", "has_energy", "forces", "has_forces", "stress", "has_stress"),
 )
 
@@ -145,6 +149,8 @@ def graph(structure: Structure, cutoff: float, skin: float = 0.0) -> GraphBatch:
         edge_index=torch.from_numpy(edges),
         unit_shifts=torch.tensor(shifts, dtype=torch.float64),
         skin=skin,
+        charge=torch.tensor([structure.charge]),
+        spin=torch.tensor([structure.spin]),
         energy=torch.tensor([energy], dtype=ENERGY_DTYPE),
         has_energy=torch.tensor([has["energy"]]),
         forces=torch.tensor(forces, dtype=torch.float64),

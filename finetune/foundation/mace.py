@@ -91,11 +91,38 @@ class MacePotential(Potential):
             "batch": batch.structure,
             "ptr": torch.cat([counts.new_zeros(1), counts]),
             "head": torch.full_like(batch.atoms, self.head),
+            **self._further_inputs(batch),
         }
         output: dict[str, Any] = self.model(
             data, compute_force=False, compute_displacement=strain, training=self.training
         )
-        return output["node_energy"], positions, output["displacement"] if strain else None
+        node_energy = output["node_energy"]
+        if self._settings.use_embedding_readout:  # MACE counts it in the structure's energy alone
+            missing = output["energy"] - batch.sum_atoms(node_energy)
+            node_energy = node_energy + (missing / batch.atoms)[batch.structure]
+        return node_energy, positions, output["displacement"] if strain else None
+
+    def _further_inputs(self, batch: GraphBatch) -> dict[str, torch.Tensor]:
+        """Return charge and spin ``[B]`` for a model that embeds them.
+
+        Raises:
+            FoundationError: For a charge or spin that the model has no embedding for.
+        """
+        values = {"total_charge": batch.charge, "total_spin": batch.spin}
+        inputs = {}
+        for name, spec in (self._settings.embedding_specs or {}).items():
+            value, offset = values[name], int(spec.get("offset", 0))
+            if spec["type"] == "categorical":
+                low, high = -offset, int(spec["num_classes"]) - offset - 1
+                strange = (value < low) | (value > high)
+                if bool(strange.any()):
+                    index = int(strange.nonzero()[0])
+                    raise FoundationError(
+                        f"{batch.where[index]} has a {name.replace('_', ' ')} of "
+                        f"{int(value[index])}; the potential knows {low} to {high}."
+                    )
+            inputs[name] = value.to(self.dtype)
+        return inputs
 
     def plain_model(self, dtype: torch.dtype) -> torch.nn.Module:
         """Return a new plain MACE model with these weights and the reference energies inside it."""
