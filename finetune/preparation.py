@@ -39,6 +39,10 @@ class Preparation:
         device, dtype = choose_device(recipe.train.device), choose_dtype(recipe.train.precision)
         self.notes: list[str] = []
         structures = _read(recipe, beside)
+        free_atoms: dict[int, float] = {}
+        if recipe.reference_energies == "isolated":
+            free_atoms, train = reference_energies.take_free_atoms(structures["train"])
+            structures["train"] = train
         self.levels = sorted(
             {s.level_of_theory for s in structures["train"] if s.level_of_theory is not None}
         )
@@ -61,8 +65,12 @@ class Preparation:
         )
         self.compositions = sorted({_formula(item) for item in structures["train"]})
         self.ambiguous = False
+        if isinstance(recipe.reference_energies, dict):
+            free_atoms = reference_energies.by_symbol(recipe.reference_energies)
         if recipe.reference_energies == "estimate":
             self._refit_references()
+        elif recipe.reference_energies != "keep":
+            reference_energies.replace(self.foundation.potential, free_atoms, structures["train"])
         self.notes += sanity.strange_energies(
             self.foundation.potential, self.data.train, recipe.reference_energies
         )
@@ -81,7 +89,9 @@ class Preparation:
             self.notes.append(
                 f"note: {fit.identified} independent composition"
                 f"{'s do' if fit.identified > 1 else ' does'} not fix the reference energies of "
-                f"{len(fit.change)} elements; energies of other compositions will mean nothing."
+                f"{len(fit.change)} elements; energies of other compositions will mean nothing. "
+                "Left as the foundation has them, because no label tells: "
+                f"{'; '.join(map(_combination, fit.undetermined))}."
             )
 
     @property
@@ -168,6 +178,15 @@ def _check_labels(recipe: Recipe, train: Sequence[Structure], valid: Sequence[St
                 f"recipe's losses and train.monitor={recipe.train.monitor} need. "
                 f"It has: {', '.join(present) or 'none'}."
             )
+
+
+def _combination(weights: Mapping[int, int]) -> str:
+    """Return a combination of elements as text: ``3 C − O``."""
+    terms = []
+    for number, weight in weights.items():
+        count = "" if abs(weight) == 1 else f"{abs(weight)} "
+        terms.append(f"{'−' if weight < 0 else '+'} {count}{chemical_symbols[number]}")
+    return " ".join(terms).removeprefix("+ ")
 
 
 def _formula(structure: Structure) -> str:

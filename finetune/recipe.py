@@ -94,13 +94,27 @@ class Recipe(Options):
     foundation: str
     head: str | None = Field(None, description="head of a foundation that has several")
     data: DataRecipe
-    reference_energies: Literal["keep", "estimate"] = "estimate"
+    reference_energies: Literal["keep", "isolated", "estimate"] | dict[str, float] = Field(
+        "estimate", description="or the energies of free atoms, eV: {H: -13.6, …}"
+    )
     adapter: dict[str, Any] = Field(default_factory=lambda: {"kind": "full"})
     losses: dict[str, SerializeAsAny[LossOptions]] = Field(
         default_factory=lambda: {"energy": {"weight": 1.0}}, validate_default=True
     )
     train: TrainRecipe = TrainRecipe()
     output: str = Field(min_length=1, pattern=r"^[^\x00]+$")
+
+    @field_validator("reference_energies", mode="before")
+    @classmethod
+    def _references(cls, value: Any) -> Any:
+        if value not in ("keep", "isolated", "estimate") and not (
+            value and isinstance(value, dict)
+        ):
+            raise ValueError(
+                "choose 'keep', 'isolated' or 'estimate', or give the energies of free atoms in "
+                "eV, {H: -13.6, …}"
+            )
+        return value
 
     @field_validator("adapter", mode="before")
     @classmethod
