@@ -47,7 +47,9 @@ class Preparation:
             {s.level_of_theory for s in structures["train"] if s.level_of_theory is not None}
         )
         _check_labels(recipe, structures["train"], structures["valid"])
-        self.foundation = load_foundation(recipe.foundation, dtype, device, beside, recipe.head)
+        self.foundation = load_foundation(
+            recipe.foundation, dtype, device, beside, recipe.head, recipe.trust
+        )
         check_elements(structures, self.foundation)
         if Path(self.foundation.location).is_relative_to(self.folder.resolve()):
             raise RunFolderError(

@@ -93,6 +93,9 @@ class Recipe(Options):
 
     foundation: str
     head: str | None = Field(None, description="head of a foundation that has several")
+    trust: bool = Field(
+        False, description="load a MACE file that is not understood as torch does, code included"
+    )
     data: DataRecipe
     reference_energies: Literal["keep", "isolated", "estimate"] | dict[str, float] = Field(
         "estimate", description="or the energies of free atoms, eV: {H: -13.6, …}"

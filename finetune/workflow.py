@@ -174,7 +174,7 @@ def _origin(tuned: Foundation) -> tuple[Potential | None, str]:
     try:
         opened = load_foundation(name, potential.dtype, potential.device, head=origin.get("head"))
     except FoundationError:
-        return None, f"without its foundation '{name}', which is not there any more"
+        return None, f"without its foundation '{name}', which cannot be opened any more"
     if opened.fingerprint != origin["fingerprint"]:
         return None, f"without its foundation '{name}', which has changed since"
     opened.potential.set_references(potential.references())

@@ -14,6 +14,7 @@ from finetune.foundation.mace import MacePotential
 from finetune.foundation.opening import open_model
 from finetune.foundation.published import PUBLISHED
 from finetune.foundation.storage import CONFIG, load
+from finetune.foundation.trust import open_trusted
 from finetune.resources import find
 
 
@@ -42,6 +43,7 @@ def load_foundation(
     device: str | torch.device = "cpu",
     beside: Path | None = None,
     head: str | None = None,
+    trust: bool = False,
 ) -> Foundation:
     """Open a foundation by its name in the catalogue, or a stored potential by path.
 
@@ -57,6 +59,8 @@ def load_foundation(
         beside: Folder of the recipe, where relative paths are looked up too.
         head: Name of the head that predicts; may be left out where there is one, or where the
             stored potential names it.
+        trust: Whether a MACE file that cannot be opened safely may be loaded as torch does, which
+            runs whatever code it contains.
 
     Raises:
         FoundationError: For an unknown name or head, or files that are missing, damaged or of
@@ -66,7 +70,12 @@ def load_foundation(
     metadata: dict[str, Any] = {}
     if place.is_file():
         sha256 = published.sha256 if published else None
-        potential, config = open_model(place, dtype, head, sha256)
+        try:
+            potential, config = open_model(place, dtype, head, sha256)
+        except FoundationError:
+            if not trust:
+                raise
+            potential, config = open_trusted(place, dtype, head)
     else:
         potential, config = load(place, dtype, head)
         metadata = config.metadata

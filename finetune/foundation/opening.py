@@ -106,7 +106,11 @@ def _convert(
         check_plausible(settings, root, content.numbers)
         model = construct(settings, dtype)
         check_same(content.root, model)
-        return model, settings, _fill(model, root)
+        weights = read_weights(root, model)
+        with torch.no_grad():
+            for name, tensor in weights.items():
+                model.get_parameter(name).copy_(tensor)
+        return model, settings, weights
     except OSError as error:
         raise FoundationError(f"'{path}' cannot be read: {error}.") from error
     except FoundationError as error:
@@ -123,14 +127,16 @@ def _keep(
     )
 
 
-def _fill(model: torch.nn.Module, root: Part) -> dict[str, torch.Tensor]:
-    """Give a model the parameters of a file; return those that hold numbers, by name."""
+def read_weights(root: Part, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the parameters that hold numbers, by the names that they have in ``model``.
+
+    Raises:
+        FoundationError: If one is missing or not finite.
+    """
     weights = {}
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            *path, last = name.split(".")
-            tensor = root.child(*path).tensor(last, "_parameters")
-            parameter.copy_(tensor)
-            if tensor.numel():
-                weights[name] = tensor
+    for name, _ in model.named_parameters():
+        *path, last = name.split(".")
+        tensor = root.child(*path).tensor(last, "_parameters")
+        if tensor.numel():
+            weights[name] = tensor
     return weights
