@@ -72,6 +72,17 @@ class MacePotential(Potential):
         energies[self.head] = tuple(references[n] for n in self._settings.atomic_numbers)
         return self._settings.model_copy(update={"atomic_energies": tuple(energies)})
 
+    def add_head(self, name: str) -> tuple[MacePotential, dict[str, torch.Tensor]]:
+        """See `Potential.add_head`."""
+        from finetune.foundation.heads import add_head
+
+        return add_head(self, name)
+
+    @property
+    def opened_with(self) -> MaceSettings:
+        """Settings with the reference energies that the potential was opened with."""
+        return self._settings
+
     def interaction(
         self, batch: GraphBatch, element: torch.Tensor, strain: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
