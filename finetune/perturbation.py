@@ -1,4 +1,4 @@
-"""Displacements of all atoms: the unlabelled configurations around each structure."""
+"""Displaced atoms and strained cells: the unlabelled configurations around each structure."""
 
 from __future__ import annotations
 
@@ -7,24 +7,37 @@ import math
 import torch
 
 from finetune.data.graphs import GraphBatch
-from finetune.losses.options import DisplacementOptions
+from finetune.displacements import DisplacementOptions
+from finetune.teacher import Teacher
 
 GAUSSIAN_CUT = 3.0
 """Gaussian displacement vectors are cut at this many standard deviations."""
+SOFTEST = 0.05
+"""eV/Å²; softer modes, and unstable ones, are drawn as if they had this curvature."""
 
 
 def reach(options: DisplacementOptions) -> float:
     """Return the largest distance, Å, that two atoms can move relative to each other."""
-    longest = {
-        "uniform": math.sqrt(3.0) * options.size,
-        "sphere": options.size,
-        "gaussian": GAUSSIAN_CUT * options.size,
-    }
-    return 2.0 * longest[options.kind]
+    longest = {"uniform": math.sqrt(3.0), "gaussian": GAUSSIAN_CUT}.get(options.kind, 1.0)
+    return 2.0 * longest * options.peak_size
+
+
+def strain_reach(largest: float, cutoff: float) -> float:
+    """Return the skin, Å, that strains with components up to ``largest`` need.
+
+    No eigenvalue of such a strain lies beyond three times its largest component, and no pair
+    within the cutoff comes from further than the cutoff divided by one minus that.
+    """
+    return cutoff / (1.0 - 3.0 * largest) - cutoff
 
 
 def draw(
-    options: DisplacementOptions, batch: GraphBatch, generator: torch.Generator
+    options: DisplacementOptions,
+    batch: GraphBatch,
+    generator: torch.Generator,
+    progress: float = 1.0,
+    teacher: Teacher | None = None,
+    force_error: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Draw a displacement ``[N, 3]``, Å, of every atom of a batch.
 
@@ -35,16 +48,97 @@ def draw(
         options: Distribution and size.
         batch: The structures to displace.
         generator: A generator on the CPU, so that draws are the same on every device.
+        progress: Of the run, 0 to 1, for scheduled sizes.
+        teacher: The frozen foundation, for kinds ``soft_modes`` and ``thermal``.
+        force_error: ``[N, 3]``, eV/Å, for kind ``adversarial``.
+
+    Raises:
+        ValueError: If the kind needs what was not given, or its size is still to be chosen.
     """
-    shape = (int(batch.numbers.numel()), 3)
-    if options.kind == "uniform":
-        drawn = (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1) * options.size
+    size = options.size_at(progress)
+    if options.kind == "adversarial":
+        if force_error is None:
+            raise ValueError("adversarial displacements need the force error")
+        drawn = _scaled(_or_random(force_error.double().cpu(), batch, generator), batch) * size
+    elif options.kind in {"soft_modes", "thermal"}:
+        if teacher is None:
+            raise ValueError(f"{options.kind} displacements need the foundation")
+        soft = options.kind == "soft_modes"
+        drawn = (_soft if soft else _thermal)(options, batch, generator, teacher, size)
     else:
-        drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
-        length = drawn.norm(dim=1, keepdim=True)
-        wanted = torch.ones_like(length) if options.kind == "sphere" else length
-        wanted = wanted.clamp(max=GAUSSIAN_CUT)
-        drawn = drawn / length.clamp(min=1e-12) * wanted * options.size
+        drawn = _random(options.kind, batch, generator) * size
     drawn = drawn.to(device=batch.positions.device, dtype=batch.positions.dtype)
     mean = batch.sum_atoms(drawn) / batch.atoms[:, None]
     return drawn - mean[batch.structure]
+
+
+def draw_strain(largest: float, batch: GraphBatch, generator: torch.Generator) -> torch.Tensor:
+    """Draw a symmetric strain ``[B, 3, 3]`` for every structure, components up to ``largest``."""
+    drawn = 2 * torch.rand(len(batch), 3, 3, generator=generator, dtype=torch.float64) - 1
+    upper = torch.triu(drawn * largest)
+    symmetric = upper + torch.triu(upper, diagonal=1).transpose(1, 2)
+    return symmetric.to(device=batch.positions.device, dtype=batch.positions.dtype)
+
+
+def _random(kind: str, batch: GraphBatch, generator: torch.Generator) -> torch.Tensor:
+    """Draw displacements of unit size that need nothing but chance."""
+    shape = (int(batch.numbers.numel()), 3)
+    if kind == "uniform":
+        return 2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1
+    drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+    length = drawn.norm(dim=1, keepdim=True)
+    wanted = torch.ones_like(length) if kind == "sphere" else length.clamp(max=GAUSSIAN_CUT)
+    return drawn / length.clamp(min=1e-12) * wanted
+
+
+def _or_random(
+    direction: torch.Tensor, batch: GraphBatch, generator: torch.Generator
+) -> torch.Tensor:
+    """Put random directions where a structure has none: at the start, say, before any error."""
+    structure = batch.structure.cpu()
+    chance = _random("sphere", batch, generator)
+    length = torch.zeros(len(batch), dtype=torch.float64)
+    length.index_add_(0, structure, direction.square().sum(dim=1))
+    return torch.where((length > 1e-24)[structure, None], direction, chance)
+
+
+def _scaled(direction: torch.Tensor, batch: GraphBatch) -> torch.Tensor:
+    """Scale each structure's displacement so that the atom that moves most moves by 1."""
+    structure = batch.structure.cpu()
+    length = direction.norm(dim=1)
+    largest = torch.zeros(len(batch), dtype=torch.float64)
+    largest.scatter_reduce_(0, structure, length, reduce="amax")
+    return direction / largest.clamp(min=1e-12)[structure, None]
+
+
+def _soft(
+    options: DisplacementOptions,
+    batch: GraphBatch,
+    generator: torch.Generator,
+    teacher: Teacher,
+    size: float,
+) -> torch.Tensor:
+    """Mix soft modes with the amplitudes of equipartition, 1/√curvature."""
+    mixed = []
+    for modes in teacher.soft_modes(batch, options.modes):
+        amplitude = torch.randn(options.modes, generator=generator, dtype=torch.float64)
+        curvature = modes.curvatures.cpu().clamp(min=SOFTEST)
+        amplitude = amplitude[: len(curvature)] / curvature.sqrt()
+        mixed.append(torch.einsum("k,kni->ni", amplitude, modes.directions.cpu()))
+    return _scaled(torch.cat(mixed), batch) * size
+
+
+def _thermal(
+    options: DisplacementOptions,
+    batch: GraphBatch,
+    generator: torch.Generator,
+    teacher: Teacher,
+    size: float,
+) -> torch.Tensor:
+    """Take a frame of each structure's burst at random; too long ones are scaled down."""
+    taken = []
+    for frames in teacher.bursts(batch, options):
+        frame = frames[int(torch.randint(len(frames), (1,), generator=generator))].cpu()
+        furthest = frame.norm(dim=1).max().clamp(min=1e-12)
+        taken.append(frame * torch.clamp(size / furthest, max=1.0))
+    return torch.cat(taken)

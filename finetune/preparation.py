@@ -23,6 +23,7 @@ from finetune.errors import DataError, RunFolderError
 from finetune.evaluation.metrics import errors, predict
 from finetune.foundation import reference_energies
 from finetune.foundation.loading import Foundation, load_foundation
+from finetune.losses import sizing
 from finetune.losses.total import TotalLoss
 from finetune.recipe import Recipe
 from finetune.resources import expanded
@@ -55,13 +56,7 @@ class Preparation:
             raise RunFolderError(
                 f"the foundation lies in the output '{self.folder}'; choose another output."
             )
-        skin = TotalLoss(recipe.losses).skin
-        graphs = {
-            name: [graph(item, self.foundation.potential.cutoff, skin) for item in items]
-            for name, items in structures.items()
-        }
-        self.data = TrainingData(graphs["train"], graphs["valid"], graphs["unlabelled"])
-        self.test = graphs["test"]
+        self._build_graphs(structures)
         self.notes += sanity.notes(
             self.foundation.potential, self.data.train, structures, recipe.losses
         )
@@ -76,12 +71,47 @@ class Preparation:
         self.notes += sanity.strange_energies(
             self.foundation.potential, self.data.train, recipe.reference_energies
         )
+        if sizing.to_be_chosen(recipe.losses):
+            self._choose_sizes()
+            self._build_graphs(structures)
         self.reference = deepcopy(self.foundation.potential).requires_grad_(False)
         adapter = adapters.get(recipe.adapter["kind"])
         given = {key: value for key, value in recipe.adapter.items() if key != "kind"}
         self.adapted = adapter(adapter.Options.model_validate(given)).attach(
             self.foundation.potential
         )
+
+    def _build_graphs(self, structures: Mapping[str, Sequence[Structure]]) -> None:
+        cutoff = self.foundation.potential.cutoff
+        skin = TotalLoss(self.recipe.losses).skin(cutoff)
+        graphs = {
+            name: [graph(item, cutoff, skin) for item in items]
+            for name, items in structures.items()
+        }
+        self.data = TrainingData(graphs["train"], graphs["valid"], graphs["unlabelled"])
+        self.test = graphs["test"]
+
+    def _choose_sizes(self) -> None:
+        """Settle the displacement sizes that the recipe leaves to the data.
+
+        Raises:
+            DataError: If there is no energy to compare with.
+        """
+        potential, graphs = self.foundation.potential, self.data.train
+        error = errors(predict(potential, graphs), len(graphs)).energy_per_atom_rmse
+        if error is None:
+            raise DataError(
+                "a displacement size cannot be chosen from the data: no training structure has an "
+                "energy. Give the size as a number in Å."
+            )
+        sizes = sizing.chosen_sizes(self.recipe.losses, potential, graphs, error)
+        losses = sizing.with_sizes(self.recipe.losses, sizes)
+        self.recipe = self.recipe.model_copy(update={"losses": losses})
+        self.notes += [
+            f"note: the displacement size of '{name}' is {size:g} Å, chosen from the data (the "
+            f"foundation's energy error is {1000 * error:.2g} meV/atom)."
+            for name, size in sizes.items()
+        ]
 
     def _refit_references(self) -> None:
         fit = reference_energies.estimate(self.foundation.potential, self.data.train)
@@ -162,7 +192,7 @@ def _check_labels(recipe: Recipe, train: Sequence[Structure], valid: Sequence[St
     used = [
         kind
         for kind in ("energy", "forces", "stress")
-        if any(loss.kind == kind and loss.weight > 0 for loss in recipe.losses.values())
+        if any(loss.kind == kind and loss.peak_weight > 0 for loss in recipe.losses.values())
     ]
     monitored = recipe.train.monitor.partition("_")[0]
     for name, structures, wanted in (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,6 +16,7 @@ from pydantic import (
     BaseModel,
     Field,
     SerializeAsAny,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
@@ -139,7 +140,7 @@ class Recipe(Options):
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Recipe:
-        if not any(options.weight > 0 for options in self.losses.values()):
+        if not any(options.peak_weight > 0 for options in self.losses.values()):
             raise ValueError("every loss has weight 0: nothing would be learnt")
         return self
 
@@ -223,7 +224,8 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
 def _lines(error: ValidationError, model: type[BaseModel]) -> str:
     lines = []
     for fault in error.errors():
-        location = ".".join(str(part) for part in fault["loc"])
+        parts = [str(part) for part in fault["loc"]]
+        location = ".".join(part for part in parts if not part.startswith("("))  # tags of unions
         if fault["type"] == "extra_forbidden":
             known = _keys_at(model, fault["loc"][:-1])
             nearest = suggestion(str(fault["loc"][-1]), known)
@@ -251,9 +253,21 @@ def _shown(fault: Any) -> str:
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
-    for part in location:
+    """Return the keys known where a fault is; the location may hold tags of unions."""
+    for place, part in enumerate(location):
         field = model.model_fields.get(str(part))
-        annotation = field.annotation if field else None
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
+        if field is not None:
+            tag = location[place + 1] if place + 1 < len(location) else None
+            model = _model_of(field.annotation, tag) or model
     return list(model.model_fields)
+
+
+def _model_of(annotation: Any, tag: Any) -> type[BaseModel] | None:
+    """Find the option class in an annotation: the only one, or the one with the tag."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    tags = [item.tag for item in getattr(annotation, "__metadata__", ()) if isinstance(item, Tag)]
+    if tags and tag not in tags:
+        return None
+    found = (_model_of(inner, tag) for inner in get_args(annotation))
+    return next((item for item in found if item is not None), None)

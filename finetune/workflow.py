@@ -56,6 +56,7 @@ def run(
     reporter = reporter or Silent()
     recipe, beside = _recipe(recipe, overrides)
     prepared = Preparation(recipe, beside, overwrite)
+    recipe = prepared.recipe
     for note in (prepared.summary, *prepared.notes):
         reporter.say(note)
     with run_folder.replacing(prepared.folder, recipe.dump(), prepared.environment):

@@ -11,12 +11,16 @@ ROOT = Path(finetune.__file__).parent
 FLOORS = [
     {"errors", "files", "options"},
     {"run_folder", "registry", "resources", "environment"},
+    {"schedules"},
+    {"displacements"},
     {"losses.options", "adapters.options"},
     {"losses", "adapters"},  # the registries, in __init__
     {"recipe"},
     {"devices", "quantities"},
     {"data"},
     {"foundation"},
+    {"soft_modes", "dynamics"},
+    {"teacher"},
     {"perturbation"},
     {"losses.*", "adapters.*", "testing"},
     {"evaluation.metrics"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,6 +39,8 @@ class GraphBatch:
         has_forces: ``[N]``.
         stress: ``[B, 3, 3]``, eV/Å³; meaningless where ``has_stress`` is False.
         has_stress: ``[B]``.
+        identity: Hash of each geometry as it was read ``[B]``, int64; 0 for displaced copies.
+            Equal ones share whatever is computed once for a structure.
         where: Origin of each structure, for messages.
     """
 
@@ -58,6 +61,7 @@ class GraphBatch:
     has_forces: torch.Tensor
     stress: torch.Tensor
     has_stress: torch.Tensor
+    identity: torch.Tensor
     where: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -76,14 +80,46 @@ class GraphBatch:
     def displaced(self, displacement: torch.Tensor) -> GraphBatch:
         """Return an unlabelled copy with atoms moved by ``displacement`` ``[N, 3]``, Å.
 
-        The edges are kept, so no atom may move further than half of ``skin``.
+        The edges are kept, so no two atoms may move further than ``skin`` against each other.
         """
+        return self._unlabelled(self.positions + displacement, self.cell)
+
+    def strained(self, strain: torch.Tensor) -> GraphBatch:
+        """Return an unlabelled copy with atoms and cells deformed by 1 + ε, ε ``[B, 3, 3]``.
+
+        The edges are kept, so no pair within the cutoff may come from outside it by more than
+        ``skin``.
+        """
+        moved = torch.einsum("ni,nij->nj", self.positions, strain[self.structure])
+        return self._unlabelled(self.positions + moved, self.cell + self.cell @ strain)
+
+    def _unlabelled(self, positions: torch.Tensor, cell: torch.Tensor) -> GraphBatch:
         return replace(
             self,
-            positions=self.positions + displacement,
+            positions=positions,
+            cell=cell,
             has_energy=torch.zeros_like(self.has_energy),
             has_forces=torch.zeros_like(self.has_forces),
             has_stress=torch.zeros_like(self.has_stress),
+            identity=torch.zeros_like(self.identity),
+        )
+
+    def single(self, index: int) -> GraphBatch:
+        """Return structure ``index`` as a batch of one."""
+        atoms = self.structure == index
+        first = int(torch.argmax(atoms.int()))
+        edges = atoms[self.edge_index[0]]
+        chosen: dict[str, Any] = {
+            **{name: getattr(self, name)[atoms] for name in _PER_ATOM},
+            **{name: getattr(self, name)[index : index + 1] for name in _PER_STRUCTURE},
+        }
+        return GraphBatch(
+            **chosen,
+            structure=torch.zeros_like(self.structure[atoms]),
+            edge_index=self.edge_index[:, edges] - first,
+            unit_shifts=self.unit_shifts[edges],
+            skin=self.skin,
+            where=self.where[index : index + 1],
         )
 
     def to(self, device: torch.device, dtype: torch.dtype) -> GraphBatch:
@@ -96,9 +132,10 @@ class GraphBatch:
         return replace(self, **moved)
 
 
-_PER_ATOM_OR_STRUCTURE = (
-    *("numbers", "positions", "cell", "pbc", "atoms", "unit_shifts", "charge", "spin"),
-    *("energy", "has_energy", "forces", "has_forces", "stress", "has_stress"),
+_PER_ATOM = ("numbers", "positions", "forces", "has_forces")
+_PER_STRUCTURE = (
+    *("cell", "pbc", "atoms", "charge", "spin"),
+    *("energy", "has_energy", "stress", "has_stress", "identity"),
 )
 
 
@@ -108,7 +145,7 @@ def concatenate(batches: Sequence[GraphBatch]) -> GraphBatch:
         return batches[0]
     joined = {
         name: torch.cat([getattr(batch, name) for batch in batches])
-        for name in _PER_ATOM_OR_STRUCTURE
+        for name in (*_PER_ATOM, *_PER_STRUCTURE, "unit_shifts")
     }
     structure, edges, structures, atoms = [], [], 0, 0
     for batch in batches:
@@ -157,8 +194,17 @@ def graph(structure: Structure, cutoff: float, skin: float = 0.0) -> GraphBatch:
         has_forces=torch.full((n,), has["forces"]),
         stress=torch.tensor(stress, dtype=torch.float64)[None],
         has_stress=torch.tensor([has["stress"]]),
+        identity=torch.tensor([_identity(structure)]),
         where=(structure.where,),
     )
+
+
+def _identity(structure: Structure) -> int:
+    found = hashlib.blake2b(digest_size=8)
+    state = np.array([structure.charge, structure.spin])
+    for array in (structure.numbers, structure.positions, structure.cell, structure.pbc, state):
+        found.update(np.ascontiguousarray(array).tobytes())
+    return int.from_bytes(found.digest(), "big", signed=True) or 1
 
 
 def batches(graphs: Sequence[GraphBatch], size: int) -> Iterator[GraphBatch]:

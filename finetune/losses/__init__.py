@@ -26,6 +26,7 @@ losses: Registry[Loss] = Registry(
             "finetune.losses.curvature:SecondDifferenceLoss",
             f"{_OPTIONS}:SecondDifferenceOptions",
         ),
+        "strain": ("finetune.losses.strain:StrainLoss", f"{_OPTIONS}:StrainOptions"),
         "replay": ("finetune.losses.replay:ReplayLoss", f"{_OPTIONS}:ReplayOptions"),
         "pisc": ("finetune.losses.spatial:SpatialLoss", f"{_OPTIONS}:SpatialOptions"),
     },

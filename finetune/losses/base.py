@@ -1,53 +1,19 @@
-"""The contract of a loss, and what a loss can ask for."""
+"""The contract of a loss."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 
 from finetune.data.graphs import GraphBatch
 from finetune.losses.context import LossContext
-from finetune.losses.options import DisplacementOptions, LossOptions
+from finetune.losses.options import LossOptions
+from finetune.losses.sites import BASE, Request, Site
 
-
-@dataclass(frozen=True)
-class Site:
-    """A geometry at which the potential is evaluated.
-
-    Attributes:
-        displacement: How the structures are displaced; None for the structures as they are.
-        copy: Number of the draw, so that one loss can ask for several.
-        sign: −1 for the mirrored displacement of the same draw.
-    """
-
-    displacement: DisplacementOptions | None = None
-    copy: int = 0
-    sign: Literal[1, -1] = 1
-
-
-BASE = Site()
-"""The structures as they are."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a loss needs at a site. Requests of several losses at one site are shared.
-
-    Attributes:
-        site: Where.
-        forces: Whether forces are needed beside energies.
-        stress: Whether stresses are needed.
-        of: Which potential: the one in training, or the frozen foundation.
-    """
-
-    site: Site
-    forces: bool = False
-    stress: bool = False
-    of: Literal["trained", "foundation"] = "trained"
+__all__ = ["BASE", "Loss", "LossContext", "Request", "Site"]
 
 
 class Loss(ABC):

@@ -2,101 +2,155 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
 
 import torch
 
 from finetune.data.graphs import GraphBatch, concatenate
 from finetune.foundation.potential import Potential
-from finetune.perturbation import draw
+from finetune.losses.sites import BASE, Request, Site
+from finetune.perturbation import draw, draw_strain
 from finetune.quantities import Prediction
+from finetune.schedules import at
+from finetune.teacher import Teacher
 
-if TYPE_CHECKING:
-    from finetune.losses.base import Request, Site
-
-Draw = tuple[object, int]
-"""A displacement's options and the number of the draw: what mirrored sites share."""
+Which = Literal["trained", "foundation"]
 
 
 class LossContext:
     """What the losses of one step see.
 
     Places that need the same quantities are evaluated as one large batch; places that need energies
-    only never build the graph of forces, and the foundation never builds one of its weights.
+    only never build the graph of forces, and the foundation never builds one of its weights. What
+    the foundation says of the structures as they are is remembered from step to step.
 
     Args:
         batch: The structures of the step, labelled or not.
         potential: The potential in training.
         requests: What all losses of the step ask for.
-        generator: Draws the displacements; on the CPU.
-        foundation: The frozen foundation; may be None where nothing asks for it.
+        generator: Draws displacements and strains; on the CPU.
+        teacher: The frozen foundation; may be None where nothing asks for it.
+        progress: Of the run, 0 to 1, for scheduled sizes.
+        drawn: Displacements ``[N, 3]`` and strains ``[B, 3, 3]`` of sites that are not to be drawn.
     """
 
     def __init__(
         self,
         batch: GraphBatch,
-        potential: Potential,
+        potential: Potential | Callable[..., Prediction],
         requests: Iterable[Request],
         generator: torch.Generator,
-        foundation: Potential | None = None,
+        teacher: Teacher | None = None,
+        progress: float = 1.0,
+        drawn: Mapping[Site, torch.Tensor] | None = None,
     ) -> None:
         self.batch = batch
-        self._draws: dict[Draw, torch.Tensor] = {}
+        self.drawn: dict[Site, torch.Tensor] = dict(drawn or {})
+        self._potential = potential
+        self._teacher = teacher
+        self._generator = generator
+        self._progress = progress
+        self._found: dict[Which, dict[Site, Prediction]] = {"trained": {}, "foundation": {}}
         requests = list(requests)
-        for site in dict.fromkeys(request.site for request in requests):
-            key = (site.displacement, site.copy)
-            if site.displacement is not None and key not in self._draws:
-                self._draws[key] = draw(site.displacement, batch, generator)
-        self._trained = self._evaluate(potential, [r for r in requests if r.of == "trained"])
-        asked = [request for request in requests if request.of == "foundation"]
-        self._foundation: dict[Site, Prediction] = {}
-        if asked:
-            if foundation is None:
-                raise ValueError("a loss asks for the foundation, but there is none")
-            with torch.no_grad():
-                self._foundation = self._evaluate(foundation, asked)
+        if any(_adversarial(request.site) for request in requests):
+            requests.append(Request(BASE, forces=True))
+            if not bool(batch.has_forces.all()):
+                requests.append(Request(BASE, forces=True, of="foundation"))
+            self._evaluate([request for request in requests if request.site == BASE])
+        for site in dict.fromkeys(request.site.drawn for request in requests):
+            if site is not None and site not in self.drawn:
+                self.drawn[site] = self._draw(site)
+        self._evaluate(requests)
 
     def prediction(self, site: Site) -> Prediction:
         """Return what the potential in training predicts at a requested site."""
-        return self._trained[site]
+        return self._found["trained"][site]
 
     def foundation(self, site: Site) -> Prediction:
         """Return what the frozen foundation predicts at a requested site."""
-        return self._foundation[site]
+        return self._found["foundation"][site]
 
     def correction(self, site: Site) -> Prediction:
         """Return the difference of the two at a site requested of both: D = E_θ − E_f."""
-        trained, foundation = self._trained[site], self._foundation[site]
+        trained, foundation = self.prediction(site), self.foundation(site)
         return Prediction(
             energy=trained.energy - foundation.energy,
             node_energy=trained.node_energy - foundation.node_energy,
             forces=_minus(trained.forces, foundation.forces),
+            stress=_minus(trained.stress, foundation.stress),
         )
 
     def displacement(self, site: Site) -> torch.Tensor:
         """Return the displacement ``[N, 3]``, Å, of a requested site."""
-        if site.displacement is None:
+        if site.drawn is None:
             return torch.zeros_like(self.batch.positions)
-        return site.sign * self._draws[(site.displacement, site.copy)]
+        return site.sign * self.drawn[site.drawn]
 
-    def _evaluate(self, potential: Potential, requests: list[Request]) -> dict[Site, Prediction]:
-        needs: dict[Site, tuple[bool, bool]] = {}
+    def strain(self, site: Site) -> torch.Tensor:
+        """Return the symmetric strain ``[B, 3, 3]`` of a requested site."""
+        assert site.drawn is not None
+        return site.sign * self.drawn[site.drawn]
+
+    def _draw(self, site: Site) -> torch.Tensor:
+        if site.strain is not None:
+            largest = at(site.strain, self._progress)
+            return draw_strain(largest, self.batch, self._generator)
+        assert site.displacement is not None
+        return draw(
+            *(site.displacement, self.batch, self._generator, self._progress),
+            teacher=self._teacher,
+            force_error=self._force_error() if _adversarial(site) else None,
+        )
+
+    def _force_error(self) -> torch.Tensor:
+        """Return the error of the forces, against the foundation's where there are no labels."""
+        batch, predicted = self.batch, self.prediction(BASE).forces
+        expected = batch.forces
+        if BASE in self._found["foundation"]:
+            taught = self.foundation(BASE).forces
+            assert taught is not None
+            expected = torch.where(batch.has_forces[:, None], expected, taught)
+        assert predicted is not None
+        return predicted.detach() - expected
+
+    def _evaluate(self, requests: Iterable[Request]) -> None:
+        """Evaluate both potentials at the sites where they have not been yet."""
+        needs: dict[Which, dict[Site, tuple[bool, bool]]] = {"trained": {}, "foundation": {}}
         for request in requests:
-            forces, stress = needs.get(request.site, (False, False))
-            needs[request.site] = (forces or request.forces, stress or request.stress)
-        found: dict[Site, Prediction] = {}
+            if request.site not in self._found[request.of]:
+                forces, stress = needs[request.of].get(request.site, (False, False))
+                needs[request.of][request.site] = (
+                    forces or request.forces,
+                    stress or request.stress,
+                )
+        self._evaluate_copies(self._potential, needs["trained"], self._found["trained"])
+        if needs["foundation"]:
+            if self._teacher is None:
+                raise ValueError("a loss asks for the foundation, but there is none")
+            base = needs["foundation"].pop(BASE, None)
+            if base is not None:
+                self._found["foundation"][BASE] = self._teacher.base(self.batch, *base)
+            self._evaluate_copies(self._teacher, needs["foundation"], self._found["foundation"])
+
+    def _evaluate_copies(
+        self,
+        potential: Callable[..., Prediction],
+        needs: Mapping[Site, tuple[bool, bool]],
+        found: dict[Site, Prediction],
+    ) -> None:
         for forces, stress in sorted(set(needs.values())):
             sites = [site for site, need in needs.items() if need == (forces, stress)]
-            copies = [self._at(site) for site in sites]
-            together = potential(concatenate(copies), forces=forces, stress=stress)
+            copies = concatenate([self._at(site) for site in sites])
+            together = potential(copies, forces=forces, stress=stress)
             found.update(zip(sites, self._split(together, len(sites)), strict=True))
-        return found
 
     def _at(self, site: Site) -> GraphBatch:
-        if site.displacement is None:
-            return self.batch
-        return self.batch.displaced(self.displacement(site))
+        if site.strain is not None:
+            return self.batch.strained(self.strain(site))
+        if site.displacement is not None:
+            return self.batch.displaced(self.displacement(site))
+        return self.batch
 
     def _split(self, together: Prediction, copies: int) -> list[Prediction]:
         structures = len(self.batch)
@@ -112,6 +166,10 @@ class LossContext:
                 strict=True,
             )
         ]
+
+
+def _adversarial(site: Site) -> bool:
+    return site.displacement is not None and site.displacement.kind == "adversarial"
 
 
 def _minus(first: torch.Tensor | None, second: torch.Tensor | None) -> torch.Tensor | None:

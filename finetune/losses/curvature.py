@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
-from finetune.data.graphs import GraphBatch
 from finetune.losses.base import BASE, Request, Site
 from finetune.losses.context import LossContext
 from finetune.losses.options import SecondDifferenceOptions
-from finetune.losses.weak import WeakLoss
+from finetune.losses.weak import ConsistencyLoss
 
 
-class SecondDifferenceLoss(WeakLoss):
+class SecondDifferenceLoss(ConsistencyLoss):
     """Mean over structures of ℓ(½ [E(r+δ) + E(r−δ)] − E(r)).
 
     For a conservative potential this is ½ δᵀHδ + O(δ⁴), PITC's one-sided remainder to leading
@@ -21,17 +20,17 @@ class SecondDifferenceLoss(WeakLoss):
     """
 
     Options = SecondDifferenceOptions
+    options: SecondDifferenceOptions
 
-    def __init__(self, options: SecondDifferenceOptions) -> None:
-        super().__init__(options)
-        self.site = Site(options.displaced)
-        self.mirrored = Site(options.displaced, sign=-1)
+    def needs(self, copy: int) -> Sequence[Request]:
+        """See `ConsistencyLoss.needs`."""
+        return [Request(BASE), *(Request(site) for site in self._sites(copy))]
 
-    def requests(self, batch: GraphBatch) -> Sequence[Request]:
-        """See `Loss.requests`."""
-        return self.ask(Request(BASE), Request(self.site), Request(self.mirrored))
+    def residual(self, context: LossContext, copy: int) -> torch.Tensor:
+        """See `ConsistencyLoss.residual`."""
+        site, mirrored = (self.at(context, site).energy for site in self._sites(copy))
+        return 0.5 * (site + mirrored) - self.at(context, BASE).energy
 
-    def __call__(self, context: LossContext) -> torch.Tensor:
-        """See `Loss.__call__`."""
-        mean = 0.5 * (self.at(context, self.site).energy + self.at(context, self.mirrored).energy)
-        return self.reduce(mean - self.at(context, BASE).energy, context)
+    def _sites(self, copy: int) -> tuple[Site, Site]:
+        displaced = self.options.displaced
+        return Site(displaced, copy=copy), Site(displaced, copy=copy, sign=-1)

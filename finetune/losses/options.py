@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from finetune.displacements import Displacement, DisplacementOptions, spelt_out
 from finetune.options import Options
+from finetune.schedules import Schedule, Scheduled, at, peak
 
-Size = Annotated[float, Field(gt=0, le=1.0, description="Å")]
+LARGEST_STRAIN = 0.1
+"""Larger strains are not small in any sense."""
 
 
 class LossOptions(Options):
     """Options that every loss has.
 
-    ``weight`` multiplies the loss in the total; 0 switches it off. ``kind`` names the registered
-    loss when the key in the recipe is a name of your own (``near: {kind: pitc, …}``).
+    ``weight`` multiplies the loss in the total; it may be a schedule, and 0 switches the loss off.
+    ``kind`` names the registered loss when the key in the recipe is a name of your own
+    (``near: {kind: pitc, …}``).
     """
 
     kind: str = Field("", description="registered loss; filled in with the recipe's key")
-    weight: float = Field(1.0, ge=0, description="factor in the total loss")
+    weight: Scheduled = Field(1.0, description="factor in the total loss, or a schedule")
     distance: Literal["squared", "huber", "absolute"] = Field(
         "squared", description="distance measure of the residual"
     )
     huber_delta: float = Field(
         0.01, gt=0, description="residual at which `huber` turns linear, in the residual's unit"
     )
+
+    @property
+    def peak_weight(self) -> float:
+        """The largest weight of the run; 0 for a loss that is switched off."""
+        return peak(self.weight)
+
+    def weight_at(self, progress: float) -> float:
+        """Return the weight at a progress of 0 to 1."""
+        return at(self.weight, progress)
 
 
 class EnergyOptions(LossOptions):
@@ -42,33 +55,32 @@ class StressOptions(LossOptions):
     """Supervised stress components: residual in eV/Å³, averaged over labelled structures."""
 
 
-class DisplacementOptions(Options):
-    """How all atoms of a structure are displaced; net translation is removed.
-
-    ``uniform`` draws each component from [-size, size]; ``sphere`` a vector of length ``size`` in a
-    random direction for each atom; ``gaussian`` components of standard deviation ``size`` with
-    vectors cut at three times that.
-    """
-
-    kind: Literal["uniform", "sphere", "gaussian"] = "uniform"
-    size: Size = 0.01
-
-
-class WeakLossOptions(LossOptions):
-    """Options shared by the weakly supervised losses on displaced copies."""
+class ConsistencyOptions(LossOptions):
+    """Options shared by the weakly supervised losses, on displaced and on strained copies."""
 
     normalise: Literal["per_atom", "per_structure"] = "per_atom"
-    displacement: Size | DisplacementOptions = Field(
-        DisplacementOptions(), description="size in Å, or {kind, size}"
-    )
+    copies: int = Field(1, ge=1, le=64, description="draws for each structure in a step")
     anchored: bool = Field(
         False, description="on the correction to the frozen foundation instead of the energy"
+    )
+
+
+class WeakLossOptions(ConsistencyOptions):
+    """Options shared by the weakly supervised losses on displaced copies."""
+
+    displacement: Displacement = Field(
+        DisplacementOptions(), description="size in Å, or {kind, size, …}"
     )
 
     @property
     def displaced(self) -> DisplacementOptions:
         """The displacement with the short form (a bare size in Å) spelt out."""
         return spelt_out(self.displacement)
+
+    @model_validator(mode="after")
+    def _copies_differ(self) -> WeakLossOptions:
+        _refuse_equal_copies(self.displaced, self.copies)
+        return self
 
 
 class TaylorOptions(WeakLossOptions):
@@ -95,9 +107,33 @@ class SpatialOptions(WeakLossOptions):
 
     hold_extrapolation: bool = False
 
+    @model_validator(mode="after")
+    def _two_draws_differ(self) -> SpatialOptions:
+        _refuse_equal_copies(self.displaced, 2)
+        return self
+
 
 class SecondDifferenceOptions(WeakLossOptions):
     """E(r+δ) + E(r−δ) − 2 E(r): PITC's remainder to leading order, from energies alone."""
+
+
+class StrainOptions(ConsistencyOptions):
+    """E((1+ε)·cell) against E + V σ:ε, on structures periodic in all directions.
+
+    Each component of the symmetric ε is drawn from [-strain, strain]. ``form`` and
+    ``hold_extrapolation`` are as for PITC.
+    """
+
+    strain: Scheduled = Field(0.005, description="largest component of ε, or a schedule")
+    form: Literal["one_sided", "symmetric"] = "one_sided"
+    hold_extrapolation: bool = False
+
+    @field_validator("strain")
+    @classmethod
+    def _bounded(cls, value: float | Schedule) -> float | Schedule:
+        if not 0 < peak(value) <= LARGEST_STRAIN:
+            raise ValueError(f"strains lie above 0 and up to {LARGEST_STRAIN:g}")
+        return value
 
 
 class ReplayOptions(LossOptions):
@@ -106,7 +142,8 @@ class ReplayOptions(LossOptions):
     ``displacement: null`` takes the structures as they are.
     """
 
-    displacement: Size | DisplacementOptions | None = DisplacementOptions(size=0.1)
+    displacement: Displacement | None = DisplacementOptions(size=0.1)
+    copies: int = Field(1, ge=1, le=64, description="draws for each structure in a step")
     energy: float = Field(0.0, ge=0, description="factor of the energies, residual in eV per atom")
     forces: float = Field(1.0, ge=0, description="factor of the forces, residual in eV/Å")
 
@@ -119,11 +156,16 @@ class ReplayOptions(LossOptions):
     def _something(self) -> ReplayOptions:
         if self.energy == 0 and self.forces == 0:
             raise ValueError("give `energy` or `forces` a factor above zero")
+        if self.displaced is None:
+            if self.copies > 1:
+                raise ValueError("`copies` needs a displacement")
+        else:
+            _refuse_equal_copies(self.displaced, self.copies)
         return self
 
 
-def spelt_out(displacement: float | DisplacementOptions) -> DisplacementOptions:
-    """Return the options that a bare size in Å stands for."""
-    if isinstance(displacement, DisplacementOptions):
-        return displacement
-    return DisplacementOptions(size=displacement)
+def _refuse_equal_copies(displaced: DisplacementOptions, copies: int) -> None:
+    if displaced.kind == "adversarial" and copies > 1:
+        raise ValueError(
+            "a structure has one adversarial displacement; choose another kind for several draws"
+        )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from finetune.data.graphs import GraphBatch
-from finetune.losses.base import Loss, Request, Site
+from finetune.losses.base import BASE, Loss, Request, Site
 from finetune.losses.context import LossContext
 from finetune.losses.options import ReplayOptions
 
@@ -22,26 +23,25 @@ class ReplayLoss(Loss):
     Options = ReplayOptions
     options: ReplayOptions
 
-    def __init__(self, options: ReplayOptions) -> None:
-        super().__init__(options)
-        self.site = Site(options.displaced)
-
     def requests(self, batch: GraphBatch) -> Sequence[Request]:
         """See `Loss.requests`."""
-        forces = self.options.forces > 0
-        return [
-            Request(self.site, forces=forces),
-            Request(self.site, forces=forces, of="foundation"),
-        ]
+        asked = [Request(site, forces=self.options.forces > 0) for site in self._sites()]
+        return [*asked, *(replace(request, of="foundation") for request in asked)]
 
     def __call__(self, context: LossContext) -> torch.Tensor:
         """See `Loss.__call__`."""
-        correction = context.correction(self.site)
-        total = torch.zeros_like(correction.energy.sum())
+        corrections = [context.correction(site) for site in self._sites()]
+        total = torch.zeros_like(corrections[0].energy.sum())
         if self.options.energy > 0:
-            per_atom = correction.energy / context.batch.atoms
+            per_atom = torch.stack([c.energy / context.batch.atoms for c in corrections])
             total = total + self.options.energy * self.measure(per_atom).mean()
-        if self.options.forces > 0 and correction.forces is not None:
-            forces = self.measure(correction.forces.double()).mean()
-            total = total + self.options.forces * forces
+        if self.options.forces > 0:
+            forces = torch.stack([c.forces for c in corrections if c.forces is not None])
+            total = total + self.options.forces * self.measure(forces.double()).mean()
         return total
+
+    def _sites(self) -> list[Site]:
+        displaced = self.options.displaced
+        if displaced is None:
+            return [BASE]
+        return [Site(displaced, copy=copy) for copy in range(self.options.copies)]

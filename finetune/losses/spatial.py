@@ -10,33 +10,34 @@ from collections.abc import Sequence
 
 import torch
 
-from finetune.data.graphs import GraphBatch
 from finetune.losses.base import Request, Site
 from finetune.losses.context import LossContext
 from finetune.losses.options import SpatialOptions
-from finetune.losses.weak import WeakLoss, work
+from finetune.losses.weak import ConsistencyLoss, work
 
 
-class SpatialLoss(WeakLoss):
+class SpatialLoss(ConsistencyLoss):
     """Mean over structures of ℓ(E(r+δ) − [E(r+δ′) − Σ_i (δ_i−δ′_i)·F_i(r+δ′)])."""
 
     Options = SpatialOptions
     options: SpatialOptions
 
-    def __init__(self, options: SpatialOptions) -> None:
-        super().__init__(options)
-        self.site = Site(options.displaced, copy=0)
-        self.other = Site(options.displaced, copy=1)
+    def needs(self, copy: int) -> Sequence[Request]:
+        """See `ConsistencyLoss.needs`."""
+        site, other = self._sites(copy)
+        return [Request(site), Request(other, forces=True)]
 
-    def requests(self, batch: GraphBatch) -> Sequence[Request]:
-        """See `Loss.requests`."""
-        return self.ask(Request(self.site), Request(self.other, forces=True))
-
-    def __call__(self, context: LossContext) -> torch.Tensor:
-        """See `Loss.__call__`."""
-        other = self.at(context, self.other)
-        step = context.displacement(self.site) - context.displacement(self.other)
-        expected = other.energy - work(context, step, other)
+    def residual(self, context: LossContext, copy: int) -> torch.Tensor:
+        """See `ConsistencyLoss.residual`."""
+        site, other = self._sites(copy)
+        there = self.at(context, other)
+        step = context.displacement(site) - context.displacement(other)
+        expected = there.energy - work(context, step, there)
         if self.options.hold_extrapolation:
             expected = expected.detach()
-        return self.reduce(self.at(context, self.site).energy - expected, context)
+        return self.at(context, site).energy - expected
+
+    def _sites(self, copy: int) -> tuple[Site, Site]:
+        """The first of each pair are the copies that PITC takes."""
+        displaced, copies = self.options.displaced, self.options.copies
+        return Site(displaced, copy=copy), Site(displaced, copy=copies + copy)

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 
 import torch
 
-from finetune.data.graphs import GraphBatch
 from finetune.losses.base import BASE, Request, Site
 from finetune.losses.context import LossContext
 from finetune.losses.options import TaylorOptions
-from finetune.losses.weak import WeakLoss, work
+from finetune.losses.weak import ConsistencyLoss, work
 
 
-class TaylorLoss(WeakLoss):
+class TaylorLoss(ConsistencyLoss):
     """Mean over structures of ℓ(E(r+δ) − [E(r) − Σ_i δ_i·F_i(r)]).
 
     The symmetric form is ℓ(½ [E(r+δ) − E(r−δ)] + Σ_i δ_i·F_i(r)). For a conservative potential the
@@ -27,29 +26,26 @@ class TaylorLoss(WeakLoss):
     Options = TaylorOptions
     options: TaylorOptions
 
-    def __init__(self, options: TaylorOptions) -> None:
-        super().__init__(options)
-        self.site = Site(options.displaced)
-        self.mirrored = Site(options.displaced, sign=-1)
-
-    def requests(self, batch: GraphBatch) -> Sequence[Request]:
-        """See `Loss.requests`."""
-        asked = [Request(BASE, forces=True), Request(self.site)]
+    def needs(self, copy: int) -> Sequence[Request]:
+        """See `ConsistencyLoss.needs`."""
+        asked = [Request(BASE, forces=True), Request(self._site(copy))]
         if self.options.form == "symmetric":
-            asked.append(Request(self.mirrored))
-        return self.ask(*asked)
+            asked.append(Request(self._site(copy, mirrored=True)))
+        return asked
 
-    def __call__(self, context: LossContext) -> torch.Tensor:
-        """See `Loss.__call__`."""
-        base, moved = self.at(context, BASE), self.at(context, self.site).energy
-        expected = -work(context, context.displacement(self.site), base)
+    def residual(self, context: LossContext, copy: int) -> torch.Tensor:
+        """See `ConsistencyLoss.residual`."""
+        site = self._site(copy)
+        base, moved = self.at(context, BASE), self.at(context, site).energy
+        expected = -work(context, context.displacement(site), base)
         if self.options.form == "symmetric":
-            moved = 0.5 * (moved - self.at(context, self.mirrored).energy)
+            moved = 0.5 * (moved - self.at(context, self._site(copy, mirrored=True)).energy)
         else:
             expected = expected + self._base_energy(context, base.energy)
-        if self.options.hold_extrapolation:
-            expected = expected.detach()
-        return self.reduce(moved - expected, context)
+        return moved - (expected.detach() if self.options.hold_extrapolation else expected)
+
+    def _site(self, copy: int, mirrored: bool = False) -> Site:
+        return Site(self.options.displaced, copy=copy, sign=-1 if mirrored else 1)
 
     def _base_energy(self, context: LossContext, predicted: torch.Tensor) -> torch.Tensor:
         if self.options.base == "prediction":

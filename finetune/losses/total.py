@@ -12,8 +12,10 @@ from finetune.foundation.potential import Potential
 from finetune.losses import losses as registry
 from finetune.losses.base import Loss
 from finetune.losses.context import LossContext
-from finetune.losses.options import LossOptions, ReplayOptions, WeakLossOptions
-from finetune.perturbation import reach
+from finetune.losses.options import LossOptions, ReplayOptions, StrainOptions, WeakLossOptions
+from finetune.perturbation import reach, strain_reach
+from finetune.schedules import peak
+from finetune.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -35,35 +37,49 @@ class TotalLoss:
         self.losses: dict[str, Loss] = {
             name: registry.get(chosen.kind)(chosen)
             for name, chosen in options.items()
-            if chosen.weight > 0
+            if chosen.peak_weight > 0
         }
 
-    @property
-    def skin(self) -> float:
-        """Å by which neighbour lists must reach beyond the cutoff for every displaced copy."""
-        displacements = [
-            loss.options.displaced
-            for loss in self.losses.values()
-            if isinstance(loss.options, WeakLossOptions | ReplayOptions)
-        ]
-        return max((reach(item) for item in displacements if item is not None), default=0.0)
+    def skin(self, cutoff: float) -> float:
+        """Return the Å by which neighbour lists must reach beyond ``cutoff`` for every copy."""
+        reaches = [0.0]
+        for loss in self.losses.values():
+            if isinstance(loss.options, StrainOptions):
+                reaches.append(strain_reach(peak(loss.options.strain), cutoff))
+            elif isinstance(loss.options, WeakLossOptions | ReplayOptions):
+                displaced = loss.options.displaced
+                reaches.append(0.0 if displaced is None else reach(displaced))
+        return max(reaches)
 
     def __call__(
         self,
         batch: GraphBatch,
         potential: Potential,
         generator: torch.Generator,
-        foundation: Potential | None = None,
+        teacher: Teacher | None = None,
+        progress: float = 1.0,
     ) -> LossValue | None:
-        """Evaluate the losses that apply to the batch; None if no loss does."""
-        wanted = {name: loss.requests(batch) for name, loss in self.losses.items()}
+        """Evaluate the losses that apply to the batch; None if no loss does.
+
+        Args:
+            batch: The structures of the step, on the potential's device and in its dtype.
+            potential: The potential in training.
+            generator: Draws displacements and strains; on the CPU.
+            teacher: The frozen foundation; may be None where no loss needs it.
+            progress: Share of the run's steps that are done, 0 to 1, for schedules. A loss whose
+                weight is 0 at the moment costs nothing.
+        """
+        weights = {name: loss.options.weight_at(progress) for name, loss in self.losses.items()}
+        wanted = {
+            name: loss.requests(batch) for name, loss in self.losses.items() if weights[name] > 0
+        }
         requests = [request for asked in wanted.values() for request in asked]
         if not requests:
             return None
-        context = LossContext(batch, potential, requests, generator, foundation)
+        context = LossContext(batch, potential, requests, generator, teacher, progress)
         parts = {name: self.losses[name](context) for name, asked in wanted.items() if asked}
         total = sum(
-            (self.losses[name].options.weight * value for name, value in parts.items()),
+            (weights[name] * value for name, value in parts.items()),
             start=torch.zeros((), dtype=torch.float64, device=batch.positions.device),
         )
         return LossValue(total, parts)

@@ -1,6 +1,22 @@
 """What a test of a custom adapter, loss or potential can start from."""
 
-from finetune.testing.analytic import HarmonicPotential
+from finetune.testing.analytic import (
+    HarmonicPotential,
+    LennardJonesPotential,
+    MorsePotential,
+    PairPotential,
+)
+from finetune.testing.losses import LossSuite
+from finetune.testing.potentials import PotentialSuite
 from finetune.testing.tiny import tiny_mace, tiny_settings
 
-__all__ = ["HarmonicPotential", "tiny_mace", "tiny_settings"]
+__all__ = [
+    "HarmonicPotential",
+    "LennardJonesPotential",
+    "LossSuite",
+    "MorsePotential",
+    "PairPotential",
+    "PotentialSuite",
+    "tiny_mace",
+    "tiny_settings",
+]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 
 from finetune.data.graphs import GraphBatch
@@ -25,3 +27,82 @@ class HarmonicPotential(Potential):
         """See `Potential.interaction`."""
         positions = batch.positions.detach().requires_grad_(torch.is_grad_enabled())
         return 0.5 * self.stiffness * positions.square().sum(dim=1), positions, None
+
+
+class PairPotential(Potential):
+    """E = ½ Σ_edges φ(r) (1 − r²/r_c²)³: periodic structures, stress and neighbour lists take part.
+
+    Args:
+        depth: Energy scale of φ, eV; the only parameter.
+        cutoff: r_c, Å.
+    """
+
+    def __init__(self, depth: float, cutoff: float) -> None:
+        super().__init__(cutoff=cutoff, reference_energies={1: 0.0, 6: 0.0, 8: 0.0, 18: 0.0})
+        self.depth = torch.nn.Parameter(torch.tensor(depth, dtype=torch.float64))
+
+    @abstractmethod
+    def pair(self, distance: torch.Tensor) -> torch.Tensor:
+        """Return φ ``[E]``, eV, at distances ``[E]``, Å."""
+
+    def interaction(
+        self, batch: GraphBatch, element: torch.Tensor, strain: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """See `Potential.interaction`."""
+        leaf = torch.is_grad_enabled()
+        positions = batch.positions.detach().requires_grad_(leaf)
+        epsilon = torch.zeros_like(batch.cell).requires_grad_(leaf) if strain else None
+        sender, receiver = batch.edge_index
+        shift = torch.einsum("ei,eij->ej", batch.unit_shifts, batch.cell[batch.structure[sender]])
+        vectors = positions[receiver] - positions[sender] + shift
+        if epsilon is not None:
+            symmetric = 0.5 * (epsilon + epsilon.transpose(1, 2))
+            deformed = torch.einsum("ei,eij->ej", vectors, symmetric[batch.structure[sender]])
+            vectors = vectors + deformed
+        square = vectors.square().sum(dim=1)
+        inside = square < self.cutoff**2
+        square = torch.where(inside, square, torch.ones_like(square))
+        smooth = torch.where(inside, (1.0 - square / self.cutoff**2) ** 3, 0.0)
+        energy = 0.5 * self.pair(square.sqrt()) * smooth
+        return positions.new_zeros(len(positions)).index_add(0, sender, energy), positions, epsilon
+
+
+class MorsePotential(PairPotential):
+    """φ = D [(1 − exp(−a (r − r₀)))² − 1].
+
+    Args:
+        depth: D, eV.
+        width: a, 1/Å.
+        distance: r₀, Å.
+        cutoff: Å.
+    """
+
+    def __init__(
+        self, depth: float = 4.0, width: float = 1.9, distance: float = 1.1, cutoff: float = 4.0
+    ) -> None:
+        super().__init__(depth, cutoff)
+        self.width, self.distance = width, distance
+
+    def pair(self, distance: torch.Tensor) -> torch.Tensor:
+        """See `PairPotential.pair`."""
+        decay = torch.exp(-self.width * (distance - self.distance))
+        return self.depth * ((1.0 - decay) ** 2 - 1.0)
+
+
+class LennardJonesPotential(PairPotential):
+    """φ = 4 ε [(σ/r)¹² − (σ/r)⁶]; the defaults are argon.
+
+    Args:
+        depth: ε, eV.
+        diameter: σ, Å.
+        cutoff: Å.
+    """
+
+    def __init__(self, depth: float = 0.0104, diameter: float = 3.4, cutoff: float = 8.0) -> None:
+        super().__init__(depth, cutoff)
+        self.diameter = diameter
+
+    def pair(self, distance: torch.Tensor) -> torch.Tensor:
+        """See `PairPotential.pair`."""
+        sixth = (self.diameter / distance) ** 6
+        return 4.0 * self.depth * (sixth.square() - sixth)

@@ -21,6 +21,7 @@ from finetune.losses.options import LossOptions
 from finetune.losses.total import LossValue, TotalLoss
 from finetune.recipe import Recipe
 from finetune.run_folder import CHECKPOINTS, METRICS
+from finetune.teacher import Teacher
 from finetune.training.averaging import WeightAverage
 from finetune.training.optimiser import build_optimiser, learning_rate
 from finetune.training.progress import Record, Reporter
@@ -72,7 +73,7 @@ class Trainer:
         reporter: Reporter,
     ) -> None:
         self.adapted = adapted
-        self.foundation = foundation
+        self.teacher = Teacher(foundation)
         self.data = data
         self.recipe = recipe
         self.folder = folder
@@ -120,10 +121,14 @@ class Trainer:
         norms = []
         batches = list(self._batches())
         for step, batch in enumerate(batches):
-            rate = learning_rate(self.recipe.train, epoch - 1 + step / len(batches))
+            done = epoch - 1 + step / len(batches)
+            rate = learning_rate(self.recipe.train, done)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            value = self.total(batch, self.adapted.potential, self.displacements, self.foundation)
+            value = self.total(
+                *(batch, self.adapted.potential, self.displacements, self.teacher),
+                progress=done / self.recipe.train.epochs,
+            )
             if value is None:
                 continue
             norms.append(self._step(value, batch))
@@ -206,7 +211,7 @@ class Trainer:
 
 
 def validation_loss(measured: Errors, losses: dict[str, LossOptions]) -> float:
-    """Return Σ weight · RMSE² over the supervised losses that validation labels allow.
+    """Return Σ (largest weight) · RMSE² over the supervised losses that validation labels allow.
 
     Energies count in eV per atom, forces in eV/Å, stress in eV/Å³.
     """
@@ -219,7 +224,7 @@ def validation_loss(measured: Errors, losses: dict[str, LossOptions]) -> float:
     for options in losses.values():
         error = squares.get(options.kind)
         if error is not None:
-            total += options.weight * error**2
+            total += options.peak_weight * error**2
     return total
 
 

@@ -1,23 +1,27 @@
 """The weakly supervised losses against hand calculations on harmonic wells, and on MACE."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import pytest
 import torch
 
 from finetune.data.graphs import GraphBatch, concatenate, graph
+from finetune.displacements import DisplacementOptions
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.potential import Potential
 from finetune.losses import losses
-from finetune.losses.base import Loss
+from finetune.losses.base import Loss, Site
 from finetune.losses.context import LossContext
 from finetune.losses.total import TotalLoss
 from finetune.recipe import Recipe
+from finetune.teacher import Teacher
 from finetune.testing import HarmonicPotential
 from tests.conftest import rattled, structure
 from tests.tolerances import CLOSED_FORM
 
 K = 3.0
+NEAR = Site(DisplacementOptions(size=0.1))
+OTHER = Site(DisplacementOptions(size=0.1), copy=1)
 NAMES = ("CH3CH2OH", "H2O", "CH4")
 EVERY: dict[str, dict[str, object]] = {
     "pitc": {},
@@ -59,10 +63,16 @@ def built(name: str, **options: object) -> Loss:
 
 
 def context(
-    loss: Loss, batch: GraphBatch, potential: Potential, foundation: Potential | None = None
+    loss: Loss,
+    batch: GraphBatch,
+    potential: Potential,
+    foundation: Potential | None = None,
+    drawn: Mapping[Site, torch.Tensor] | None = None,
 ) -> LossContext:
     generator = torch.Generator().manual_seed(0)
-    return LossContext(batch, potential, loss.requests(batch), generator, foundation)
+    teacher = None if foundation is None else Teacher(foundation)
+    asked = loss.requests(batch)
+    return LossContext(batch, potential, asked, generator, teacher, drawn=drawn)
 
 
 def curvature(seen: LossContext, displacement: torch.Tensor) -> torch.Tensor:
@@ -77,7 +87,7 @@ def test_the_one_sided_residual_is_half_the_curvature(
 ) -> None:
     loss = built(name, normalise=normalise)
     seen = context(loss, batch, HarmonicPotential(K))
-    remainder = curvature(seen, seen.displacement(loss.site))  # type: ignore[attr-defined]
+    remainder = curvature(seen, seen.displacement(NEAR))
     if normalise == "per_atom":
         remainder = remainder / batch.atoms
     assert loss(seen).item() == pytest.approx(remainder.square().mean().item(), rel=CLOSED_FORM)
@@ -86,7 +96,7 @@ def test_the_one_sided_residual_is_half_the_curvature(
 def test_pisc_is_half_the_curvature_along_the_difference(batch: GraphBatch) -> None:
     loss = built("pisc", normalise="per_structure")
     seen = context(loss, batch, HarmonicPotential(K))
-    step = seen.displacement(loss.site) - seen.displacement(loss.other)  # type: ignore[attr-defined]
+    step = seen.displacement(NEAR) - seen.displacement(OTHER)
     expected = curvature(seen, step).square().mean().item()
     assert loss(seen).item() == pytest.approx(expected, rel=CLOSED_FORM)
 
@@ -127,7 +137,7 @@ def test_the_label_can_be_the_base_energy(batch: GraphBatch) -> None:
     seen = context(loss, labelled, potential)
     predicted = potential(batch, forces=False).energy
     offset = torch.where(labelled.has_energy, predicted - labelled.energy, 0.0)
-    remainder = curvature(seen, seen.displacement(loss.site)) + offset  # type: ignore[attr-defined]
+    remainder = curvature(seen, seen.displacement(NEAR)) + offset
     assert loss(seen).item() == pytest.approx(remainder.square().mean().item(), rel=1e-9)
 
 
@@ -144,7 +154,7 @@ def test_a_held_extrapolation_is_not_differentiated(name: str, batch: GraphBatch
 def test_distance_measures(batch: GraphBatch) -> None:
     loss = built("pitc")
     seen = context(loss, batch, HarmonicPotential(K))
-    per_atom = curvature(seen, seen.displacement(loss.site)) / batch.atoms  # type: ignore[attr-defined]
+    per_atom = curvature(seen, seen.displacement(NEAR)) / batch.atoms
     for distance, expected in (
         ("absolute", per_atom.mean()),
         ("huber", (1e-4 * (per_atom - 0.5e-4)).mean()),  # every residual is beyond the threshold
@@ -185,12 +195,9 @@ def _displaced_alike(
 ) -> LossContext:
     """The context of one structure of a batch, with the displacements that it had there."""
     atoms = together.batch.structure == index
-    drawn = iter(drawn[atoms] for drawn in together._draws.values())
-    draw: Callable[..., torch.Tensor] = lambda *_: next(drawn)  # noqa: E731
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("finetune.losses.context.draw", draw)
-        trained, foundation = potentials
-        return context(loss, single(index), trained, foundation)
+    drawn = {site: values[atoms] for site, values in together.drawn.items()}
+    trained, foundation = potentials
+    return context(loss, single(index), trained, foundation, drawn)
 
 
 @pytest.mark.parametrize("name", ["pitc", "pisc", "second_difference"])
@@ -232,13 +239,19 @@ def test_evaluations_are_shared_and_forces_only_where_needed(
     forward = HarmonicPotential.forward
 
     def spy(self: Potential, batch: GraphBatch, **options: bool) -> object:
-        calls.append((self is trained, len(batch) // 3, options["forces"]))
+        calls.append((self is trained, len(batch), options["forces"]))
         return forward(self, batch, **options)
 
     monkeypatch.setattr(HarmonicPotential, "forward", spy)
-    TotalLoss(recipe.losses)(batch, trained, torch.Generator().manual_seed(0), foundation)
-    # r+δ and r−δ by energies; r and r+δ′ by forces; the foundation by energies at r, r+δ, r−δ
-    assert calls == [(True, 2, False), (True, 2, True), (False, 3, False)]
+    total, teacher = TotalLoss(recipe.losses), Teacher(foundation)
+    total(batch, trained, torch.Generator().manual_seed(0), teacher)
+    # r+δ and r−δ by energies; r and r+δ′ by forces
+    of_the_trained = [(True, 6, False), (True, 6, True)]
+    # the foundation by energies: at r of one structure after the other, then at r+δ and r−δ
+    assert calls == [*of_the_trained, *[(False, 1, False)] * 3, (False, 6, False)]
+    calls.clear()
+    total(batch, trained, torch.Generator().manual_seed(1), teacher)
+    assert calls == [*of_the_trained, (False, 6, False)]  # what it says at r is remembered
 
 
 def test_an_anchored_loss_without_a_foundation_is_an_error(batch: GraphBatch) -> None:

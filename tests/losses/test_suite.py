@@ -1,0 +1,44 @@
+"""Every registered loss, in each of its forms, holds what the suite for custom losses asks."""
+
+import pytest
+
+from finetune.losses import losses
+from finetune.losses.base import Loss
+from finetune.testing import LossSuite
+
+FORMS: dict[str, list[dict[str, object]]] = {
+    "energy": [{}, {"normalise": "per_structure", "distance": "huber"}],
+    "forces": [{}],
+    "stress": [{}],
+    "pitc": [
+        {},
+        {"form": "symmetric", "displacement": 0.1},
+        {"base": "label", "copies": 2},
+        {"anchored": True, "displacement": {"kind": "sphere", "size": 0.1}},
+        {"displacement": {"kind": "adversarial", "size": 0.05}},
+        {"displacement": {"kind": "soft_modes"}, "anchored": True},
+        {"displacement": {"kind": "thermal"}, "normalise": "per_structure"},
+    ],
+    "pisc": [{"displacement": 0.05}, {"anchored": True, "copies": 2, "displacement": 0.05}],
+    "second_difference": [{"displacement": 0.05}, {"anchored": True, "displacement": 0.1}],
+    "strain": [{}, {"form": "symmetric", "strain": 0.02}, {"anchored": True, "copies": 2}],
+    "replay": [{"energy": 1.0, "forces": 0.0}, {"displacement": None}, {"copies": 2}],
+}
+CASES = [(name, form) for name, forms in FORMS.items() for form in forms]
+
+
+def test_no_registered_loss_is_left_out() -> None:
+    assert set(losses._builtin) == set(FORMS)
+
+
+@pytest.mark.parametrize(("name", "form"), CASES, scope="class")
+class TestRegisteredLosses(LossSuite):
+    @pytest.fixture(autouse=True)
+    def _case(self, name: str, form: dict[str, object]) -> None:
+        self.name, self.form = name, form
+        by_atoms = name in {"forces", "replay"} and form.get("forces") != 0.0
+        self.mean_over_structures = not by_atoms
+
+    def loss(self) -> Loss:
+        options = losses.options(self.name).model_validate(self.form)
+        return losses.get(self.name)(options)  # type: ignore[arg-type]
