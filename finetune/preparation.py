@@ -19,10 +19,11 @@ from finetune.data.reading import read_structures
 from finetune.data.splits import hold_out
 from finetune.devices import choose_device, choose_dtype
 from finetune.environment import environment
-from finetune.errors import DataError, RunFolderError
+from finetune.errors import DataError, RecipeError, RunFolderError
 from finetune.evaluation.metrics import errors, predict
-from finetune.foundation import reference_energies
+from finetune.foundation import acceleration, reference_energies
 from finetune.foundation.loading import Foundation, load_foundation
+from finetune.foundation.potential import Potential
 from finetune.losses import sizing
 from finetune.losses.total import TotalLoss
 from finetune.recipe import Recipe
@@ -78,8 +79,28 @@ class Preparation:
         adapter = adapters.get(recipe.adapter["kind"])
         given = {key: value for key, value in recipe.adapter.items() if key != "kind"}
         self.adapted = adapter(adapter.Options.model_validate(given)).attach(
-            self.foundation.potential
+            self._accelerated(recipe)
         )
+
+    def _accelerated(self, recipe: Recipe) -> Potential:
+        """Return the foundation with the layers that the recipe asks for.
+
+        Raises:
+            RecipeError: If the adapter needs MACE's own layers.
+            FoundationError: If a package is missing or the model cannot be converted.
+        """
+        potential, asked = self.foundation.potential, recipe.train.acceleration
+        kind = acceleration.choose(asked, potential.device)
+        if kind == "none":
+            return potential
+        if recipe.adapter["kind"] not in {"full", "readout", "frozen"}:
+            if asked == "auto":
+                return potential
+            raise RecipeError(
+                f"train.acceleration={asked} goes with the adapters full, readout and frozen, not "
+                f"with {recipe.adapter['kind']}. Set train.acceleration=none."
+            )
+        return acceleration.accelerate(potential, kind)
 
     def _build_graphs(self, structures: Mapping[str, Sequence[Structure]]) -> None:
         cutoff = self.foundation.potential.cutoff

@@ -81,6 +81,9 @@ class TrainRecipe(Options):
     patience: int | None = Field(None, ge=1, description="epochs without a better validation")
     precision: Literal["float32", "float64"] = "float64"
     device: str = Field("auto", description="auto | cpu | cuda | cuda:0")
+    acceleration: Literal["auto", "none", "cueq", "oeq"] = Field(
+        "auto", description="layers of cuEquivariance or OpenEquivariance while training"
+    )
     seed: int = Field(0, ge=0, le=2**62)
 
 

@@ -15,7 +15,7 @@ from finetune.environment import versions
 from finetune.errors import FoundationError
 from finetune.evaluation.metrics import errors, predict
 from finetune.evaluation.report import write_report
-from finetune.foundation import storage
+from finetune.foundation import acceleration, storage
 from finetune.foundation.loading import Foundation, load_foundation
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.potential import Potential
@@ -89,6 +89,8 @@ def validate(
 def _finish(prepared: Preparation, outcome: TrainingOutcome, started: float) -> RunResult:
     recipe, folder = prepared.recipe, prepared.folder
     tuned = prepared.adapted.merge()
+    assert isinstance(tuned, MacePotential)
+    tuned = acceleration.plain(tuned)
     prepared.adapted.save(folder / run_folder.ADAPTER)
     valid = compare("validation", tuned, prepared.reference, prepared.data.valid)
     test = compare("test", tuned, prepared.reference, prepared.test) if prepared.test else None
@@ -117,7 +119,6 @@ def _finish(prepared: Preparation, outcome: TrainingOutcome, started: float) -> 
         "versions": versions(),
         "citation": CITATION,
     }
-    assert isinstance(tuned, MacePotential)
     storage.save(tuned, folder / run_folder.BUNDLE, metadata)
     write_report(result, recipe, folder / run_folder.REPORT)
     run_folder.write_json(folder / run_folder.RESULT, result.as_dict())

@@ -15,7 +15,7 @@ from finetune.foundation.importing import mace_modules
 from finetune.foundation.potential import Potential
 from finetune.foundation.settings import MaceSettings
 
-_REFUSALS = (
+REFUSALS = (
     LookupError,
     ValueError,
     ArithmeticError,
@@ -34,13 +34,18 @@ class MacePotential(Potential):
         model: The MACE model, of the class and shape that ``settings`` describe. Its own reference
             energies are set to zero: the potential adds them in double precision.
         head: Name of the head that predicts; may be left out where there is one.
+        acceleration: Whose layers the model has: ``none`` for MACE's own, ``cueq`` or ``oeq``.
 
     Raises:
         FoundationError: If the head is unknown, or not named although there are several.
     """
 
     def __init__(
-        self, settings: MaceSettings, model: torch.nn.Module, head: str | None = None
+        self,
+        settings: MaceSettings,
+        model: torch.nn.Module,
+        head: str | None = None,
+        acceleration: str = "none",
     ) -> None:
         chosen = _choose_head(settings, head)
         energies = settings.atomic_energies[chosen]
@@ -49,6 +54,7 @@ class MacePotential(Potential):
             reference_energies=dict(zip(settings.atomic_numbers, energies, strict=True)),
         )
         self.head = chosen
+        self.acceleration = acceleration
         self._settings = settings
         self.model = model
         model.atomic_energies_fn.atomic_energies.zero_()  # type: ignore[union-attr,operator]
@@ -145,8 +151,13 @@ class MacePotential(Potential):
         return model.eval()
 
 
-def construct(settings: MaceSettings, dtype: torch.dtype) -> torch.nn.Module:
-    """Return a plain MACE model with fresh weights.
+def construct(settings: MaceSettings, dtype: torch.dtype, **configs: Any) -> torch.nn.Module:
+    """Return a MACE model with fresh weights.
+
+    Args:
+        settings: What tells one MACE from another.
+        dtype: Of weights and buffers.
+        configs: ``cueq_config`` or ``oeq_config`` for layers of other packages.
 
     Raises:
         FoundationError: If MACE refuses the settings.
@@ -156,8 +167,8 @@ def construct(settings: MaceSettings, dtype: torch.dtype) -> torch.nn.Module:
         with default_dtype(dtype), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # e3nn's TorchScript notices are not for the user
             arguments = settings.constructor_arguments(modules)
-            model: torch.nn.Module = getattr(modules, settings.architecture)(**arguments)
-    except _REFUSALS as error:
+            model: torch.nn.Module = getattr(modules, settings.architecture)(**arguments, **configs)
+    except REFUSALS as error:
         raise FoundationError(
             f"MACE cannot build a model from these settings: {type(error).__name__}: {error}"
         ) from error

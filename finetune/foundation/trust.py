@@ -9,14 +9,10 @@ from __future__ import annotations
 import copy
 import io
 import warnings
-from itertools import cycle, islice
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from finetune.data.graphs import GraphBatch, concatenate, graph
-from finetune.data.labels import Structure
 from finetune.errors import FoundationError
 from finetune.foundation import storage
 from finetune.foundation.archive import read_archive
@@ -25,10 +21,10 @@ from finetune.foundation.importing import mace_modules
 from finetune.foundation.mace import MacePotential, construct
 from finetune.foundation.opening import read_weights
 from finetune.foundation.parts import Part
+from finetune.foundation.probing import difference
 from finetune.foundation.settings import MaceSettings
 
 _TOLERANCE = 1e-4  # eV and eV/Å, of a file in single precision
-_SPACING, _RATTLE, _ATOMS = 1.8, 0.3, 8  # Å, Å and atoms of a structure to compare on
 
 
 def open_trusted(
@@ -94,35 +90,11 @@ def _take(loaded: torch.nn.Module) -> tuple[MaceSettings, dict[str, torch.Tensor
 def _compare(
     settings: MaceSettings, loaded: torch.nn.Module, fresh: torch.nn.Module, head: str
 ) -> None:
-    batch = _structures(settings)
-    found, expected = (
-        MacePotential(settings, model, head)(batch, create_graph=False) for model in (fresh, loaded)
-    )
-    assert found.forces is not None and expected.forces is not None
-    scale = 1.0 + float(expected.forces.abs().max())
-    energy = float((found.energy - expected.energy).abs().max())
-    forces = float((found.forces - expected.forces).abs().max())
+    first, second = (MacePotential(settings, model, head) for model in (loaded, fresh))
+    energy, forces, scale = difference(first, second)
     if not max(energy, forces) < _TOLERANCE * scale:
         raise FoundationError(
             "cannot be taken over: a MACE with its settings and weights predicts other energies "
             f"(by {energy:.3g} eV) and forces (by {forces:.3g} eV/Å), so it is of another "
             "architecture."
         )
-
-
-def _structures(settings: MaceSettings) -> GraphBatch:
-    """Return clusters, one of them periodic, in which every element of the model occurs."""
-    draw = np.random.default_rng(0)
-    grid = _SPACING * np.array(list(np.ndindex(2, 2, 2)), dtype=np.float64)
-    numbers = cycle(settings.atomic_numbers)
-    found = []
-    for index in range(1 + len(settings.atomic_numbers) // _ATOMS):
-        periodic = index == 0
-        item = Structure(
-            numbers=np.array(list(islice(numbers, _ATOMS)), dtype=np.int64),
-            positions=grid + draw.uniform(-_RATTLE, _RATTLE, grid.shape),
-            cell=2 * _SPACING * np.eye(3),
-            pbc=np.array([periodic] * 3),
-        )
-        found.append(graph(item, settings.r_max))
-    return concatenate(found)
