@@ -31,11 +31,13 @@ from finetune.options import Options
 
 
 class LabelKeys(Options):
-    """Names under which the structure files hold the labels."""
+    """Names under which the structure files hold the labels, and charge and spin."""
 
     energy: str = "REF_energy"
     forces: str = "REF_forces"
     stress: str = "REF_stress"
+    charge: str = Field("charge", description="total charge, e; 0 where absent")
+    spin: str = Field("spin", description="spin multiplicity 2S + 1; 1 where absent")
 
 
 class DataRecipe(Options):
@@ -99,6 +101,9 @@ class TrainRecipe(Options):
     workers: int = Field(0, ge=0, description="processes that put batches together")
     precision: Literal["float32", "float64"] = "float64"
     device: str = Field("auto", description="auto | cpu | cuda | cuda:0")
+    acceleration: Literal["auto", "none", "cueq", "oeq"] = Field(
+        "auto", description="layers of cuEquivariance or OpenEquivariance while training"
+    )
     seed: int = Field(0, ge=0, le=2**62)
 
 
@@ -130,8 +135,13 @@ class Recipe(Options):
 
     foundation: str
     head: str | None = Field(None, description="head of a foundation that has several")
+    trust: bool = Field(
+        False, description="load a MACE file that is not understood as torch does, code included"
+    )
     data: DataRecipe
-    reference_energies: Literal["keep", "estimate"] = "estimate"
+    reference_energies: Literal["keep", "isolated", "estimate"] | dict[str, float] = Field(
+        "estimate", description="or the energies of free atoms, eV: {H: -13.6, …}"
+    )
     adapter: dict[str, Any] = Field(default_factory=lambda: {"kind": "full"})
     losses: dict[str, SerializeAsAny[LossOptions]] = Field(
         default_factory=lambda: {"energy": {"weight": 1.0}}, validate_default=True
@@ -139,6 +149,18 @@ class Recipe(Options):
     train: TrainRecipe = TrainRecipe()
     track: TrackRecipe = TrackRecipe()
     output: str = Field(min_length=1, pattern=r"^[^\x00]+$")
+
+    @field_validator("reference_energies", mode="before")
+    @classmethod
+    def _references(cls, value: Any) -> Any:
+        if value not in ("keep", "isolated", "estimate") and not (
+            value and isinstance(value, dict)
+        ):
+            raise ValueError(
+                "choose 'keep', 'isolated' or 'estimate', or give the energies of free atoms in "
+                "eV, {H: -13.6, …}"
+            )
+        return value
 
     @field_validator("adapter", mode="before")
     @classmethod
