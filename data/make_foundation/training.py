@@ -39,7 +39,7 @@ class Schedule:
     last_energy_weight: float = 2.0
     energy_phase: tuple[float, float] = (0.55, 0.75)
     focus_from: float = 0.6
-    focus_share: float = 0.3
+    focus_share: float = 0.15
 
     def rate(self, progress: float) -> float:
         """Linear warm-up, then half a cosine down to ``last_rate``."""
