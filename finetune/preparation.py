@@ -43,8 +43,10 @@ class Preparation:
         structures = _read(recipe, beside)
         free_atoms: dict[int, float] = {}
         if recipe.reference_energies == "isolated":
-            free_atoms, train = reference_energies.take_free_atoms(structures["train"])
-            structures["train"] = train
+            known = [*structures["valid"], *structures["train"]]  # a fraction is drawn from both
+            free_atoms, _ = reference_energies.take_free_atoms(known)
+            for split in ("train", "valid"):
+                structures[split] = reference_energies.take_free_atoms(structures[split])[1]
         self.levels = sorted(
             {s.level_of_theory for s in structures["train"] if s.level_of_theory is not None}
         )
