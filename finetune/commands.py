@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional, cast
 
 import typer
 from rich.console import Console
@@ -15,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from finetune import __version__
-from finetune.errors import FinetuneError, RunFolderError
+from finetune.errors import FinetuneError, RunFolderError, RunStoppedError
 
 app = typer.Typer(
     help="Fine-tune pretrained interatomic potentials on sparse ab initio labels.",
@@ -23,7 +24,6 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-USER_ERROR = 2
 
 RecipeName = Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped recipe.")]
 Overrides = Annotated[
@@ -56,11 +56,27 @@ def run(
     recipe: RecipeName,
     overrides: Overrides = None,
     overwrite: Overwrite = False,
+    resume: Annotated[
+        str,
+        typer.Option(
+            help="auto: go on from the checkpoint in the output folder, if any; must: or fail."
+        ),
+    ] = "no",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the table alone.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Lines instead of a bar, as where there is no terminal.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Do what `validate` does, and stop.")
+    ] = False,
 ) -> None:
     """Fine-tune by a recipe, test against the foundation, write the run folder."""
+    if dry_run:
+        validate(recipe, overrides, overwrite)
+        return
     console = Console()
-    with user_errors():
+    again = shlex.join(["piwsl-finetune", "run", recipe, *(overrides or []), "--resume", "auto"])
+    with user_errors(again):
         from finetune.training.progress import reporter_for
         from finetune.workflow import run as run_recipe
 
@@ -68,7 +84,8 @@ def run(
             recipe,
             overrides or [],
             overwrite=overwrite,
-            reporter=reporter_for(console, quiet),
+            resume=cast(Any, resume),
+            reporter=reporter_for(console, quiet, plain),
         )
     console.print(result.shown.table())
     console.print(
@@ -88,14 +105,19 @@ def validate(
     recipe: RecipeName,
     overrides: Overrides = None,
     overwrite: Overwrite = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in eV, Å, s, bytes.")] = False,
 ) -> None:
-    """Check a recipe, its files, labels and foundation; train and write nothing."""
+    """Check a recipe, its files, labels and foundation, and measure a step; write nothing."""
     console = Console()
     with user_errors():
+        from finetune.survey import survey
         from finetune.workflow import validate as validate_recipe
 
-        prepared = validate_recipe(recipe, overrides or [], overwrite=overwrite)
-    for line in (prepared.summary, *prepared.initial, *prepared.notes):
+        found = survey(validate_recipe(recipe, overrides or [], overwrite=overwrite))
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=2))
+        return
+    for line in found.lines():
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     console.print("valid")
 
@@ -224,14 +246,22 @@ def schema() -> None:
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
-    """Print an error that the user can mend without a traceback and leave with exit code 2."""
+def user_errors(again: str = "") -> Iterator[None]:
+    """Print an error that the user can mend without a traceback and leave with its exit code.
+
+    Args:
+        again: The command that resumes a run that was stopped.
+    """
     try:
         yield
     except (FinetuneError, OSError) as error:
         console = Console(file=sys.stderr, stderr=True)
-        console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        raise typer.Exit(USER_ERROR) from None
+        stopped = isinstance(error, RunStoppedError)
+        title = "[bold yellow]stopped:[/]" if stopped else "[bold red]error:[/]"
+        console.print(f"{title} {escape(str(error))}", soft_wrap=True, highlight=False)
+        if stopped:
+            console.print(f"resume with  {escape(again)}", soft_wrap=True, highlight=False)
+        raise typer.Exit(getattr(error, "exit_code", FinetuneError.exit_code)) from None
 
 
 def _first_comment(path: Path) -> str:

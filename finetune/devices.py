@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import sys
+
 import torch
 
 from finetune.errors import RecipeError
@@ -40,3 +43,11 @@ def choose_dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise RecipeError(f"unknown precision '{name}'; choose float32 or float64.")
     return DTYPES[name]
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the largest memory in use so far, bytes: the GPU's, else the process's."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

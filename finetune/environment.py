@@ -20,7 +20,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def environment(device: str, seed: int, foundation: str, fingerprint: str) -> dict[str, Any]:
+def environment(
+    device: str, seed: int, foundation: str, fingerprint: str, data: str
+) -> dict[str, Any]:
     """Return the content of a run's ``environment.json``."""
     return {
         "versions": versions(),
@@ -28,4 +30,5 @@ def environment(device: str, seed: int, foundation: str, fingerprint: str) -> di
         "device": device,
         "seed": seed,
         "foundation": {"name": foundation, "fingerprint": fingerprint},
+        "data": {"fingerprint": data},
     }

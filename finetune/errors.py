@@ -13,6 +13,9 @@ from difflib import get_close_matches
 class FinetuneError(Exception):
     """Base of every error that the user can mend."""
 
+    exit_code = 2
+    """What the command leaves with."""
+
 
 class RecipeError(FinetuneError):
     """A recipe, or an override of one, that cannot be understood."""
@@ -32,6 +35,19 @@ class RunFolderError(FinetuneError):
 
 class TrainingError(FinetuneError):
     """A training run that cannot go on."""
+
+
+class RunStoppedError(FinetuneError):
+    """A run that ended early but can be resumed from its last checkpoint.
+
+    Args:
+        message: Why, and where it stands.
+        exit_code: What the command leaves with: 128 + the signal's number, or 2.
+    """
+
+    def __init__(self, message: str, exit_code: int = FinetuneError.exit_code) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -13,8 +13,9 @@ from ase.symbols import Symbols
 
 from finetune import run_folder, sanity
 from finetune.adapters import adapters
+from finetune.data.coverage import coverage
 from finetune.data.graphs import graph
-from finetune.data.labels import Structure
+from finetune.data.labels import Structure, fingerprint
 from finetune.data.reading import read_structures
 from finetune.data.splits import hold_out
 from finetune.devices import choose_device, choose_dtype
@@ -28,25 +29,38 @@ from finetune.losses import sizing
 from finetune.losses.total import TotalLoss
 from finetune.recipe import Recipe
 from finetune.resources import expanded
-from finetune.training.loop import TrainingData
+from finetune.training.feeding import TrainingData
+from finetune.training.tracking import check_installed
 
 
 class Preparation:
-    """A recipe with its foundation opened and its data read, checked and turned into graphs."""
+    """A recipe with its foundation opened and its data read, checked and turned into graphs.
 
-    def __init__(self, recipe: Recipe, beside: Path | None, overwrite: bool) -> None:
+    Its ``recipe`` is the one given with displacement sizes filled in that are chosen from the data.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        beside: Path | None,
+        overwrite: bool,
+        resume: run_folder.Resume = "no",
+    ) -> None:
         self.recipe = recipe
         self.folder = expanded(recipe.output)
-        run_folder.check_free(self.folder, overwrite)
+        self.resuming = run_folder.check_output(self.folder, recipe, overwrite, resume)
+        check_installed(recipe.track)
         device, dtype = choose_device(recipe.train.device), choose_dtype(recipe.train.precision)
         self.notes: list[str] = []
         structures = _read(recipe, beside)
+        self.data_fingerprint = fingerprint(structures)
         free_atoms: dict[int, float] = {}
         if recipe.reference_energies == "isolated":
             known = [*structures["valid"], *structures["train"]]  # a fraction is drawn from both
             free_atoms, _ = reference_energies.take_free_atoms(known)
             for split in ("train", "valid"):
                 structures[split] = reference_energies.take_free_atoms(structures[split])[1]
+        self.coverage = {split: coverage(items) for split, items in structures.items() if items}
         self.levels = sorted(
             {s.level_of_theory for s in structures["train"] if s.level_of_theory is not None}
         )
@@ -59,11 +73,14 @@ class Preparation:
             raise RunFolderError(
                 f"the foundation lies in the output '{self.folder}'; choose another output."
             )
+        if self.resuming:
+            self.notes += run_folder.check_origin(self.folder, self.environment)
         self._build_graphs(structures)
         self.notes += sanity.notes(
             self.foundation.potential, self.data.train, structures, recipe.losses
         )
         self.compositions = sorted({_formula(item) for item in structures["train"]})
+        self.own_references = self.foundation.potential.references()
         self.ambiguous = False
         if isinstance(recipe.reference_energies, dict):
             free_atoms = reference_energies.by_symbol(recipe.reference_energies)
@@ -163,22 +180,6 @@ class Preparation:
         )
 
     @property
-    def initial(self) -> list[str]:
-        """The foundation's errors on the validation set, before training, a line each."""
-        graphs = self.data.valid
-        found = errors(predict(self.reference, graphs), len(graphs))
-        shown = (
-            ("energy MAE", found.energy_per_atom_mae, "meV/atom"),
-            ("force MAE", found.forces_mae, "meV/Å"),
-            ("stress MAE", found.stress_mae, "meV/Å³"),
-        )
-        return [
-            f"before training, validation {name}: {1000 * value:.1f} {unit}"
-            for name, value, unit in shown
-            if value is not None
-        ]
-
-    @property
     def environment(self) -> dict[str, Any]:
         """The content of the run's ``environment.json``."""
         return environment(
@@ -186,6 +187,7 @@ class Preparation:
             self.recipe.train.seed,
             self.foundation.name,
             self.foundation.fingerprint,
+            self.data_fingerprint,
         )
 
 

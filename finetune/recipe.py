@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,7 +16,6 @@ from pydantic import (
     BaseModel,
     Field,
     SerializeAsAny,
-    Tag,
     ValidationError,
     field_validator,
     model_validator,
@@ -24,7 +23,8 @@ from pydantic import (
 from yaml import YAMLError
 
 from finetune.adapters import adapters
-from finetune.errors import RecipeError, suggestion
+from finetune.errors import RecipeError
+from finetune.explanation import explain, lines
 from finetune.losses import losses
 from finetune.losses.options import LossOptions
 from finetune.options import Options
@@ -69,22 +69,60 @@ class TrainRecipe(Options):
     unlabelled_batch_size: int = Field(
         5, ge=1, description="structures of `data.unlabelled` added to each step"
     )
+    accumulate: int = Field(1, ge=1, description="batches whose gradients make up a step")
+    max_steps: int | None = Field(None, ge=1, description="steps after which the run ends")
+    max_hours: float | None = Field(None, gt=0, description="wall time after which the run ends")
+    optimiser: Literal["adam", "adamw"] = "adamw"
+    amsgrad: bool = True
     learning_rate: float = Field(3e-4, gt=0)
-    schedule: Literal["constant", "cosine"] = "constant"
+    learning_rate_factors: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="by block of the model, e.g. {readouts: 10}"
+    )
+    schedule: Literal["constant", "cosine", "plateau"] = "constant"
     warmup_epochs: int = Field(0, ge=0)
+    plateau_epochs: int = Field(10, ge=1, description="without a better validation")
+    plateau_factor: float = Field(0.5, gt=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
+    pull_to_foundation: float = Field(
+        0.0, ge=0, description="strength of Σ (w − w of the foundation)² in the total loss"
+    )
     gradient_clip: float | None = Field(10.0, gt=0, description="largest gradient norm")
     ema: float | None = Field(0.99, gt=0, lt=1, description="decay of the weight average")
     monitor: Literal["loss", "energy_mae", "energy_rmse", "forces_mae", "forces_rmse"] = Field(
         "loss", description="validation measure that picks the best weights"
     )
     patience: int | None = Field(None, ge=1, description="epochs without a better validation")
+    rollbacks: int = Field(
+        3, ge=0, description="returns of a diverging run to its best weights before it stops"
+    )
+    checkpoint_seconds: float = Field(
+        30.0, ge=0, description="wall time between checkpoints; 0 writes one after each step"
+    )
+    workers: int = Field(0, ge=0, description="processes that put batches together")
     precision: Literal["float32", "float64"] = "float64"
     device: str = Field("auto", description="auto | cpu | cuda | cuda:0")
     acceleration: Literal["auto", "none", "cueq", "oeq"] = Field(
         "auto", description="layers of cuEquivariance or OpenEquivariance while training"
     )
     seed: int = Field(0, ge=0, le=2**62)
+
+
+class TrackRecipe(Options):
+    """Where the records of a run are sent beside ``metrics.jsonl``."""
+
+    tensorboard: bool = Field(False, description="into the folder `tensorboard/` of the run")
+    wandb: str | None = Field(None, description="name of a Weights & Biases project")
+
+
+INCONSEQUENTIAL = {
+    "output",
+    "track.tensorboard",
+    "track.wandb",
+    "train.checkpoint_seconds",
+    "train.max_hours",
+    "train.workers",
+}
+"""Keys that may change when a run is resumed."""
 
 
 class Recipe(Options):
@@ -109,6 +147,7 @@ class Recipe(Options):
         default_factory=lambda: {"energy": {"weight": 1.0}}, validate_default=True
     )
     train: TrainRecipe = TrainRecipe()
+    track: TrackRecipe = TrackRecipe()
     output: str = Field(min_length=1, pattern=r"^[^\x00]+$")
 
     @field_validator("reference_energies", mode="before")
@@ -184,9 +223,27 @@ class Recipe(Options):
         except ValidationError as error:
             raise RecipeError(explain(error, cls, where)) from None
 
+    def differences(self, other: Recipe) -> list[str]:
+        """Return the dotted keys in which another recipe would give another result."""
+        first, second = (_flat(item.model_dump(mode="json")) for item in (self, other))
+        keys = dict.fromkeys((*first, *second))
+        return [
+            key for key in keys if key not in INCONSEQUENTIAL and first.get(key) != second.get(key)
+        ]
+
     def dump(self) -> str:
         """Return YAML with every default filled in; `parse` of it gives an equal recipe."""
         return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(mode="json")))
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def label_keys(given: Mapping[str, Any]) -> LabelKeys:
@@ -206,7 +263,7 @@ def _nested(options: type[BaseModel], given: Mapping[str, Any]) -> BaseModel:
     try:
         return options.model_validate(dict(given))
     except ValidationError as error:
-        raise ValueError(_lines(error, options)) from None
+        raise ValueError(lines(error, options)) from None
 
 
 def _loss_options(name: str, given: Any) -> BaseModel:
@@ -217,60 +274,3 @@ def _loss_options(name: str, given: Any) -> BaseModel:
         raise ValueError(f"write `{name}: {{weight: {given}}}` with the weight as a key")
     kind = str(given.get("kind") or name)
     return _nested(losses.options(kind), {**given, "kind": kind})
-
-
-def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
-    """Turn a pydantic error into one line per fault, with the nearest known key."""
-    return f"{where} has {error.error_count()} fault(s):\n{_lines(error, model)}"
-
-
-def _lines(error: ValidationError, model: type[BaseModel]) -> str:
-    lines = []
-    for fault in error.errors():
-        parts = [str(part) for part in fault["loc"]]
-        location = ".".join(part for part in parts if not part.startswith("("))  # tags of unions
-        if fault["type"] == "extra_forbidden":
-            known = _keys_at(model, fault["loc"][:-1])
-            nearest = suggestion(str(fault["loc"][-1]), known)
-            lines.append(f"  {location}: unknown key.{nearest} Known: {', '.join(known)}.")
-        else:
-            message = fault["msg"].removeprefix("Value error, ")
-            shown = "" if "\n" in message or fault["type"] == "value_error" else _shown(fault)
-            hint = (
-                _HINT
-                if isinstance(fault["input"], dict) and None in fault["input"].values()
-                else ""
-            )
-            lines.append(f"  {location or model.__name__}: {message}{shown}{hint}")
-    return "\n".join(lines)
-
-
-_HINT = " YAML reads a value that ends in a colon as a mapping: quote it, 'FILE@100:'."
-
-
-def _shown(fault: Any) -> str:
-    if fault["type"] == "missing":
-        return ""
-    text = repr(fault["input"])
-    return f" (got {text if len(text) < 60 else text[:57] + '…'})"
-
-
-def _keys_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
-    """Return the keys known where a fault is; the location may hold tags of unions."""
-    for place, part in enumerate(location):
-        field = model.model_fields.get(str(part))
-        if field is not None:
-            tag = location[place + 1] if place + 1 < len(location) else None
-            model = _model_of(field.annotation, tag) or model
-    return list(model.model_fields)
-
-
-def _model_of(annotation: Any, tag: Any) -> type[BaseModel] | None:
-    """Find the option class in an annotation: the only one, or the one with the tag."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    tags = [item.tag for item in getattr(annotation, "__metadata__", ()) if isinstance(item, Tag)]
-    if tags and tag not in tags:
-        return None
-    found = (_model_of(inner, tag) for inner in get_args(annotation))
-    return next((item for item in found if item is not None), None)

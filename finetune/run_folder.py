@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from finetune.errors import RunFolderError
+from finetune.errors import FinetuneError, RunFolderError, RunStoppedError
 from finetune.files import write_atomically
+from finetune.recipe import Recipe
 
 RECIPE, ENVIRONMENT, METRICS, REPORT = (
     "recipe.yaml",
@@ -21,21 +21,76 @@ RECIPE, ENVIRONMENT, METRICS, REPORT = (
 )
 BUNDLE, ADAPTER, RESULT = "model", "adapter", "result.json"
 CHECKPOINTS = "checkpoints"
-_FOLDERS = {BUNDLE, ADAPTER, CHECKPOINTS, "best"}
+CURVE, TENSORBOARD, WANDB = "learning-curve.png", "tensorboard", "wandb"
+STATE_TENSORS, STATE, STATE_MANIFEST = "state.safetensors", "state.json", "manifest.json"
+_FOLDERS = {BUNDLE, ADAPTER, CHECKPOINTS}
 _FILES = {
-    *(RECIPE, ENVIRONMENT, METRICS, REPORT, RESULT),
-    *("config.json", "model.safetensors", "state.json", "adapter.safetensors"),
+    *(RECIPE, ENVIRONMENT, METRICS, REPORT, RESULT, CURVE),
+    *("config.json", "model.safetensors", "adapter.safetensors"),
     *("adapter_config.json", "adapter_model.safetensors"),
+    *(STATE_TENSORS, STATE, STATE_MANIFEST),
 }
 """All that a run writes: a folder that holds anything else is never replaced."""
+Resume = Literal["no", "auto", "must"]
+"""Whether a run goes on from the checkpoint in its folder: never, if there is one, or or else."""
 
 
-def check_free(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder that holds something, unless it is a run folder to be replaced.
+def check_output(folder: Path, recipe: Recipe, overwrite: bool, resume: Resume = "no") -> bool:
+    """Decide whether a run starts anew or goes on, and refuse a folder that is fit for neither.
+
+    Returns:
+        Whether the folder holds a run of this recipe that is to be resumed.
 
     Raises:
         RunFolderError: Saying what stands in the way.
     """
+    if resume not in get_args(Resume):
+        raise RunFolderError(f"resume is '{resume}'; choose {', '.join(get_args(Resume))}.")
+    if resume != "no" and overwrite:
+        raise RunFolderError("a run is either resumed or overwritten: choose one of the two.")
+    if resume != "no" and (folder / RECIPE).is_file() and (folder / CHECKPOINTS).is_dir():
+        stored = Recipe.load(folder / RECIPE)
+        different = stored.differences(recipe)
+        if different:
+            raise RunFolderError(
+                f"'{folder}' holds a run of another recipe: {', '.join(different[:5])} "
+                f"differ{'s' if len(different) == 1 else ''}. Resume it with its own "
+                f"'{folder / RECIPE}', choose another output, or --overwrite it."
+            )
+        return True
+    if resume == "must":
+        raise RunFolderError(f"'{folder}' holds no run with a checkpoint to resume.")
+    _check_free(folder, overwrite)
+    return False
+
+
+def check_origin(folder: Path, environment: Mapping[str, Any]) -> list[str]:
+    """Compare what a run to be resumed was started with; return notes on other versions.
+
+    Raises:
+        RunFolderError: If the foundation or the data have changed since.
+    """
+    try:
+        stored = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+        for what in ("foundation", "data"):
+            if stored[what]["fingerprint"] != environment[what]["fingerprint"]:
+                raise RunFolderError(
+                    f"the {what} {'has' if what == 'foundation' else 'have'} changed since the run "
+                    f"in '{folder}' began: it cannot be resumed. Choose another output."
+                )
+        versions, now = stored["versions"], environment["versions"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"'{folder / ENVIRONMENT}' cannot be read: {error!r}.") from error
+    changed = [f"{name} {versions.get(name)} -> {now[name]}" for name in now]
+    changed = [
+        text for name, text in zip(now, changed, strict=True) if versions.get(name) != now[name]
+    ]
+    if not changed:
+        return []
+    return [f"warning: resumed with other versions, so not bit by bit: {', '.join(changed)}."]
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
     if not folder.exists() and not folder.is_symlink():
         existing = next((parent for parent in folder.parents if parent.exists()), None)
         if existing is not None and not existing.is_dir():
@@ -53,10 +108,16 @@ def check_free(folder: Path, overwrite: bool) -> None:
         )
     if Path.cwd().is_relative_to(folder.resolve()):
         raise RunFolderError(f"'{folder}' is the working folder; choose another output.")
-    if not overwrite:
+    if overwrite:
+        return
+    if (folder / RESULT).is_file():
         raise RunFolderError(
             f"'{folder}' holds an earlier run. Choose another output=FOLDER, or add --overwrite."
         )
+    raise RunFolderError(
+        f"'{folder}' holds an unfinished run. Go on with --resume auto, choose another "
+        "output=FOLDER, or add --overwrite."
+    )
 
 
 def _strange(folder: Path) -> list[str]:
@@ -65,40 +126,65 @@ def _strange(folder: Path) -> list[str]:
     return sorted(
         str(item.relative_to(folder))
         for item in folder.rglob("*")
-        if item.name not in (_FOLDERS if item.is_dir() else _FILES)
+        if item.relative_to(folder).parts[0] not in (TENSORBOARD, WANDB)
+        and item.name not in (_FOLDERS if item.is_dir() else _FILES)
         and not item.name.startswith(unfinished)
+        and not (item.is_dir() and item.name.startswith(("step-", ".step-")))
     )
 
 
 @contextmanager
-def replacing(folder: Path, recipe: str, environment: Mapping[str, Any]) -> Iterator[None]:
-    """Make the run folder for the time of a run, an earlier run set aside until it is done.
+def opened(
+    folder: Path, recipe: str, environment: Mapping[str, Any], resuming: bool
+) -> Iterator[None]:
+    """Keep the run folder for the time of a run, an earlier run set aside until it is done.
 
-    If the run fails, the earlier one is put back; what a failed run without a predecessor has
-    written stays, for its checkpoints.
+    The earlier run waits beside it as ``.NAME.earlier``. It is removed when the run is done, stays
+    there while the run can be resumed, and is put back when the run fails for good. A run that
+    fails for good before its first step leaves nothing.
 
     Raises:
         RunFolderError: If the folder cannot be made or written to.
     """
-    aside = folder.parent / f".{folder.name}.earlier-{os.getpid()}"
-    earlier = folder.is_dir() and any(folder.iterdir())
+    aside = folder.parent / f".{folder.name}.earlier"
     try:
-        if earlier:
-            folder.rename(aside)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / RECIPE, recipe.encode())
-        write_json(folder / ENVIRONMENT, environment)
+        if not resuming:
+            _make(folder, aside, recipe, environment)
     except OSError as error:
+        _fail(folder, aside)
         raise RunFolderError(f"'{folder}' cannot be written: {error}.") from error
     try:
         yield
-    except BaseException:
-        if earlier:
-            shutil.rmtree(folder)
-            aside.rename(folder)
+    except FinetuneError as error:
+        if not isinstance(error, RunStoppedError) and not resuming:
+            _fail(folder, aside)
         raise
-    if earlier:
-        shutil.rmtree(aside)
+    except BaseException:
+        if not resuming and not any((folder / CHECKPOINTS).glob("step-*")):
+            _fail(folder, aside)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _make(folder: Path, aside: Path, recipe: str, environment: Mapping[str, Any]) -> None:
+    if folder.is_dir() and any(folder.iterdir()):
+        if aside.is_dir() and not (folder / RESULT).is_file():
+            shutil.rmtree(folder)  # unfinished: the run set aside is the one to keep
+        else:
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / RECIPE, recipe.encode())
+    write_json(folder / ENVIRONMENT, environment)
+
+
+def _fail(folder: Path, aside: Path) -> None:
+    """Put the earlier run back; without one, leave what was learnt, or nothing."""
+    if aside.is_dir():
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+    elif not any((folder / CHECKPOINTS).glob("step-*")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from finetune.devices import choose_device, choose_dtype
 from finetune.environment import versions
 from finetune.errors import FoundationError
 from finetune.evaluation.metrics import errors, predict
-from finetune.evaluation.report import write_report
+from finetune.evaluation.report import write_curve, write_report
 from finetune.foundation import acceleration, storage
 from finetune.foundation.loading import Foundation, load_foundation
 from finetune.foundation.mace import MacePotential
@@ -24,6 +25,7 @@ from finetune.recipe import Recipe, label_keys
 from finetune.result import Comparison, RunResult
 from finetune.training.loop import Trainer, TrainingOutcome
 from finetune.training.progress import Reporter, Silent
+from finetune.training.tracking import Several, trackers
 
 CITATION = (
     "M. Takamoto, V. Zaverkin, M. Niepert, Physics-Informed Weakly Supervised Learning for "
@@ -36,6 +38,7 @@ def run(
     overrides: Sequence[str] = (),
     *,
     overwrite: bool = False,
+    resume: run_folder.Resume = "no",
     reporter: Reporter | None = None,
 ) -> RunResult:
     """Fine-tune a foundation potential by a recipe and write the run folder.
@@ -47,6 +50,9 @@ def run(
         recipe: A `Recipe`, the path of a recipe file, or a mapping with a recipe's keys.
         overrides: Dotted overrides such as ``train.epochs=10``; for a path or a mapping.
         overwrite: Whether an earlier run in the output folder may be replaced.
+        resume: ``auto`` goes on from the newest whole checkpoint in the output folder, if there is
+            one; ``must`` raises if there is none. The recipe, files and foundation must be those
+            that the run began with.
         reporter: Told of stages and epochs; silent by default.
 
     Raises:
@@ -55,14 +61,20 @@ def run(
     started = time.perf_counter()
     reporter = reporter or Silent()
     recipe, beside = _recipe(recipe, overrides)
-    prepared = Preparation(recipe, beside, overwrite)
-    recipe = prepared.recipe
+    prepared = Preparation(recipe, beside, overwrite, resume)
     for note in (prepared.summary, *prepared.notes):
         reporter.say(note)
-    with run_folder.replacing(prepared.folder, recipe.dump(), prepared.environment):
+    with run_folder.opened(prepared.folder, recipe.dump(), prepared.environment, prepared.resuming):
         outcome = Trainer(
-            prepared.adapted, prepared.reference, prepared.data, recipe, prepared.folder, reporter
-        ).run()
+            *(
+                prepared.adapted,
+                prepared.reference,
+                prepared.data,
+                prepared.recipe,
+                prepared.folder,
+            ),
+            reporter=_with_trackers(reporter, prepared),
+        ).run(prepared.resuming)
         reporter.say("evaluating …")
         return _finish(prepared, outcome, started)
 
@@ -84,6 +96,13 @@ def validate(
     """
     parsed, beside = _recipe(recipe, overrides)
     return Preparation(parsed, beside, overwrite)
+
+
+def _with_trackers(reporter: Reporter, prepared: Preparation) -> Reporter:
+    recipe, folder = prepared.recipe, prepared.folder
+    identity = hashlib.sha256(f"{folder.resolve()} {recipe.dump()}".encode()).hexdigest()[:16]
+    asked = trackers(recipe.track, folder, recipe.model_dump(mode="json"), identity)
+    return Several([reporter, *asked]) if asked else reporter
 
 
 def _finish(prepared: Preparation, outcome: TrainingOutcome, started: float) -> RunResult:
@@ -121,6 +140,7 @@ def _finish(prepared: Preparation, outcome: TrainingOutcome, started: float) -> 
     }
     storage.save(tuned, folder / run_folder.BUNDLE, metadata)
     write_report(result, recipe, folder / run_folder.REPORT)
+    write_curve(result.history, result.best_epoch, folder / run_folder.CURVE)
     run_folder.write_json(folder / run_folder.RESULT, result.as_dict())
     return result
 

@@ -10,12 +10,14 @@ import finetune
 ROOT = Path(finetune.__file__).parent
 FLOORS = [
     {"errors", "files", "options"},
-    {"run_folder", "registry", "resources", "environment"},
+    {"explanation"},
+    {"registry", "resources", "environment"},
     {"schedules"},
     {"displacements"},
     {"losses.options", "adapters.options"},
     {"losses", "adapters"},  # the registries, in __init__
     {"recipe"},
+    {"run_folder"},
     {"devices", "quantities"},
     {"data"},
     {"foundation"},
@@ -29,7 +31,7 @@ FLOORS = [
     {"result", "evaluation"},
     {"export"},
     {"preparation"},
-    {"workflow"},
+    {"workflow", "survey"},
     {"commands"},
 ]
 """From the ground up: a room may import its own floor and those below."""

@@ -93,6 +93,23 @@ def test_validate_checks_all_and_writes_nothing(recipe: Path, tmp_path: Path) ->
     assert done.exit_code == 0, done.output
     assert "12 structures (12 with energies, 0 with forces)" in done.output
     assert "before training, validation energy MAE:" in done.output
+    assert "with the foundation's own reference energies" in done.output
+    assert "trainable: node_embedding" in done.output
+    assert "an epoch: 3 steps" in done.output
+    assert not output.exists()
+    dry = runner.invoke(app, ["run", str(recipe), f"output={output}", "--dry-run"])
+    assert dry.exit_code == 0
+    assert "valid" in dry.output
+    assert not output.exists()
+    done = runner.invoke(app, ["validate", str(recipe), f"output={output}", "--json"])
+    found = json.loads(done.stdout)
+    assert found["coverage"]["train"]["energy"] == 12
+    assert found["coverage"]["train"]["compositions"] == 2
+    assert found["coverage"]["test"]["forces"] == 6
+    assert found["unfitted"]["energy_per_atom_mae"] > 10 * found["before"]["energy_per_atom_mae"]
+    assert sum(found["trainable"].values()) == found["parameters"]
+    assert found["memory"] > 2**20
+    assert found["epoch_seconds"] > 0
     assert not output.exists()
     done = runner.invoke(app, ["validate", str(recipe), "data.train=nowhere.xyz"])
     assert done.exit_code == 2

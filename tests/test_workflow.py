@@ -10,6 +10,7 @@ import pytest
 
 import finetune
 from finetune import FinetuneError, Recipe, RunResult
+from finetune.errors import TrainingError
 from tests.conftest import rattled, recipe_for
 
 
@@ -46,9 +47,11 @@ def test_the_run_folder_is_complete(result: RunResult) -> None:
         "metrics.jsonl",
         "result.json",
         "report.html",
+        "learning-curve.png",
         "adapter/adapter.safetensors",
-        "checkpoints/best/adapter.safetensors",
-        "checkpoints/best/state.json",
+        "checkpoints/step-00000120/manifest.json",
+        "checkpoints/step-00000120/state.json",
+        "checkpoints/step-00000120/state.safetensors",
         "model/config.json",
         "model/model.safetensors",
     }
@@ -179,12 +182,12 @@ def test_an_earlier_run_is_put_back_when_its_successor_fails(
     finetune.run(recipe_for(workspace, folder, train={"epochs": 1}))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
-    def fail(self: Trainer, epoch: int) -> None:
-        raise KeyboardInterrupt
+    def fail(self: Trainer, pieces: Any) -> None:
+        raise TrainingError("diverged")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_train_epoch", fail)
-        with pytest.raises(FinetuneError, match="interrupted before"):
+        patch.setattr(Trainer, "_step", fail)
+        with pytest.raises(TrainingError, match="diverged"):
             finetune.run(recipe_for(workspace, folder), overwrite=True)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

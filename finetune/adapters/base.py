@@ -43,6 +43,17 @@ class AdaptedPotential:
             if name in self._names
         }
 
+    def parameter_groups(self) -> dict[str, dict[str, torch.nn.Parameter]]:
+        """Return the trainable parameters by block of the model, e.g. ``readouts``.
+
+        A recipe gives groups learning rates of their own by these names.
+        """
+        groups: dict[str, dict[str, torch.nn.Parameter]] = {}
+        for name, parameter in self.trainable_parameters().items():
+            block = name.removeprefix("model.").split(".", 1)[0]
+            groups.setdefault(block, {})[name] = parameter
+        return groups
+
     def save(self, folder: Path) -> None:
         """Write the trainable parameters into ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -168,6 +169,20 @@ def check_geometry(structure: Structure) -> None:
             f"{where}: atoms {first[0]} and {second[0]} are {distance[0]:.3f} Å apart "
             f"(closer than {CLOSEST} Å). Check the file's units (Å) and its cell, or drop it."
         )
+
+
+def fingerprint(splits: Mapping[str, Iterable[Structure]]) -> str:
+    """Return the sha256 (hex) over geometries and labels of structures by split."""
+    digest = hashlib.sha256()
+    for split, structures in splits.items():
+        digest.update(split.encode())
+        for item in structures:
+            digest.update(f"{len(item)} {item.charge} {item.spin} {item.energy!r}".encode())
+            for array in (item.numbers, item.positions, item.cell, item.pbc):
+                digest.update(np.ascontiguousarray(array).tobytes())
+            for label in (item.forces, item.stress):
+                digest.update(b"-" if label is None else np.ascontiguousarray(label).tobytes())
+    return digest.hexdigest()
 
 
 def _text(value: Any) -> str | None:

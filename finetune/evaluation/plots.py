@@ -30,7 +30,8 @@ def learning_curve(history: Sequence[dict[str, Any]], best_epoch: int) -> Figure
     epochs = [record["epoch"] for record in history]
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (key, label) in zip(axes, panels, strict=True):
-        axis.semilogy(epochs, [1000 * record[key] for record in history], color=AFTER)
+        values = [np.nan if record[key] is None else 1000 * record[key] for record in history]
+        axis.semilogy(epochs, values, color=AFTER)
         axis.axvline(best_epoch, color=FAINT, linewidth=0.8, linestyle=":")
         axis.set(xlabel="epoch", ylabel=f"validation {label}")
     return figure

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune.environment import versions
 from finetune.evaluation.plots import learning_curve, parity
@@ -36,6 +37,13 @@ def write_report(result: RunResult, recipe: Recipe, path: Path) -> None:
         versions=versions(),
     )
     write_atomically(path, page.encode())
+
+
+def write_curve(history: Sequence[dict[str, Any]], best_epoch: int, path: Path) -> None:
+    """Write the learning curve as a PNG."""
+    buffer = io.BytesIO()
+    learning_curve(history, best_epoch).savefig(buffer, format="png", dpi=110)
+    write_atomically(path, buffer.getvalue())
 
 
 def _svg(figure: Figure) -> str:

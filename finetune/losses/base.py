@@ -39,6 +39,13 @@ class Loss(ABC):
         Called only where `requests` was not empty.
         """
 
+    def count(self, batch: GraphBatch) -> int:
+        """Return how many things the mean runs over: structures, unless a loss says otherwise.
+
+        Where a step is made of several batches, each counts by its share of this.
+        """
+        return len(batch)
+
     def measure(self, residual: torch.Tensor) -> torch.Tensor:
         """Apply the distance measure of the options to residuals, element by element."""
         if self.options.distance == "absolute":

@@ -28,6 +28,10 @@ class ReplayLoss(Loss):
         asked = [Request(site, forces=self.options.forces > 0) for site in self._sites()]
         return [*asked, *(replace(request, of="foundation") for request in asked)]
 
+    def count(self, batch: GraphBatch) -> int:
+        """Count atoms, or structures where only energies are compared."""
+        return int(batch.numbers.numel()) if self.options.forces > 0 else len(batch)
+
     def __call__(self, context: LossContext) -> torch.Tensor:
         """See `Loss.__call__`."""
         corrections = [context.correction(site) for site in self._sites()]

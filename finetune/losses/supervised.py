@@ -22,6 +22,10 @@ class EnergyLoss(Loss):
         """See `Loss.requests`."""
         return [Request(BASE)] if bool(batch.has_energy.any()) else []
 
+    def count(self, batch: GraphBatch) -> int:
+        """See `Loss.count`."""
+        return int(batch.has_energy.sum())
+
     def __call__(self, context: LossContext) -> torch.Tensor:
         """See `Loss.__call__`."""
         batch, labelled = context.batch, context.batch.has_energy
@@ -40,6 +44,10 @@ class ForcesLoss(Loss):
         """See `Loss.requests`."""
         return [Request(BASE, forces=True)] if bool(batch.has_forces.any()) else []
 
+    def count(self, batch: GraphBatch) -> int:
+        """See `Loss.count`."""
+        return int(batch.has_forces.sum())
+
     def __call__(self, context: LossContext) -> torch.Tensor:
         """See `Loss.__call__`."""
         predicted = context.prediction(BASE).forces
@@ -56,6 +64,10 @@ class StressLoss(Loss):
     def requests(self, batch: GraphBatch) -> Sequence[Request]:
         """See `Loss.requests`."""
         return [Request(BASE, stress=True)] if bool(batch.has_stress.any()) else []
+
+    def count(self, batch: GraphBatch) -> int:
+        """See `Loss.count`."""
+        return int(batch.has_stress.sum())
 
     def __call__(self, context: LossContext) -> torch.Tensor:
         """See `Loss.__call__`."""

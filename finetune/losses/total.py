@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from finetune.losses import losses as registry
 from finetune.losses.base import Loss
 from finetune.losses.context import LossContext
 from finetune.losses.options import LossOptions, ReplayOptions, StrainOptions, WeakLossOptions
+from finetune.losses.sites import Request
 from finetune.perturbation import reach, strain_reach
 from finetune.schedules import peak
 from finetune.teacher import Teacher
@@ -51,6 +52,13 @@ class TotalLoss:
                 reaches.append(0.0 if displaced is None else reach(displaced))
         return max(reaches)
 
+    def counts(self, batch: GraphBatch, progress: float = 1.0) -> dict[str, int]:
+        """Return what each loss averages over in the batch, by name; 0 where it does not apply."""
+        wanted = self._wanted(batch, progress)
+        return {
+            name: loss.count(batch) if wanted.get(name) else 0 for name, loss in self.losses.items()
+        }
+
     def __call__(
         self,
         batch: GraphBatch,
@@ -58,6 +66,7 @@ class TotalLoss:
         generator: torch.Generator,
         teacher: Teacher | None = None,
         progress: float = 1.0,
+        shares: Mapping[str, float] | None = None,
     ) -> LossValue | None:
         """Evaluate the losses that apply to the batch; None if no loss does.
 
@@ -68,18 +77,27 @@ class TotalLoss:
             teacher: The frozen foundation; may be None where no loss needs it.
             progress: Share of the run's steps that are done, 0 to 1, for schedules. A loss whose
                 weight is 0 at the moment costs nothing.
+            shares: Factors of the losses in the total beside their weights, by name: the batch's
+                shares of a step that is made of several; 1 by default.
         """
         weights = {name: loss.options.weight_at(progress) for name, loss in self.losses.items()}
-        wanted = {
-            name: loss.requests(batch) for name, loss in self.losses.items() if weights[name] > 0
-        }
+        wanted = self._wanted(batch, progress)
         requests = [request for asked in wanted.values() for request in asked]
         if not requests:
             return None
         context = LossContext(batch, potential, requests, generator, teacher, progress)
         parts = {name: self.losses[name](context) for name, asked in wanted.items() if asked}
+        shares = shares or {}
         total = sum(
-            (weights[name] * value for name, value in parts.items()),
+            (weights[name] * shares.get(name, 1.0) * value for name, value in parts.items()),
             start=torch.zeros((), dtype=torch.float64, device=batch.positions.device),
         )
         return LossValue(total, parts)
+
+    def _wanted(self, batch: GraphBatch, progress: float) -> dict[str, Sequence[Request]]:
+        """Return what the losses that have a weight at the moment ask for, by name."""
+        return {
+            name: loss.requests(batch)
+            for name, loss in self.losses.items()
+            if loss.options.weight_at(progress) > 0
+        }

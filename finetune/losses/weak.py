@@ -47,6 +47,10 @@ class ConsistencyLoss(Loss):
             asked += [replace(request, of="foundation") for request in asked]
         return asked
 
+    def count(self, batch: GraphBatch) -> int:
+        """See `Loss.count`."""
+        return int(self.applies(batch).sum())
+
     def __call__(self, context: LossContext) -> torch.Tensor:
         """See `Loss.__call__`."""
         copies = range(self.options.copies)

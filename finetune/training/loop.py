@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-import torch
-
 from finetune.adapters.base import AdaptedPotential
-from finetune.data.graphs import GraphBatch, concatenate
+from finetune.data.graphs import GraphBatch
+from finetune.devices import peak_memory
 from finetune.errors import TrainingError
-from finetune.evaluation.metrics import Errors, errors, predict
-from finetune.files import write_atomically
+from finetune.evaluation.metrics import errors, predict
 from finetune.foundation.potential import Potential
-from finetune.losses.options import LossOptions
 from finetune.losses.total import LossValue, TotalLoss
 from finetune.recipe import Recipe
 from finetune.run_folder import CHECKPOINTS, METRICS
 from finetune.teacher import Teacher
 from finetune.training.averaging import WeightAverage
-from finetune.training.optimiser import build_optimiser, learning_rate
+from finetune.training.ending import ending, spent
+from finetune.training.feeding import Feeder, TrainingData
+from finetune.training.guard import DIVERGED
+from finetune.training.interruption import StopSignals
+from finetune.training.keeping import Keeper
+from finetune.training.optimiser import build_optimiser, learning_rate, set_learning_rate
+from finetune.training.order import Order
+from finetune.training.processes import Processes
 from finetune.training.progress import Record, Reporter
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Graphs on the CPU: labelled for training and validation, unlabelled for weak losses."""
-
-    train: list[GraphBatch]
-    valid: list[GraphBatch]
-    unlabelled: list[GraphBatch]
+from finetune.training.records import MetricsLog, finite, validation_record
+from finetune.training.seeds import Purpose, global_generator, torch_generator
+from finetune.training.state import Progress, Weights
+from finetune.training.stepping import Stepper
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class TrainingOutcome:
     Attributes:
         history: One record for each epoch, the first (epoch 0) before any step.
         best_epoch: Epoch whose averaged weights validated best.
-        ending: Why it stopped: ``finished``, ``patience`` or ``interrupted``.
+        ending: Why it stopped: ``finished``, ``patience``, ``max_steps`` or ``max_hours``.
     """
 
     history: list[Record]
@@ -59,7 +58,7 @@ class Trainer:
         foundation: The frozen foundation, with the same reference energies.
         data: What it is trained on.
         recipe: Losses and training settings.
-        folder: Run folder; receives ``metrics.jsonl`` and ``checkpoints/best``.
+        folder: Run folder; receives ``metrics.jsonl`` and ``checkpoints``.
         reporter: Told of every epoch.
     """
 
@@ -76,161 +75,242 @@ class Trainer:
         self.teacher = Teacher(foundation)
         self.data = data
         self.recipe = recipe
+        self.settings = settings = recipe.train
         self.folder = folder
         self.reporter = reporter
+        self.processes = Processes(adapted.potential.device)
         self.total = TotalLoss(recipe.losses)
-        self.parameters = list(adapted.trainable_parameters().values())
-        self.optimiser = build_optimiser(self.parameters, recipe.train)
-        self.average = WeightAverage(self.parameters, recipe.train.ema)
-        self.order = torch.Generator().manual_seed(recipe.train.seed)
-        self.displacements = torch.Generator().manual_seed(recipe.train.seed + 1)
-        self.history: list[Record] = []
-        self.best: tuple[float, int] = (math.inf, 0)
+        parameters = adapted.trainable_parameters()
+        optimiser = build_optimiser(adapted, settings)
+        self.average = WeightAverage(list(parameters.values()), settings.ema)
+        self.weights = Weights(parameters, optimiser, self.average)
+        self.stepper = Stepper(
+            list(parameters.values()),
+            optimiser,
+            self.average,
+            self.total,
+            clip=settings.gradient_clip,
+            pull=settings.pull_to_foundation,
+            processes=self.processes,
+        )
+        self.order = Order(
+            settings.seed,
+            len(data.train),
+            len(data.unlabelled),
+            settings.batch_size,
+            settings.unlabelled_batch_size,
+            pieces=settings.accumulate * self.processes.count,
+        )
+        self.feeder = Feeder(data, self.order, self.processes, settings.workers)
+        self.length = float(settings.epochs)
+        if settings.max_steps is not None:
+            self.length = min(self.length, settings.max_steps / self.order.steps)
+        self.keeper = Keeper(
+            folder, folder / CHECKPOINTS, settings.checkpoint_seconds, self.processes.main
+        )
+        self.progress = Progress()
 
-    def run(self) -> TrainingOutcome:
+    def run(self, resume: bool = False) -> TrainingOutcome:
         """Train; afterwards the potential holds the best averaged weights, in evaluation mode.
 
-        Raises:
-            TrainingError: If a loss or gradient is not finite, naming loss and structures, or if
-                the run is interrupted before anything was learnt.
-        """
-        settings = self.recipe.train
-        ending = "finished"
-        with self.reporter:
-            self.reporter.start(settings.epochs)
-            self._validate(self._record(0, {}, 0.0, time.perf_counter()))
-            try:
-                for epoch in range(1, settings.epochs + 1):
-                    started = time.perf_counter()
-                    means, gradient_norm = self._train_epoch(epoch)
-                    self._validate(self._record(epoch, means, gradient_norm, started))
-                    if settings.patience and epoch - self.best[1] >= settings.patience:
-                        ending = "patience"
-                        break
-            except KeyboardInterrupt:
-                if len(self.history) < 2:
-                    raise TrainingError("interrupted before the first epoch was done.") from None
-                ending = "interrupted"
-        self.adapted.load(self.folder / CHECKPOINTS / "best")
-        self.adapted.potential.eval()
-        return TrainingOutcome(self.history, self.best[1], ending)
+        Args:
+            resume: Whether to go on from the newest whole checkpoint, where there is one.
 
-    def _train_epoch(self, epoch: int) -> tuple[dict[str, float], float]:
-        self.adapted.potential.train()
-        sums: dict[str, list[float]] = {}
-        norms = []
-        batches = list(self._batches())
-        for step, batch in enumerate(batches):
-            done = epoch - 1 + step / len(batches)
-            rate = learning_rate(self.recipe.train, done)
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate
-            value = self.total(
-                *(batch, self.adapted.potential, self.displacements, self.teacher),
-                progress=done / self.recipe.train.epochs,
+        Raises:
+            TrainingError: If the run keeps diverging, naming loss and structures.
+            RunStoppedError: On SIGTERM or SIGINT, or when the disk is full; it can be resumed.
+        """
+        with self.reporter, StopSignals() as signals:
+            try:
+                self._begin(resume)
+                while not self.progress.ending:
+                    self._epoch(signals)
+            except OSError as error:
+                raise self.keeper.unwritable(error) from error
+        self.weights.return_to_best()
+        self.adapted.potential.eval()
+        state = self.progress
+        return TrainingOutcome(state.history, state.best_epoch, state.ending)
+
+    def try_steps(self, count: int) -> list[float]:
+        """Take steps to see what they cost, writing nothing; return the wall time of each, s."""
+        spent = []
+        started = time.perf_counter()
+        for pieces in islice(self.feeder.steps(1, 0), count):
+            self._step(pieces)
+            spent.append(time.perf_counter() - started)
+            started = time.perf_counter()
+        return spent
+
+    def _begin(self, resume: bool) -> None:
+        stored = self.keeper.read() if resume else None
+        if stored is not None:
+            for fault in stored.faults:
+                self.reporter.say(f"warning: {fault}; going on from the one before.")
+            self.progress = state = Progress.from_dict(stored.state)
+            self.weights.restore(stored.tensors)
+            if state.ending == "max_hours":
+                state.ending = spent(state, self.settings, self.processes)
+            self.reporter.say(
+                f"resumed after step {state.step}, epoch {state.epoch}"
+                + (f" ({state.ending})" if state.ending else "")
             )
-            if value is None:
-                continue
-            norms.append(self._step(value, batch))
-            for name, part in value.parts.items():
-                sums.setdefault(name, []).append(float(part.detach()))
-        if not norms:
+        self.log = MetricsLog(
+            self.folder / METRICS, self.progress.history, active=self.processes.main
+        )
+        self.reporter.start(self.settings.epochs)
+        for record in self.progress.history[-1:]:
+            self.reporter.epoch(record)
+        if stored is None:
+            self._validate(0)
+            self._save()
+
+    def _epoch(self, signals: StopSignals) -> None:
+        """Do what is left of the epoch in progress."""
+        state = self.progress
+        self.adapted.potential.train()
+        started = time.perf_counter()
+        for pieces in self.feeder.steps(state.epoch, state.position):
+            self._step(pieces)
+            state.position += 1
+            state.step += 1
+            state.spend(time.perf_counter() - started, steps=True)
+            started = time.perf_counter()
+            self._stop_if_asked(signals)
+            if spent(state, self.settings, self.processes):
+                break
+            if self.keeper.due:
+                self._save()
+        if "gradient_norm" not in state.sums and not state.guard.skipped:
             raise TrainingError(
                 "no loss applies to any training structure: there are no labels of the kinds that "
                 "the recipe's losses use."
             )
-        means = {name: sum(values) / len(values) for name, values in sums.items()}
-        return means, sum(norms) / len(norms)
-
-    def _step(self, value: LossValue, batch: GraphBatch) -> float:
-        for name, part in value.parts.items():
-            if not bool(torch.isfinite(part)):
-                raise TrainingError(_diagnosis(f"the loss '{name}' is {part.item()}", batch))
-        self.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(value.total, inputs=self.parameters)
-        limit = self.recipe.train.gradient_clip
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, math.inf if limit is None else limit)
-        if not bool(torch.isfinite(norm)):
-            raise TrainingError(_diagnosis(f"the gradient norm is {float(norm)}", batch))
-        self.optimiser.step()
-        self.average.update()
-        return float(norm)
-
-    def _batches(self) -> Iterator[GraphBatch]:
-        """Yield the shuffled training set, each batch with unlabelled structures added."""
-        settings = self.recipe.train
-        potential = self.adapted.potential
-        for chosen in self._shuffled(self.data.train, settings.batch_size):
-            extra = next(self._shuffled(self.data.unlabelled, settings.unlabelled_batch_size), [])
-            yield concatenate([*chosen, *extra]).to(potential.device, potential.dtype)
-
-    def _shuffled(self, graphs: Sequence[GraphBatch], size: int) -> Iterator[list[GraphBatch]]:
-        if not graphs:
+        self._validate(state.epoch)
+        state.ending = ending(state, self.settings, self.processes)
+        state.next_epoch()
+        if state.ending:
+            self._save(final=True)
             return
-        order = torch.randperm(len(graphs), generator=self.order).tolist()
-        for start in range(0, len(order), size):
-            yield [graphs[index] for index in order[start : start + size]]
+        self._stop_if_asked(signals)
+        if self.keeper.due:
+            self._save()
 
-    def _record(
-        self, epoch: int, means: dict[str, float], gradient_norm: float, started: float
-    ) -> Record:
-        rate = learning_rate(self.recipe.train, epoch)
+    def _step(self, pieces: dict[int, GraphBatch]) -> None:
+        state, guard = self.progress, self.progress.guard
+        set_learning_rate(self.weights.optimiser, self._rate(self._done()))
+        potential = self.adapted.potential
+        pieces = {
+            number: batch.to(potential.device, potential.dtype) for number, batch in pieces.items()
+        }
+        with global_generator(self.settings.seed, state.step, self.processes.rank):
+            outcome = self.stepper.take(pieces, self._evaluate, self._done() / self.length)
+        if outcome is None:
+            return
+        if outcome.trouble:
+            guard.step_was_skipped(outcome.trouble)
+            if guard.diverging:
+                self._roll_back()
+            return
+        guard.step_went_well()
+        state.add("gradient_norm", outcome.gradient_norm)
+        for name, value in outcome.means.items():
+            state.add(f"loss/{name}", value)
+
+    def _rate(self, epoch: float) -> float:
+        """Return the learning rate after ``epoch`` epochs, as the guard allows."""
+        monitored = f"valid/{self.settings.monitor}"
+        values = [record[monitored] for record in self.progress.history]
+        values = [math.inf if value is None else value for value in values]
+        rate = learning_rate(self.settings, epoch, self.length, values)
+        return self.progress.guard.factor * rate
+
+    def _evaluate(
+        self, batch: GraphBatch, piece: int, shares: Mapping[str, float]
+    ) -> LossValue | None:
+        place = (self.progress.step, piece)
+        generator = torch_generator(self.settings.seed, Purpose.DISPLACEMENTS, *place)
+        potential = self.adapted.potential
+        done = self._done() / self.length
+        return self.total(batch, potential, generator, self.teacher, done, shares)
+
+    def _done(self) -> float:
+        """Return how many epochs are done, with the share of the one in progress."""
+        return self.progress.epoch - 1 + self.progress.position / self.order.steps
+
+    def _roll_back(self) -> None:
+        """Return to the best weights at a lower learning rate.
+
+        Raises:
+            TrainingError: If that has been done as often as the recipe allows.
+        """
+        state, guard = self.progress, self.progress.guard
+        if guard.rollbacks >= self.settings.rollbacks:
+            raise TrainingError(
+                f"training keeps diverging: {guard.trouble}. Went back to the best weights (epoch "
+                f"{state.best_epoch}) {guard.rollbacks} time(s), each time with a lower learning "
+                "rate. Lower train.learning_rate or the weight of that loss, or look at those "
+                f"structures. '{self.folder}' keeps metrics and checkpoint unless it replaced an "
+                "earlier run; --overwrite starts again."
+            )
+        self.weights.return_to_best()
+        guard.rolled_back()
+        self.reporter.say(
+            f"warning: {guard.trouble}; back to the weights of epoch {state.best_epoch}, learning "
+            f"rate times {guard.ceiling:.2g}."
+        )
+
+    def _validate(self, epoch: int) -> None:
+        """Record an epoch, and keep its weights where they are the best so far."""
+        state, monitored = self.progress, f"valid/{self.settings.monitor}"
+        record = self.processes.from_main(self._record(epoch))
+        value = record[monitored]
+        first = state.history[0][monitored] if state.history else value
+        record = finite(record)
+        state.history.append(record)
+        self.log.append(record)
+        if value < state.best:
+            state.best, state.best_epoch = value, epoch
+            self.weights.keep_as_best()
+        self.reporter.epoch(record)
+        if not math.isfinite(value) or value > DIVERGED * first:
+            cause = f" ({state.guard.trouble})" if state.guard.trouble else ""
+            trouble = f"the validation measure is {value:.3g} after epoch {epoch}{cause}"
+            if not math.isfinite(state.best):
+                raise TrainingError(f"{trouble}: the foundation cannot be used.")
+            state.guard.trouble = trouble
+            self._roll_back()
+
+    def _record(self, epoch: int) -> Record:
+        """Validate the averaged weights; in the main process, the others wait for its record."""
+        if not self.processes.main:
+            return {}
+        state = self.progress
+        started = time.perf_counter()
         with self.average.applied():
             measured = errors(
                 predict(self.adapted.potential, self.data.valid), len(self.data.valid)
             )
+        state.spend(time.perf_counter() - started)
+        means = state.means()
+        gradient_norm = means.pop("gradient_norm", 0.0)
         return {
             "epoch": epoch,
-            **{f"loss/{name}": value for name, value in means.items()},
-            "valid/loss": validation_loss(measured, self.recipe.losses),
-            **{f"valid/{name}": value for name, value in measured.as_dict().items()},
-            "learning_rate": rate,
+            **means,
+            **validation_record(measured, self.recipe.losses),
+            "learning_rate": self._rate(epoch),
             "gradient_norm": gradient_norm,
-            "seconds": time.perf_counter() - started,
+            "skipped_steps": state.guard.skipped,
+            "steps_per_second": state.position / max(state.step_seconds, 1e-9),
+            "memory_mib": round(peak_memory(self.adapted.potential.device) / 2**20, 1),
+            "seconds": state.epoch_seconds,
         }
 
-    def _validate(self, record: Record) -> None:
-        """Log an epoch, and keep its weights where they are the best so far."""
-        value = record[f"valid/{self.recipe.train.monitor}"]
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the validation measure is {value} after epoch {record['epoch']}. "
-                "Lower train.learning_rate."
-            )
-        self.history.append(record)
-        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        if value < self.best[0]:
-            self.best = (value, record["epoch"])
-            folder = self.folder / CHECKPOINTS / "best"
-            with self.average.applied():
-                self.adapted.save(folder)
-            state = {"epoch": record["epoch"], self.recipe.train.monitor: value}
-            write_atomically(folder / "state.json", (json.dumps(state) + "\n").encode())
-        self.reporter.epoch(record)
+    def _save(self, final: bool = False) -> None:
+        self.keeper.write(self.weights.tensors(), self.progress.as_dict(), final)
 
-
-def validation_loss(measured: Errors, losses: dict[str, LossOptions]) -> float:
-    """Return Σ (largest weight) · RMSE² over the supervised losses that validation labels allow.
-
-    Energies count in eV per atom, forces in eV/Å, stress in eV/Å³.
-    """
-    squares = {
-        "energy": measured.energy_per_atom_rmse,
-        "forces": measured.forces_rmse,
-        "stress": measured.stress_rmse,
-    }
-    total = 0.0
-    for options in losses.values():
-        error = squares.get(options.kind)
-        if error is not None:
-            total += options.peak_weight * error**2
-    return total
-
-
-def _diagnosis(what: str, batch: GraphBatch) -> str:
-    names = "; ".join(batch.where[:5])
-    return (
-        f"training stopped: {what} on {names}{' …' if len(batch.where) > 5 else ''}. "
-        "Lower train.learning_rate or the weight of that loss, or look at those structures."
-    )
+    def _stop_if_asked(self, signals: StopSignals) -> None:
+        number = self.processes.first(signals.received)
+        if number is not None:
+            self._save()
+            raise self.keeper.stopped(number, self.progress.epoch)

@@ -1,38 +1,99 @@
-"""Optimiser and learning-rate schedule."""
+"""Optimiser and learning-rate schedules."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
 import torch
 
+from finetune.adapters.base import AdaptedPotential
+from finetune.errors import RecipeError, suggestion
 from finetune.recipe import TrainRecipe
 
+FLOOR = 0.01
+"""Share of the learning rate at which a cosine ends."""
 
-def build_optimiser(
-    parameters: Iterable[torch.nn.Parameter], recipe: TrainRecipe
-) -> torch.optim.AdamW:
-    """Return AdamW with AMSGrad, which with ``weight_decay`` 0 is Adam as MACE is trained with."""
-    return torch.optim.AdamW(
-        list(parameters),
+
+def build_optimiser(adapted: AdaptedPotential, recipe: TrainRecipe) -> torch.optim.Optimizer:
+    """Return Adam or AdamW over the adapter's parameter groups.
+
+    Each group carries, as ``factor``, what the learning rate is multiplied by for it.
+
+    Raises:
+        RecipeError: If ``learning_rate_factors`` names a group that there is not.
+    """
+    groups = adapted.parameter_groups()
+    for name in recipe.learning_rate_factors:
+        if name not in groups:
+            raise RecipeError(
+                f"train.learning_rate_factors names '{name}', which is no group of trainable "
+                f"parameters.{suggestion(name, groups)} Known: {', '.join(groups)}."
+            )
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimiser]
+    return kind(
+        [
+            {
+                "params": list(parameters.values()),
+                "factor": recipe.learning_rate_factors.get(name, 1.0),
+            }
+            for name, parameters in groups.items()
+        ],
         lr=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
-        amsgrad=True,
+        amsgrad=recipe.amsgrad,
     )
 
 
-def learning_rate(recipe: TrainRecipe, epoch: float) -> float:
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every group, times the group's factor."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["factor"]
+
+
+def learning_rate(
+    recipe: TrainRecipe, epoch: float, length: float | None = None, values: Sequence[float] = ()
+) -> float:
     """Return the learning rate after ``epoch`` epochs (fractions count within an epoch).
 
-    It rises linearly over ``warmup_epochs``, then stays (``constant``) or falls along half a cosine
-    to one hundredth at the last epoch (``cosine``).
+    It rises linearly over ``warmup_epochs``, then stays (``constant``), falls along half a cosine
+    to one hundredth at the end (``cosine``), or is multiplied by ``plateau_factor`` whenever
+    ``plateau_epochs`` epochs have brought no better validation (``plateau``).
+
+    Args:
+        recipe: The settings.
+        epoch: Epochs done.
+        length: Epochs in all; the recipe's if None.
+        values: The validation measure after each epoch so far, for ``plateau``.
     """
     if epoch < recipe.warmup_epochs:
         return recipe.learning_rate * max(epoch / recipe.warmup_epochs, 1e-3)
     if recipe.schedule == "constant":
         return recipe.learning_rate
-    length = max(recipe.epochs - recipe.warmup_epochs, 1)
+    if recipe.schedule == "plateau":
+        falls = plateaus(values[recipe.warmup_epochs :], recipe.plateau_epochs)
+        return recipe.learning_rate * recipe.plateau_factor**falls
+    length = max((recipe.epochs if length is None else length) - recipe.warmup_epochs, 1e-9)
     progress = min((epoch - recipe.warmup_epochs) / length, 1.0)
-    floor = 0.01
-    return recipe.learning_rate * (floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2)
+    return recipe.learning_rate * (FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * progress)) / 2)
+
+
+def plateaus(values: Sequence[float], patience: int) -> int:
+    """Return how often ``patience`` values in a row were no better than the best before them."""
+    best, waited, found = math.inf, 0, 0
+    for value in values:
+        if value < best:
+            best, waited = value, 0
+            continue
+        waited += 1
+        if waited == patience:
+            found, waited = found + 1, 0
+    return found
+
+
+def count_by_group(groups: Mapping[str, Mapping[str, torch.nn.Parameter]]) -> dict[str, int]:
+    """Return the number of trainable numbers in each group."""
+    return {
+        name: sum(item.numel() for item in parameters.values())
+        for name, parameters in groups.items()
+    }

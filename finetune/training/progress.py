@@ -139,11 +139,11 @@ class Bar(Reporter):
             self._bar = self._live = None
 
 
-def reporter_for(console: Console, quiet: bool = False) -> Reporter:
+def reporter_for(console: Console, quiet: bool = False, plain: bool = False) -> Reporter:
     """Return the reporter that suits a console: silent, a bar on a terminal, plain lines."""
     if quiet:
         return Silent()
-    return Bar(console) if console.is_terminal else Plain(console)
+    return Bar(console) if console.is_terminal and not plain else Plain(console)
 
 
 def summary(record: Record) -> str:
@@ -160,4 +160,10 @@ def summary(record: Record) -> str:
     for key, (name, unit) in shown.items():
         if record.get(key) is not None:
             parts.append(f"{name} {1000 * record[key]:.2f} {unit}")
+    if record.get("learning_rate") is not None:
+        parts.append(f"lr {record['learning_rate']:.1e}")
+    if record.get("steps_per_second"):
+        parts.append(f"{record['steps_per_second']:.3g} steps/s")
+    if record.get("skipped_steps"):
+        parts.append(f"{record['skipped_steps']} skipped")
     return "  ".join(parts)

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import finetune
-from finetune.errors import TrainingError
+from finetune.errors import FinetuneError, TrainingError
 from finetune.export.calculator import load_calculator
 from finetune.recipe import TrainRecipe
 from finetune.training.averaging import WeightAverage
-from finetune.training.loop import Trainer
+from finetune.training.checkpoint import read
 from finetune.training.optimiser import learning_rate
 from finetune.training.progress import Record, Silent
 from tests.conftest import recipe_for
@@ -23,11 +23,13 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_the_same_seed_gives_the_same_weights(workspace: Path, tmp_path: Path) -> None:
+    train = {"epochs": 6, "learning_rate": 0.01}
     for name in ("first", "second"):
-        finetune.run(recipe_for(workspace, tmp_path / name, train={"epochs": 2}))
+        finetune.run(recipe_for(workspace, tmp_path / name, train=train))
     first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
     assert all(torch.equal(first[name], second[name]) for name in first)
-    finetune.run(recipe_for(workspace, tmp_path / "third", train={"epochs": 2, "seed": 1}))
+    result = finetune.run(recipe_for(workspace, tmp_path / "third", train={**train, "seed": 1}))
+    assert result.best_epoch > 0
     third = weights(tmp_path / "third")
     assert any(not torch.equal(first[name], third[name]) for name in first)
 
@@ -60,29 +62,17 @@ def test_every_epoch_is_logged(workspace: Path, tmp_path: Path) -> None:
     assert {"loss/energy", "loss/pitc", "loss/pisc", "gradient_norm"} <= set(result.history[1])
 
 
-def test_interruption_keeps_the_best_weights(
-    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(self: Trainer, epoch: int) -> tuple[dict[str, float], float]:
-        if epoch == 3:
-            raise KeyboardInterrupt
-        return train_epoch(self, epoch)
-
-    train_epoch = Trainer._train_epoch
-    monkeypatch.setattr(Trainer, "_train_epoch", interrupt)
-    result = finetune.run(recipe_for(workspace, tmp_path / "run", train={"epochs": 9}))
-    assert result.ending == "interrupted"
-    assert result.epochs == 2
-    assert (tmp_path / "run" / "model" / "config.json").is_file()
-
-
 def test_a_loss_that_is_not_finite_stops_with_a_diagnosis(workspace: Path, tmp_path: Path) -> None:
     recipe = recipe_for(
         workspace, tmp_path / "run", train={"epochs": 20, "learning_rate": 1e200, "ema": None}
     )
     with pytest.raises(TrainingError, match="Lower train.learning_rate"):
         finetune.run(recipe)
-    assert (tmp_path / "run" / "checkpoints" / "best" / "adapter.safetensors").is_file()
+    kept = read(tmp_path / "run" / "checkpoints")
+    assert kept is not None
+    assert kept.state["best_epoch"] == 0
+    assert all(bool(torch.isfinite(t).all()) for n, t in kept.tensors.items() if "best/" in n)
+    assert "unfinished run" in str(pytest.raises(FinetuneError, finetune.run, recipe).value)
 
 
 def test_unlabelled_structures_take_part_in_weak_losses(workspace: Path, tmp_path: Path) -> None:
@@ -121,6 +111,12 @@ def test_learning_rate_schedules() -> None:
     assert learning_rate(cosine, 0) == 1.0
     assert learning_rate(cosine, 5) == pytest.approx(0.505)
     assert learning_rate(cosine, 10) == pytest.approx(0.01)
+    assert learning_rate(cosine, 5, length=5) == pytest.approx(0.01)
+    plateau = TrainRecipe(learning_rate=1.0, schedule="plateau", plateau_epochs=2)
+    values = [3.0, 2.0, 2.0, 2.5, 1.0, 1.0, 1.0, 1.0, 1.0]
+    assert [learning_rate(plateau, 9, None, values[:n]) for n in (2, 3, 4, 7, 8, 9)] == [
+        *(1.0, 1.0, 0.5, 0.25, 0.25, 0.125)
+    ]
 
 
 def test_the_average_is_applied_and_taken_back() -> None:

@@ -1,0 +1,78 @@
+"""Run a recipe to its end through SIGKILLs at random moments: python killing.py RECIPE KILLS SEED.
+
+Imports are done once; each attempt is a forked process of its own that resumes the run.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+
+import torch
+
+import finetune
+import finetune.workflow  # noqa: F401  (imported before forking)
+from finetune import files
+from finetune.testing import tiny_mace
+
+torch.set_num_threads(1)
+tiny_mace()
+
+
+def attempt(recipe: str) -> int:
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            finetune.run(recipe, resume="auto")
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+def killed_while_writing(recipe: str, number: int) -> bool:
+    """Die in the middle of the given write of a file; False if the run ends before."""
+    child = os.fork()
+    if child == 0:
+        write, count = files._write, 0
+
+        def half(descriptor: int, content: bytes) -> None:
+            nonlocal count
+            count += 1
+            if count == number:
+                os.write(descriptor, content[: len(content) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            write(descriptor, content)
+
+        files._write = half
+        code = 1
+        try:
+            finetune.run(recipe, resume="auto")
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def main(recipe: str, kills: int, seed: int) -> None:
+    moments = random.Random(seed)
+    done = {"random": 0, "writing": 0}
+    for index in range(kills):
+        if index % 4 == 3:
+            done["writing"] += killed_while_writing(recipe, moments.randint(2, 12))
+            continue
+        child = attempt(recipe)
+        time.sleep(moments.uniform(0.1, 0.9))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        done["random"] += os.WIFSIGNALED(status)
+    _, status = os.waitpid(attempt(recipe), 0)
+    print(json.dumps({**done, "code": os.waitstatus_to_exitcode(status)}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

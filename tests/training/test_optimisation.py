@@ -1,0 +1,162 @@
+"""What a step is: optimiser, groups, accumulation, the pull to the foundation, budgets."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+import finetune
+from finetune.adapters import adapters
+from finetune.data.graphs import GraphBatch
+from finetune.errors import RecipeError
+from finetune.foundation.mace import MacePotential
+from finetune.losses.base import BASE, Loss, LossContext, Request
+from finetune.recipe import TrainRecipe
+from finetune.testing import tiny_mace
+from finetune.training.optimiser import build_optimiser, set_learning_rate
+from finetune.training.order import Order
+from tests.conftest import recipe_for
+from tests.training.test_loop import weights
+
+
+def largest_difference(first: Path, second: Path) -> float:
+    one, two = weights(first), weights(second)
+    return max(float((one[name] - two[name]).detach().abs().max()) for name in one)
+
+
+@pytest.fixture
+def labelled_unevenly(workspace: Path, tmp_path: Path) -> dict[str, str]:
+    """Eleven structures, forces on four of them."""
+    import ase.io
+
+    frames = ase.io.read(workspace / "test.xyz", ":4") + ase.io.read(workspace / "train.xyz", ":7")
+    ase.io.write(tmp_path / "uneven.xyz", frames)
+    return {"train": str(tmp_path / "uneven.xyz"), "valid": str(workspace / "valid.xyz")}
+
+
+def test_accumulated_batches_make_the_step_of_a_large_one(
+    workspace: Path, tmp_path: Path, labelled_unevenly: dict[str, str]
+) -> None:
+    for name, train in (
+        ("large", {"batch_size": 6}),
+        ("accumulated", {"batch_size": 2, "accumulate": 3}),
+    ):
+        finetune.run(
+            recipe_for(
+                workspace,
+                tmp_path / name,
+                data=labelled_unevenly,
+                losses={"energy": {}, "forces": {}},
+                train={"epochs": 3, "learning_rate": 0.01, "monitor": "energy_mae", **train},
+            )
+        )
+    assert largest_difference(tmp_path / "large", tmp_path / "accumulated") < 1e-8
+
+
+def test_groups_have_learning_rates_of_their_own(potential: MacePotential) -> None:
+    adapter = adapters.get("full")
+    adapted = adapter(adapter.Options()).attach(tiny_mace())
+    groups = adapted.parameter_groups()
+    assert list(groups) == ["node_embedding", "interactions", "products", "readouts"]
+    names = [name for group in groups.values() for name in group]
+    assert sorted(names) == sorted(adapted.trainable_parameters())
+    recipe = TrainRecipe(learning_rate_factors={"readouts": 10.0, "interactions": 0.0})
+    optimiser = build_optimiser(adapted, recipe)
+    set_learning_rate(optimiser, 0.5)
+    assert [group["lr"] for group in optimiser.param_groups] == [0.5, 0.0, 0.5, 5.0]
+    with pytest.raises(RecipeError, match="Did you mean 'readouts'"):
+        build_optimiser(adapted, TrainRecipe(learning_rate_factors={"readout": 2.0}))
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+@pytest.mark.parametrize("amsgrad", [True, False])
+def test_optimisers_by_name(kind: str, amsgrad: bool) -> None:
+    adapter = adapters.get("readout")
+    adapted = adapter(adapter.Options()).attach(tiny_mace())
+    recipe = TrainRecipe.model_validate({"optimiser": kind, "amsgrad": amsgrad})
+    optimiser = build_optimiser(adapted, recipe)
+    assert type(optimiser).__name__.lower() == kind
+    assert optimiser.defaults["amsgrad"] is amsgrad
+
+
+def test_the_pull_keeps_weights_near_the_foundation(workspace: Path, tmp_path: Path) -> None:
+    moved = {}
+    foundation = dict(tiny_mace(seed=0).named_parameters())
+    for pull in (0.0, 1.0):
+        output = tmp_path / str(pull)
+        train = {"epochs": 9, "learning_rate": 0.01, "ema": 0.5, "pull_to_foundation": pull}
+        result = finetune.run(
+            recipe_for(workspace, output, losses={"energy": {}}, train=train, adapter="full")
+        )
+        assert ("loss/pull_to_foundation" in result.history[-1]) == (pull > 0)
+        tuned = weights(output)
+        moved[pull] = sum(
+            float((tuned[n] - foundation[n]).detach().square().sum()) for n in foundation
+        )
+    assert 0 < moved[1.0] < 0.5 * moved[0.0], moved
+
+
+def test_budgets_end_a_run(workspace: Path, tmp_path: Path) -> None:
+    train = {"epochs": 9, "learning_rate": 0.01, "schedule": "cosine", "max_steps": 5}
+    result = finetune.run(recipe_for(workspace, tmp_path / "steps", train=train))
+    assert (result.ending, result.epochs) == ("max_steps", 2)  # three steps an epoch
+    assert result.history[-1]["learning_rate"] == pytest.approx(1e-4)
+    recipe = recipe_for(workspace, tmp_path / "hours", train={"epochs": 2, "max_hours": 1e-9})
+    result = finetune.run(recipe)
+    assert (result.ending, result.epochs) == ("max_hours", 1)
+    more = recipe.model_dump(mode="json")
+    more["train"]["max_hours"] = 1.0
+    result = finetune.run(more, resume="must")
+    assert (result.ending, result.epochs) == ("finished", 2)
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3])
+def test_every_structure_is_seen_once_in_an_epoch(pieces: int) -> None:
+    order = Order(7, structures=11, pool=4, batch_size=2, pool_batch_size=3, pieces=pieces)
+    seen = []
+    for step in range(order.steps):
+        taken = order.step(1, step)
+        assert len(taken) == pieces
+        assert max(len(chosen) for chosen, _ in taken) <= 2
+        pool = [index for _, extra in taken for index in extra]
+        assert len(set(pool)) == len(pool) == min(3 * pieces, 4)
+        seen += [index for chosen, _ in taken for index in chosen]
+    assert sorted(seen) == list(range(11))
+    assert order.step(1, 0) == Order(7, 11, 4, 2, 3, pieces).step(1, 0)
+    assert order.step(2, 0) != order.step(1, 0)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_change_nothing(workers: int, workspace: Path, tmp_path: Path) -> None:
+    for number in (0, workers):
+        finetune.run(
+            recipe_for(
+                workspace,
+                tmp_path / str(number),
+                train={"epochs": 3, "learning_rate": 0.01, "ema": 0.5, "workers": number},
+            )
+        )
+    assert largest_difference(tmp_path / "0", tmp_path / str(workers)) == 0.0
+
+
+@finetune.register_loss("noisy")
+class Noisy(Loss):
+    """Draws from torch's global generator, as a loss of one's own may."""
+
+    def requests(self, batch: GraphBatch) -> Sequence[Request]:
+        return [Request(BASE)]
+
+    def __call__(self, context: LossContext) -> torch.Tensor:
+        energy = context.prediction(BASE).energy
+        return (torch.randn_like(energy) * energy).mean()
+
+
+def test_losses_that_draw_globally_draw_the_same(workspace: Path, tmp_path: Path) -> None:
+    losses = {"energy": {}, "noisy": {"weight": 1e-3}}
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        recipe = recipe_for(workspace, tmp_path / str(seed), losses=losses, train={"epochs": 1})
+        found.append(finetune.run(recipe).history[1]["loss/noisy"])
+    assert found[0] == found[1] != 0.0
