@@ -86,7 +86,11 @@ def run(
             resume=cast(Any, resume),
             reporter=reporter_for(console, quiet, plain),
         )
-    console.print(result.shown.table())
+    for name, stage in result.stages.items():
+        console.print(f"stage {name}")
+        console.print(stage.shown.table())
+    if not result.stages:
+        console.print(result.shown.table())
     console.print(
         f"{result.ending} after {result.epochs} epochs and {result.seconds:.0f} s; "
         f"kept epoch {result.best_epoch}"
@@ -110,14 +114,17 @@ def validate(
     console = Console()
     with user_errors():
         from finetune.survey import survey
-        from finetune.workflow import validate as validate_recipe
+        from finetune.workflow import validate_stages
 
-        found = survey(validate_recipe(recipe, overrides or [], overwrite=overwrite))
+        stages = validate_stages(recipe, overrides or [], overwrite=overwrite)
+        found = {name: survey(prepared) for name, prepared in stages.items()}
     if as_json:
-        print(json.dumps(found.as_dict(), indent=2))
+        content = {name: item.as_dict() for name, item in found.items()}
+        print(json.dumps(content.get("", {"stages": content}), indent=2))
         return
-    for line in found.lines():
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    for name, item in found.items():
+        for line in ([f"stage {name}"] if name else []) + item.lines():
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
     console.print("valid")
 
 

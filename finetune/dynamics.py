@@ -63,7 +63,7 @@ def thermal_displacements(
     pull = acceleration(moved)
     frames: list[torch.Tensor] = []
     steps = max(1, round(duration / TIME_STEP))
-    for number in range(1, steps + 1):
+    for _ in range(steps):
         velocity = velocity + 0.5 * step * pull
         moved = moved + 0.5 * step * velocity
         velocity = kept * velocity + math.sqrt(1.0 - kept**2) * random()
@@ -71,11 +71,9 @@ def thermal_displacements(
         shown = moved - moved.mean(dim=0)
         furthest = float(shown.norm(dim=1).max())
         if furthest > largest:
-            if not frames:
-                frames.append(shown * (largest / furthest))
+            frames = frames or [shown * (largest / furthest)]
             break
         pull = acceleration(shown)
         velocity = velocity + 0.5 * step * pull
-        if number >= steps // 5 or not frames:
-            frames.append(shown)
-    return torch.stack(frames)
+        frames.append(shown)
+    return torch.stack(frames[max(steps // 5 - 1, 0) :] or frames[-1:])

@@ -21,8 +21,10 @@ from finetune.data.splits import hold_out
 from finetune.devices import choose_device, choose_dtype
 from finetune.environment import environment
 from finetune.errors import DataError, RunFolderError
+from finetune.evaluation.metrics import errors, predict
 from finetune.foundation import reference_energies
 from finetune.foundation.loading import Foundation, load_foundation
+from finetune.losses import sizing
 from finetune.losses.total import TotalLoss
 from finetune.recipe import Recipe
 from finetune.resources import expanded
@@ -42,7 +44,7 @@ class Preparation:
     ) -> None:
         self.recipe = recipe
         self.folder = expanded(recipe.output)
-        self.resuming = run_folder.check_output(self.folder, recipe, overwrite, resume)
+        self.resuming = run_folder.check_output(self.folder, overwrite, resume)
         check_installed(recipe.track)
         device, dtype = choose_device(recipe.train.device), choose_dtype(recipe.train.precision)
         self.notes: list[str] = []
@@ -59,15 +61,7 @@ class Preparation:
             raise RunFolderError(
                 f"the foundation lies in the output '{self.folder}'; choose another output."
             )
-        if self.resuming:
-            self.notes += run_folder.check_origin(self.folder, self.environment)
-        skin = TotalLoss(recipe.losses).skin(self.foundation.potential.cutoff)
-        graphs = {
-            name: [graph(item, self.foundation.potential.cutoff, skin) for item in items]
-            for name, items in structures.items()
-        }
-        self.data = TrainingData(graphs["train"], graphs["valid"], graphs["unlabelled"])
-        self.test = graphs["test"]
+        self._build_graphs(structures)
         self.notes += sanity.notes(
             self.foundation.potential, self.data.train, structures, recipe.losses
         )
@@ -79,12 +73,49 @@ class Preparation:
         self.notes += sanity.strange_energies(
             self.foundation.potential, self.data.train, recipe.reference_energies
         )
+        if sizing.to_be_chosen(recipe.losses):
+            self._choose_sizes()
+            self._build_graphs(structures)
+        if self.resuming:
+            self.notes += run_folder.check_origin(self.folder, self.recipe, self.environment)
         self.reference = deepcopy(self.foundation.potential).requires_grad_(False)
         adapter = adapters.get(recipe.adapter["kind"])
         given = {key: value for key, value in recipe.adapter.items() if key != "kind"}
         self.adapted = adapter(adapter.Options.model_validate(given)).attach(
             self.foundation.potential
         )
+
+    def _build_graphs(self, structures: Mapping[str, Sequence[Structure]]) -> None:
+        cutoff = self.foundation.potential.cutoff
+        skin = TotalLoss(self.recipe.losses).skin(cutoff)
+        graphs = {
+            name: [graph(item, cutoff, skin) for item in items]
+            for name, items in structures.items()
+        }
+        self.data = TrainingData(graphs["train"], graphs["valid"], graphs["unlabelled"])
+        self.test = graphs["test"]
+
+    def _choose_sizes(self) -> None:
+        """Settle the displacement sizes that the recipe leaves to the data.
+
+        Raises:
+            DataError: If there is no energy to compare with.
+        """
+        potential, graphs = self.foundation.potential, self.data.train
+        error = errors(predict(potential, graphs), len(graphs)).energy_per_atom_rmse
+        if error is None:
+            raise DataError(
+                "a displacement size cannot be chosen from the data: no training structure has an "
+                "energy. Give the size as a number in Å."
+            )
+        sizes = sizing.chosen_sizes(self.recipe.losses, potential, graphs, error)
+        losses = sizing.with_sizes(self.recipe.losses, sizes)
+        self.recipe = self.recipe.model_copy(update={"losses": losses})
+        self.notes += [
+            f"note: the displacement size of '{name}' is {size:g} Å, chosen from the data (the "
+            f"foundation's energy error is {1000 * error:.2g} meV/atom)."
+            for name, size in sizes.items()
+        ]
 
     def _refit_references(self) -> None:
         fit = reference_energies.estimate(self.foundation.potential, self.data.train)

@@ -6,6 +6,7 @@ Recipes are YAML files (OmegaConf, so ``${…}`` interpolation works) plus dotte
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,10 +24,11 @@ from pydantic import (
 from yaml import YAMLError
 
 from finetune.adapters import adapters
-from finetune.errors import RecipeError
+from finetune.errors import RecipeError, suggestion
 from finetune.explanation import explain, lines
 from finetune.losses import losses
 from finetune.losses.options import LossOptions
+from finetune.mappings import flattened, merged_deeply
 from finetune.options import Options
 
 
@@ -102,6 +104,10 @@ class TrainRecipe(Options):
     seed: int = Field(0, ge=0, le=2**62)
 
 
+_STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_STAGE_KEYS = {"data", "reference_energies", "adapter", "losses", "train"}
+
+
 class TrackRecipe(Options):
     """Where the records of a run are sent beside ``metrics.jsonl``."""
 
@@ -138,7 +144,62 @@ class Recipe(Options):
     )
     train: TrainRecipe = TrainRecipe()
     track: TrackRecipe = TrackRecipe()
+    stages: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="runs that start from the one before: each says what differs from the above",
+    )
     output: str = Field(min_length=1, pattern=r"^[^\x00]+$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_data(cls, given: Any) -> Any:
+        """Let every stage bring its own data: the recipe's then are the first stage's."""
+        if isinstance(given, Mapping) and "data" not in given:
+            stages = given.get("stages")
+            for stage in stages.values() if isinstance(stages, Mapping) else []:
+                if isinstance(stage, Mapping) and "data" in stage:
+                    return {**given, "data": stage["data"]}
+        return given
+
+    @model_validator(mode="after")
+    def _stages_are_recipes(self) -> Recipe:
+        for name, stage in self.stages.items():
+            if not _STAGE_NAME.fullmatch(name):
+                raise ValueError(f"the stage name '{name}' must be letters, digits, - and _")
+            wrong = sorted(set(stage) - _STAGE_KEYS)
+            if wrong:
+                raise ValueError(
+                    f"stages.{name}: '{wrong[0]}' cannot differ between stages."
+                    f"{suggestion(wrong[0], _STAGE_KEYS)} A stage may give: "
+                    f"{', '.join(sorted(_STAGE_KEYS))}."
+                )
+        self.climb()
+        return self
+
+    def climb(self) -> dict[str, Recipe]:
+        """Return the recipe of each stage, in their order; nothing where there are none.
+
+        ``losses`` and ``adapter`` of a stage replace the recipe's; ``data`` and ``train`` change
+        the keys that they give. A stage runs in ``stages/NAME`` of the output and starts from the
+        potential of the stage before.
+
+        Raises:
+            ValueError: If a stage is not a valid recipe.
+        """
+        base = self.model_dump(mode="json", exclude={"stages"})
+        found: dict[str, Recipe] = {}
+        foundation, head = self.foundation, self.head
+        for name, stage in self.stages.items():
+            merged = {**base, **stage, "foundation": foundation, "head": head}
+            for section in ("data", "train"):
+                merged[section] = merged_deeply(base[section], stage.get(section) or {})
+            merged["output"] = f"{self.output}/stages/{name}"
+            try:
+                found[name] = Recipe.model_validate(merged)
+            except ValidationError as error:
+                raise ValueError(f"in the stage '{name}':\n{lines(error, Recipe)}") from None
+            foundation, head = merged["output"], None
+        return found
 
     @field_validator("adapter", mode="before")
     @classmethod
@@ -203,7 +264,7 @@ class Recipe(Options):
 
     def differences(self, other: Recipe) -> list[str]:
         """Return the dotted keys in which another recipe would give another result."""
-        first, second = (_flat(item.model_dump(mode="json")) for item in (self, other))
+        first, second = (flattened(item.model_dump(mode="json")) for item in (self, other))
         keys = dict.fromkeys((*first, *second))
         return [
             key for key in keys if key not in INCONSEQUENTIAL and first.get(key) != second.get(key)
@@ -212,16 +273,6 @@ class Recipe(Options):
     def dump(self) -> str:
         """Return YAML with every default filled in; `parse` of it gives an equal recipe."""
         return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(mode="json")))
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def label_keys(given: Mapping[str, Any]) -> LabelKeys:

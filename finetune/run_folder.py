@@ -21,6 +21,7 @@ RECIPE, ENVIRONMENT, METRICS, REPORT = (
 )
 BUNDLE, ADAPTER, RESULT = "model", "adapter", "result.json"
 CHECKPOINTS = "checkpoints"
+STAGES = "stages"
 CURVE, TENSORBOARD, WANDB = "learning-curve.png", "tensorboard", "wandb"
 STATE_TENSORS, STATE, STATE_MANIFEST = "state.safetensors", "state.json", "manifest.json"
 _FOLDERS = {BUNDLE, ADAPTER, CHECKPOINTS}
@@ -35,11 +36,11 @@ Resume = Literal["no", "auto", "must"]
 """Whether a run goes on from the checkpoint in its folder: never, if there is one, or or else."""
 
 
-def check_output(folder: Path, recipe: Recipe, overwrite: bool, resume: Resume = "no") -> bool:
+def check_output(folder: Path, overwrite: bool, resume: Resume = "no") -> bool:
     """Decide whether a run starts anew or goes on, and refuse a folder that is fit for neither.
 
     Returns:
-        Whether the folder holds a run of this recipe that is to be resumed.
+        Whether the folder holds a run that is to be resumed.
 
     Raises:
         RunFolderError: Saying what stands in the way.
@@ -48,15 +49,8 @@ def check_output(folder: Path, recipe: Recipe, overwrite: bool, resume: Resume =
         raise RunFolderError(f"resume is '{resume}'; choose {', '.join(get_args(Resume))}.")
     if resume != "no" and overwrite:
         raise RunFolderError("a run is either resumed or overwritten: choose one of the two.")
-    if resume != "no" and (folder / RECIPE).is_file() and (folder / CHECKPOINTS).is_dir():
-        stored = Recipe.load(folder / RECIPE)
-        different = stored.differences(recipe)
-        if different:
-            raise RunFolderError(
-                f"'{folder}' holds a run of another recipe: {', '.join(different[:5])} "
-                f"differ{'s' if len(different) == 1 else ''}. Resume it with its own "
-                f"'{folder / RECIPE}', choose another output, or --overwrite it."
-            )
+    begun = (folder / CHECKPOINTS).is_dir() or (folder / STAGES).is_dir()
+    if resume != "no" and (folder / RECIPE).is_file() and begun:
         return True
     if resume == "must":
         raise RunFolderError(f"'{folder}' holds no run with a checkpoint to resume.")
@@ -64,12 +58,19 @@ def check_output(folder: Path, recipe: Recipe, overwrite: bool, resume: Resume =
     return False
 
 
-def check_origin(folder: Path, environment: Mapping[str, Any]) -> list[str]:
+def check_origin(folder: Path, recipe: Recipe, environment: Mapping[str, Any]) -> list[str]:
     """Compare what a run to be resumed was started with; return notes on other versions.
 
     Raises:
-        RunFolderError: If the foundation or the data have changed since.
+        RunFolderError: If the recipe, the foundation or the data are others.
     """
+    different = Recipe.load(folder / RECIPE).differences(recipe)
+    if different:
+        raise RunFolderError(
+            f"'{folder}' holds a run of another recipe: {', '.join(different[:5])} "
+            f"differ{'s' if len(different) == 1 else ''}. Resume it with its own "
+            f"'{folder / RECIPE}', choose another output, or --overwrite it."
+        )
     try:
         stored = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
         for what in ("foundation", "data"):
@@ -126,16 +127,23 @@ def _strange(folder: Path) -> list[str]:
     return sorted(
         str(item.relative_to(folder))
         for item in folder.rglob("*")
-        if item.relative_to(folder).parts[0] not in (TENSORBOARD, WANDB)
+        if not _allowed(item.relative_to(folder).parts)
         and item.name not in (_FOLDERS if item.is_dir() else _FILES)
         and not item.name.startswith(unfinished)
         and not (item.is_dir() and item.name.startswith(("step-", ".step-")))
     )
 
 
+def _allowed(parts: tuple[str, ...]) -> bool:
+    """Return whether a name within a run folder may be anything: trackers', stages'."""
+    if parts[0] == STAGES and len(parts) > 2:
+        parts = parts[2:]
+    return parts[0] in (TENSORBOARD, WANDB) or (parts[0] == STAGES and len(parts) <= 2)
+
+
 @contextmanager
 def opened(
-    folder: Path, recipe: str, environment: Mapping[str, Any], resuming: bool
+    folder: Path, recipe: str, environment: Mapping[str, Any], resuming: bool, main: bool = True
 ) -> Iterator[None]:
     """Keep the run folder for the time of a run, an earlier run set aside until it is done.
 
@@ -143,9 +151,19 @@ def opened(
     there while the run can be resumed, and is put back when the run fails for good. A run that
     fails for good before its first step leaves nothing.
 
+    Args:
+        folder: The run folder.
+        recipe: Content of ``recipe.yaml``.
+        environment: Content of ``environment.json``.
+        resuming: Whether the folder holds the run already.
+        main: Whether this process is the one that writes; others change nothing.
+
     Raises:
         RunFolderError: If the folder cannot be made or written to.
     """
+    if not main:
+        yield
+        return
     aside = folder.parent / f".{folder.name}.earlier"
     try:
         if not resuming:
@@ -160,7 +178,7 @@ def opened(
             _fail(folder, aside)
         raise
     except BaseException:
-        if not resuming and not any((folder / CHECKPOINTS).glob("step-*")):
+        if not resuming and not _learnt(folder):
             _fail(folder, aside)
         raise
     shutil.rmtree(aside, ignore_errors=True)
@@ -183,8 +201,14 @@ def _fail(folder: Path, aside: Path) -> None:
     if aside.is_dir():
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
-    elif not any((folder / CHECKPOINTS).glob("step-*")):
+    elif not _learnt(folder):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _learnt(folder: Path) -> bool:
+    """Return whether there is a checkpoint, of the run or of a stage."""
+    steps = f"{CHECKPOINTS}/step-*"
+    return any(folder.glob(steps)) or any(folder.glob(f"{STAGES}/*/{steps}"))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -38,7 +38,7 @@ def notes(
         losses: The recipe's losses by name.
     """
     found = [
-        *idle_losses(structures["train"], losses),
+        *idle_losses(structures["train"], structures["unlabelled"], losses),
         *mixed_levels(structures),
         *shared_frames(structures),
     ]
@@ -52,15 +52,24 @@ def notes(
     return found
 
 
-def idle_losses(train: Sequence[Structure], losses: Mapping[str, LossOptions]) -> list[str]:
-    """Name the supervised losses that find no label in the training set."""
-    return [
-        f"note: no training structure has {options.kind} labels; the loss '{name}' is idle."
-        for name, options in losses.items()
-        if options.kind in {"energy", "forces", "stress"}
-        and options.peak_weight > 0
-        and all(getattr(item, options.kind) is None for item in train)
-    ]
+def idle_losses(
+    train: Sequence[Structure], unlabelled: Sequence[Structure], losses: Mapping[str, LossOptions]
+) -> list[str]:
+    """Name the losses that find no label, or no cell, in the training set."""
+    found = []
+    periodic = any(bool(item.pbc.all()) for item in (*train, *unlabelled))
+    for name, options in losses.items():
+        if options.peak_weight == 0:
+            continue
+        if options.kind in {"energy", "forces", "stress"}:
+            if all(getattr(item, options.kind) is None for item in train):
+                found.append(
+                    f"note: no training structure has {options.kind} labels; the loss '{name}' is "
+                    "idle."
+                )
+        elif options.kind == "strain" and not periodic:
+            found.append(f"note: no structure is periodic; the loss '{name}' is idle.")
+    return found
 
 
 def mixed_levels(structures: Mapping[str, Sequence[Structure]]) -> list[str]:

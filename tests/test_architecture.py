@@ -9,7 +9,7 @@ import finetune
 
 ROOT = Path(finetune.__file__).parent
 FLOORS = [
-    {"errors", "files", "options"},
+    {"errors", "files", "mappings", "options"},
     {"explanation"},
     {"registry", "resources", "environment"},
     {"schedules"},
@@ -31,6 +31,7 @@ FLOORS = [
     {"result", "evaluation"},
     {"export"},
     {"preparation"},
+    {"ladder"},
     {"workflow", "survey"},
     {"commands"},
 ]

@@ -126,3 +126,21 @@ def test_recipes_do_not_change() -> None:
 
 def test_the_schema_is_json() -> None:
     assert "losses" in json.loads(json.dumps(Recipe.model_json_schema()))["properties"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        ({"pisc": {"displacement": {"kind": "adversarial"}}}, "has one adversarial displacement"),
+        ({"replay": {"displacement": None, "copies": 2}}, "`copies` needs a displacement"),
+        ({"strain": {"strain": 0.5}}, "strains lie above 0 and up to 0.1"),
+        ({"pitc": {"displacement": {"size": {"kind": "linear", "last": 0}}}}, "sizes lie above 0"),
+        ({"pitc": {"displacement": {"kind": "thermal", "modes": 3}}}, "`modes` belongs to `kind"),
+        ({"pitc": {"displacement": {"kind": "gauss"}}}, "displacement.kind: Input should be"),
+        ({"pitc": {"displacement": {"siez": 3}}}, "displacement.siez: unknown key. Did you mean"),
+        ({"pitc": {"displacement": {"size": {"fraction": 0}}}}, "size.fraction: Input should be"),
+    ],
+)
+def test_displacements_and_strains_are_checked(losses: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Recipe.parse({**SMALL, "losses": losses})

@@ -56,7 +56,7 @@ def test_a_run_warns_of_hartree(workspace: Path, tmp_path: Path) -> None:
 
 def test_idle_losses_mixed_levels_and_shared_frames(labelled: list[Structure]) -> None:
     losses = {"energy": EnergyOptions(kind="energy"), "far": ForcesOptions(kind="forces")}
-    (note,) = idle_losses(labelled, losses)
+    (note,) = idle_losses(labelled, [], losses)
     assert "'far' is idle" in note
     other = [replace(item, level_of_theory="CCSD(T)") for item in labelled]
     splits = {"train": labelled, "valid": labelled[:2], "test": [], "unlabelled": other}

@@ -281,3 +281,23 @@ def test_a_mace_file_is_a_foundation_with_a_head_of_its_own(
     assert result.test is not None
     assert result.test.foundation is not None
     assert again.foundation.energy_mae == pytest.approx(result.test.foundation.energy_mae, rel=1e-6)
+
+
+def test_every_weak_loss_takes_part_in_a_run(workspace: Path, tmp_path: Path) -> None:
+    losses = {
+        "energy": {"weight": {"kind": "cosine", "first": 2.0, "last": 1.0}},
+        "pitc": {"weight": {"kind": "warm_up", "last": 0.1, "end": 0.5}, "displacement": 0.02},
+        "heat": {"kind": "pitc", "weight": 0.1, "displacement": {"kind": "thermal"}},
+        "soft": {"kind": "second_difference", "displacement": {"kind": "soft_modes"}},
+        "worst": {"kind": "pitc", "displacement": {"kind": "adversarial", "size": 0.05}},
+        "pisc": {"copies": 2},
+        "far": {"kind": "pitc", "anchored": True, "displacement": 0.1},
+        "replay": {"weight": {"kind": "linear", "first": 0.1, "last": 0.0}},
+        "strain": {},
+    }
+    recipe = recipe_for(workspace, tmp_path / "run", losses=losses, train={"epochs": 2})
+    result = finetune.run(recipe)
+    trained = {name for name in result.history[-1] if name.startswith("loss/")}
+    assert trained == {f"loss/{name}" for name in losses if name != "strain"}  # nothing periodic
+    assert all(result.history[-1][name] > 0 for name in trained)
+    assert any("'strain' is idle" in note for note in result.notes)

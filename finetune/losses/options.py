@@ -77,6 +77,11 @@ class WeakLossOptions(ConsistencyOptions):
         """The displacement with the short form (a bare size in Å) spelt out."""
         return spelt_out(self.displacement)
 
+    @model_validator(mode="after")
+    def _copies_differ(self) -> WeakLossOptions:
+        _refuse_equal_copies(self.displaced, self.copies)
+        return self
+
 
 class TaylorOptions(WeakLossOptions):
     """PITC: E(r+δ) against E(r) − Σ δ·F(r).
@@ -101,6 +106,11 @@ class SpatialOptions(WeakLossOptions):
     """PISC: E(r+δ) against E(r+δ′) − Σ (δ−δ′)·F(r+δ′)."""
 
     hold_extrapolation: bool = False
+
+    @model_validator(mode="after")
+    def _two_draws_differ(self) -> SpatialOptions:
+        _refuse_equal_copies(self.displaced, 2)
+        return self
 
 
 class SecondDifferenceOptions(WeakLossOptions):
@@ -146,6 +156,16 @@ class ReplayOptions(LossOptions):
     def _something(self) -> ReplayOptions:
         if self.energy == 0 and self.forces == 0:
             raise ValueError("give `energy` or `forces` a factor above zero")
-        if self.displacement is None and self.copies > 1:
-            raise ValueError("`copies` needs a displacement")
+        if self.displaced is None:
+            if self.copies > 1:
+                raise ValueError("`copies` needs a displacement")
+        else:
+            _refuse_equal_copies(self.displaced, self.copies)
         return self
+
+
+def _refuse_equal_copies(displaced: DisplacementOptions, copies: int) -> None:
+    if displaced.kind == "adversarial" and copies > 1:
+        raise ValueError(
+            "a structure has one adversarial displacement; choose another kind for several draws"
+        )

@@ -134,13 +134,14 @@ class Trainer:
 
     def try_steps(self, count: int) -> list[float]:
         """Take steps to see what they cost, writing nothing; return the wall time of each, s."""
-        spent = []
+        taken = []
+        self.adapted.potential.train()
         started = time.perf_counter()
         for pieces in islice(self.feeder.steps(1, 0), count):
             self._step(pieces)
-            spent.append(time.perf_counter() - started)
+            taken.append(time.perf_counter() - started)
             started = time.perf_counter()
-        return spent
+        return taken
 
     def _begin(self, resume: bool) -> None:
         stored = self.keeper.read() if resume else None

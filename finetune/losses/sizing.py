@@ -1,0 +1,108 @@
+"""Choose displacement sizes from the data: as far as a Taylor expansion can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from finetune.data.graphs import GraphBatch, batches
+from finetune.displacements import ChosenSize, DisplacementOptions
+from finetune.foundation.potential import Potential
+from finetune.losses.context import LossContext
+from finetune.losses.options import LossOptions, ReplayOptions, TaylorOptions, WeakLossOptions
+from finetune.losses.taylor import TaylorLoss
+from finetune.teacher import Teacher
+
+STRUCTURES = 32
+"""Training structures that the remainder is measured on, at most."""
+SMALLEST = 1e-4
+"""Å; where even this is too much, something else is wrong."""
+ROUNDS = 8
+
+
+def to_be_chosen(losses: Mapping[str, LossOptions]) -> dict[str, DisplacementOptions]:
+    """Return the displacements whose size is to be chosen, by the recipe's name of the loss."""
+    found = {}
+    for name, options in losses.items():
+        if isinstance(options, WeakLossOptions | ReplayOptions):
+            displaced = options.displaced
+            if displaced is not None and isinstance(displaced.size, ChosenSize):
+                found[name] = displaced
+    return found
+
+
+def chosen_sizes(
+    losses: Mapping[str, LossOptions],
+    potential: Potential,
+    graphs: Sequence[GraphBatch],
+    energy_error: float,
+) -> dict[str, float]:
+    """Return the size, Å, of each displacement that is to be chosen, rounded to two digits.
+
+    The remainder is root mean square over structures and per atom, and grows with the square of
+    the size, so that a few steps of the secant in double logarithms find the size.
+
+    Args:
+        losses: The recipe's losses by name.
+        potential: The foundation with reference energies settled, in evaluation mode.
+        graphs: Training structures with a skin for the largest size that may be chosen.
+        energy_error: Root mean square energy error of the foundation on them, eV/atom.
+    """
+    return {
+        name: float(f"{_size(displaced, potential, graphs[:STRUCTURES], energy_error):.2g}")
+        for name, displaced in to_be_chosen(losses).items()
+    }
+
+
+def with_sizes(
+    losses: Mapping[str, LossOptions], sizes: Mapping[str, float]
+) -> dict[str, LossOptions]:
+    """Return the losses with the sizes of some displacements filled in."""
+    found = dict(losses)
+    for name, displaced in to_be_chosen(losses).items():
+        settled = displaced.model_copy(update={"size": sizes[name]})
+        found[name] = found[name].model_copy(update={"displacement": settled})
+    return found
+
+
+def _size(
+    displaced: DisplacementOptions,
+    potential: Potential,
+    graphs: Sequence[GraphBatch],
+    energy_error: float,
+) -> float:
+    assert isinstance(displaced.size, ChosenSize)
+    wanted = displaced.size.fraction * energy_error
+    teacher, size = Teacher(potential), displaced.size.largest
+    for _ in range(ROUNDS):
+        settled = displaced.model_copy(update={"size": size})
+        found = remainder(settled, teacher, graphs)
+        if found <= wanted and size >= displaced.size.largest:
+            return size
+        ratio = wanted / max(found, 1e-12)
+        size = min(max(size * ratio**0.5, SMALLEST), displaced.size.largest)
+        if abs(ratio - 1.0) < 0.02:
+            break
+    return size
+
+
+@torch.no_grad()
+def remainder(
+    displaced: DisplacementOptions, teacher: Teacher, graphs: Sequence[GraphBatch]
+) -> float:
+    """Return the foundation's Taylor remainder, root mean square over structures, eV/atom.
+
+    Args:
+        displaced: Distribution and size of the displacements.
+        teacher: The foundation.
+        graphs: Structures with a skin for the size.
+    """
+    loss = TaylorLoss(TaylorOptions(displacement=displaced))
+    generator = torch.Generator().manual_seed(0)
+    potential, squares = teacher.potential, []
+    for batch in batches(graphs, 16):
+        moved = batch.to(potential.device, potential.dtype)
+        context = LossContext(moved, potential, loss.requests(moved), generator, teacher)
+        squares.append((loss.residual(context, 0) / moved.atoms).square())
+    return float(torch.cat(squares).mean().sqrt())

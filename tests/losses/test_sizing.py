@@ -1,0 +1,84 @@
+"""Displacement sizes chosen from the data."""
+
+from pathlib import Path
+
+import pytest
+
+import finetune
+from finetune.data.graphs import GraphBatch, graph
+from finetune.displacements import DisplacementOptions
+from finetune.errors import DataError
+from finetune.foundation.mace import MacePotential
+from finetune.losses import sizing
+from finetune.losses.options import LossOptions, ReplayOptions, TaylorOptions
+from finetune.recipe import Recipe
+from finetune.teacher import Teacher
+from finetune.workflow import validate
+from tests.conftest import rattled, recipe_for, structure
+
+
+def chosen(fraction: float, largest: float = 0.3, kind: str = "uniform") -> dict[str, LossOptions]:
+    displacement = {"kind": kind, "size": {"fraction": fraction, "largest": largest}}
+    return {"pitc": TaylorOptions.model_validate({"kind": "pitc", "displacement": displacement})}
+
+
+@pytest.fixture(scope="module")
+def graphs(potential: MacePotential) -> list[GraphBatch]:
+    atoms = [rattled("CH3OH", seed) for seed in range(4)]
+    return [graph(structure(item), potential.cutoff, 1.1) for item in atoms]
+
+
+@pytest.mark.parametrize("kind", ["uniform", "sphere", "soft_modes"])
+def test_the_remainder_is_the_stated_fraction_of_the_error(
+    kind: str, potential: MacePotential, graphs: list[GraphBatch]
+) -> None:
+    losses = chosen(0.5, kind=kind)
+    size = sizing.chosen_sizes(losses, potential, graphs, 1e-3)["pitc"]
+    settled = DisplacementOptions(kind=kind, size=size)
+    found = sizing.remainder(settled, Teacher(potential), graphs)
+    assert found == pytest.approx(0.5e-3, rel=0.1)
+    assert 1e-3 < size < 0.3
+
+
+def test_a_size_stays_below_its_bound(potential: MacePotential, graphs: list[GraphBatch]) -> None:
+    assert sizing.chosen_sizes(chosen(1e6, 0.05), potential, graphs, 1.0) == {"pitc": 0.05}
+
+
+def test_only_sizes_that_are_to_be_chosen_are_touched() -> None:
+    losses = {**chosen(0.5), "replay": ReplayOptions(kind="replay"), "near": TaylorOptions()}
+    settled = sizing.with_sizes(losses, {"pitc": 0.02})
+    assert settled["pitc"].displaced.size == 0.02  # type: ignore[attr-defined]
+    assert settled["replay"] is losses["replay"]
+    assert settled["near"] is losses["near"]
+    assert sizing.to_be_chosen(settled) == {}
+
+
+def test_a_run_writes_the_size_down(workspace: Path, tmp_path: Path) -> None:
+    losses = {
+        "energy": {"weight": 1.0},
+        "pitc": {"weight": 0.1, "displacement": {"size": {"fraction": 0.2}}},
+    }
+    recipe = recipe_for(workspace, tmp_path / "run", losses=losses, train={"epochs": 1})
+    result = finetune.run(recipe)
+    kept = Recipe.load(tmp_path / "run" / "recipe.yaml").losses["pitc"].displaced.size  # type: ignore[attr-defined]
+    assert isinstance(kept, float)
+    assert any(f"size of 'pitc' is {kept:g} Å" in note for note in result.notes)
+
+
+def test_without_energies_there_is_nothing_to_compare_with(workspace: Path) -> None:
+    losses = {"forces": {}, "pitc": {"displacement": {"size": {"fraction": 0.2}}}}
+    data = {
+        "train": str(workspace / "test.xyz"),
+        "valid": 0.5,
+        "keys": {"energy": "no_energy"},
+    }
+    recipe = recipe_for(
+        workspace,
+        "x",
+        losses=losses,
+        data=data,
+        reference_energies="keep",
+        train={"monitor": "forces_mae"},
+    )
+    with pytest.raises(DataError, match="size cannot be chosen"):
+        validate(recipe)
