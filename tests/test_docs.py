@@ -29,6 +29,11 @@ def test_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         exec(shortened, names)
     assert (tmp_path / "short" / "report.html").is_file()
     assert (tmp_path / "torque" / "report.html").is_file()
+    suite = names["TestNetTorque"]()  # type: ignore[operator]
+    checks = [getattr(suite, name) for name in dir(suite) if name.startswith("test_")]
+    assert len(checks) >= 9
+    for check in checks:
+        check()
 
 
 def test_every_option_of_a_recipe_is_documented() -> None:
@@ -36,7 +41,8 @@ def test_every_option_of_a_recipe_is_documented() -> None:
     from finetune.losses import losses
     from finetune.recipe import DataRecipe, Recipe, TrainRecipe
 
-    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    pages = ("recipes.md", "losses.md")
+    text = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in pages)
     for name in Recipe.model_fields:
         assert f"`{name}" in text, name
     for name in TrainRecipe.model_fields:
