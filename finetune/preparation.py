@@ -17,7 +17,8 @@ from finetune.data.coverage import coverage
 from finetune.data.graphs import graph
 from finetune.data.labels import Structure, fingerprint
 from finetune.data.reading import read_structures
-from finetune.data.splits import hold_out
+from finetune.data.sequences import View, mapped
+from finetune.data.splits import hold_out, representative
 from finetune.devices import choose_device, choose_dtype
 from finetune.environment import environment
 from finetune.errors import DataError, RunFolderError
@@ -30,6 +31,9 @@ from finetune.recipe import Recipe
 from finetune.resources import expanded
 from finetune.training.feeding import TrainingData
 from finetune.training.tracking import check_installed
+
+REFERENCE_STRUCTURES = 2000
+"""Structures that reference energies are fitted to, if there are more."""
 
 
 class Preparation:
@@ -66,6 +70,7 @@ class Preparation:
             self.foundation.potential, self.data.train, structures, recipe.losses
         )
         self.compositions = sorted({_formula(item) for item in structures["train"]})
+        self._for_references = representative(structures["train"], REFERENCE_STRUCTURES)
         self.own_references = self.foundation.potential.references()
         self.ambiguous = False
         if recipe.reference_energies == "estimate":
@@ -88,10 +93,7 @@ class Preparation:
     def _build_graphs(self, structures: Mapping[str, Sequence[Structure]]) -> None:
         cutoff = self.foundation.potential.cutoff
         skin = TotalLoss(self.recipe.losses).skin(cutoff)
-        graphs = {
-            name: [graph(item, cutoff, skin) for item in items]
-            for name, items in structures.items()
-        }
+        graphs = {name: mapped(graph, items, cutoff, skin) for name, items in structures.items()}
         self.data = TrainingData(graphs["train"], graphs["valid"], graphs["unlabelled"])
         self.test = graphs["test"]
 
@@ -118,7 +120,8 @@ class Preparation:
         ]
 
     def _refit_references(self) -> None:
-        fit = reference_energies.estimate(self.foundation.potential, self.data.train)
+        chosen = View(self.data.train, self._for_references)
+        fit = reference_energies.estimate(self.foundation.potential, chosen)
         reference_energies.apply(self.foundation.potential, fit)
         self.ambiguous = fit.ambiguous
         if fit.ambiguous:
@@ -133,12 +136,11 @@ class Preparation:
         """One line on what is trained on what."""
         trainable = sum(p.numel() for p in self.adapted.trainable_parameters().values())
         total = sum(p.numel() for p in self.adapted.potential.parameters())
-        energies = sum(bool(g.has_energy.any()) for g in self.data.train)
-        forces = sum(bool(g.has_forces.any()) for g in self.data.train)
+        train = self.coverage["train"]
         return (
             f"{self.foundation.name}: {trainable:,} of {total:,} parameters are trained on "
-            f"{len(self.data.train)} structures ({energies} with energies, {forces} with forces); "
-            f"{len(self.data.valid)} validate, {len(self.test)} test"
+            f"{len(self.data.train)} structures ({train.energy} with energies, {train.forces} "
+            f"with forces); {len(self.data.valid)} validate, {len(self.test)} test"
         )
 
     @property
@@ -153,7 +155,7 @@ class Preparation:
         )
 
 
-def _read(recipe: Recipe, beside: Path | None) -> dict[str, list[Structure]]:
+def _read(recipe: Recipe, beside: Path | None) -> dict[str, Sequence[Structure]]:
     data = recipe.data
     train = read_structures(data.train, data.keys, beside)
     if isinstance(data.valid, float):
@@ -166,7 +168,7 @@ def _read(recipe: Recipe, beside: Path | None) -> dict[str, list[Structure]]:
         "train": train,
         "valid": valid,
         "test": test,
-        "unlabelled": [replace(s, energy=None, forces=None, stress=None) for s in pool],
+        "unlabelled": mapped(_without_labels, pool),
     }
 
 
@@ -197,6 +199,10 @@ def _check_labels(recipe: Recipe, train: Sequence[Structure], valid: Sequence[St
                 f"recipe's losses and train.monitor={recipe.train.monitor} need. "
                 f"It has: {', '.join(present) or 'none'}."
             )
+
+
+def _without_labels(structure: Structure) -> Structure:
+    return replace(structure, energy=None, forces=None, stress=None)
 
 
 def _formula(structure: Structure) -> str:

@@ -24,7 +24,7 @@ from pydantic import (
 from yaml import YAMLError
 
 from finetune.adapters import adapters
-from finetune.errors import RecipeError, suggestion
+from finetune.errors import RecipeError, suggestion, system_errors
 from finetune.explanation import explain, lines
 from finetune.losses import losses
 from finetune.losses.options import LossOptions
@@ -226,6 +226,7 @@ class Recipe(Options):
         return self
 
     @classmethod
+    @system_errors()
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         """Read a recipe file and apply dotted overrides (``train.epochs=10``)."""
         path = Path(path)

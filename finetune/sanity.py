@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import torch
 
@@ -108,7 +110,7 @@ def energy_spread(
     What composition alone explains is taken off both, so that levels of theory do not matter.
     None where there are too few structures of like composition, or they hardly differ.
     """
-    labelled = [item for item in graphs if bool(item.has_energy.any())][:limit]
+    labelled = list(islice((item for item in graphs if bool(item.has_energy.any())), limit))
     if not labelled:
         return None
     counts, pairs = [], []
@@ -141,9 +143,6 @@ def strange_energies(
     ]
 
 
-def _identity(structure: Structure) -> tuple[bytes, bytes, bytes]:
-    return (
-        structure.numbers.tobytes(),
-        structure.positions.round(6).tobytes(),
-        structure.cell.round(6).tobytes(),
-    )
+def _identity(structure: Structure) -> bytes:
+    arrays = (structure.numbers, structure.positions.round(6), structure.cell.round(6))
+    return hashlib.sha256(b"|".join(array.tobytes() for array in arrays)).digest()

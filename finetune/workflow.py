@@ -13,7 +13,7 @@ from finetune.data.graphs import GraphBatch, graph
 from finetune.data.reading import read_structures
 from finetune.devices import choose_device, choose_dtype
 from finetune.environment import versions
-from finetune.errors import FoundationError
+from finetune.errors import FoundationError, RunStoppedError, system_errors
 from finetune.evaluation.metrics import errors, predict
 from finetune.evaluation.report import write_curve, write_report
 from finetune.foundation import storage
@@ -35,6 +35,7 @@ CITATION = (
 )
 
 
+@system_errors()
 def run(
     recipe: Recipe | str | Path | Mapping[str, Any],
     overrides: Sequence[str] = (),
@@ -91,11 +92,18 @@ def _run_one(
             reporter=_with_trackers(reporter, prepared) if processes.main else reporter,
         ).run(resuming)
         reporter.say("evaluating …")
-        result = _finish(prepared, outcome, started, write=processes.main)
+        try:
+            result = _finish(prepared, outcome, started, write=processes.main)
+        except OSError as error:
+            raise RunStoppedError(
+                f"'{prepared.folder}' cannot be written: {error}. The training is done and kept: "
+                "mend the cause and go on with resume='auto' (command: --resume auto)."
+            ) from error
         processes.wait()
         return result
 
 
+@system_errors()
 def validate(
     recipe: Recipe | str | Path | Mapping[str, Any],
     overrides: Sequence[str] = (),
@@ -114,6 +122,7 @@ def validate(
     return list(validate_stages(recipe, overrides, overwrite=overwrite).values())[-1]
 
 
+@system_errors()
 def validate_stages(
     recipe: Recipe | str | Path | Mapping[str, Any],
     overrides: Sequence[str] = (),
@@ -177,6 +186,7 @@ def _finish(
     return result
 
 
+@system_errors()
 def evaluate(
     path: str | Path,
     files: str | Path | Sequence[str | Path],
