@@ -37,7 +37,10 @@ REFERENCE_STRUCTURES = 2000
 
 
 class Preparation:
-    """A recipe with its foundation opened and its data read, checked and turned into graphs."""
+    """A recipe with its foundation opened and its data read, checked and turned into graphs.
+
+    Its ``recipe`` is the one given with displacement sizes filled in that are chosen from the data.
+    """
 
     def __init__(
         self,

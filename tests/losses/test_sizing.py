@@ -11,7 +11,6 @@ from finetune.errors import DataError
 from finetune.foundation.mace import MacePotential
 from finetune.losses import sizing
 from finetune.losses.options import LossOptions, ReplayOptions, TaylorOptions
-from finetune.recipe import Recipe
 from finetune.teacher import Teacher
 from finetune.workflow import validate
 from tests.conftest import rattled, recipe_for, structure
@@ -60,7 +59,8 @@ def test_a_run_writes_the_size_down(workspace: Path, tmp_path: Path) -> None:
     }
     recipe = recipe_for(workspace, tmp_path / "run", losses=losses, train={"epochs": 1})
     result = finetune.run(recipe)
-    kept = Recipe.load(tmp_path / "run" / "recipe.yaml").losses["pitc"].displaced.size  # type: ignore[attr-defined]
+    tuned = finetune.load_foundation(tmp_path / "run").metadata["recipe"]["losses"]["pitc"]
+    kept = tuned["displacement"]["size"]
     assert isinstance(kept, float)
     assert any(f"size of 'pitc' is {kept:g} Å" in note for note in result.notes)
 
