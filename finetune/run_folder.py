@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from finetune.errors import FinetuneError, RunFolderError, RunStoppedError
+from finetune.errors import FinetuneError, RunFolderError, RunStoppedError, TrainingError
 from finetune.files import write_atomically
 from finetune.recipe import Recipe
 
@@ -49,12 +49,17 @@ def check_output(folder: Path, overwrite: bool, resume: Resume = "no") -> bool:
         raise RunFolderError(f"resume is '{resume}'; choose {', '.join(get_args(Resume))}.")
     if resume != "no" and overwrite:
         raise RunFolderError("a run is either resumed or overwritten: choose one of the two.")
-    begun = (folder / CHECKPOINTS).is_dir() or (folder / STAGES).is_dir()
-    if resume != "no" and (folder / RECIPE).is_file() and begun:
+    if resume != "no" and (folder / RECIPE).is_file() and _learnt(folder):
         return True
     if resume == "must":
         raise RunFolderError(f"'{folder}' holds no run with a checkpoint to resume.")
-    _check_free(folder, overwrite)
+    aside = _aside(folder)
+    if aside.is_dir() and not folder.exists() and not overwrite:
+        raise RunFolderError(
+            f"'{aside}' holds an earlier run that a killed replacement set aside. Rename it to "
+            f"'{folder.name}' to keep it, or add --overwrite."
+        )
+    _check_free(folder, overwrite or (resume == "auto" and _abandoned(folder)))
     return False
 
 
@@ -102,7 +107,7 @@ def _check_free(folder: Path, overwrite: bool) -> None:
     if not any(folder.iterdir()):
         return
     strange = _strange(folder)
-    if strange or not (folder / ENVIRONMENT).is_file():
+    if strange or not ((folder / ENVIRONMENT).is_file() or _abandoned(folder)):
         named = f" ('{strange[0]}')" if strange else ""
         raise RunFolderError(
             f"'{folder}' holds other files{named} than a run; choose another output."
@@ -164,7 +169,7 @@ def opened(
     if not main:
         yield
         return
-    aside = folder.parent / f".{folder.name}.earlier"
+    aside = _aside(folder)
     try:
         if not resuming:
             _make(folder, aside, recipe, environment)
@@ -174,7 +179,7 @@ def opened(
     try:
         yield
     except FinetuneError as error:
-        if not isinstance(error, RunStoppedError) and not resuming:
+        if isinstance(error, TrainingError) or not (resuming or isinstance(error, RunStoppedError)):
             _fail(folder, aside)
         raise
     except BaseException:
@@ -186,14 +191,15 @@ def opened(
 
 def _make(folder: Path, aside: Path, recipe: str, environment: Mapping[str, Any]) -> None:
     if folder.is_dir() and any(folder.iterdir()):
-        if aside.is_dir() and not (folder / RESULT).is_file():
-            shutil.rmtree(folder)  # unfinished: the run set aside is the one to keep
+        finished = (folder / RESULT).is_file()
+        if not finished and (aside.is_dir() or _abandoned(folder)):
+            shutil.rmtree(folder)  # the run set aside is the one to keep, or there is none
         else:
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)
     folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / ENVIRONMENT, environment)  # first, as the mark of a run
     write_atomically(folder / RECIPE, recipe.encode())
-    write_json(folder / ENVIRONMENT, environment)
 
 
 def _fail(folder: Path, aside: Path) -> None:
@@ -205,9 +211,31 @@ def _fail(folder: Path, aside: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _aside(folder: Path) -> Path:
+    """Return where an earlier run waits while its replacement is at work."""
+    return folder.parent / f".{folder.name}.earlier"
+
+
+def _abandoned(folder: Path) -> bool:
+    """Return whether a kill left nothing here but what a run writes before it learns."""
+    early = (ENVIRONMENT, RECIPE, METRICS)
+    files = [item.relative_to(folder) for item in folder.rglob("*") if not item.is_dir()]
+    marked = (folder / ENVIRONMENT).is_file()
+    return all(
+        file.name.startswith(f".{ENVIRONMENT}.")
+        or (marked and file.name in early)
+        or (marked and file.name.startswith(tuple(f".{name}." for name in early)))
+        or (marked and any(part in (TENSORBOARD, WANDB) for part in file.parts))
+        or (marked and any(part.startswith(".step-") for part in file.parts))
+        for file in files
+    )
+
+
 def _learnt(folder: Path) -> bool:
-    """Return whether there is a checkpoint, of the run or of a stage."""
+    """Return whether there is a result or a checkpoint, of the run or of a stage."""
     steps = f"{CHECKPOINTS}/step-*"
+    if (folder / RESULT).is_file():
+        return True
     return any(folder.glob(steps)) or any(folder.glob(f"{STAGES}/*/{steps}"))
 
 
