@@ -13,6 +13,7 @@ from typing import Annotated, Any, Optional, cast
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from finetune import __version__
 from finetune.errors import FinetuneError, RunFolderError, RunStoppedError
@@ -220,6 +221,45 @@ def recipes(
             raise RunFolderError(f"'{to}' exists. Choose another name.")
         to.write_text(text, encoding="utf-8")
     print(f"wrote {to}")
+
+
+@app.command()
+def foundations(
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME|PATH]", help="Foundation to describe; none lists all.")
+    ] = "",
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch it into MACE's cache first.")
+    ] = False,
+    accept_licence: Annotated[
+        bool, typer.Option("--accept-licence", help="Accept an academic licence; downloads too.")
+    ] = False,
+) -> None:
+    """List the foundation potentials, or tell everything about one."""
+    console = Console()
+    with user_errors():
+        if not name:
+            console.print(_catalogue())
+            return
+        from finetune.foundation.catalog import fetch
+        from finetune.foundation.description import describe
+        from finetune.foundation.published import PUBLISHED
+
+        if name in PUBLISHED and (download or accept_licence):
+            fetch(name, accept_licence)
+        for label, value in describe(name):
+            console.print(f"{label:22} {value}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _catalogue() -> Table:
+    from finetune.foundation.catalog import entries
+
+    table = Table("name", "elements", "level of theory", "MB", "licence", "", box=None)
+    for entry in entries():
+        size = "" if entry.size is None else f"{entry.size / 1e6:.0f}"
+        cells = (entry.name, str(entry.elements), entry.level_of_theory, size)
+        table.add_row(*cells, entry.licence, entry.state)
+    return table
 
 
 @app.command()

@@ -21,10 +21,11 @@ from finetune.data.sequences import View, mapped
 from finetune.data.splits import hold_out, representative
 from finetune.devices import choose_device, choose_dtype
 from finetune.environment import environment
-from finetune.errors import DataError, RunFolderError
+from finetune.errors import DataError, RecipeError, RunFolderError
 from finetune.evaluation.metrics import errors, predict
-from finetune.foundation import reference_energies
+from finetune.foundation import acceleration, reference_energies
 from finetune.foundation.loading import Foundation, load_foundation
+from finetune.foundation.potential import Potential
 from finetune.losses import sizing
 from finetune.losses.total import TotalLoss
 from finetune.recipe import Recipe
@@ -56,13 +57,19 @@ class Preparation:
         device, dtype = choose_device(recipe.train.device), choose_dtype(recipe.train.precision)
         self.notes: list[str] = []
         structures = _read(recipe, beside)
+        free_atoms: dict[int, float] = {}
+        if recipe.reference_energies == "isolated":
+            free_atoms, train = reference_energies.take_free_atoms(structures["train"])
+            structures["train"] = train
         self.coverage = {split: coverage(items) for split, items in structures.items() if items}
         self.data_fingerprint = fingerprint(structures)
         self.levels = sorted(
             {s.level_of_theory for s in structures["train"] if s.level_of_theory is not None}
         )
         _check_labels(recipe, structures["train"], structures["valid"])
-        self.foundation = load_foundation(recipe.foundation, dtype, device, beside, recipe.head)
+        self.foundation = load_foundation(
+            recipe.foundation, dtype, device, beside, recipe.head, recipe.trust
+        )
         check_elements(structures, self.foundation)
         if Path(self.foundation.location).is_relative_to(self.folder.resolve()):
             raise RunFolderError(
@@ -76,8 +83,12 @@ class Preparation:
         self._for_references = representative(structures["train"], REFERENCE_STRUCTURES)
         self.own_references = self.foundation.potential.references()
         self.ambiguous = False
+        if isinstance(recipe.reference_energies, dict):
+            free_atoms = reference_energies.by_symbol(recipe.reference_energies)
         if recipe.reference_energies == "estimate":
             self._refit_references()
+        elif recipe.reference_energies != "keep":
+            reference_energies.replace(self.foundation.potential, free_atoms, structures["train"])
         self.notes += sanity.strange_energies(
             self.foundation.potential, self.data.train, recipe.reference_energies
         )
@@ -90,8 +101,28 @@ class Preparation:
         adapter = adapters.get(recipe.adapter["kind"])
         given = {key: value for key, value in recipe.adapter.items() if key != "kind"}
         self.adapted = adapter(adapter.Options.model_validate(given)).attach(
-            self.foundation.potential
+            self._accelerated(recipe)
         )
+
+    def _accelerated(self, recipe: Recipe) -> Potential:
+        """Return the foundation with the layers that the recipe asks for.
+
+        Raises:
+            RecipeError: If the adapter needs MACE's own layers.
+            FoundationError: If a package is missing or the model cannot be converted.
+        """
+        potential, asked = self.foundation.potential, recipe.train.acceleration
+        kind = acceleration.choose(asked, potential.device)
+        if kind == "none":
+            return potential
+        if recipe.adapter["kind"] not in {"full", "readout", "frozen"}:
+            if asked == "auto":
+                return potential
+            raise RecipeError(
+                f"train.acceleration={asked} goes with the adapters full, readout and frozen, not "
+                f"with {recipe.adapter['kind']}. Set train.acceleration=none."
+            )
+        return acceleration.accelerate(potential, kind)
 
     def _build_graphs(self, structures: Mapping[str, Sequence[Structure]]) -> None:
         cutoff = self.foundation.potential.cutoff
@@ -131,7 +162,9 @@ class Preparation:
             self.notes.append(
                 f"note: {fit.identified} independent composition"
                 f"{'s do' if fit.identified > 1 else ' does'} not fix the reference energies of "
-                f"{len(fit.change)} elements; energies of other compositions will mean nothing."
+                f"{len(fit.change)} elements; energies of other compositions will mean nothing. "
+                "Left as the foundation has them, because no label tells: "
+                f"{'; '.join(map(_combination, fit.undetermined))}."
             )
 
     @property
@@ -206,6 +239,15 @@ def _check_labels(recipe: Recipe, train: Sequence[Structure], valid: Sequence[St
 
 def _without_labels(structure: Structure) -> Structure:
     return replace(structure, energy=None, forces=None, stress=None)
+
+
+def _combination(weights: Mapping[int, int]) -> str:
+    """Return a combination of elements as text: ``3 C − O``."""
+    terms = []
+    for number, weight in weights.items():
+        count = "" if abs(weight) == 1 else f"{abs(weight)} "
+        terms.append(f"{'−' if weight < 0 else '+'} {count}{chemical_symbols[number]}")
+    return " ".join(terms).removeprefix("+ ")
 
 
 def _formula(structure: Structure) -> str:

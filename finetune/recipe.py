@@ -6,7 +6,6 @@ Recipes are YAML files (OmegaConf, so ``${…}`` interpolation works) plus dotte
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,20 +23,23 @@ from pydantic import (
 from yaml import YAMLError
 
 from finetune.adapters import adapters
-from finetune.errors import RecipeError, suggestion, system_errors
+from finetune.errors import RecipeError, system_errors
 from finetune.explanation import explain, lines
 from finetune.losses import losses
 from finetune.losses.options import LossOptions
 from finetune.mappings import flattened, merged_deeply
 from finetune.options import Options
+from finetune.stages import check_stages
 
 
 class LabelKeys(Options):
-    """Names under which the structure files hold the labels."""
+    """Names under which the structure files hold the labels, and charge and spin."""
 
     energy: str = "REF_energy"
     forces: str = "REF_forces"
     stress: str = "REF_stress"
+    charge: str = Field("charge", description="total charge, e; 0 where absent")
+    spin: str = Field("spin", description="spin multiplicity 2S + 1; 1 where absent")
 
 
 class DataRecipe(Options):
@@ -101,11 +103,10 @@ class TrainRecipe(Options):
     workers: int = Field(0, ge=0, description="processes that put batches together")
     precision: Literal["float32", "float64"] = "float64"
     device: str = Field("auto", description="auto | cpu | cuda | cuda:0")
+    acceleration: Literal["auto", "none", "cueq", "oeq"] = Field(
+        "auto", description="layers of cuEquivariance or OpenEquivariance while training"
+    )
     seed: int = Field(0, ge=0, le=2**62)
-
-
-_STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_STAGE_KEYS = {"data", "reference_energies", "adapter", "losses", "train"}
 
 
 class TrackRecipe(Options):
@@ -136,8 +137,13 @@ class Recipe(Options):
 
     foundation: str
     head: str | None = Field(None, description="head of a foundation that has several")
+    trust: bool = Field(
+        False, description="load a MACE file that is not understood as torch does, code included"
+    )
     data: DataRecipe
-    reference_energies: Literal["keep", "estimate"] = "estimate"
+    reference_energies: Literal["keep", "isolated", "estimate"] | dict[str, float] = Field(
+        "estimate", description="or the energies of free atoms, eV: {H: -13.6, …}"
+    )
     adapter: dict[str, Any] = Field(default_factory=lambda: {"kind": "full"})
     losses: dict[str, SerializeAsAny[LossOptions]] = Field(
         default_factory=lambda: {"energy": {"weight": 1.0}}, validate_default=True
@@ -163,16 +169,7 @@ class Recipe(Options):
 
     @model_validator(mode="after")
     def _stages_are_recipes(self) -> Recipe:
-        for name, stage in self.stages.items():
-            if not _STAGE_NAME.fullmatch(name):
-                raise ValueError(f"the stage name '{name}' must be letters, digits, - and _")
-            wrong = sorted(set(stage) - _STAGE_KEYS)
-            if wrong:
-                raise ValueError(
-                    f"stages.{name}: '{wrong[0]}' cannot differ between stages."
-                    f"{suggestion(wrong[0], _STAGE_KEYS)} A stage may give: "
-                    f"{', '.join(sorted(_STAGE_KEYS))}."
-                )
+        check_stages(self.stages)
         self.climb()
         return self
 
@@ -200,6 +197,18 @@ class Recipe(Options):
                 raise ValueError(f"in the stage '{name}':\n{lines(error, Recipe)}") from None
             foundation, head = merged["output"], None
         return found
+
+    @field_validator("reference_energies", mode="before")
+    @classmethod
+    def _references(cls, value: Any) -> Any:
+        if value not in ("keep", "isolated", "estimate") and not (
+            value and isinstance(value, dict)
+        ):
+            raise ValueError(
+                "choose 'keep', 'isolated' or 'estimate', or give the energies of free atoms in "
+                "eV, {H: -13.6, …}"
+            )
+        return value
 
     @field_validator("adapter", mode="before")
     @classmethod

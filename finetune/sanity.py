@@ -21,6 +21,8 @@ ENOUGH = 5
 """Labelled structures below which the spread of energies says nothing."""
 UNITS = {"Hartree": 1 / 27.2114, "kcal/mol": 23.0605, "kJ/mol": 96.4853}
 """What one eV is in the units that energies are mistaken for eV in."""
+RELATIVE, ATOMISATION = 0.5, 10.0
+"""eV/atom, the largest that relative energies and atomisation energies come to."""
 TOLERANCE = 2.5
 """Factor by which the spread of labels may differ from the foundation's."""
 
@@ -43,6 +45,7 @@ def notes(
         *idle_losses(structures["train"], structures["unlabelled"], losses),
         *mixed_levels(structures),
         *shared_frames(structures),
+        *strange_origin(potential, graphs),
     ]
     spread = energy_spread(potential, graphs)
     if spread is not None and not 1 / TOLERANCE < spread < TOLERANCE:
@@ -130,19 +133,67 @@ def energy_spread(
 
 
 def strange_energies(
-    potential: Potential, graphs: Sequence[GraphBatch], reference_energies: str
+    potential: Potential,
+    graphs: Sequence[GraphBatch],
+    reference_energies: str | Mapping[str, float],
 ) -> list[str]:
     """Warn where the potential, its reference energies settled, is still far from the labels."""
     found = errors(predict(potential, graphs[:32]), len(graphs[:32])).energy_per_atom_mae
     if found is None or found <= STRANGE:
         return []
+    settled = reference_energies if isinstance(reference_energies, str) else "given"
+    mend = (
+        "" if settled == "estimate" else " Set reference_energies=estimate, or check their values."
+    )
     return [
         f"warning: the foundation is wrong by {found:.2f} eV/atom before training. Are the "
         "labels total energies in eV (not relative or atomisation energies, not Hartree or "
-        f"kcal/mol)? reference_energies is '{reference_energies}'."
+        f"kcal/mol)? reference_energies is '{settled}'.{mend}"
     ]
 
 
+@torch.no_grad()
+def strange_origin(
+    potential: Potential, graphs: Sequence[GraphBatch], limit: int = 64
+) -> list[str]:
+    """Warn where labels look like relative or atomisation energies instead of total ones.
+
+    Atoms are bound by a few eV each, relative energies are below that, total energies of
+    all-electron and of valence-electron methods above. Judged only where the foundation's own
+    energies are beyond those sizes.
+    """
+    suited = (item for item in graphs if bool(item.has_energy.any()) and item.numbers.numel() > 1)
+    labelled = list(islice(suited, limit))
+    if not labelled:
+        return []
+    pairs = []
+    for batch in batches(labelled, 16):
+        moved = batch.to(potential.device, potential.dtype)
+        energies = torch.stack([batch.energy, potential(moved, forces=False).energy.cpu()])
+        pairs.append((energies / batch.atoms).T)
+    label, own = torch.cat(pairs).T
+    size, expected = float(label.abs().max()), float(own.mean())
+    if size < RELATIVE and abs(expected) > 4 * RELATIVE:
+        return [
+            f"warning: the energies look like relative ones: they are within {size:.2g} eV/atom of "
+            f"zero, where the foundation's are near {expected:.3g} eV/atom. Give total energies. "
+            "Only where all structures are of one composition is reference_energies=estimate "
+            "enough, which then moves their origin."
+        ]
+    if size < ATOMISATION and abs(expected) > 1.2 * ATOMISATION:
+        sign = "" if float(label.mean()) > 0 else "minus "
+        first = "Change their sign and set" if not sign else "Set"
+        return [
+            f"warning: the energies look like {sign}atomisation energies ({label.mean():.3g} "
+            f"eV/atom, where the foundation's are near {expected:.3g}). Give total energies; or "
+            f"learn them as they are: {first} the reference energies of all elements to zero, "
+            "reference_energies={H: 0, C: 0, …}."
+        ]
+    return []
+
+
 def _identity(structure: Structure) -> bytes:
-    arrays = (structure.numbers, structure.positions.round(6), structure.cell.round(6))
-    return hashlib.sha256(b"|".join(array.tobytes() for array in arrays)).digest()
+    found = hashlib.sha256(f"{structure.charge} {structure.spin}".encode())
+    for array in (structure.numbers, structure.positions.round(6), structure.cell.round(6)):
+        found.update(array.tobytes())
+    return found.digest()

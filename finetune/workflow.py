@@ -16,7 +16,7 @@ from finetune.environment import versions
 from finetune.errors import FoundationError, RunStoppedError, system_errors
 from finetune.evaluation.metrics import errors, predict
 from finetune.evaluation.report import write_curve, write_report
-from finetune.foundation import storage
+from finetune.foundation import acceleration, storage
 from finetune.foundation.loading import Foundation, load_foundation
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.potential import Potential
@@ -148,6 +148,8 @@ def _finish(
 ) -> RunResult:
     recipe, folder = prepared.recipe, prepared.folder
     tuned = prepared.adapted.merge()
+    assert isinstance(tuned, MacePotential)
+    tuned = acceleration.plain(tuned)
     valid = compare("validation", tuned, prepared.reference, prepared.data.valid)
     test = compare("test", tuned, prepared.reference, prepared.test) if prepared.test else None
     result = RunResult(
@@ -178,7 +180,6 @@ def _finish(
         "versions": versions(),
         "citation": CITATION,
     }
-    assert isinstance(tuned, MacePotential)
     storage.save(tuned, folder / run_folder.BUNDLE, metadata)
     write_report(result, recipe, folder / run_folder.REPORT)
     write_curve(result.history, result.best_epoch, folder / run_folder.CURVE)
@@ -238,7 +239,7 @@ def _origin(tuned: Foundation) -> tuple[Potential | None, str]:
     try:
         opened = load_foundation(name, potential.dtype, potential.device, head=origin.get("head"))
     except FoundationError:
-        return None, f"without its foundation '{name}', which is not there any more"
+        return None, f"without its foundation '{name}', which cannot be opened any more"
     if opened.fingerprint != origin["fingerprint"]:
         return None, f"without its foundation '{name}', which has changed since"
     opened.potential.set_references(potential.references())

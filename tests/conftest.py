@@ -1,3 +1,5 @@
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import ase.io
@@ -26,6 +28,19 @@ def rattled(name: str, seed: int, amplitude: float = 0.1) -> Atoms:
     atoms = molecule(name)
     atoms.positions += np.random.default_rng(seed).normal(0.0, amplitude, atoms.positions.shape)
     return atoms
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of downloads and conversions of its own, so that tests leave the user's alone."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["XDG_CACHE_HOME"]
+    else:
+        os.environ["XDG_CACHE_HOME"] = before
 
 
 @pytest.fixture(scope="session")

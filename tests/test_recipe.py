@@ -76,7 +76,7 @@ FAULTS = {
     "output=": "output",
     "train.seed=100000000000000000000000": "train.seed",
     "data.train=a.xyz@100:": "quote it",
-    "reference_energies=guess": "reference_energies: .*'keep' or 'estimate'",
+    "reference_energies=guess": "reference_energies: choose 'keep', 'isolated' or 'estimate'",
     "nonsense": r"override 'nonsense' must read key.sub=value",
     "=3": "must read key.sub=value",
 }

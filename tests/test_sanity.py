@@ -1,17 +1,29 @@
 """Data that can be read but are probably not what was meant get a note."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import ase.io
 import pytest
+import torch
+from ase import Atoms
 
 import finetune
 from finetune.data.graphs import graph
 from finetune.data.labels import Structure
+from finetune.errors import DataError
 from finetune.export.calculator import PotentialCalculator
+from finetune.foundation.loading import load_foundation
 from finetune.losses.options import EnergyOptions, ForcesOptions
-from finetune.sanity import energy_spread, idle_losses, mixed_levels, shared_frames
+from finetune.recipe import Recipe
+from finetune.sanity import (
+    energy_spread,
+    idle_losses,
+    mixed_levels,
+    shared_frames,
+    strange_origin,
+)
 from finetune.testing import tiny_mace
 from tests.conftest import rattled, recipe_for, structure
 
@@ -54,6 +66,37 @@ def test_a_run_warns_of_hartree(workspace: Path, tmp_path: Path) -> None:
     assert not any("eV is" in note for note in finetune.validate(recipe_for(workspace, "x")).notes)
 
 
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("total", ""),
+        ("total of another method", ""),
+        ("relative", "look like relative ones"),
+        ("atomisation", "look like atomisation energies .* Change their sign"),
+        ("negative atomisation", "look like minus atomisation energies .*{H: 0, C: 0"),
+    ],
+)
+def test_relative_and_atomisation_energies_are_noticed(kind: str, message: str) -> None:
+    potential = load_foundation("tiny-xtb-hcno").potential
+    graphs = []
+    for seed, name in enumerate(("CH3OH", "CH3CH2OH", "CH3OH", "CH4", "HCOOH")):
+        item = graph(structure(rattled(name, seed, 0.05)), potential.cutoff)
+        energy = potential(item, forces=False).energy.detach()
+        energies = {
+            "total": energy,
+            "total of another method": energy * 10.0,
+            "relative": energy - energy.round(),
+            "atomisation": 4.3 * item.atoms,
+            "negative atomisation": -4.3 * item.atoms,
+        }
+        has = torch.tensor([True])
+        graphs.append(replace(item, energy=energies[kind].double(), has_energy=has))
+    found = strange_origin(potential, graphs)
+    assert bool(found) == bool(message)
+    if message:
+        assert re.search(message, found[0])
+
+
 def test_idle_losses_mixed_levels_and_shared_frames(labelled: list[Structure]) -> None:
     losses = {"energy": EnergyOptions(kind="energy"), "far": ForcesOptions(kind="forces")}
     (note,) = idle_losses(labelled, [], losses)
@@ -73,3 +116,32 @@ def test_energies_of_other_compositions_are_not_passed_off(workspace: Path, tmp_
     both = finetune.evaluate(result.folder, workspace / "test.xyz")
     assert "C2H6O alone, so total energies of CH4O mean nothing" in both.note
     assert finetune.evaluate(result.folder, f"{workspace / 'test.xyz'}@::2").note == ""
+
+
+@pytest.mark.parametrize("given", ["isolated", {"H": -6.0, "C": -1023.0, "O": -2033.0}])
+def test_a_run_takes_the_energies_of_free_atoms(
+    given: object, workspace: Path, tmp_path: Path
+) -> None:
+    """The labels are those of a potential with references 7 eV higher, from -13, -1030, -2040."""
+    frames = ase.io.read(workspace / "train.xyz", ":")
+    for symbol, energy in (("H", -6.0), ("C", -1023.0), ("O", -2033.0)):
+        frames.append(Atoms(symbol, info={"REF_energy": energy}))
+    ase.io.write(tmp_path / "train.xyz", frames)
+    train = str(tmp_path / "train.xyz") if given == "isolated" else str(workspace / "train.xyz")
+    data = {"train": train, "valid": str(workspace / "valid.xyz")}
+    recipe = recipe_for(workspace, "x", data=data, reference_energies=given)
+    assert Recipe.parse(recipe.model_dump(mode="json")) == recipe
+    prepared = finetune.validate(recipe)
+    assert prepared.foundation.potential.references()[1] == -6.0
+    assert len(prepared.data.train) == len(frames) - 3
+    assert not any("eV/atom before training" in note for note in prepared.notes)
+    data["train"] = str(workspace / "train.xyz")
+    with pytest.raises(DataError, match="no energy of a free atom for H, C, O"):
+        finetune.validate(recipe_for(workspace, "x", data=data, reference_energies="isolated"))
+
+
+def test_what_the_labels_leave_open_is_named(workspace: Path) -> None:
+    notes = finetune.validate(recipe_for(workspace, "x")).notes
+    (note,) = [note for note in notes if "do not fix" in note]
+    assert "2 independent compositions" in note
+    assert "no label tells: " in note

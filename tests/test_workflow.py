@@ -98,7 +98,7 @@ def test_evaluate_without_the_foundation_still_evaluates(
     (bundle / "model.safetensors").write_bytes(weights)
     found = finetune.evaluate(bundle, workspace / "test.xyz")
     assert found.foundation is None
-    assert "not there any more" in found.note
+    assert "cannot be opened any more" in found.note
     assert found.finetuned.energy_mae is not None
 
 

@@ -20,6 +20,7 @@ adapters: Registry[Adapter] = Registry(
     builtin={
         "full": ("finetune.adapters.full:FullAdapter", f"{_OPTIONS}:FullOptions"),
         "frozen": ("finetune.adapters.frozen:FrozenAdapter", f"{_OPTIONS}:FrozenOptions"),
+        "head": ("finetune.adapters.head:HeadAdapter", f"{_OPTIONS}:HeadOptions"),
         "lora": ("finetune.adapters.lora:LoraAdapter", f"{_OPTIONS}:LoraOptions"),
         "readout": ("finetune.adapters.frozen:ReadoutAdapter", f"{_OPTIONS}:ReadoutOptions"),
     },

@@ -15,6 +15,12 @@ class ReadoutOptions(Options):
     """Train the readouts alone; everything below them keeps the foundation's weights."""
 
 
+class HeadOptions(Options):
+    """Add a head for the labels' level of theory and train it; the others stay as they are."""
+
+    name: str = Field(min_length=1, description="of the new head")
+
+
 class LoraOptions(Options):
     """Low-rank updates of the equivariant linear layers that ``targets`` names.
 

@@ -31,6 +31,8 @@ class GraphBatch:
         edge_index: Sender and receiver atoms ``[2, E]``.
         unit_shifts: Lattice translations of the receiver ``[E, 3]``.
         skin: Å by which the edges reach beyond the cutoff.
+        charge: Total charges ``[B]``, e, whole numbers.
+        spin: Spin multiplicities ``[B]``, whole numbers.
         energy: ``[B]``, eV, float64; meaningless where ``has_energy`` is False.
         has_energy: ``[B]``.
         forces: ``[N, 3]``, eV/Å; meaningless where ``has_forces`` is False.
@@ -51,6 +53,8 @@ class GraphBatch:
     edge_index: torch.Tensor
     unit_shifts: torch.Tensor
     skin: float
+    charge: torch.Tensor
+    spin: torch.Tensor
     energy: torch.Tensor
     has_energy: torch.Tensor
     forces: torch.Tensor
@@ -129,8 +133,9 @@ class GraphBatch:
 
 
 _PER_ATOM = ("numbers", "positions", "forces", "has_forces")
-_PER_STRUCTURE = tuple(
-    ["cell", "pbc", "atoms", "energy", "has_energy", "stress", "has_stress", "identity"]
+_PER_STRUCTURE = (
+    *("cell", "pbc", "atoms", "charge", "spin"),
+    *("energy", "has_energy", "stress", "has_stress", "identity"),
 )
 
 
@@ -181,6 +186,8 @@ def graph(structure: Structure, cutoff: float, skin: float = 0.0) -> GraphBatch:
         edge_index=torch.from_numpy(edges),
         unit_shifts=torch.tensor(shifts, dtype=torch.float64),
         skin=skin,
+        charge=torch.tensor([structure.charge]),
+        spin=torch.tensor([structure.spin]),
         energy=torch.tensor([energy], dtype=ENERGY_DTYPE),
         has_energy=torch.tensor([has["energy"]]),
         forces=torch.tensor(forces, dtype=torch.float64),
@@ -194,7 +201,8 @@ def graph(structure: Structure, cutoff: float, skin: float = 0.0) -> GraphBatch:
 
 def _identity(structure: Structure) -> int:
     found = hashlib.blake2b(digest_size=8)
-    for array in (structure.numbers, structure.positions, structure.cell, structure.pbc):
+    state = np.array([structure.charge, structure.spin])
+    for array in (structure.numbers, structure.positions, structure.cell, structure.pbc, state):
         found.update(np.ascontiguousarray(array).tobytes())
     return int.from_bytes(found.digest(), "big", signed=True) or 1
 

@@ -33,6 +33,8 @@ class Structure:
         energy: Total energy, eV.
         forces: ``[n, 3]``, eV/Å.
         stress: ``[3, 3]``, eV/Å³, ASE's sign; None unless all three directions are periodic.
+        charge: Total charge, e.
+        spin: Spin multiplicity 2S + 1.
         where: File and index, for messages.
         level_of_theory: What the labels were computed with, as far as the file says.
     """
@@ -44,6 +46,8 @@ class Structure:
     energy: float | None = None
     forces: Array | None = None
     stress: Array | None = None
+    charge: int = 0
+    spin: int = 1
     where: str = "structure"
     level_of_theory: str | None = None
 
@@ -66,6 +70,8 @@ def from_atoms(atoms: Atoms, keys: LabelKeys, where: str) -> Structure:
         energy=_energy(label(atoms, keys.energy), keys.energy, where),
         forces=_forces(label(atoms, keys.forces), keys.forces, len(atoms), where),
         stress=_stress(label(atoms, keys.stress), keys.stress, where) if atoms.pbc.all() else None,
+        charge=whole_number(atoms, keys.charge, 0, where),
+        spin=whole_number(atoms, keys.spin, 1, where),
         where=where,
         level_of_theory=_text(atoms.info.get("level_of_theory")),
     )
@@ -81,6 +87,19 @@ def label(atoms: Atoms, key: str) -> Any:
         return atoms.arrays[key]
     results = getattr(atoms.calc, "results", {})
     return results.get(key)
+
+
+def whole_number(atoms: Atoms, key: str, absent: int, where: str) -> int:
+    """Return a whole number (charge, spin multiplicity) that an `ase.Atoms` holds in ``info``.
+
+    Raises:
+        DataError: If it is something else.
+    """
+    value = atoms.info.get(key, absent)
+    array = _finite(value, key, where)
+    if array.size != 1 or float(array.reshape(())) != round(float(array.reshape(()))):
+        raise DataError(f"{where}: '{key}' must be one whole number, not {str(value)[:40]!r}.")
+    return round(float(array.reshape(())))
 
 
 def keys_present(frames: Iterable[Atoms]) -> list[str]:
@@ -158,7 +177,7 @@ def fingerprint(splits: Mapping[str, Iterable[Structure]]) -> str:
     for split, structures in splits.items():
         digest.update(split.encode())
         for item in structures:
-            digest.update(f"{len(item)} {item.energy!r}".encode())
+            digest.update(f"{len(item)} {item.energy!r} {item.charge} {item.spin}".encode())
             for array in (item.numbers, item.positions, item.cell, item.pbc):
                 digest.update(np.ascontiguousarray(array).tobytes())
             for label in (item.forces, item.stress):

@@ -6,6 +6,7 @@ Datasets (S structures, N atoms in all), chunked along the first axis::
     numbers [N]            atomic numbers
     positions [N, 3]       Å
     cell [S, 3, 3]         Å; pbc [S, 3]
+    charge [S]             e; spin [S], the multiplicity
     source [S, 2]          row of `sources`, and the index within it
     level [S]              row of `levels` (level of theory), -1 where none is named
     energy/row [S]         row of `energy/values` [.] (eV), -1 where there is no label
@@ -43,6 +44,8 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], Any]] = {
     "positions": ((3,), np.float64),
     "cell": ((3, 3), np.float64),
     "pbc": ((3,), np.bool_),
+    "charge": ((), np.int32),
+    "spin": ((), np.int32),
     "source": ((2,), np.int64),
     "level": ((), np.int32),
     **{f"{name}/row": ((), np.int64) for name in LABELS},
@@ -87,7 +90,7 @@ class StoreWriter:
         self._add("offsets", first + lengths)
         self._add("numbers", np.concatenate([item.numbers for item in items]))
         self._add("positions", np.concatenate([item.positions for item in items]))
-        for name in ("cell", "pbc"):
+        for name in ("cell", "pbc", "charge", "spin"):
             self._add(name, np.stack([getattr(item, name) for item in items]))
         self._add("source", [self._source(item.where) for item in items])
         self._add("level", [self._level(item.level_of_theory) for item in items])
@@ -191,7 +194,9 @@ class Store(LazySequence[Structure]):
         first, last = offsets[start], offsets[stop]
         numbers = file["numbers"][first:last].astype(np.int64)
         positions = file["positions"][first:last]
-        cell, pbc = file["cell"][start:stop], file["pbc"][start:stop]
+        cell, pbc, charge, spin = (
+            file[name][start:stop] for name in ("cell", "pbc", "charge", "spin")
+        )
         labels = {name: self._labels(name, start, stop) for name in LABELS}
         for index in range(start, stop):
             atoms = slice(offsets[index] - first, offsets[index + 1] - first)
@@ -201,6 +206,8 @@ class Store(LazySequence[Structure]):
                 positions=positions[atoms],
                 cell=cell[index - start],
                 pbc=pbc[index - start],
+                charge=int(charge[index - start]),
+                spin=int(spin[index - start]),
                 **labels_of(labels, index, int(offsets[index + 1] - offsets[index])),
                 where=self._where(index),
                 level_of_theory=None if level < 0 else self._levels[level],

@@ -12,7 +12,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from finetune.data.graphs import graph
-from finetune.data.labels import Structure, check_geometry
+from finetune.data.labels import Structure, check_geometry, whole_number
 from finetune.devices import choose_device, choose_dtype
 from finetune.foundation.loading import load_foundation
 from finetune.foundation.potential import Potential
@@ -22,7 +22,9 @@ class PotentialCalculator(Calculator):
     """Energy, forces, stress and atomic energies of a potential for ASE.
 
     Energies are eV, forces eV/Å, stress eV/Å³ in ASE's sign and Voigt order (periodic structures
-    only). ``energies`` are atomic energies that include the reference energies.
+    only). ``energies`` are atomic energies that include the reference energies. Potentials that
+    know of charge and spin read them from ``atoms.info``: ``charge`` (0 if absent) and ``spin``,
+    the multiplicity (1 if absent).
 
     Args:
         potential: The potential, on its device and in its dtype.
@@ -40,6 +42,14 @@ class PotentialCalculator(Calculator):
         super().__init__()
         self.potential = potential.eval()
 
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """Return what has changed since the last calculation; called by ASE."""
+        changes: list[str] = super().check_state(atoms, tol)
+        before = {} if self.atoms is None else self.atoms.info
+        if any(before.get(key) != atoms.info.get(key) for key in ("charge", "spin")):
+            changes.append("info")
+        return changes
+
     def calculate(
         self,
         atoms: Atoms | None = None,
@@ -53,12 +63,15 @@ class PotentialCalculator(Calculator):
             DataError: For a geometry that cannot be evaluated (colliding or non-finite atoms).
         """
         super().calculate(atoms, properties, system_changes)
+        where = f"{self.atoms.get_chemical_formula()} given to the calculator"
         structure = Structure(
             numbers=np.asarray(self.atoms.numbers, dtype=np.int64),
             positions=np.array(self.atoms.positions, dtype=np.float64),
             cell=np.array(self.atoms.cell.array, dtype=np.float64),
             pbc=np.array(self.atoms.pbc, dtype=bool),
-            where=f"{self.atoms.get_chemical_formula()} given to the calculator",
+            charge=whole_number(self.atoms, "charge", 0, where),
+            spin=whole_number(self.atoms, "spin", 1, where),
+            where=where,
         )
         check_geometry(structure)
         batch = graph(structure, self.potential.cutoff)

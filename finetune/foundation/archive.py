@@ -30,6 +30,8 @@ _TYPES = {
 }
 _MOST_DIMENSIONS = 16
 _MOST_NUMBERS = 2**62
+_END = 22  # bytes of the record that ends a zip archive, without its comment
+_LONGEST_END = _END + 2**16
 _UNREADABLE = (
     zipfile.BadZipFile,
     NotImplementedError,  # zipfile: a compression or encryption that it does not know
@@ -66,7 +68,7 @@ def read_archive(file: BinaryIO) -> Content:
         FoundationError: If the file is empty, truncated, damaged or of another kind.
     """
     size = _check_kind(file)
-    with _explained("is damaged or truncated"), zipfile.ZipFile(file) as archive:
+    with _explained("is damaged"), zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
             raise FoundationError(
@@ -174,7 +176,18 @@ def _check_kind(file: BinaryIO) -> int:
         )
     if start != b"PK\x03\x04":
         raise FoundationError("is not a file that torch.save writes.")
+    if not _has_end(file, size):
+        raise FoundationError("is truncated: its end is missing. Get a fresh copy.")
     return size
+
+
+def _has_end(file: BinaryIO, size: int) -> bool:
+    """Whether the record that ends a zip archive ends the file; it may occur inside, too."""
+    file.seek(max(0, size - _LONGEST_END))
+    tail = file.read()
+    place = tail.rfind(b"PK\x05\x06")
+    end = tail[place:] if place >= 0 else b""
+    return len(end) >= _END and len(end) == _END + int.from_bytes(end[_END - 2 : _END], "little")
 
 
 @contextmanager

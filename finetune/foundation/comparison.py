@@ -27,6 +27,7 @@ _TABLES = frozenset({"_modules", "_parameters", "_buffers"})
 _OF_TORCH = frozenset(torch.nn.Module().__dict__) - _TABLES
 _SINGLE, _DOUBLE = 1e-5, 1e-10
 _LARGEST = 1e300
+TRUST = "If you trust where it comes from, trust=true loads it as torch does, code included."
 
 
 def check_same(root: object, model: torch.nn.Module) -> None:
@@ -161,5 +162,5 @@ class _Comparison:
 def _difference(place: str, found: str, expected: str) -> FoundationError:
     return FoundationError(
         f"has {found} at '{place or 'the model'}' where {expected} is expected: "
-        "this architecture is not understood."
+        f"this architecture is not understood. {TRUST}"
     )

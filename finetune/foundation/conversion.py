@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from finetune.errors import FoundationError
 from finetune.foundation.inert import Global, Record
 from finetune.foundation.parts import Part, describe
-from finetune.foundation.settings import MaceSettings
+from finetune.foundation.settings import FURTHER_INPUTS, MaceSettings
 
 _ARCHITECTURES = ("MACE", "ScaleShiftMACE")
 _RADIAL = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}
@@ -60,6 +60,7 @@ def read_settings(root: object) -> MaceSettings:
         **{name: model.value(name, False) for name in _FLAGS},
         **_radial(model.child("radial_embedding")),
         **_readout(model),
+        **_further_inputs(model),
     }
     if model.name == "ScaleShiftMACE":
         block = model.child("scale_shift")
@@ -85,12 +86,23 @@ def _model(root: object) -> Part:
         raise FoundationError(
             f"holds {describe(root)}, but only {' and '.join(_ARCHITECTURES)} are known."
         )
-    for name in ("joint_embedding", "embedding_readout"):
-        if model.has(name):
-            raise FoundationError(
-                f"has a '{name}' (charge, spin or other inputs), which is not known."
-            )
     return model
+
+
+def _further_inputs(model: Part) -> dict[str, Any]:
+    """Return the embeddings of charge and spin; nothing if there are none."""
+    specs = model.value("embedding_specs") if model.has("joint_embedding") else None
+    if specs is None:
+        return {}
+    if not isinstance(specs, dict):
+        raise FoundationError("has embeddings of further inputs that are not understood.")
+    for name, spec in specs.items():
+        if name not in FURTHER_INPUTS or not isinstance(spec, dict) or spec.get("per") != "graph":
+            raise FoundationError(
+                f"has a further input {describe(name)}; only {' and '.join(FURTHER_INPUTS)} of a "
+                "whole structure are known."
+            )
+    return {"embedding_specs": specs, "use_embedding_readout": model.has("embedding_readout")}
 
 
 def _radial(block: Part) -> dict[str, Any]:

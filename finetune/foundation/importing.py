@@ -6,13 +6,19 @@ import io
 import os
 import warnings
 from contextlib import redirect_stdout
+from importlib import import_module
 from types import ModuleType
 
 _SWITCH = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 def mace_modules() -> ModuleType:
-    """Return `mace.modules`, imported before e3nn as e3nn 0.4.4 needs under recent torch.
+    """Return `mace.modules`, imported before e3nn as e3nn 0.4.4 needs under recent torch."""
+    return mace_module("mace.modules")
+
+
+def mace_module(name: str) -> ModuleType:
+    """Return a module of mace.
 
     Importing mace switches off torch's safe loading for the whole process and prints a line about
     accelerators that are not there; the switch is put back and the line is dropped.
@@ -21,11 +27,9 @@ def mace_modules() -> ModuleType:
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            import mace.modules
+            return import_module(name)
     finally:
         if before is None:
             os.environ.pop(_SWITCH, None)
         else:
             os.environ[_SWITCH] = before
-    modules: ModuleType = mace.modules
-    return modules

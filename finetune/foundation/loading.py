@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from finetune.errors import FoundationError, suggestion, system_errors
-from finetune.foundation.catalog import embedded
+from finetune.foundation.catalog import embedded, fetch, names
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.opening import open_model
+from finetune.foundation.published import PUBLISHED
 from finetune.foundation.storage import CONFIG, load
+from finetune.foundation.trust import open_trusted
 from finetune.resources import find
 
 
@@ -25,7 +27,7 @@ class Foundation:
         location: What finds it again from any folder: its name if embedded, else its full path.
         potential: The potential, in evaluation mode.
         fingerprint: sha256 over settings and weights.
-        metadata: What was stored beside the weights; nothing for a ``.model`` file.
+        metadata: What was stored beside the weights; nothing for a ``.model`` file by path.
     """
 
     name: str
@@ -42,12 +44,14 @@ def load_foundation(
     device: str | torch.device = "cpu",
     beside: Path | None = None,
     head: str | None = None,
+    trust: bool = False,
 ) -> Foundation:
-    """Open an embedded foundation by name, or a stored potential by path.
+    """Open a foundation by its name in the catalogue, or a stored potential by path.
 
     A path may be a folder with ``config.json`` and ``model.safetensors``, a run folder, whose
     fine-tuned potential then is the foundation, or a file that holds a whole MACE model as MACE
-    saves it. Nothing in such a file is executed.
+    saves it. Nothing in such a file is executed. What the catalogue knows but this machine does not
+    have is downloaded first, if its licence needs no asking.
 
     Args:
         name: Name in the catalogue, or path.
@@ -56,31 +60,62 @@ def load_foundation(
         beside: Folder of the recipe, where relative paths are looked up too.
         head: Name of the head that predicts; may be left out where there is one, or where the
             stored potential names it.
+        trust: Whether a MACE file that cannot be opened safely may be loaded as torch does, which
+            runs whatever code it contains.
 
     Raises:
         FoundationError: For an unknown name or head, or files that are missing, damaged or of
             another kind.
     """
-    known = embedded()
-    place = known.get(str(name)) or find(name, beside)
-    if place is None:
-        nearest = suggestion(str(name), known)
-        raise FoundationError(
-            f"no foundation '{name}'.{nearest} Embedded: {', '.join(known) or 'none'}; "
-            "or give the path of a stored potential or a MACE file."
-        )
+    place, published = locate(str(name), beside), PUBLISHED.get(str(name))
     metadata: dict[str, Any] = {}
     if place.is_file():
-        potential, fingerprint = open_model(place, dtype, head)
+        sha256 = published.sha256 if published else None
+        try:
+            potential, config = open_model(place, dtype, head, sha256)
+        except FoundationError:
+            if not trust:
+                raise
+            potential, config = open_trusted(place, dtype, head)
     else:
-        if not (place / CONFIG).exists() and (place / "model" / CONFIG).exists():
-            place = place / "model"
         potential, config = load(place, dtype, head)
-        fingerprint, metadata = config.fingerprint, config.metadata
+        metadata = config.metadata
+    if published:
+        metadata = {
+            "name": published.name,
+            "level_of_theory": published.level_of_theory,
+            "license": published.licence,
+            "url": published.url,
+        }
     return Foundation(
         name=str(name),
-        location=str(name) if str(name) in known else str(place.resolve()),
+        location=str(name) if str(name) in names() else str(place.resolve()),
         potential=potential.to(device),
-        fingerprint=fingerprint,
+        fingerprint=config.fingerprint,
         metadata=metadata,
     )
+
+
+def locate(name: str, beside: Path | None = None) -> Path:
+    """Return the file or folder of a foundation, downloaded if need be.
+
+    Args:
+        name: Name in the catalogue, or path.
+        beside: Folder of the recipe, where relative paths are looked up too.
+
+    Raises:
+        FoundationError: If there is none, or it cannot be downloaded.
+    """
+    known = embedded()
+    if name in known:
+        return known[name]
+    if name in PUBLISHED:
+        return fetch(name)
+    place = find(name, beside)
+    if place is None:
+        raise FoundationError(
+            f"no foundation '{name}'.{suggestion(name, names())} Give the path of a stored "
+            "potential or a MACE file, or a name that 'piwsl-finetune foundations' lists."
+        )
+    inside = place / "model"
+    return inside if not (place / CONFIG).exists() and (inside / CONFIG).exists() else place

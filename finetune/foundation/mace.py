@@ -15,7 +15,7 @@ from finetune.foundation.importing import mace_modules
 from finetune.foundation.potential import Potential
 from finetune.foundation.settings import MaceSettings
 
-_REFUSALS = (
+REFUSALS = (
     LookupError,
     ValueError,
     ArithmeticError,
@@ -34,13 +34,18 @@ class MacePotential(Potential):
         model: The MACE model, of the class and shape that ``settings`` describe. Its own reference
             energies are set to zero: the potential adds them in double precision.
         head: Name of the head that predicts; may be left out where there is one.
+        acceleration: Whose layers the model has: ``none`` for MACE's own, ``cueq`` or ``oeq``.
 
     Raises:
         FoundationError: If the head is unknown, or not named although there are several.
     """
 
     def __init__(
-        self, settings: MaceSettings, model: torch.nn.Module, head: str | None = None
+        self,
+        settings: MaceSettings,
+        model: torch.nn.Module,
+        head: str | None = None,
+        acceleration: str = "none",
     ) -> None:
         chosen = _choose_head(settings, head)
         energies = settings.atomic_energies[chosen]
@@ -49,6 +54,7 @@ class MacePotential(Potential):
             reference_energies=dict(zip(settings.atomic_numbers, energies, strict=True)),
         )
         self.head = chosen
+        self.acceleration = acceleration
         self._settings = settings
         self.model = model
         model.atomic_energies_fn.atomic_energies.zero_()  # type: ignore[union-attr,operator]
@@ -72,6 +78,17 @@ class MacePotential(Potential):
         energies[self.head] = tuple(references[n] for n in self._settings.atomic_numbers)
         return self._settings.model_copy(update={"atomic_energies": tuple(energies)})
 
+    def add_head(self, name: str) -> tuple[MacePotential, dict[str, torch.Tensor]]:
+        """See `Potential.add_head`."""
+        from finetune.foundation.heads import add_head
+
+        return add_head(self, name)
+
+    @property
+    def opened_with(self) -> MaceSettings:
+        """Settings with the reference energies that the potential was opened with."""
+        return self._settings
+
     def interaction(
         self, batch: GraphBatch, element: torch.Tensor, strain: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
@@ -91,11 +108,38 @@ class MacePotential(Potential):
             "batch": batch.structure,
             "ptr": torch.cat([counts.new_zeros(1), counts]),
             "head": torch.full_like(batch.atoms, self.head),
+            **self._further_inputs(batch),
         }
         output: dict[str, Any] = self.model(
             data, compute_force=False, compute_displacement=strain, training=self.training
         )
-        return output["node_energy"], positions, output["displacement"] if strain else None
+        node_energy = output["node_energy"]
+        if self._settings.use_embedding_readout:  # MACE counts it in the structure's energy alone
+            missing = output["energy"] - batch.sum_atoms(node_energy)
+            node_energy = node_energy + (missing / batch.atoms)[batch.structure]
+        return node_energy, positions, output["displacement"] if strain else None
+
+    def _further_inputs(self, batch: GraphBatch) -> dict[str, torch.Tensor]:
+        """Return charge and spin ``[B]`` for a model that embeds them.
+
+        Raises:
+            FoundationError: For a charge or spin that the model has no embedding for.
+        """
+        values = {"total_charge": batch.charge, "total_spin": batch.spin}
+        inputs = {}
+        for name, spec in (self._settings.embedding_specs or {}).items():
+            value, offset = values[name], int(spec.get("offset", 0))
+            if spec["type"] == "categorical":
+                low, high = -offset, int(spec["num_classes"]) - offset - 1
+                strange = (value < low) | (value > high)
+                if bool(strange.any()):
+                    index = int(strange.nonzero()[0])
+                    raise FoundationError(
+                        f"{batch.where[index]} has a {name.replace('_', ' ')} of "
+                        f"{int(value[index])}; the potential knows {low} to {high}."
+                    )
+            inputs[name] = value.to(self.dtype)
+        return inputs
 
     def plain_model(self, dtype: torch.dtype) -> torch.nn.Module:
         """Return a new plain MACE model with these weights and the reference energies inside it."""
@@ -107,8 +151,13 @@ class MacePotential(Potential):
         return model.eval()
 
 
-def construct(settings: MaceSettings, dtype: torch.dtype) -> torch.nn.Module:
-    """Return a plain MACE model with fresh weights.
+def construct(settings: MaceSettings, dtype: torch.dtype, **configs: Any) -> torch.nn.Module:
+    """Return a MACE model with fresh weights.
+
+    Args:
+        settings: What tells one MACE from another.
+        dtype: Of weights and buffers.
+        configs: ``cueq_config`` or ``oeq_config`` for layers of other packages.
 
     Raises:
         FoundationError: If MACE refuses the settings.
@@ -118,8 +167,8 @@ def construct(settings: MaceSettings, dtype: torch.dtype) -> torch.nn.Module:
         with default_dtype(dtype), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # e3nn's TorchScript notices are not for the user
             arguments = settings.constructor_arguments(modules)
-            model: torch.nn.Module = getattr(modules, settings.architecture)(**arguments)
-    except _REFUSALS as error:
+            model: torch.nn.Module = getattr(modules, settings.architecture)(**arguments, **configs)
+    except REFUSALS as error:
         raise FoundationError(
             f"MACE cannot build a model from these settings: {type(error).__name__}: {error}"
         ) from error

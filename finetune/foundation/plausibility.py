@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from itertools import pairwise
 
 from finetune.errors import FoundationError
@@ -53,11 +54,21 @@ def check_plausible(settings: MaceSettings, model: Part, numbers: int) -> None:
     if settings.num_interactions > 1:
         weights += sum(count**2 for count, _, _ in hidden)
         weights += sum(count for count, _, _ in _terms(settings.MLP_irreps)) * scalars
+    for spec in (settings.embedding_specs or {}).values():
+        inputs = _positive(spec, "num_classes", 1) * _positive(spec, "in_dim", 1)
+        weights += _positive(spec, "emb_dim") * (scalars + inputs)
     if weights > numbers:
         raise FoundationError(
             f"describes a model of at least {weights} weights but holds {numbers} numbers."
         )
     _check_contractions(settings, model)
+
+
+def _positive(spec: Mapping[str, object], name: str, absent: int = 0) -> int:
+    value = spec.get(name, absent)
+    if type(value) is not int or value < 1:
+        raise FoundationError(f"has an embedding of which '{name}' is not a positive number.")
+    return value
 
 
 def _check_contractions(settings: MaceSettings, model: Part) -> None:

@@ -9,7 +9,7 @@ import torch
 from ase.data import chemical_symbols
 
 from finetune.data.graphs import GraphBatch
-from finetune.errors import FoundationError
+from finetune.errors import FoundationError, RecipeError
 from finetune.quantities import ENERGY_DTYPE, Prediction
 
 
@@ -72,6 +72,16 @@ class Potential(torch.nn.Module, ABC):
         updated = {**self.references(), **energies}
         values = [updated[number] for number in self.elements]
         self.reference_energies.copy_(torch.tensor(values, dtype=ENERGY_DTYPE))
+
+    def add_head(self, name: str) -> tuple[Potential, dict[str, torch.Tensor]]:
+        """Return a copy with one more head, and masks of the parameters that are the head's alone.
+
+        Raises:
+            RecipeError: If the potential cannot have one, or has one of that name.
+        """
+        raise RecipeError(
+            f"a {type(self).__name__} cannot have more heads. Choose another adapter."
+        )
 
     def element_index(self, numbers: torch.Tensor) -> torch.Tensor:
         """Return the index into `elements` of each atomic number ``[N]``.

@@ -6,13 +6,17 @@ of the reference energies takes that away before any weight is trained.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from ase.data import atomic_numbers, chemical_symbols
+from scipy.linalg import qr
 
 from finetune.data.graphs import GraphBatch, batches
-from finetune.errors import DataError
+from finetune.data.labels import Structure
+from finetune.data.sequences import LazySequence, View
+from finetune.errors import DataError, RecipeError, suggestion
 from finetune.foundation.potential import Potential
 
 RIDGE = 1e-12
@@ -26,19 +30,79 @@ class ReferenceFit:
     """A fitted change of reference energies.
 
     Attributes:
-        change: Atomic number -> change, eV.
+        change: Atomic number -> change, eV, of the elements that labelled structures contain.
         identified: Number of independent compositions among the labelled structures.
-        unseen: Elements of the foundation that no labelled structure contains; left unchanged.
+        undetermined: Combinations of elements, atomic number -> whole-numbered weight, along which
+            reference energies may change without changing the energy of any labelled structure.
+            Along these they are as they were.
     """
 
     change: dict[int, float]
     identified: int
-    unseen: tuple[int, ...]
+    undetermined: tuple[dict[int, int], ...]
 
     @property
     def ambiguous(self) -> bool:
         """Whether the labels fix fewer combinations of elements than there are elements."""
-        return self.identified < len(self.change)
+        return bool(self.undetermined)
+
+
+def take_free_atoms(
+    structures: Sequence[Structure],
+) -> tuple[dict[int, float], Sequence[Structure]]:
+    """Set free atoms apart from the rest.
+
+    Returns:
+        Atomic number -> energy, eV, the lowest where an element occurs more than once; and the
+        structures of more than one atom.
+    """
+    energies: dict[int, float] = {}
+    larger = []
+    for index, item in enumerate(structures):
+        if len(item) > 1:
+            larger.append(index)
+        elif item.energy is not None:
+            number = int(item.numbers[0])
+            energies[number] = min(item.energy, energies.get(number, item.energy))
+    if isinstance(structures, LazySequence):
+        return energies, View(structures, larger)
+    return energies, [structures[index] for index in larger]
+
+
+def by_symbol(energies: Mapping[str, float]) -> dict[int, float]:
+    """Return energies by atomic number that were given by chemical symbol.
+
+    Raises:
+        RecipeError: For something else than a symbol.
+    """
+    for symbol in energies:
+        if symbol not in atomic_numbers:
+            raise RecipeError(
+                f"reference_energies names '{symbol}', which is no element."
+                f"{suggestion(symbol, chemical_symbols[1:])}"
+            )
+    return {atomic_numbers[symbol]: energy for symbol, energy in energies.items()}
+
+
+def replace(
+    potential: Potential, energies: Mapping[int, float], structures: Sequence[Structure]
+) -> None:
+    """Give a potential the energies of free atoms, eV, as its reference energies.
+
+    Raises:
+        DataError: If an element of the structures has none.
+    """
+    present = {int(number) for item in structures for number in set(item.numbers.tolist())}
+    missing = sorted(present - energies.keys())
+    if missing:
+        symbols = ", ".join(chemical_symbols[number] for number in missing)
+        raise DataError(
+            f"there is no energy of a free atom for {symbols}. Add a structure of the single atom "
+            "to data.train, at the level of theory of the labels; or give all of them in the "
+            "recipe, reference_energies: {H: -13.6, …}; or set reference_energies=estimate."
+        )
+    known = set(potential.elements)
+    potential.set_references({n: energy for n, energy in energies.items() if n in known})
 
 
 @torch.no_grad()
@@ -73,13 +137,33 @@ def estimate(
     left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
     damped = singular / (singular**2 + RIDGE * singular[0] ** 2)
     change = right.T @ (damped * (left.T @ residual))
-    seen = matrix.sum(dim=0) > 0
-    elements = potential.elements
+    seen = [i for i in range(len(potential.elements)) if bool(matrix[:, i].any())]
+    numbers = [potential.elements[i] for i in seen]
     return ReferenceFit(
-        change={elements[i]: float(change[i]) for i in range(len(elements)) if seen[i]},
+        change={number: float(change[i]) for i, number in zip(seen, numbers, strict=True)},
         identified=int((singular > 1e-6 * singular[0]).sum()),
-        unseen=tuple(elements[i] for i in range(len(elements)) if not seen[i]),
+        undetermined=_undetermined(matrix[:, seen], numbers),
     )
+
+
+def _undetermined(counts: torch.Tensor, numbers: Sequence[int]) -> tuple[dict[int, int], ...]:
+    """Return a whole-numbered basis of the combinations that no composition tells apart."""
+    from sympy import Matrix, ilcm
+
+    compositions = torch.unique(counts.long(), dim=0)
+    found = []
+    for vector in Matrix(_independent(compositions.double()).long().tolist()).nullspace():
+        scale = ilcm(*(entry.q for entry in vector))
+        whole = [int(entry * scale) for entry in vector]
+        found.append({n: weight for n, weight in zip(numbers, whole, strict=True) if weight})
+    return tuple(found)
+
+
+def _independent(rows: torch.Tensor) -> torch.Tensor:
+    """Return as many of the rows as are linearly independent."""
+    rank = int(torch.linalg.matrix_rank(rows))
+    _, _, order = qr(rows.T.numpy(), mode="economic", pivoting=True)
+    return rows[order[:rank].tolist()]
 
 
 def apply(potential: Potential, fit: ReferenceFit) -> None:

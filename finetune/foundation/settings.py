@@ -8,6 +8,7 @@ from pydantic import Field
 
 from finetune.options import Options
 
+FURTHER_INPUTS = ("total_charge", "total_spin")
 Gate = Literal["silu", "tanh", "abs", "None"]
 
 
@@ -50,6 +51,10 @@ class MaceSettings(Options):
     heads: tuple[str, ...] = ("Default",)
     atomic_inter_scale: tuple[float, ...] = (1.0,)
     atomic_inter_shift: tuple[float, ...] = (0.0,)
+    embedding_specs: dict[str, dict[str, str | int | bool]] | None = Field(
+        None, description="further inputs by name (total_charge, total_spin) and their embeddings"
+    )
+    use_embedding_readout: bool = False
 
     def constructor_arguments(self, modules: Any) -> dict[str, Any]:
         """Return keyword arguments for the class named by ``architecture`` in `mace.modules`."""
@@ -69,6 +74,8 @@ class MaceSettings(Options):
         if isinstance(arguments["correlation"], tuple):
             arguments["correlation"] = list(arguments["correlation"])
         arguments["atomic_energies"] = np.array(self.atomic_energies)
+        if self.embedding_specs is not None:
+            arguments["embedding_specs"] = {k: dict(v) for k, v in self.embedding_specs.items()}
         arguments["num_elements"] = len(self.atomic_numbers)
         if self.architecture == "ScaleShiftMACE":
             for name in scale_shift:

@@ -60,16 +60,36 @@ def save(
         metadata: JSON values to keep beside the weights.
         dtype: Type of the stored weights; that of the potential if None.
     """
-    weights = _weights(potential, dtype or potential.dtype)
     settings = potential.settings
+    head = settings.heads[potential.head] if len(settings.heads) > 1 else None
+    return write(folder, settings, _weights(potential, dtype or potential.dtype), head, metadata)
+
+
+def write(
+    folder: Path,
+    settings: MaceSettings,
+    weights: Mapping[str, torch.Tensor],
+    head: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> StoredConfig:
+    """Write settings and weights into ``folder``, the configuration last.
+
+    Args:
+        folder: Created if needed.
+        settings: What the model is built from.
+        weights: Parameters by name.
+        head: Head that predicts unless another is named; None for no choice.
+        metadata: JSON values to keep beside the weights.
+    """
     config = StoredConfig(
         fingerprint=fingerprint(settings, weights),
-        head=settings.heads[potential.head] if len(settings.heads) > 1 else None,
+        head=head,
         settings=settings,
-        metadata=dict(metadata),
+        metadata=dict(metadata or {}),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / WEIGHTS, save_tensors(weights))
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    write_atomically(folder / WEIGHTS, save_tensors(tensors))
     write_atomically(folder / CONFIG, (config.model_dump_json(indent=2) + "\n").encode())
     return config
 
@@ -78,6 +98,33 @@ def load(
     folder: Path, dtype: torch.dtype = torch.float64, head: str | None = None
 ) -> tuple[MacePotential, StoredConfig]:
     """Open a stored potential, checking it against its fingerprint.
+
+    Raises:
+        FoundationError: For missing, damaged or foreign files, naming the file.
+    """
+    config, weights = read(folder)
+    return assemble(config, weights, dtype, head, folder), config
+
+
+def assemble(
+    config: StoredConfig,
+    weights: Mapping[str, torch.Tensor],
+    dtype: torch.dtype,
+    head: str | None,
+    folder: Path,
+) -> MacePotential:
+    """Build the potential that `read` found in ``folder``.
+
+    Raises:
+        FoundationError: If the weights do not fit the settings, or the head is unknown.
+    """
+    potential = MacePotential.build(config.settings, dtype, head or config.head)
+    _fill(potential, weights, folder / WEIGHTS)
+    return potential.eval()
+
+
+def read(folder: Path) -> tuple[StoredConfig, dict[str, torch.Tensor]]:
+    """Read what `write` wrote, checking it against its fingerprint.
 
     Raises:
         FoundationError: For missing, damaged or foreign files, naming the file.
@@ -95,9 +142,7 @@ def load(
         )
     if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
         raise FoundationError(f"'{path}' holds weights that are NaN or infinite.")
-    potential = MacePotential.build(config.settings, dtype, head or config.head)
-    _fill(potential, weights, path)
-    return potential.eval(), config
+    return config, weights
 
 
 def read_config(folder: Path) -> StoredConfig:
@@ -126,8 +171,14 @@ def read_config(folder: Path) -> StoredConfig:
 
 
 def fingerprint(settings: MaceSettings, weights: Mapping[str, torch.Tensor]) -> str:
-    """Return the sha256 (hex) over the settings and every weight."""
-    digest = hashlib.sha256(settings.model_dump_json().encode())
+    """Return the sha256 (hex) over the settings and every weight.
+
+    Settings of later releases count only where they are used, so that older fingerprints hold.
+    """
+    unset = {
+        name for name in ("embedding_specs", "use_embedding_readout") if not getattr(settings, name)
+    }
+    digest = hashlib.sha256(settings.model_dump_json(exclude=unset).encode())
     for name in sorted(weights):
         tensor = weights[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -137,7 +188,7 @@ def fingerprint(settings: MaceSettings, weights: Mapping[str, torch.Tensor]) -> 
 
 def _weights(potential: MacePotential, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     return {
-        name: parameter.detach().to("cpu", dtype).contiguous().clone()
+        name: parameter.detach().to("cpu", dtype)
         for name, parameter in potential.model.named_parameters()
         if math.prod(parameter.shape) > 0
     }

@@ -7,6 +7,7 @@ from finetune.testing.analytic import (
     PairPotential,
 )
 from finetune.testing.losses import LossSuite
+from finetune.testing.potentials import PotentialSuite
 from finetune.testing.tiny import tiny_mace, tiny_settings
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "LossSuite",
     "MorsePotential",
     "PairPotential",
+    "PotentialSuite",
     "tiny_mace",
     "tiny_settings",
 ]

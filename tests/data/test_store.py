@@ -52,6 +52,8 @@ def labelled(mixed: list[Structure]) -> list[Structure]:
                 energy=float(random.normal()) if index % 3 else None,
                 forces=random.normal(size=(len(base), 3)) if index % 4 == 1 else None,
                 stress=random.normal(size=(3, 3)) if periodic and index % 2 else None,
+                charge=index % 3 - 1,
+                spin=1 + index % 2,
                 where=f"'file-{index % 2}.xyz', structure {index}",
                 level_of_theory=("PBE", "CCSD(T)", None)[index % 3],
             )

@@ -15,8 +15,13 @@ import pytest
 import torch
 
 from finetune.errors import FoundationError
+from finetune.foundation import storage
 from finetune.foundation.archive import read_archive
 from finetune.foundation.loading import load_foundation
+from finetune.foundation.mace import MacePotential
+from finetune.foundation.storage import CONFIG, WEIGHTS, save
+
+SLOW = pytest.mark.slow
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -72,8 +77,9 @@ def test_files_of_another_kind_are_named(saved: bytes, tmp_path: Path) -> None:
         b"": "is empty",
         b"# a text": "is not a file that torch.save writes",
         pickle.dumps([1]): "is a bare pickle",
-        saved[: len(saved) // 2]: "damaged or truncated",
-        saved[:-1]: "damaged or truncated",
+        saved[: len(saved) // 2]: "is truncated: its end is missing",
+        saved[:-1]: "is truncated: its end is missing",
+        saved[:1000] + saved[3000:]: "is damaged",
     }
     for content, message in kinds.items():
         with pytest.raises(FoundationError, match=rf"other\.model' (is )?{message}"):
@@ -183,36 +189,98 @@ def test_forged_pickles_are_refused_at_once(what: str, tmp_path: Path) -> None:
     assert time.perf_counter() - start < 5.0
 
 
-def _mutated(content: bytes, seed: int) -> bytes:
-    draw = random.Random(seed)
-    if seed % 4 == 0:
-        return content[: draw.randrange(len(content))]
+def flipped(content: bytes, draw: random.Random) -> bytes:
     changed = bytearray(content)
     for _ in range(draw.choice((1, 3, 30))):
         changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
     return bytes(changed)
 
 
-def test_mutations_open_or_are_refused(
-    saved: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built_before: None
+def mutated(source: bytes, path: Path, seed: int) -> None:
+    """Write a copy of an archive that is damaged in one of five ways."""
+    draw = random.Random(seed)
+    if seed % 5 == 0:
+        write(path, source[: draw.randrange(len(source))])
+    elif seed % 5 == 1:
+        write(path, flipped(source, draw))
+    elif seed % 5 == 2:
+        exchanged(source, path, lambda pickled: flipped(pickled, draw))
+    elif seed % 5 == 3:
+        exchanged(source, path, lambda pickled: pickled[: draw.randrange(len(pickled))])
+    else:
+        swapped(source, path, draw)
+
+
+def swapped(source: bytes, path: Path, draw: random.Random) -> None:
+    """Write a copy of an archive in which two members have exchanged their contents."""
+    with zipfile.ZipFile(io.BytesIO(source)) as old, zipfile.ZipFile(path, "w") as new:
+        members = {info.filename: old.read(info) for info in old.infolist()}
+        one, other = draw.sample(sorted(members), 2)
+        members[one], members[other] = members[other], members[one]
+        for name, content in members.items():
+            new.writestr(name, content)
+
+
+MUTATIONS = [pytest.param(range(60), id="60"), pytest.param(range(60, 560), id="500", marks=SLOW)]
+
+
+@pytest.mark.parametrize("seeds", MUTATIONS)
+def test_mutated_files_open_or_are_refused(
+    seeds: range,
+    saved: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    built_before: None,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path, refused = tmp_path / "mutated.model", 0
-    for seed in range(120):
-        content = _mutated(saved, seed)
-        if seed % 2:
-            exchanged(saved, path, lambda pickled, seed=seed: _mutated(pickled, seed))
+    for seed in seeds:
+        mutated(saved, path, seed)
+        refused += is_refused(path, "mutated.model'")
+    assert refused > len(seeds) // 2
+    assert names_in(tmp_path) == ["mutated.model"]
+
+
+@pytest.mark.parametrize("seeds", MUTATIONS)
+def test_mutated_folders_are_refused(
+    seeds: range, tmp_path: Path, potential: MacePotential, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "stored"
+    save(potential, folder, {})
+    content = {name: (folder / name).read_bytes() for name in (WEIGHTS, CONFIG)}
+    monkeypatch.setattr(storage, "assemble", lambda *_: potential)
+    refused = 0
+    for seed in seeds:
+        draw = random.Random(seed)
+        name = draw.choice((WEIGHTS, CONFIG))
+        for other, original in content.items():
+            write(folder / other, original)
+        if seed % 5:
+            write(folder / name, flipped(content[name], draw))
+        elif seed % 2:
+            write(folder / name, content[name][: draw.randrange(len(content[name]))])
         else:
-            write(path, content)
-        start = time.perf_counter()
-        try:
-            load_foundation(path)
-        except FoundationError as error:
-            assert "mutated.model'" in str(error)
-            refused += 1
-        assert time.perf_counter() - start < 5.0
-    assert refused > 60
-    assert [item.name for item in tmp_path.iterdir()] == ["mutated.model"]
+            write(folder / WEIGHTS, content[CONFIG])
+            write(folder / CONFIG, content[WEIGHTS])
+        refused += is_refused(folder, "stored")
+    assert refused > 0.9 * len(seeds)  # white space and free text of config.json may change
+    assert names_in(folder) == sorted([CONFIG, WEIGHTS])
+
+
+def is_refused(path: Path, named: str) -> bool:
+    start = time.perf_counter()
+    try:
+        load_foundation(path)
+        return False
+    except FoundationError as error:
+        assert named in str(error)
+        return True
+    finally:
+        assert time.perf_counter() - start < 10.0
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(item.name for item in folder.iterdir())
 
 
 def test_tensors_are_read_as_torch_reads_them(tmp_path: Path) -> None:

@@ -9,31 +9,7 @@ import torch
 from finetune.data.graphs import GraphBatch, concatenate
 from finetune.errors import FoundationError
 from finetune.foundation.mace import MacePotential
-from finetune.testing import tiny_mace, tiny_settings
-from tests.tolerances import ROUNDING_ENERGY
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"architecture": "MACE"},
-        {"hidden_irreps": "4x0e", "correlation": 3},
-        {"hidden_irreps": "4x0e + 4x1o + 4x2e", "num_interactions": 3},
-        {"radial_type": "gaussian"},
-        {"radial_type": "chebyshev", "distance_transform": "Agnesi"},
-        {"distance_transform": "Soft", "pair_repulsion": True},
-        {"interaction_cls_first": "RealAgnosticDensityInteractionBlock"},
-    ],
-)
-def test_plain_model_predicts_what_the_potential_does(
-    changes: dict[str, object], mixed_graphs: list[GraphBatch]
-) -> None:
-    potential = tiny_mace(**changes)
-    batch = concatenate(mixed_graphs)
-    found = potential(batch)
-    again = MacePotential(potential.settings, potential.plain_model(torch.float64))(batch)
-    assert (found.energy - again.energy).abs().max().item() < ROUNDING_ENERGY
-    assert torch.allclose(found.forces, again.forces, atol=1e-10, rtol=0)
+from finetune.testing import tiny_settings
 
 
 def test_each_head_has_its_own_reference_energies(mixed_graphs: list[GraphBatch]) -> None:

@@ -3,75 +3,27 @@
 import copy
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ase.io
 import pytest
 import torch
 
-from finetune.data.graphs import GraphBatch, concatenate
-from finetune.errors import FoundationError
+from finetune.data.graphs import GraphBatch, concatenate, graph
+from finetune.data.reading import read_structures
+from finetune.errors import DataError, FoundationError
+from finetune.export.calculator import PotentialCalculator
+from finetune.export.merge import write_mace
 from finetune.foundation import opening
 from finetune.foundation.loading import load_foundation
 from finetune.foundation.mace import MacePotential, construct
 from finetune.foundation.storage import load, save
 from finetune.testing import tiny_settings
-
-HEADS = {
-    "heads": ("dft", "cc"),
-    "atomic_energies": ((-13.0, -1030.0, -1480.0, -2040.0), (-14.0, -1031.0, -1481.0, -2041.0)),
-    "atomic_inter_scale": (1.5, 1.2),
-    "atomic_inter_shift": (-0.2, 0.1),
-}
-NONLINEAR = "RealAgnosticResidualNonLinearInteractionBlock"
-ARCHITECTURES: dict[str, dict[str, object]] = {
-    "ScaleShiftMACE, L=1, correlation 2, Bessel": {"avg_num_neighbors": 6.123},
-    "L=0, correlation 3": {"hidden_irreps": "4x0e", "correlation": 3},
-    "L=2, three interactions": {
-        "hidden_irreps": "2x0e + 2x1o + 2x2e",
-        "num_interactions": 3,
-        "max_ell": 2,
-    },
-    "one interaction": {"num_interactions": 1},
-    "MACE, Gaussian, correlation by layer": {
-        "architecture": "MACE",
-        "radial_type": "gaussian",
-        "correlation": (2, 1),
-    },
-    "Chebyshev, Agnesi": {"radial_type": "chebyshev", "distance_transform": "Agnesi"},
-    "Soft, ZBL, gate tanh": {
-        "distance_transform": "Soft",
-        "pair_repulsion": True,
-        "gate": "tanh",
-    },
-    "density blocks, no gate": {
-        "interaction_cls_first": "RealAgnosticDensityInteractionBlock",
-        "interaction_cls": "RealAgnosticDensityResidualInteractionBlock",
-        "gate": "None",
-    },
-    "non-residual and attention blocks": {
-        "interaction_cls_first": "RealAgnosticInteractionBlock",
-        "interaction_cls": "RealAgnosticAttResidualInteractionBlock",
-    },
-    "nonlinear blocks, edge irreps, bias readout, no cutoff in the basis": {
-        "interaction_cls_first": NONLINEAR,
-        "interaction_cls": NONLINEAR,
-        "readout_cls": "NonLinearBiasReadoutBlock",
-        "apply_cutoff": False,
-        "edge_irreps": "2x0e+2x1o",
-        "use_edge_irreps_first": True,
-    },
-    "two heads, agnostic product, SO(3)": {
-        **HEADS,
-        "use_agnostic_product": True,
-        "use_so3": True,
-        "hidden_irreps": "4x0e + 4x1e",
-    },
-    "last readout only, irreps of the last layer kept": {
-        "use_last_readout_only": True,
-        "keep_last_layer_irreps": True,
-    },
-}
+from tests.conftest import rattled, structure
+from tests.foundation.architectures import ARCHITECTURES, CHARGE_AND_SPIN, FAST, HEADS
+from tests.foundation.plain_mace import predict
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -79,47 +31,39 @@ def write(path: Path, content: bytes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_an_opened_file_predicts_what_was_saved(
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in ARCHITECTURES],
+)
+def test_a_file_comes_in_and_goes_out_as_it_was(
     name: str, tmp_path: Path, mixed_graphs: list[GraphBatch]
 ) -> None:
-    changes = ARCHITECTURES[name]
-    head = "cc" if "heads" in changes else None
-    model = construct(tiny_settings(**changes), torch.float64)
+    settings = tiny_settings(**ARCHITECTURES[name])
+    head = settings.heads[-1] if len(settings.heads) > 1 else None
+    model = construct(settings, torch.float64).eval()
     torch.save(model, tmp_path / "some.model")
     opened = load_foundation(tmp_path / "some.model", head=head)
+    write_mace(opened.potential, tmp_path / "again.model")
+    again = torch.load(tmp_path / "again.model", weights_only=False)
     batch = concatenate(mixed_graphs)
-    expected = MacePotential(tiny_settings(**changes), model.eval(), head)(batch, stress=True)
+    if settings.embedding_specs:
+        batch = replace(batch, charge=batch.charge + 1, spin=batch.spin + 1)
+    expected = predict(model, batch, len(settings.heads) - 1)
     found = opened.potential(batch, stress=True)
-    for quantity in ("energy", "forces", "stress"):
-        torch.testing.assert_close(
-            getattr(found, quantity), getattr(expected, quantity), atol=1e-10, rtol=0
-        )
+    crystal = batch.pbc.all(dim=1)
+    assert int(crystal.sum()) == 1
+    torch.testing.assert_close(found.energy, expected["energy"], atol=2e-10, rtol=0)
+    torch.testing.assert_close(found.forces, expected["forces"], atol=1e-10, rtol=0)
+    torch.testing.assert_close(
+        found.stress[crystal], expected["stress"][crystal], atol=1e-10, rtol=0
+    )
     assert not opened.potential.training
     assert opened.location == str(tmp_path / "some.model")
-
-
-def test_mace_itself_predicts_the_same(
-    plain: torch.nn.Module, saved: bytes, tmp_path: Path, mixed_graphs: list[GraphBatch]
-) -> None:
-    batch = concatenate(mixed_graphs)
-    opened = load_foundation(write(tmp_path / "tiny.model", saved)).potential
-    element = opened.element_index(batch.numbers)
-    shifts = batch.cell[batch.structure[batch.edge_index[0]]]
-    data = {
-        "positions": batch.positions.clone().requires_grad_(True),
-        "cell": batch.cell.reshape(-1, 3),
-        "node_attrs": torch.nn.functional.one_hot(element, 4).double(),
-        "edge_index": batch.edge_index,
-        "unit_shifts": batch.unit_shifts,
-        "shifts": torch.einsum("ei,eij->ej", batch.unit_shifts, shifts),
-        "batch": batch.structure,
-        "ptr": torch.cat([torch.zeros(1, dtype=torch.int64), torch.cumsum(batch.atoms, 0)]),
-    }
-    expected = plain(data)
-    found = opened(batch)
-    torch.testing.assert_close(found.energy, expected["energy"], atol=1e-9, rtol=0)
-    torch.testing.assert_close(found.forces, expected["forces"], atol=1e-10, rtol=0)
+    before, after = model.state_dict(), again.state_dict()
+    assert before.keys() == after.keys()
+    for key, value in before.items():
+        assert torch.equal(value, after[key]), key
+    assert again.heads == model.heads
 
 
 def test_single_precision_opens_in_both_precisions(
@@ -222,6 +166,11 @@ CHANGED: dict[str, tuple[str, object, str]] = {
         torch.nn.functional.gelu,
         "gelu",
     ),
+    "a further input of another kind": (
+        "embedding_specs",
+        {"elec_temp": {"type": "continuous", "per": "graph", "in_dim": 1, "emb_dim": 4}},
+        "no such attribute",
+    ),
     "a wrong cutoff": ("radial_embedding.cutoff_fn.r_max", torch.tensor(-1.0), "'r_max' = -1.0"),
     "an unknown transform": (
         "radial_embedding.distance_transform",
@@ -256,3 +205,35 @@ def test_what_is_not_understood_is_named(
     torch.save(model, tmp_path / "changed.model")
     with pytest.raises(FoundationError, match=rf"changed\.model' .*{message}"):
         load_foundation(tmp_path / "changed.model")
+
+
+def test_charge_and_spin_reach_the_model(tmp_path: Path) -> None:
+    settings = tiny_settings(embedding_specs=CHARGE_AND_SPIN)
+    model = construct(settings, torch.float64).eval()
+    potential = MacePotential(settings, copy.deepcopy(model))
+    energies = []
+    for charge, spin in ((0, 1), (-1, 2), (1, 2)):
+        atoms = rattled("CH3OH", 2)
+        if charge:
+            atoms.info.update(charge=charge, spin=spin)
+        ase.io.write(tmp_path / "charged.xyz", atoms)
+        (read,) = read_structures(str(tmp_path / "charged.xyz"), need_labels=False)
+        item = graph(read, potential.cutoff)
+        expected = predict(model, item)
+        assert potential(item).energy.item() == pytest.approx(expected["energy"].item(), abs=1e-9)
+        atoms.calc = PotentialCalculator(potential)
+        energies.append(atoms.get_potential_energy())
+        assert energies[-1] == pytest.approx(expected["energy"].item(), abs=1e-6)  # digits in xyz
+    assert len({round(energy, 6) for energy in energies}) == 3
+    atoms.info.update(charge=0, spin=1)
+    assert atoms.get_potential_energy() == pytest.approx(energies[0], abs=1e-9)
+    with pytest.raises(FoundationError, match="test has a total charge of -11; .* -10 to 10"):
+        potential(graph(replace(structure(rattled("CH3OH", 2)), charge=-11), potential.cutoff))
+
+
+@pytest.mark.parametrize("charge", [0.5, "x", [1, 2]])
+def test_a_charge_that_is_none_is_refused(charge: object) -> None:
+    atoms = rattled("CH3OH", 2)
+    atoms.info["charge"] = charge
+    with pytest.raises(DataError, match="'charge'"):
+        structure(atoms)

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from ase import Atoms
 
 from finetune.data.graphs import GraphBatch, graph
-from finetune.errors import DataError
-from finetune.foundation.reference_energies import apply, estimate
+from finetune.errors import DataError, RecipeError
+from finetune.foundation import reference_energies
+from finetune.foundation.reference_energies import apply, by_symbol, estimate, take_free_atoms
 from finetune.testing import tiny_mace
 from tests.conftest import rattled, structure
 
@@ -29,7 +31,7 @@ def test_several_compositions_give_the_shift_of_each_element() -> None:
     potential = tiny_mace()
     fit = estimate(potential, labelled(["CH4", "CH3OH", "H2O", "CO2"]))
     assert fit.change == pytest.approx(SHIFT, abs=1e-6)
-    assert fit.unseen == (7,)
+    assert fit.undetermined == ()
     assert not fit.ambiguous
     before = potential.references()
     apply(potential, fit)
@@ -45,6 +47,46 @@ def test_one_composition_removes_the_mean_residual_with_the_smallest_change() ->
     total = sum(fit.change[int(number)] for number in graphs[0].numbers)
     assert total == pytest.approx(4 * 1.25 - 7.5 + 30.0, abs=1e-6)
     assert fit.change[1] / fit.change[6] == pytest.approx(4.0, rel=1e-6)
+    assert len(fit.undetermined) == 2
+    for weights in fit.undetermined:  # methanol, CH4O, does not notice
+        assert (
+            sum(count * weights.get(number, 0) for number, count in ((1, 4), (6, 1), (8, 1))) == 0
+        )
+        assert all(isinstance(weight, int) for weight in weights.values())
+
+
+def test_undetermined_combinations_stay_as_they_were() -> None:
+    assert estimate(tiny_mace(), labelled(["CH4", "C2H6", "H2O"])).undetermined == ()
+    fit = estimate(tiny_mace(), labelled(["C2H4", "C3H6_Cs", "CO2"]))
+    (weights,) = fit.undetermined  # CH2 units and CO2: C alone is free, at the cost of H and O
+    assert {n: w / weights[6] for n, w in weights.items()} == {1: -0.5, 6: 1.0, 8: -0.5}
+    left = sum(weight * fit.change[number] for number, weight in weights.items())
+    assert left == pytest.approx(0.0, abs=1e-6)
+
+
+def test_free_atoms_give_the_references_of_their_elements() -> None:
+    atoms = [
+        replace(structure(Atoms(symbol)), energy=energy)
+        for symbol, energy in (("H", -13.0), ("H", -13.6), ("O", -2041.0))
+    ]
+    water = structure(rattled("H2O", 0))
+    energies, rest = take_free_atoms([*atoms, water])
+    assert energies == {1: -13.6, 8: -2041.0}
+    assert rest == [water]
+    potential = tiny_mace()
+    before = potential.references()
+    reference_energies.replace(potential, energies, rest)
+    assert potential.references() == {**before, **energies}
+    with pytest.raises(
+        DataError, match="no energy of a free atom for C\\. .*reference_energies: {H"
+    ):
+        reference_energies.replace(potential, energies, [structure(rattled("CH4", 0))])
+
+
+def test_references_are_given_by_symbol() -> None:
+    assert by_symbol({"H": -13.6, "Cl": -1.0}) == {1: -13.6, 17: -1.0}
+    with pytest.raises(RecipeError, match="names 'hydrogen', which is no element"):
+        by_symbol({"hydrogen": -13.6})
 
 
 def test_thousands_of_electron_volts_leave_no_residual() -> None:

@@ -1,0 +1,102 @@
+"""All there is to know about one foundation potential, as lines of a table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from ase.data import chemical_symbols
+
+from finetune.foundation.loading import locate
+from finetune.foundation.opening import read_model
+from finetune.foundation.published import ASL, ASL_TERMS, PUBLISHED, Published
+from finetune.foundation.settings import MaceSettings
+from finetune.foundation.storage import read
+
+_BLOCK = re.compile(r"[a-z_]+(\.\d+)?")
+_TERMS = {ASL: f"Academic Software License, no commercial use: {ASL_TERMS}"}
+
+
+def describe(name: str) -> list[tuple[str, str]]:
+    """Return what is known of a foundation: names and values.
+
+    Args:
+        name: Name in the catalogue, or path, of a foundation. One that is yet to be downloaded is
+            described as far as the catalogue goes.
+
+    Raises:
+        FoundationError: For an unknown name, or files that are damaged or of another kind.
+    """
+    published = PUBLISHED.get(name)
+    if published and not published.file.is_file():
+        return [*_listed(published), ("file", f"to download: {published.url}")]
+    place = locate(name)
+    if place.is_file():
+        config, weights = read_model(place, published.sha256 if published else None)
+    else:
+        config, weights = read(place)
+    known = _listed(published) if published else _stored(name, config.metadata)
+    return [
+        *known,
+        ("path", str(place)),
+        ("fingerprint", config.fingerprint),
+        *_architecture(config.settings),
+        *_weights(weights),
+    ]
+
+
+def _listed(entry: Published) -> list[tuple[str, str]]:
+    return [
+        ("name", entry.name),
+        ("level of theory", entry.level_of_theory),
+        ("licence", _TERMS.get(entry.licence, entry.licence)),
+    ]
+
+
+def _stored(name: str, metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+    levels = metadata.get("level_of_theory")
+    found = [
+        ("name", str(metadata.get("name", name))),
+        ("level of theory", ", ".join(levels) if isinstance(levels, list) else str(levels or "")),
+        ("licence", str(metadata.get("license", ""))),
+    ]
+    return [(label, value) for label, value in found if value]
+
+
+def _architecture(settings: MaceSettings) -> list[tuple[str, str]]:
+    interactions = [settings.interaction_cls_first]
+    interactions += [settings.interaction_cls] * (settings.num_interactions - 1)
+    symbols = [chemical_symbols[number] for number in settings.atomic_numbers]
+    inputs = ", ".join(settings.embedding_specs or {})
+    rows = [
+        ("architecture", settings.architecture),
+        ("cutoff", f"{settings.r_max:g} Å"),
+        ("hidden irreps", settings.hidden_irreps),
+        ("edge irreps", settings.edge_irreps or ""),
+        ("spherical harmonics", f"to degree {settings.max_ell}"),
+        ("correlation", str(settings.correlation)),
+        ("interactions", ", ".join(interactions)),
+        ("radial basis", f"{settings.num_bessel} {settings.radial_type}"),
+        ("distance transform", settings.distance_transform),
+        ("pair repulsion", "ZBL" if settings.pair_repulsion else "none"),
+        ("further inputs", inputs),
+        ("heads", ", ".join(settings.heads)),
+        ("elements", f"{len(symbols)}: {' '.join(symbols)}"),
+    ]
+    return [(label, value) for label, value in rows if value]
+
+
+def _weights(weights: Mapping[str, torch.Tensor]) -> list[tuple[str, str]]:
+    blocks: dict[str, int] = {}
+    for name, tensor in weights.items():
+        match = _BLOCK.match(name)
+        block = match[0] if match else name
+        blocks[block] = blocks.get(block, 0) + tensor.numel()
+    types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()})
+    return [
+        ("dtype", ", ".join(types)),
+        ("parameters", f"{sum(blocks.values()):,}"),
+        *((f"  {block}", f"{count:,}") for block, count in sorted(blocks.items())),
+    ]

@@ -1,0 +1,275 @@
+"""What every potential must hold, as tests to inherit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from scipy.spatial.transform import Rotation
+
+from finetune.data.graphs import GraphBatch, concatenate, graph
+from finetune.data.labels import Structure
+from finetune.errors import FoundationError
+from finetune.foundation.potential import Potential
+from finetune.quantities import Prediction
+
+ENERGY, FORCES = 1e-9, 1e-9
+"""eV and eV/Å: rounding in float64, on total energies of thousands of eV."""
+SLOPE, STRESS = 1e-6, 1e-7
+"""eV/Å and eV/Å³: central differences."""
+
+
+class PotentialSuite:
+    """Tests of a potential: subclass it in a file of your tests and say how the potential is made.
+
+    ```python
+    class TestMine(finetune.testing.PotentialSuite):
+        conservative = False
+
+        def potential(self):
+            return MyPotential(...)
+    ```
+
+    The potential must know H, C, N and O and be in float64, on the CPU, in evaluation mode.
+    """
+
+    conservative = True
+    """Set to False if forces are not the gradient of the energy."""
+    has_stress = True
+    """Set to False if there is no stress; asking for it must then raise a `FoundationError`."""
+
+    def potential(self) -> Potential:
+        """Return the potential to test."""
+        raise NotImplementedError
+
+    def molecule(self, seed: int = 0) -> Atoms:
+        """Return a distorted molecule."""
+        atoms = molecule("CH3CH2OH")
+        atoms.positions += np.random.default_rng(seed).normal(0.0, 0.1, atoms.positions.shape)
+        return atoms
+
+    def crystal(self) -> Atoms:
+        """Return a distorted crystal whose cell is smaller than the cutoff."""
+        atoms = bulk("C", "diamond", 3.5)
+        atoms.positions[1] += [0.05, -0.08, 0.03]
+        return atoms
+
+    def batch(self, potential: Potential) -> GraphBatch:
+        """Return structures of different sizes: molecules, a free atom and the crystal."""
+        items = [self.molecule(), molecule("NH3"), Atoms("H"), self.crystal()]
+        return concatenate([_graph(atoms, potential) for atoms in items])
+
+    def _predict(self, potential: Potential, atoms: Atoms, **options: bool) -> Prediction:
+        return potential(_graph(atoms, potential), create_graph=False, **options)
+
+    def test_shapes_and_types(self) -> None:
+        """Energies are float64, forces in the potential's type; the parts add up."""
+        potential = self.potential()
+        batch = self.batch(potential)
+        found = potential(batch, stress=self.has_stress)
+        assert found.energy.shape == (len(batch),)
+        assert found.energy.dtype == found.node_energy.dtype == torch.float64
+        assert found.forces is not None and found.forces.shape == batch.positions.shape
+        assert found.forces.dtype == potential.dtype
+        total = batch.sum_atoms(found.node_energy)
+        assert _largest(total - found.energy) < ENERGY
+        if self.has_stress:
+            assert found.stress is not None and found.stress.shape == (len(batch), 3, 3)
+            assert not found.stress[:3].any(), "structures without a cell have no stress"
+        else:
+            assert found.stress is None
+
+    def test_nothing_is_computed_unasked(self) -> None:
+        """Forces and stress are there only on request."""
+        potential = self.potential()
+        found = potential(self.batch(potential), forces=False)
+        assert found.forces is None
+        assert found.stress is None
+
+    def test_the_batch_is_left_as_it_was(self) -> None:
+        """No tensor of the batch changes, and none starts to require gradients."""
+        potential = self.potential()
+        batch = self.batch(potential)
+        before = {
+            name: value.clone()
+            for name, value in vars(batch).items()
+            if isinstance(value, torch.Tensor)
+        }
+        potential(batch, stress=self.has_stress)
+        for name, value in before.items():
+            assert torch.equal(getattr(batch, name), value), name
+            assert not getattr(batch, name).requires_grad, name
+
+    def test_energy_is_invariant_and_forces_turn(self) -> None:
+        """Rotation, translation and inversion change the energy not and turn the forces."""
+        potential, atoms = self.potential(), self.molecule()
+        here = self._predict(potential, atoms)
+        turn = Rotation.from_euler("xyz", [0.3, -1.1, 2.0]).as_matrix()
+        for matrix in (turn, -np.eye(3)):
+            moved = atoms.copy()
+            moved.positions = atoms.positions @ matrix.T + [1.0, -2.0, 0.5]
+            there = self._predict(potential, moved)
+            assert _largest(here.energy - there.energy) < ENERGY
+            expected = _forces(here) @ torch.from_numpy(matrix.T)
+            assert _largest(_forces(there) - expected) < FORCES
+
+    def test_order_of_atoms_does_not_matter(self) -> None:
+        """Permuted atoms have permuted forces."""
+        potential, atoms = self.potential(), self.molecule()
+        order = np.random.default_rng(0).permutation(len(atoms))
+        here, there = (self._predict(potential, item) for item in (atoms, atoms[order]))
+        assert _largest(here.energy - there.energy) < ENERGY
+        assert _largest(_forces(there) - _forces(here)[order.tolist()]) < FORCES
+
+    def test_a_batch_equals_its_structures(self) -> None:
+        """Structures of a batch do not notice each other."""
+        potential = self.potential()
+        batch = self.batch(potential)
+        together = potential(batch, stress=self.has_stress)
+        alone = [
+            potential(batch.single(index), stress=self.has_stress) for index in range(len(batch))
+        ]
+        names = ["energy", "node_energy", "forces", *(["stress"] if self.has_stress else [])]
+        for name in names:
+            singles = torch.cat([getattr(item, name) for item in alone])
+            assert _largest(getattr(together, name) - singles) < FORCES, name
+
+    def test_forces_are_the_gradient_of_the_energy(self) -> None:
+        """Minus central differences of the energy; of a conservative potential."""
+        if not self.conservative:
+            pytest.skip("the potential says that it is not conservative")
+        potential, atoms, step = self.potential(), self.molecule(), 1e-4
+        forces = _forces(self._predict(potential, atoms))
+        for atom, axis in ((0, 0), (1, 2), (4, 1)):
+            energies = []
+            for sign in (1, -1):
+                moved = atoms.copy()
+                moved.positions[atom, axis] += sign * step
+                energies.append(self._predict(potential, moved, forces=False).energy.item())
+            slope = (energies[0] - energies[1]) / (2 * step)
+            assert forces[atom, axis].item() == pytest.approx(-slope, abs=SLOPE)
+
+    def test_stress_is_the_gradient_by_strain(self) -> None:
+        """Central differences by a symmetric strain over the volume, with ASE's sign."""
+        potential, atoms, step = self.potential(), self.crystal(), 1e-5
+        if not self.has_stress:
+            with pytest.raises(FoundationError):
+                self._predict(potential, atoms, stress=True)
+            return
+        found = self._predict(potential, atoms, stress=True).stress
+        assert found is not None
+        for row, column in ((0, 0), (1, 2)):
+            energies = []
+            for sign in (1, -1):
+                strain = np.zeros((3, 3))
+                strain[row, column] += sign * step / 2
+                strain[column, row] += sign * step / 2
+                moved = atoms.copy()
+                moved.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
+                energies.append(self._predict(potential, moved, forces=False).energy.item())
+            slope = (energies[0] - energies[1]) / (2 * step)
+            expected = slope / atoms.get_volume()
+            assert found[0, row, column].item() == pytest.approx(expected, abs=STRESS)
+
+    def test_neighbours_beyond_the_cutoff_change_nothing(self) -> None:
+        """Edges in the skin are silent, and atoms far apart do not feel each other."""
+        potential = self.potential()
+        for atoms in (self.molecule(), self.crystal()):
+            bare = self._predict(potential, atoms)
+            skinned = potential(_graph(atoms, potential, skin=0.6), create_graph=False)
+            assert _largest(bare.energy - skinned.energy) < ENERGY
+            assert _largest(_forces(bare) - _forces(skinned)) < FORCES
+        first, second = molecule("CH4"), molecule("NH3")
+        second.positions += [0.0, 0.0, 10 * potential.cutoff]
+        pair, *parts = (
+            self._predict(potential, atoms).energy for atoms in (first + second, first, second)
+        )
+        assert _largest(pair - parts[0] - parts[1]) < ENERGY
+
+    def test_a_neighbour_leaves_smoothly(self) -> None:
+        """The force between two atoms vanishes at the cutoff."""
+        potential = self.potential()
+        for distance in (potential.cutoff - 1e-5, potential.cutoff + 1e-5):
+            atoms = Atoms("CO", [[0, 0, 0], [0, 0, distance]])
+            assert _largest(_forces(self._predict(potential, atoms))) < 1e-6
+
+    def test_a_free_atom_feels_nothing(self) -> None:
+        """There is no force on an atom without neighbours."""
+        found = self._predict(self.potential(), Atoms("O"))
+        assert not _forces(found).any()
+
+    def test_reference_energies_move_the_energy_alone(self) -> None:
+        """They count once for each atom of the element and stay in float64."""
+        potential, atoms = self.potential(), self.molecule()
+        before = self._predict(potential, atoms)
+        references = potential.references()
+        potential.set_references({1: references[1] - 100.0})
+        after = self._predict(potential, atoms)
+        assert _largest(before.energy - after.energy - 600.0) < ENERGY
+        assert torch.equal(_forces(before), _forces(after))
+        assert potential.float().reference_energies.dtype == torch.float64
+
+    def test_single_precision_is_close(self) -> None:
+        """The same potential in float32 gives energies in float64 and forces in float32."""
+        potential, atoms = self.potential(), self.molecule()
+        exact = self._predict(potential, atoms)
+        single = potential.float()
+        batch = _graph(atoms, potential).to(torch.device("cpu"), torch.float32)
+        found = single(batch, create_graph=False)
+        assert found.energy.dtype == torch.float64
+        assert _forces(found).dtype == torch.float32
+        assert _largest(found.energy - exact.energy) < 1e-4
+        assert _largest(_forces(found).double() - _forces(exact)) < 1e-3
+
+    def test_forces_can_be_learnt(self) -> None:
+        """Energies and forces can be differentiated by the parameters, for losses on both."""
+        potential = self.potential().train()
+        found = potential(self.batch(potential))
+        (found.energy.sum() + _forces(found).square().sum()).backward()
+        gradients = [p.grad for p in potential.parameters() if p.grad is not None]
+        assert any(bool(gradient.abs().max() > 0) for gradient in gradients)
+        assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+
+    def test_displaced_copies_are_evaluated_as_they_are(self) -> None:
+        """A batch displaced within its skin predicts what its new positions do."""
+        potential, atoms = self.potential(), self.molecule()
+        shift = 0.02 * torch.ones(len(atoms), 3, dtype=torch.float64)
+        shift[0] *= -1
+        moved = atoms.copy()
+        moved.positions += shift.numpy()
+        item = _graph(atoms, potential, skin=0.2)
+        found = potential(item.displaced(shift), create_graph=False)
+        expected = self._predict(potential, moved)
+        assert _largest(found.energy - expected.energy) < ENERGY
+        assert _largest(_forces(found) - _forces(expected)) < FORCES
+
+    def test_unknown_elements_are_named(self) -> None:
+        """The error names the element."""
+        potential = self.potential()
+        item = _graph(molecule("NH3"), potential)
+        strange = replace(item, numbers=torch.full_like(item.numbers, 117))
+        with pytest.raises(FoundationError, match="Ts"):
+            potential(strange)
+
+
+def _graph(atoms: Atoms, potential: Potential, skin: float = 0.0) -> GraphBatch:
+    structure = Structure(
+        numbers=np.asarray(atoms.numbers, dtype=np.int64),
+        positions=np.array(atoms.positions, dtype=np.float64),
+        cell=np.array(atoms.cell.array, dtype=np.float64),
+        pbc=np.array(atoms.pbc, dtype=bool),
+    )
+    return graph(structure, potential.cutoff, skin)
+
+
+def _forces(prediction: Prediction) -> torch.Tensor:
+    assert prediction.forces is not None
+    return prediction.forces
+
+
+def _largest(difference: torch.Tensor) -> float:
+    return float(difference.detach().abs().max())

@@ -1,0 +1,96 @@
+"""A new head learns while the old ones stay exactly as they were."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import finetune
+from finetune.adapters.head import HeadAdapter
+from finetune.adapters.options import HeadOptions
+from finetune.data.graphs import GraphBatch, concatenate
+from finetune.errors import RecipeError
+from finetune.export.merge import write_mace
+from finetune.foundation.loading import load_foundation
+from finetune.foundation.mace import MacePotential
+from finetune.testing import HarmonicPotential, tiny_mace
+from tests.conftest import recipe_for
+from tests.foundation.architectures import CHARGE_AND_SPIN, HEADS
+from tests.foundation.plain_mace import predict
+from tests.tolerances import ROUNDING_ENERGY, ROUNDING_FORCES
+
+FOUNDATIONS: dict[str, dict[str, object]] = {
+    "one head": {},
+    "two heads, bias readout": {**HEADS, "readout_cls": "NonLinearBiasReadoutBlock"},
+    "MACE, three interactions": {"architecture": "MACE", "num_interactions": 3},
+    "embedding readout": {"embedding_specs": CHARGE_AND_SPIN, "use_embedding_readout": True},
+}
+
+
+def trained(potential: MacePotential, batch: GraphBatch) -> MacePotential:
+    """Take steps with weight decay, which moves entries that no gradient reaches."""
+    adapted = HeadAdapter(HeadOptions(name="new")).attach(potential)
+    optimiser = torch.optim.AdamW(
+        adapted.trainable_parameters().values(), lr=0.05, weight_decay=0.1
+    )
+    adapted.potential.train()
+    for _ in range(3):
+        optimiser.zero_grad()
+        adapted.potential(batch).energy.square().sum().mul(1e-6).backward()
+        optimiser.step()
+    merged = adapted.merge().eval()
+    assert isinstance(merged, MacePotential)
+    return merged
+
+
+@pytest.mark.parametrize("name", FOUNDATIONS)
+def test_old_heads_stay_as_they_were(name: str, mixed_graphs: list[GraphBatch]) -> None:
+    head = "cc" if "heads" in FOUNDATIONS[name] else None
+    potential = tiny_mace(head=head, **FOUNDATIONS[name])
+    batch = concatenate(mixed_graphs)
+    before = {
+        old: MacePotential(potential.settings, potential.plain_model(torch.float64), old)(batch)
+        for old in potential.settings.heads
+    }
+    potential.set_references({1: -15.0})  # as a refit to the labels does
+    tuned = trained(potential, batch)
+    assert tuned.settings.heads == (*potential.settings.heads, "new")
+    assert tuned.references() == potential.references()
+    for index, (old, expected) in enumerate(before.items()):
+        again = MacePotential(tuned.settings, tuned.plain_model(torch.float64), old)
+        found = again(batch)
+        assert (found.energy - expected.energy).abs().max().item() < ROUNDING_ENERGY
+        assert (found.forces - expected.forces).abs().max().item() < ROUNDING_FORCES
+        plain = predict(tuned.plain_model(torch.float64), batch, index)
+        assert (plain["energy"] - expected.energy).abs().max().item() < ROUNDING_ENERGY
+    assert (tuned(batch).energy - potential(batch).energy).abs().max().item() > 1e-3
+    body = dict(potential.named_parameters())
+    for parameter_name, parameter in tuned.named_parameters():
+        if "readout" not in parameter_name:
+            assert torch.equal(parameter, body[parameter_name]), parameter_name
+
+
+def test_a_run_adds_a_head(workspace: Path, tmp_path: Path, mixed_graphs: list[GraphBatch]) -> None:
+    adapter = {"kind": "head", "name": "cc"}
+    result = finetune.run(recipe_for(workspace, tmp_path / "run", adapter=adapter))
+    assert result.test is not None
+    batch = concatenate(mixed_graphs)
+    expected = load_foundation(workspace / "foundation").potential(batch)
+    old = load_foundation(tmp_path / "run", head="Default").potential
+    assert (old(batch).energy - expected.energy).abs().max().item() < ROUNDING_ENERGY
+    new = load_foundation(tmp_path / "run").potential
+    assert new.settings.heads[new.head] == "cc"
+    assert new.references()[1] != old.references()[1]
+    again = finetune.evaluate(tmp_path / "run", workspace / "test.xyz")
+    assert again.finetuned.energy_mae == pytest.approx(result.test.finetuned.energy_mae)
+    write_mace(new, tmp_path / "both.model")
+    for head, potential in (("Default", old), ("cc", new)):
+        opened = load_foundation(tmp_path / "both.model", head=head).potential
+        assert torch.equal(opened(batch).energy, potential(batch).energy)
+
+
+def test_what_cannot_have_a_head_says_so() -> None:
+    with pytest.raises(RecipeError, match="has a head 'Default' already.*head=Default"):
+        HeadAdapter(HeadOptions(name="Default")).attach(tiny_mace())
+    with pytest.raises(RecipeError, match="HarmonicPotential cannot have more heads"):
+        HeadAdapter(HeadOptions(name="new")).attach(HarmonicPotential())

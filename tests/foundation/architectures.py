@@ -1,0 +1,168 @@
+"""MACE architectures at small width: each part once, and the published models by their settings."""
+
+from itertools import product
+
+ENERGIES = ((-13.0, -1030.0, -1480.0, -2040.0), (-14.0, -1031.0, -1481.0, -2041.0))
+HEADS: dict[str, object] = {
+    "heads": ("dft", "cc"),
+    "atomic_energies": ENERGIES,
+    "atomic_inter_scale": (1.5, 1.2),
+    "atomic_inter_shift": (-0.2, 0.1),
+}
+DENSITY = {
+    "interaction_cls_first": "RealAgnosticDensityInteractionBlock",
+    "interaction_cls": "RealAgnosticDensityResidualInteractionBlock",
+}
+NONLINEAR = {
+    "interaction_cls_first": "RealAgnosticResidualNonLinearInteractionBlock",
+    "interaction_cls": "RealAgnosticResidualNonLinearInteractionBlock",
+}
+BLOCKS = (
+    "RealAgnosticInteractionBlock",
+    "RealAgnosticResidualInteractionBlock",
+    "RealAgnosticDensityInteractionBlock",
+    "RealAgnosticDensityResidualInteractionBlock",
+    "RealAgnosticAttResidualInteractionBlock",
+    "RealAgnosticResidualNonLinearInteractionBlock",
+)
+IRREPS = ("4x0e", "4x0e+4x1o", "2x0e+2x1o+2x2e")
+CHARGE_AND_SPIN = {
+    "total_spin": {
+        **{"type": "categorical", "per": "graph", "in_dim": 1, "emb_dim": 8},
+        **{"num_classes": 11, "offset": 0},
+    },
+    "total_charge": {
+        **{"type": "categorical", "per": "graph", "in_dim": 1, "emb_dim": 8},
+        **{"num_classes": 21, "offset": 10},
+    },
+}
+CONTINUOUS = {
+    "total_charge": {"type": "continuous", "per": "graph", "in_dim": 1, "emb_dim": 4},
+}
+PARTS: dict[str, dict[str, object]] = {
+    **{
+        f"L={degree}, correlation {correlation}": {
+            "hidden_irreps": IRREPS[degree],
+            "correlation": correlation,
+            "avg_num_neighbors": 6.123,
+        }
+        for degree, correlation in product((0, 1, 2), (2, 3))
+    },
+    **{f"{block} first": {"interaction_cls_first": block} for block in BLOCKS},
+    **{f"{block} later": {"interaction_cls": block} for block in BLOCKS},
+    **{
+        f"{radial}, {transform}": {
+            "radial_type": radial,
+            "distance_transform": transform,
+            # MACE takes Chebyshev polynomials of the length in Å, which grow without bound
+            "num_bessel": 2 if radial == "chebyshev" else 4,
+        }
+        for radial, transform in product(
+            ("bessel", "gaussian", "chebyshev"), ("None", "Agnesi", "Soft")
+        )
+    },
+    "one interaction": {"num_interactions": 1},
+    "three interactions, MACE, correlation by layer": {
+        "num_interactions": 3,
+        "architecture": "MACE",
+        "correlation": (2, 2, 1),
+    },
+    "MACE, ZBL": {"architecture": "MACE", "pair_repulsion": True},
+    "MACE, two heads": {"architecture": "MACE", **HEADS},
+    "ZBL, Agnesi, density blocks, no gate": {
+        "pair_repulsion": True,
+        "distance_transform": "Agnesi",
+        **DENSITY,
+        "gate": "None",
+    },
+    "nonlinear blocks, edge irreps, bias readout, no cutoff in the basis": {
+        **NONLINEAR,
+        "readout_cls": "NonLinearBiasReadoutBlock",
+        "apply_cutoff": False,
+        "edge_irreps": "2x0e+2x1o",
+        "use_edge_irreps_first": True,
+        "gate": "tanh",
+    },
+    "two heads, agnostic product, SO(3)": {
+        **HEADS,
+        "use_agnostic_product": True,
+        "use_so3": True,
+        "hidden_irreps": "4x0e + 4x1e",
+    },
+    "two heads, bias readout": {**HEADS, "readout_cls": "NonLinearBiasReadoutBlock"},
+    "last readout only, irreps of the last layer kept": {
+        "use_last_readout_only": True,
+        "keep_last_layer_irreps": True,
+    },
+    "full coupling coefficients": {"use_reduced_cg": False, "correlation": 3},
+    "charge and spin": {"embedding_specs": CHARGE_AND_SPIN},
+    "charge and spin, readout of the embedding": {
+        "embedding_specs": CHARGE_AND_SPIN,
+        "use_embedding_readout": True,
+    },
+    "continuous charge, MACE": {"embedding_specs": CONTINUOUS, "architecture": "MACE"},
+}
+"""Every part that MACE offers, most of them alone."""
+
+_MATERIALS: dict[str, object] = {
+    **{"max_ell": 3, "correlation": 3, "r_max": 6.0, "num_bessel": 10, "radial_MLP": (8, 8, 8)},
+    **{"num_polynomial_cutoff": 5, "MLP_irreps": "4x0e"},
+}
+_SECOND: dict[str, object] = {
+    **_MATERIALS,
+    **DENSITY,
+    "distance_transform": "Agnesi",
+    "pair_repulsion": True,
+}
+PUBLISHED: dict[str, dict[str, object]] = {
+    "as MACE-MP-0 large": {
+        **_MATERIALS,
+        "hidden_irreps": IRREPS[2],
+        "interaction_cls_first": "RealAgnosticResidualInteractionBlock",
+    },
+    "as MACE-MP-0b": {
+        **_MATERIALS,
+        "distance_transform": "Agnesi",
+        "pair_repulsion": True,
+    },
+    "as MACE-MP-0b2, 0b3, MPA-0, OMAT-0, MatPES": {**_SECOND, "hidden_irreps": IRREPS[1]},
+    "as MACE-MH-1": {
+        **_MATERIALS,
+        **NONLINEAR,
+        **HEADS,
+        "hidden_irreps": IRREPS[1],
+        "edge_irreps": "2x0e+2x1o",
+        "apply_cutoff": False,
+        "use_agnostic_product": True,
+        "use_last_readout_only": True,
+        "readout_cls": "NonLinearBiasReadoutBlock",
+        "keep_last_layer_irreps": True,
+    },
+    "as MACE-OFF23": {**_MATERIALS, "hidden_irreps": IRREPS[1], "num_bessel": 8, "r_max": 5.0},
+    "as MACE-OMOL-0": {
+        **_MATERIALS,
+        **NONLINEAR,
+        "correlation": 2,
+        "num_interactions": 3,
+        "hidden_irreps": IRREPS[2],
+        "edge_irreps": "2x0e+2x1o+2x2e",
+        "num_bessel": 8,
+        "apply_cutoff": False,
+        "embedding_specs": CHARGE_AND_SPIN,
+    },
+}
+"""After the published training scripts, with few channels."""
+
+ARCHITECTURES = {**PARTS, **PUBLISHED}
+FAST = {
+    *PUBLISHED,
+    "RealAgnosticInteractionBlock first",
+    "RealAgnosticAttResidualInteractionBlock later",
+    "gaussian, Agnesi",
+    "chebyshev, Soft",
+    "one interaction",
+    "MACE, two heads",
+    "two heads, agnostic product, SO(3)",
+    "charge and spin, readout of the embedding",
+}
+"""Those that the fast tests try: every block, basis, transform and option occurs in one of them."""
