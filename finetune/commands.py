@@ -87,7 +87,11 @@ def run(
             resume=cast(Any, resume),
             reporter=reporter_for(console, quiet, plain),
         )
-    console.print(result.shown.table())
+    for name, stage in result.stages.items():
+        console.print(f"stage {name}")
+        console.print(stage.shown.table())
+    if not result.stages:
+        console.print(result.shown.table())
     console.print(
         f"{result.ending} after {result.epochs} epochs and {result.seconds:.0f} s; "
         f"kept epoch {result.best_epoch}"
@@ -111,14 +115,17 @@ def validate(
     console = Console()
     with user_errors():
         from finetune.survey import survey
-        from finetune.workflow import validate as validate_recipe
+        from finetune.workflow import validate_stages
 
-        found = survey(validate_recipe(recipe, overrides or [], overwrite=overwrite))
+        stages = validate_stages(recipe, overrides or [], overwrite=overwrite)
+        found = {name: survey(prepared) for name, prepared in stages.items()}
     if as_json:
-        print(json.dumps(found.as_dict(), indent=2))
+        content = {name: item.as_dict() for name, item in found.items()}
+        print(json.dumps(content.get("", {"stages": content}), indent=2))
         return
-    for line in found.lines():
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    for name, item in found.items():
+        for line in ([f"stage {name}"] if name else []) + item.lines():
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
     console.print("valid")
 
 
@@ -170,6 +177,24 @@ def export(
         dtype = choose_dtype(precision)
         write_mace(load_foundation(path).potential, to, dtype, overwrite)
     Console().print(f"wrote {escape(str(to))}", soft_wrap=True)
+
+
+@app.command()
+def store(
+    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Labelled structures.")],
+    to: Annotated[Path, typer.Option("--to", help="HDF5 file to write, e.g. train.h5.")],
+    energy_key: Annotated[str, typer.Option(help="Name of the energies.")] = "REF_energy",
+    forces_key: Annotated[str, typer.Option(help="Name of the forces.")] = "REF_forces",
+    stress_key: Annotated[str, typer.Option(help="Name of the stresses.")] = "REF_stress",
+) -> None:
+    """Put structures and labels into one HDF5 file, which recipes train from without loading it."""
+    with user_errors():
+        from finetune.data.reading import store as store_files
+        from finetune.recipe import label_keys
+
+        given = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
+        count = store_files(files, to, label_keys(given))
+    Console().print(f"wrote {count} structures to {escape(str(to))}", soft_wrap=True)
 
 
 @app.command()

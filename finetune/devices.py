@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 
@@ -15,11 +16,14 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 def choose_device(name: str) -> torch.device:
     """Return the device called ``name``; ``auto`` is CUDA where there is one, else the CPU.
 
+    Where several processes train together, ``auto`` is the GPU of this one's local rank.
+
     Raises:
         RecipeError: If there is no such device on this machine.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        own = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
+        return torch.device(own if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -6,7 +6,8 @@ message alone and leaves with exit code 2; the Python API raises the error.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -48,6 +49,20 @@ class RunStoppedError(FinetuneError):
     def __init__(self, message: str, exit_code: int = FinetuneError.exit_code) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Turn what the operating system refuses into a `FinetuneError`; a decorator, too.
+
+    Raises:
+        FinetuneError: With the system's reason and the path, for an absurd path or a missing right.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = f"'{str(error.filename)[:200]}': " if error.filename else ""
+        raise FinetuneError(f"{named}{error.strerror or error}.") from error
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

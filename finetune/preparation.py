@@ -17,7 +17,8 @@ from finetune.data.coverage import coverage
 from finetune.data.graphs import graph
 from finetune.data.labels import Structure, fingerprint
 from finetune.data.reading import read_structures
-from finetune.data.splits import hold_out
+from finetune.data.sequences import View, mapped
+from finetune.data.splits import hold_out, representative
 from finetune.devices import choose_device, choose_dtype
 from finetune.environment import environment
 from finetune.errors import DataError, RecipeError, RunFolderError
@@ -31,6 +32,9 @@ from finetune.recipe import Recipe
 from finetune.resources import expanded
 from finetune.training.feeding import TrainingData
 from finetune.training.tracking import check_installed
+
+REFERENCE_STRUCTURES = 2000
+"""Structures that reference energies are fitted to, if there are more."""
 
 
 class Preparation:
@@ -48,7 +52,7 @@ class Preparation:
     ) -> None:
         self.recipe = recipe
         self.folder = expanded(recipe.output)
-        self.resuming = run_folder.check_output(self.folder, recipe, overwrite, resume)
+        self.resuming = run_folder.check_output(self.folder, overwrite, resume)
         check_installed(recipe.track)
         device, dtype = choose_device(recipe.train.device), choose_dtype(recipe.train.precision)
         self.notes: list[str] = []
@@ -73,13 +77,12 @@ class Preparation:
             raise RunFolderError(
                 f"the foundation lies in the output '{self.folder}'; choose another output."
             )
-        if self.resuming:
-            self.notes += run_folder.check_origin(self.folder, self.environment)
         self._build_graphs(structures)
         self.notes += sanity.notes(
             self.foundation.potential, self.data.train, structures, recipe.losses
         )
         self.compositions = sorted({_formula(item) for item in structures["train"]})
+        self._for_references = representative(structures["train"], REFERENCE_STRUCTURES)
         self.own_references = self.foundation.potential.references()
         self.ambiguous = False
         if isinstance(recipe.reference_energies, dict):
@@ -94,6 +97,8 @@ class Preparation:
         if sizing.to_be_chosen(recipe.losses):
             self._choose_sizes()
             self._build_graphs(structures)
+        if self.resuming:
+            self.notes += run_folder.check_origin(self.folder, self.recipe, self.environment)
         self.reference = deepcopy(self.foundation.potential).requires_grad_(False)
         adapter = adapters.get(recipe.adapter["kind"])
         given = {key: value for key, value in recipe.adapter.items() if key != "kind"}
@@ -124,10 +129,7 @@ class Preparation:
     def _build_graphs(self, structures: Mapping[str, Sequence[Structure]]) -> None:
         cutoff = self.foundation.potential.cutoff
         skin = TotalLoss(self.recipe.losses).skin(cutoff)
-        graphs = {
-            name: [graph(item, cutoff, skin) for item in items]
-            for name, items in structures.items()
-        }
+        graphs = {name: mapped(graph, items, cutoff, skin) for name, items in structures.items()}
         self.data = TrainingData(graphs["train"], graphs["valid"], graphs["unlabelled"])
         self.test = graphs["test"]
 
@@ -154,7 +156,8 @@ class Preparation:
         ]
 
     def _refit_references(self) -> None:
-        fit = reference_energies.estimate(self.foundation.potential, self.data.train)
+        chosen = View(self.data.train, self._for_references)
+        fit = reference_energies.estimate(self.foundation.potential, chosen)
         reference_energies.apply(self.foundation.potential, fit)
         self.ambiguous = fit.ambiguous
         if fit.ambiguous:
@@ -171,12 +174,11 @@ class Preparation:
         """One line on what is trained on what."""
         trainable = sum(p.numel() for p in self.adapted.trainable_parameters().values())
         total = sum(p.numel() for p in self.adapted.potential.parameters())
-        energies = sum(bool(g.has_energy.any()) for g in self.data.train)
-        forces = sum(bool(g.has_forces.any()) for g in self.data.train)
+        train = self.coverage["train"]
         return (
             f"{self.foundation.name}: {trainable:,} of {total:,} parameters are trained on "
-            f"{len(self.data.train)} structures ({energies} with energies, {forces} with forces); "
-            f"{len(self.data.valid)} validate, {len(self.test)} test"
+            f"{len(self.data.train)} structures ({train.energy} with energies, {train.forces} "
+            f"with forces); {len(self.data.valid)} validate, {len(self.test)} test"
         )
 
     @property
@@ -191,7 +193,7 @@ class Preparation:
         )
 
 
-def _read(recipe: Recipe, beside: Path | None) -> dict[str, list[Structure]]:
+def _read(recipe: Recipe, beside: Path | None) -> dict[str, Sequence[Structure]]:
     data = recipe.data
     train = read_structures(data.train, data.keys, beside)
     if isinstance(data.valid, float):
@@ -204,7 +206,7 @@ def _read(recipe: Recipe, beside: Path | None) -> dict[str, list[Structure]]:
         "train": train,
         "valid": valid,
         "test": test,
-        "unlabelled": [replace(s, energy=None, forces=None, stress=None) for s in pool],
+        "unlabelled": mapped(_without_labels, pool),
     }
 
 
@@ -235,6 +237,10 @@ def _check_labels(recipe: Recipe, train: Sequence[Structure], valid: Sequence[St
                 f"recipe's losses and train.monitor={recipe.train.monitor} need. "
                 f"It has: {', '.join(present) or 'none'}."
             )
+
+
+def _without_labels(structure: Structure) -> Structure:
+    return replace(structure, energy=None, forces=None, stress=None)
 
 
 def _combination(weights: Mapping[int, int]) -> str:

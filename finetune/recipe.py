@@ -23,11 +23,13 @@ from pydantic import (
 from yaml import YAMLError
 
 from finetune.adapters import adapters
-from finetune.errors import RecipeError
+from finetune.errors import RecipeError, system_errors
 from finetune.explanation import explain, lines
 from finetune.losses import losses
 from finetune.losses.options import LossOptions
+from finetune.mappings import flattened, merged_deeply
 from finetune.options import Options
+from finetune.stages import check_stages
 
 
 class LabelKeys(Options):
@@ -148,7 +150,53 @@ class Recipe(Options):
     )
     train: TrainRecipe = TrainRecipe()
     track: TrackRecipe = TrackRecipe()
+    stages: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="runs that start from the one before: each says what differs from the above",
+    )
     output: str = Field(min_length=1, pattern=r"^[^\x00]+$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_data(cls, given: Any) -> Any:
+        """Let every stage bring its own data: the recipe's then are the first stage's."""
+        if isinstance(given, Mapping) and "data" not in given:
+            stages = given.get("stages")
+            for stage in stages.values() if isinstance(stages, Mapping) else []:
+                if isinstance(stage, Mapping) and "data" in stage:
+                    return {**given, "data": stage["data"]}
+        return given
+
+    @model_validator(mode="after")
+    def _stages_are_recipes(self) -> Recipe:
+        check_stages(self.stages)
+        self.climb()
+        return self
+
+    def climb(self) -> dict[str, Recipe]:
+        """Return the recipe of each stage, in their order; nothing where there are none.
+
+        ``losses`` and ``adapter`` of a stage replace the recipe's; ``data`` and ``train`` change
+        the keys that they give. A stage runs in ``stages/NAME`` of the output and starts from the
+        potential of the stage before.
+
+        Raises:
+            ValueError: If a stage is not a valid recipe.
+        """
+        base = self.model_dump(mode="json", exclude={"stages"})
+        found: dict[str, Recipe] = {}
+        foundation, head = self.foundation, self.head
+        for name, stage in self.stages.items():
+            merged = {**base, **stage, "foundation": foundation, "head": head}
+            for section in ("data", "train"):
+                merged[section] = merged_deeply(base[section], stage.get(section) or {})
+            merged["output"] = f"{self.output}/stages/{name}"
+            try:
+                found[name] = Recipe.model_validate(merged)
+            except ValidationError as error:
+                raise ValueError(f"in the stage '{name}':\n{lines(error, Recipe)}") from None
+            foundation, head = merged["output"], None
+        return found
 
     @field_validator("reference_energies", mode="before")
     @classmethod
@@ -187,6 +235,7 @@ class Recipe(Options):
         return self
 
     @classmethod
+    @system_errors()
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         """Read a recipe file and apply dotted overrides (``train.epochs=10``)."""
         path = Path(path)
@@ -225,7 +274,7 @@ class Recipe(Options):
 
     def differences(self, other: Recipe) -> list[str]:
         """Return the dotted keys in which another recipe would give another result."""
-        first, second = (_flat(item.model_dump(mode="json")) for item in (self, other))
+        first, second = (flattened(item.model_dump(mode="json")) for item in (self, other))
         keys = dict.fromkeys((*first, *second))
         return [
             key for key in keys if key not in INCONSEQUENTIAL and first.get(key) != second.get(key)
@@ -234,16 +283,6 @@ class Recipe(Options):
     def dump(self) -> str:
         """Return YAML with every default filled in; `parse` of it gives an equal recipe."""
         return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(mode="json")))
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def label_keys(given: Mapping[str, Any]) -> LabelKeys:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,11 +99,12 @@ class RunResult:
         history: One record for each epoch.
         best_epoch: Epoch whose weights were kept.
         epochs: Epochs done.
-        ending: ``finished``, ``patience`` or ``interrupted``.
+        ending: ``finished``, ``patience``, ``max_steps`` or ``max_hours``.
         valid: Errors on the validation set.
         test: Errors on the test set; None where the recipe names none.
         seconds: Wall time of the run.
         notes: Warnings and facts worth telling.
+        stages: The results of a recipe's stages by name; empty for a run without stages.
     """
 
     folder: Path
@@ -114,6 +116,7 @@ class RunResult:
     test: Comparison | None
     seconds: float
     notes: tuple[str, ...] = ()
+    stages: dict[str, RunResult] = dataclasses.field(default_factory=dict)
 
     @property
     def shown(self) -> Comparison:
@@ -122,8 +125,10 @@ class RunResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result without predictions and history, ready for JSON."""
+        stages = {name: stage.as_dict() for name, stage in self.stages.items()}
         return {
             "folder": str(self.folder),
+            **({"stages": stages} if stages else {}),
             "best_epoch": self.best_epoch,
             "epochs": self.epochs,
             "ending": self.ending,

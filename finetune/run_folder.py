@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from finetune.errors import FinetuneError, RunFolderError, RunStoppedError
+from finetune.errors import FinetuneError, RunFolderError, RunStoppedError, TrainingError
 from finetune.files import write_atomically
 from finetune.recipe import Recipe
 
@@ -21,6 +21,7 @@ RECIPE, ENVIRONMENT, METRICS, REPORT = (
 )
 BUNDLE, ADAPTER, RESULT = "model", "adapter", "result.json"
 CHECKPOINTS = "checkpoints"
+STAGES = "stages"
 CURVE, TENSORBOARD, WANDB = "learning-curve.png", "tensorboard", "wandb"
 STATE_TENSORS, STATE, STATE_MANIFEST = "state.safetensors", "state.json", "manifest.json"
 _FOLDERS = {BUNDLE, ADAPTER, CHECKPOINTS}
@@ -35,11 +36,11 @@ Resume = Literal["no", "auto", "must"]
 """Whether a run goes on from the checkpoint in its folder: never, if there is one, or or else."""
 
 
-def check_output(folder: Path, recipe: Recipe, overwrite: bool, resume: Resume = "no") -> bool:
+def check_output(folder: Path, overwrite: bool, resume: Resume = "no") -> bool:
     """Decide whether a run starts anew or goes on, and refuse a folder that is fit for neither.
 
     Returns:
-        Whether the folder holds a run of this recipe that is to be resumed.
+        Whether the folder holds a run that is to be resumed.
 
     Raises:
         RunFolderError: Saying what stands in the way.
@@ -48,28 +49,33 @@ def check_output(folder: Path, recipe: Recipe, overwrite: bool, resume: Resume =
         raise RunFolderError(f"resume is '{resume}'; choose {', '.join(get_args(Resume))}.")
     if resume != "no" and overwrite:
         raise RunFolderError("a run is either resumed or overwritten: choose one of the two.")
-    if resume != "no" and (folder / RECIPE).is_file() and (folder / CHECKPOINTS).is_dir():
-        stored = Recipe.load(folder / RECIPE)
-        different = stored.differences(recipe)
-        if different:
-            raise RunFolderError(
-                f"'{folder}' holds a run of another recipe: {', '.join(different[:5])} "
-                f"differ{'s' if len(different) == 1 else ''}. Resume it with its own "
-                f"'{folder / RECIPE}', choose another output, or --overwrite it."
-            )
+    if resume != "no" and (folder / RECIPE).is_file() and _learnt(folder):
         return True
     if resume == "must":
         raise RunFolderError(f"'{folder}' holds no run with a checkpoint to resume.")
-    _check_free(folder, overwrite)
+    aside = _aside(folder)
+    if aside.is_dir() and not folder.exists() and not overwrite:
+        raise RunFolderError(
+            f"'{aside}' holds an earlier run that a killed replacement set aside. Rename it to "
+            f"'{folder.name}' to keep it, or add --overwrite."
+        )
+    _check_free(folder, overwrite or (resume == "auto" and _abandoned(folder)))
     return False
 
 
-def check_origin(folder: Path, environment: Mapping[str, Any]) -> list[str]:
+def check_origin(folder: Path, recipe: Recipe, environment: Mapping[str, Any]) -> list[str]:
     """Compare what a run to be resumed was started with; return notes on other versions.
 
     Raises:
-        RunFolderError: If the foundation or the data have changed since.
+        RunFolderError: If the recipe, the foundation or the data are others.
     """
+    different = Recipe.load(folder / RECIPE).differences(recipe)
+    if different:
+        raise RunFolderError(
+            f"'{folder}' holds a run of another recipe: {', '.join(different[:5])} "
+            f"differ{'s' if len(different) == 1 else ''}. Resume it with its own "
+            f"'{folder / RECIPE}', choose another output, or --overwrite it."
+        )
     try:
         stored = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
         for what in ("foundation", "data"):
@@ -101,7 +107,7 @@ def _check_free(folder: Path, overwrite: bool) -> None:
     if not any(folder.iterdir()):
         return
     strange = _strange(folder)
-    if strange or not (folder / ENVIRONMENT).is_file():
+    if strange or not ((folder / ENVIRONMENT).is_file() or _abandoned(folder)):
         named = f" ('{strange[0]}')" if strange else ""
         raise RunFolderError(
             f"'{folder}' holds other files{named} than a run; choose another output."
@@ -126,16 +132,23 @@ def _strange(folder: Path) -> list[str]:
     return sorted(
         str(item.relative_to(folder))
         for item in folder.rglob("*")
-        if item.relative_to(folder).parts[0] not in (TENSORBOARD, WANDB)
+        if not _allowed(item.relative_to(folder).parts)
         and item.name not in (_FOLDERS if item.is_dir() else _FILES)
         and not item.name.startswith(unfinished)
         and not (item.is_dir() and item.name.startswith(("step-", ".step-")))
     )
 
 
+def _allowed(parts: tuple[str, ...]) -> bool:
+    """Return whether a name within a run folder may be anything: trackers', stages'."""
+    if parts[0] == STAGES and len(parts) > 2:
+        parts = parts[2:]
+    return parts[0] in (TENSORBOARD, WANDB) or (parts[0] == STAGES and len(parts) <= 2)
+
+
 @contextmanager
 def opened(
-    folder: Path, recipe: str, environment: Mapping[str, Any], resuming: bool
+    folder: Path, recipe: str, environment: Mapping[str, Any], resuming: bool, main: bool = True
 ) -> Iterator[None]:
     """Keep the run folder for the time of a run, an earlier run set aside until it is done.
 
@@ -143,10 +156,20 @@ def opened(
     there while the run can be resumed, and is put back when the run fails for good. A run that
     fails for good before its first step leaves nothing.
 
+    Args:
+        folder: The run folder.
+        recipe: Content of ``recipe.yaml``.
+        environment: Content of ``environment.json``.
+        resuming: Whether the folder holds the run already.
+        main: Whether this process is the one that writes; others change nothing.
+
     Raises:
         RunFolderError: If the folder cannot be made or written to.
     """
-    aside = folder.parent / f".{folder.name}.earlier"
+    if not main:
+        yield
+        return
+    aside = _aside(folder)
     try:
         if not resuming:
             _make(folder, aside, recipe, environment)
@@ -156,11 +179,11 @@ def opened(
     try:
         yield
     except FinetuneError as error:
-        if not isinstance(error, RunStoppedError) and not resuming:
+        if isinstance(error, TrainingError) or not (resuming or isinstance(error, RunStoppedError)):
             _fail(folder, aside)
         raise
     except BaseException:
-        if not resuming and not any((folder / CHECKPOINTS).glob("step-*")):
+        if not resuming and not _learnt(folder):
             _fail(folder, aside)
         raise
     shutil.rmtree(aside, ignore_errors=True)
@@ -168,14 +191,15 @@ def opened(
 
 def _make(folder: Path, aside: Path, recipe: str, environment: Mapping[str, Any]) -> None:
     if folder.is_dir() and any(folder.iterdir()):
-        if aside.is_dir() and not (folder / RESULT).is_file():
-            shutil.rmtree(folder)  # unfinished: the run set aside is the one to keep
+        finished = (folder / RESULT).is_file()
+        if not finished and (aside.is_dir() or _abandoned(folder)):
+            shutil.rmtree(folder)  # the run set aside is the one to keep, or there is none
         else:
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)
     folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / ENVIRONMENT, environment)  # first, as the mark of a run
     write_atomically(folder / RECIPE, recipe.encode())
-    write_json(folder / ENVIRONMENT, environment)
 
 
 def _fail(folder: Path, aside: Path) -> None:
@@ -183,8 +207,36 @@ def _fail(folder: Path, aside: Path) -> None:
     if aside.is_dir():
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
-    elif not any((folder / CHECKPOINTS).glob("step-*")):
+    elif not _learnt(folder):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _aside(folder: Path) -> Path:
+    """Return where an earlier run waits while its replacement is at work."""
+    return folder.parent / f".{folder.name}.earlier"
+
+
+def _abandoned(folder: Path) -> bool:
+    """Return whether a kill left nothing here but what a run writes before it learns."""
+    early = (ENVIRONMENT, RECIPE, METRICS)
+    files = [item.relative_to(folder) for item in folder.rglob("*") if not item.is_dir()]
+    marked = (folder / ENVIRONMENT).is_file()
+    return all(
+        file.name.startswith(f".{ENVIRONMENT}.")
+        or (marked and file.name in early)
+        or (marked and file.name.startswith(tuple(f".{name}." for name in early)))
+        or (marked and any(part in (TENSORBOARD, WANDB) for part in file.parts))
+        or (marked and any(part.startswith(".step-") for part in file.parts))
+        for file in files
+    )
+
+
+def _learnt(folder: Path) -> bool:
+    """Return whether there is a result or a checkpoint, of the run or of a stage."""
+    steps = f"{CHECKPOINTS}/step-*"
+    if (folder / RESULT).is_file():
+        return True
+    return any(folder.glob(steps)) or any(folder.glob(f"{STAGES}/*/{steps}"))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

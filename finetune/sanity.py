@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import torch
 
@@ -111,7 +113,7 @@ def energy_spread(
     What composition alone explains is taken off both, so that levels of theory do not matter.
     None where there are too few structures of like composition, or they hardly differ.
     """
-    labelled = [item for item in graphs if bool(item.has_energy.any())][:limit]
+    labelled = list(islice((item for item in graphs if bool(item.has_energy.any())), limit))
     if not labelled:
         return None
     counts, pairs = [], []
@@ -160,11 +162,12 @@ def strange_origin(
     all-electron and of valence-electron methods above. Judged only where the foundation's own
     energies are beyond those sizes.
     """
-    labelled = [item for item in graphs if bool(item.has_energy.any()) and item.numbers.numel() > 1]
+    suited = (item for item in graphs if bool(item.has_energy.any()) and item.numbers.numel() > 1)
+    labelled = list(islice(suited, limit))
     if not labelled:
         return []
     pairs = []
-    for batch in batches(labelled[:limit], 16):
+    for batch in batches(labelled, 16):
         moved = batch.to(potential.device, potential.dtype)
         energies = torch.stack([batch.energy, potential(moved, forces=False).energy.cpu()])
         pairs.append((energies / batch.atoms).T)
@@ -189,10 +192,8 @@ def strange_origin(
     return []
 
 
-def _identity(structure: Structure) -> tuple[object, ...]:
-    return (
-        (structure.charge, structure.spin),
-        structure.numbers.tobytes(),
-        structure.positions.round(6).tobytes(),
-        structure.cell.round(6).tobytes(),
-    )
+def _identity(structure: Structure) -> bytes:
+    found = hashlib.sha256(f"{structure.charge} {structure.spin}".encode())
+    for array in (structure.numbers, structure.positions.round(6), structure.cell.round(6)):
+        found.update(array.tobytes())
+    return found.digest()

@@ -13,17 +13,19 @@ from finetune.data.graphs import GraphBatch, graph
 from finetune.data.reading import read_structures
 from finetune.devices import choose_device, choose_dtype
 from finetune.environment import versions
-from finetune.errors import FoundationError
+from finetune.errors import FoundationError, RunStoppedError, system_errors
 from finetune.evaluation.metrics import errors, predict
 from finetune.evaluation.report import write_curve, write_report
 from finetune.foundation import acceleration, storage
 from finetune.foundation.loading import Foundation, load_foundation
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.potential import Potential
+from finetune.ladder import climb, prepare_stages
 from finetune.preparation import Preparation, check_elements, foreign_compositions
 from finetune.recipe import Recipe, label_keys
 from finetune.result import Comparison, RunResult
 from finetune.training.loop import Trainer, TrainingOutcome
+from finetune.training.processes import Processes
 from finetune.training.progress import Reporter, Silent
 from finetune.training.tracking import Several, trackers
 
@@ -33,6 +35,7 @@ CITATION = (
 )
 
 
+@system_errors()
 def run(
     recipe: Recipe | str | Path | Mapping[str, Any],
     overrides: Sequence[str] = (),
@@ -58,27 +61,49 @@ def run(
     Raises:
         FinetuneError: For anything that the user can mend: see its kinds in `finetune.errors`.
     """
-    started = time.perf_counter()
     reporter = reporter or Silent()
-    recipe, beside = _recipe(recipe, overrides)
+    parsed, beside = _recipe(recipe, overrides)
+    if parsed.stages:
+        return climb(parsed, beside, overwrite, resume, reporter, _run_one)
+    return _run_one(parsed, beside, resume, reporter, overwrite)
+
+
+def _run_one(
+    recipe: Recipe,
+    beside: Path | None,
+    resume: run_folder.Resume,
+    reporter: Reporter,
+    overwrite: bool = False,
+) -> RunResult:
+    started = time.perf_counter()
     prepared = Preparation(recipe, beside, overwrite, resume)
+    processes = Processes(prepared.foundation.potential.device)
+    if not processes.main:
+        reporter = Silent()
     for note in (prepared.summary, *prepared.notes):
         reporter.say(note)
-    with run_folder.opened(prepared.folder, recipe.dump(), prepared.environment, prepared.resuming):
+    processes.wait()  # until all have seen the folder as it was
+    facts, resuming = prepared.environment, prepared.resuming
+    recipe = prepared.recipe
+    with run_folder.opened(prepared.folder, recipe.dump(), facts, resuming, processes.main):
+        processes.wait()
         outcome = Trainer(
-            *(
-                prepared.adapted,
-                prepared.reference,
-                prepared.data,
-                prepared.recipe,
-                prepared.folder,
-            ),
-            reporter=_with_trackers(reporter, prepared),
-        ).run(prepared.resuming)
+            *(prepared.adapted, prepared.reference, prepared.data, recipe, prepared.folder),
+            reporter=_with_trackers(reporter, prepared) if processes.main else reporter,
+        ).run(resuming)
         reporter.say("evaluating …")
-        return _finish(prepared, outcome, started)
+        try:
+            result = _finish(prepared, outcome, started, write=processes.main)
+        except OSError as error:
+            raise RunStoppedError(
+                f"'{prepared.folder}' cannot be written: {error}. The training is done and kept: "
+                "mend the cause and go on with resume='auto' (command: --resume auto)."
+            ) from error
+        processes.wait()
+        return result
 
 
+@system_errors()
 def validate(
     recipe: Recipe | str | Path | Mapping[str, Any],
     overrides: Sequence[str] = (),
@@ -88,14 +113,27 @@ def validate(
     """Do everything that `run` does before training, and write nothing.
 
     Returns:
-        The preparation: its ``summary`` and ``notes``, the graphs, and the potential with refitted
-        reference energies and the adapter attached.
+        The preparation (of the last stage, where there are stages): its ``summary`` and ``notes``,
+        the graphs, and the potential with refitted reference energies and the adapter attached.
 
     Raises:
         FinetuneError: For whatever would stop the run.
     """
+    return list(validate_stages(recipe, overrides, overwrite=overwrite).values())[-1]
+
+
+@system_errors()
+def validate_stages(
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    overwrite: bool = False,
+) -> dict[str, Preparation]:
+    """Do what `validate` does for every stage by name; a run without stages has the name ``""``."""
     parsed, beside = _recipe(recipe, overrides)
-    return Preparation(parsed, beside, overwrite)
+    if parsed.stages:
+        return prepare_stages(parsed, beside, overwrite)
+    return {"": Preparation(parsed, beside, overwrite)}
 
 
 def _with_trackers(reporter: Reporter, prepared: Preparation) -> Reporter:
@@ -105,12 +143,13 @@ def _with_trackers(reporter: Reporter, prepared: Preparation) -> Reporter:
     return Several([reporter, *asked]) if asked else reporter
 
 
-def _finish(prepared: Preparation, outcome: TrainingOutcome, started: float) -> RunResult:
+def _finish(
+    prepared: Preparation, outcome: TrainingOutcome, started: float, write: bool = True
+) -> RunResult:
     recipe, folder = prepared.recipe, prepared.folder
     tuned = prepared.adapted.merge()
     assert isinstance(tuned, MacePotential)
     tuned = acceleration.plain(tuned)
-    prepared.adapted.save(folder / run_folder.ADAPTER)
     valid = compare("validation", tuned, prepared.reference, prepared.data.valid)
     test = compare("test", tuned, prepared.reference, prepared.test) if prepared.test else None
     result = RunResult(
@@ -124,6 +163,9 @@ def _finish(prepared: Preparation, outcome: TrainingOutcome, started: float) -> 
         seconds=time.perf_counter() - started,
         notes=tuple(prepared.notes),
     )
+    if not write:
+        return result
+    prepared.adapted.save(folder / run_folder.ADAPTER)
     metadata = {
         "name": folder.name,
         "level_of_theory": prepared.levels,
@@ -145,6 +187,7 @@ def _finish(prepared: Preparation, outcome: TrainingOutcome, started: float) -> 
     return result
 
 
+@system_errors()
 def evaluate(
     path: str | Path,
     files: str | Path | Sequence[str | Path],

@@ -9,8 +9,8 @@ import finetune
 
 ROOT = Path(finetune.__file__).parent
 FLOORS = [
-    {"errors", "files", "options"},
-    {"explanation"},
+    {"errors", "files", "mappings", "options"},
+    {"explanation", "stages"},
     {"registry", "resources", "environment"},
     {"schedules"},
     {"displacements"},
@@ -32,6 +32,7 @@ FLOORS = [
     {"result", "evaluation"},
     {"export"},
     {"preparation"},
+    {"ladder"},
     {"workflow", "survey"},
     {"commands"},
 ]

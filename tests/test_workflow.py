@@ -10,7 +10,7 @@ import pytest
 
 import finetune
 from finetune import FinetuneError, Recipe, RunResult
-from finetune.errors import TrainingError
+from finetune.errors import RunStoppedError, TrainingError
 from tests.conftest import rattled, recipe_for
 
 
@@ -198,6 +198,47 @@ def test_an_earlier_run_is_put_back_when_its_successor_fails(
     with pytest.raises(FinetuneError, match=r"other files \('model/notes.txt'\)"):
         finetune.run(recipe_for(workspace, folder), overwrite=True)
     assert (folder / "model" / "notes.txt").read_text() == "mine"
+
+
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize("key", ["output", "foundation", "data"])
+def test_absurd_paths_are_errors_of_ours(key: str, workspace: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(workspace, tmp_path / "run").model_dump(mode="json")
+    if key == "data":
+        recipe["data"]["train"] = LONG
+    else:
+        recipe[key] = LONG
+    with pytest.raises(FinetuneError, match="name too long"):
+        finetune.run(recipe)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_absurd_names_of_recipes_and_potentials_are_errors_of_ours(tmp_path: Path) -> None:
+    for call in (
+        lambda: finetune.run(LONG),
+        lambda: finetune.load_calculator(LONG),
+        lambda: finetune.evaluate(LONG, "x.xyz"),
+        lambda: Recipe.load(LONG),
+    ):
+        with pytest.raises(FinetuneError, match="name too long"):
+            call()
+
+
+def test_a_disk_that_fills_after_the_training_loses_nothing(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    recipe = recipe_for(workspace, tmp_path / "run", train={"epochs": 2})
+    with monkeypatch.context() as patch:
+        patch.setattr("finetune.workflow.write_report", full)
+        with pytest.raises(RunStoppedError, match="The training is done and kept"):
+            finetune.run(recipe)
+    assert finetune.run(recipe, resume="auto").epochs == 2
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 def test_a_run_does_not_eat_its_own_foundation(result: RunResult, workspace: Path) -> None:

@@ -210,7 +210,7 @@ def _identity(structure: Structure) -> int:
 def batches(graphs: Sequence[GraphBatch], size: int) -> Iterator[GraphBatch]:
     """Yield the graphs in order, ``size`` at a time."""
     for start in range(0, len(graphs), size):
-        yield concatenate(graphs[start : start + size])
+        yield concatenate(list(graphs[start : start + size]))
 
 
 def _edges(structure: Structure, reach: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -177,7 +177,7 @@ def fingerprint(splits: Mapping[str, Iterable[Structure]]) -> str:
     for split, structures in splits.items():
         digest.update(split.encode())
         for item in structures:
-            digest.update(f"{len(item)} {item.charge} {item.spin} {item.energy!r}".encode())
+            digest.update(f"{len(item)} {item.energy!r} {item.charge} {item.spin}".encode())
             for array in (item.numbers, item.positions, item.cell, item.pbc):
                 digest.update(np.ascontiguousarray(array).tobytes())
             for label in (item.forces, item.stress):

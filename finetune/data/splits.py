@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from finetune.data.labels import Structure
+from finetune.data.sequences import LazySequence, View
 from finetune.errors import DataError
 
 
 def hold_out(
-    structures: list[Structure], fraction: float, seed: int
-) -> tuple[list[Structure], list[Structure]]:
+    structures: Sequence[Structure], fraction: float, seed: int
+) -> tuple[Sequence[Structure], Sequence[Structure]]:
     """Split at random into (kept, held out), both in their original order.
 
     Raises:
@@ -23,5 +26,26 @@ def hold_out(
             f"{'validate on' if held == 0 else 'train on'}. Name a validation file in data.valid."
         )
     chosen = set(np.random.default_rng(seed).permutation(len(structures))[:held].tolist())
-    kept = [item for index, item in enumerate(structures) if index not in chosen]
-    return kept, [structures[index] for index in sorted(chosen)]
+    kept = [index for index in range(len(structures)) if index not in chosen]
+    if isinstance(structures, LazySequence):
+        return View(structures, kept), View(structures, sorted(chosen))
+    return [structures[index] for index in kept], [structures[index] for index in sorted(chosen)]
+
+
+def representative(structures: Sequence[Structure], limit: int) -> list[int]:
+    """Return the indices of at most ``limit`` structures with an energy, in order.
+
+    The first of each composition comes first of all, the rest are spread evenly. Without any
+    energy it is the first structure.
+    """
+    first: dict[bytes, int] = {}
+    labelled = []
+    for index, item in enumerate(structures):
+        if item.energy is not None:
+            labelled.append(index)
+            first.setdefault(np.sort(item.numbers).tobytes(), index)
+    if len(labelled) <= limit:
+        return labelled or [0]
+    chosen = set(list(first.values())[:limit])
+    spread = np.linspace(0, len(labelled) - 1, limit - len(chosen), dtype=int).tolist()
+    return sorted(chosen | {labelled[place] for place in spread})

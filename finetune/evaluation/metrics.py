@@ -90,8 +90,9 @@ def predict(
     )
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def errors(predictions: LabelledPredictions, structures: int) -> Errors:
-    """Reduce predictions to errors.
+    """Reduce predictions to errors; those of a diverged potential are infinite or NaN.
 
     Args:
         predictions: From `predict`.

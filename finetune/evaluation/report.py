@@ -12,6 +12,7 @@ from finetune.evaluation.plots import learning_curve, parity
 from finetune.files import write_atomically
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from matplotlib.figure import Figure
 
     from finetune.recipe import Recipe
@@ -20,13 +21,8 @@ if TYPE_CHECKING:
 
 def write_report(result: RunResult, recipe: Recipe, path: Path) -> None:
     """Write ``report.html``: the table, learning and parity plots, the recipe, versions."""
-    from jinja2 import Environment, PackageLoader
-
     shown = result.shown
-    template = Environment(
-        loader=PackageLoader("finetune.evaluation", "templates"), autoescape=True
-    ).get_template("report.html")
-    page = template.render(
+    page = _template("report.html").render(
         result=result,
         shown=shown,
         rows=shown.rows(),
@@ -39,11 +35,26 @@ def write_report(result: RunResult, recipe: Recipe, path: Path) -> None:
     write_atomically(path, page.encode())
 
 
+def write_ladder(result: RunResult, recipe: Recipe, path: Path) -> None:
+    """Write the ``report.html`` of a run in stages: a table for each, links to their reports."""
+    page = _template("ladder.html").render(
+        result=result, recipe=recipe.dump(), foundation=recipe.foundation
+    )
+    write_atomically(path, page.encode())
+
+
 def write_curve(history: Sequence[dict[str, Any]], best_epoch: int, path: Path) -> None:
     """Write the learning curve as a PNG."""
     buffer = io.BytesIO()
     learning_curve(history, best_epoch).savefig(buffer, format="png", dpi=110)
     write_atomically(path, buffer.getvalue())
+
+
+def _template(name: str) -> Template:
+    from jinja2 import Environment, PackageLoader
+
+    loader = PackageLoader("finetune.evaluation", "templates")
+    return Environment(loader=loader, autoescape=True).get_template(name)
 
 
 def _svg(figure: Figure) -> str:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
-from finetune.errors import RunFolderError
+from finetune.errors import RunFolderError, system_errors
 from finetune.files import write_atomically
 from finetune.foundation.mace import MacePotential
 
 
+@system_errors()
 def write_mace(
     potential: MacePotential,
     path: Path,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from finetune.errors import FoundationError, suggestion
+from finetune.errors import FoundationError, suggestion, system_errors
 from finetune.foundation.catalog import embedded, fetch, names
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.opening import open_model
@@ -37,6 +37,7 @@ class Foundation:
     metadata: dict[str, Any]
 
 
+@system_errors()
 def load_foundation(
     name: str | Path,
     dtype: torch.dtype = torch.float64,

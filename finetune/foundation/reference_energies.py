@@ -15,6 +15,7 @@ from scipy.linalg import qr
 
 from finetune.data.graphs import GraphBatch, batches
 from finetune.data.labels import Structure
+from finetune.data.sequences import LazySequence, View
 from finetune.errors import DataError, RecipeError, suggestion
 from finetune.foundation.potential import Potential
 
@@ -48,7 +49,7 @@ class ReferenceFit:
 
 def take_free_atoms(
     structures: Sequence[Structure],
-) -> tuple[dict[int, float], list[Structure]]:
+) -> tuple[dict[int, float], Sequence[Structure]]:
     """Set free atoms apart from the rest.
 
     Returns:
@@ -56,11 +57,16 @@ def take_free_atoms(
         structures of more than one atom.
     """
     energies: dict[int, float] = {}
-    for item in structures:
-        if len(item) == 1 and item.energy is not None:
+    larger = []
+    for index, item in enumerate(structures):
+        if len(item) > 1:
+            larger.append(index)
+        elif item.energy is not None:
             number = int(item.numbers[0])
             energies[number] = min(item.energy, energies.get(number, item.energy))
-    return energies, [item for item in structures if len(item) > 1]
+    if isinstance(structures, LazySequence):
+        return energies, View(structures, larger)
+    return energies, [structures[index] for index in larger]
 
 
 def by_symbol(energies: Mapping[str, float]) -> dict[int, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 BACK_OFF = 0.5
@@ -14,6 +15,13 @@ ROLLBACK = 0.3
 """What a return to the best weights does to the learning rate, for good."""
 DIVERGED = 100.0
 """A validation measure this many times that of the foundation is a diverged run."""
+SMALL = 1e-6
+"""Validation measures below this count as this: a good foundation must not make a run look bad."""
+
+
+def diverged(value: float, first: float) -> bool:
+    """Return whether a validation measure speaks of a ruined model, given the foundation's."""
+    return not math.isfinite(value) or value > DIVERGED * max(first, SMALL)
 
 
 @dataclass

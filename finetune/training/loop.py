@@ -22,7 +22,7 @@ from finetune.teacher import Teacher
 from finetune.training.averaging import WeightAverage
 from finetune.training.ending import ending, spent
 from finetune.training.feeding import Feeder, TrainingData
-from finetune.training.guard import DIVERGED
+from finetune.training.guard import diverged
 from finetune.training.interruption import StopSignals
 from finetune.training.keeping import Keeper
 from finetune.training.optimiser import build_optimiser, learning_rate, set_learning_rate
@@ -134,13 +134,14 @@ class Trainer:
 
     def try_steps(self, count: int) -> list[float]:
         """Take steps to see what they cost, writing nothing; return the wall time of each, s."""
-        spent = []
+        taken = []
+        self.adapted.potential.train()
         started = time.perf_counter()
         for pieces in islice(self.feeder.steps(1, 0), count):
             self._step(pieces)
-            spent.append(time.perf_counter() - started)
+            taken.append(time.perf_counter() - started)
             started = time.perf_counter()
-        return spent
+        return taken
 
     def _begin(self, resume: bool) -> None:
         stored = self.keeper.read() if resume else None
@@ -273,7 +274,7 @@ class Trainer:
             state.best, state.best_epoch = value, epoch
             self.weights.keep_as_best()
         self.reporter.epoch(record)
-        if not math.isfinite(value) or value > DIVERGED * first:
+        if diverged(value, first):
             cause = f" ({state.guard.trouble})" if state.guard.trouble else ""
             trouble = f"the validation measure is {value:.3g} after epoch {epoch}{cause}"
             if not math.isfinite(state.best):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import finetune
 from finetune import FinetuneError, Recipe, files
 from finetune.commands import app
-from finetune.errors import RunFolderError, RunStoppedError
+from finetune.errors import RunFolderError, RunStoppedError, TrainingError
 from finetune.training import checkpoint
 from finetune.training.loop import Trainer
 from finetune.training.progress import Silent
@@ -297,6 +297,72 @@ def test_the_earlier_run_waits_until_its_successor_is_done(workspace: Path, tmp_
         finetune.run(recipe, overwrite=True, reporter=StopAt(2, signal.SIGTERM))
     assert outcome(tmp_path / ".run.earlier") == earlier
     finetune.run(recipe, resume="auto")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        [".environment.json.x1"],
+        ["environment.json"],
+        ["environment.json", ".recipe.yaml.x1"],
+        ["environment.json", "recipe.yaml", "metrics.jsonl"],
+        ["environment.json", "recipe.yaml", "metrics.jsonl", "checkpoints/.step-0.x/state.json"],
+    ],
+    ids=["half an environment", "environment", "half a recipe", "metrics", "half a checkpoint"],
+)
+def test_a_kill_before_the_first_checkpoint_is_no_obstacle(
+    left: list[str], workspace: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_in(workspace, tmp_path / "run", train=train(epochs=1))
+    for name in left:
+        path = tmp_path / "run" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(recipe.dump() if name == "recipe.yaml" else "")
+    assert finetune.run(recipe, resume="auto").epochs == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "model/config.json"])
+def test_a_folder_of_ones_own_is_not_taken_for_a_killed_run(
+    name: str, workspace: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    for options in ({"resume": "auto"}, {"overwrite": True}):
+        with pytest.raises(RunFolderError, match="holds other files than a run"):
+            finetune.run(recipe_in(workspace, tmp_path / "run"), **options)
+    assert path.read_text() == "mine"
+
+
+def test_a_run_that_was_set_aside_is_not_forgotten(workspace: Path, tmp_path: Path) -> None:
+    recipe = recipe_in(workspace, tmp_path / "run", train=train(epochs=1))
+    finetune.run(recipe)
+    (tmp_path / "run").rename(tmp_path / ".run.earlier")  # a kill just then
+    with pytest.raises(RunFolderError, match="set aside. Rename it to 'run'"):
+        finetune.run(recipe)
+    finetune.run(recipe, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_resumed_replacement_that_fails_puts_the_earlier_run_back(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    finetune.run(recipe_in(workspace, folder, train=train(epochs=1)))
+    earlier = outcome(folder)
+    recipe = recipe_in(workspace, folder)
+    with pytest.raises(RunStoppedError):
+        finetune.run(recipe, overwrite=True, reporter=StopAt(1, signal.SIGTERM))
+
+    def fail(self: Trainer, pieces: Any) -> None:
+        raise TrainingError("diverged")
+
+    monkeypatch.setattr(Trainer, "_step", fail)
+    with pytest.raises(TrainingError, match="diverged"):
+        finetune.run(recipe, resume="auto")
+    assert outcome(folder) == earlier
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 

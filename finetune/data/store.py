@@ -1,0 +1,262 @@
+"""Structures and labels in one HDF5 file, read one at a time by index.
+
+Datasets (S structures, N atoms in all), chunked along the first axis::
+
+    offsets [S+1]          where the atoms of each structure begin
+    numbers [N]            atomic numbers
+    positions [N, 3]       Å
+    cell [S, 3, 3]         Å; pbc [S, 3]
+    charge [S]             e; spin [S], the multiplicity
+    source [S, 2]          row of `sources`, and the index within it
+    level [S]              row of `levels` (level of theory), -1 where none is named
+    energy/row [S]         row of `energy/values` [.] (eV), -1 where there is no label
+    forces/row [S]         first row of `forces/values` [., 3] (eV/Å), -1 likewise
+    stress/row [S]         row of `stress/values` [., 3, 3] (eV/Å³), -1 likewise
+
+A label that is absent takes no room, and nothing stands for it but its row -1.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.data.labels import Structure
+from finetune.data.sequences import LazySequence
+from finetune.errors import DataError
+
+FORMAT, VERSION = "piwsl-finetune/structures", 1
+LABELS: dict[str, tuple[int, ...]] = {"energy": (), "forces": (3,), "stress": (3, 3)}
+CHUNK = 4096
+"""Rows of a chunk."""
+BLOCK = 1024
+"""Structures read at once when all are read in turn."""
+_COLUMNS: dict[str, tuple[tuple[int, ...], Any]] = {
+    "offsets": ((), np.int64),
+    "numbers": ((), np.uint8),
+    "positions": ((3,), np.float64),
+    "cell": ((3, 3), np.float64),
+    "pbc": ((3,), np.bool_),
+    "charge": ((), np.int32),
+    "spin": ((), np.int32),
+    "source": ((2,), np.int64),
+    "level": ((), np.int32),
+    **{f"{name}/row": ((), np.int64) for name in LABELS},
+    **{f"{name}/values": (shape, np.float64) for name, shape in LABELS.items()},
+}
+
+
+class StoreWriter:
+    """Writes a store, some structures at a time; a context that leaves a whole file or none.
+
+    Args:
+        path: The file; it appears when the context ends without an error.
+
+    Raises:
+        DataError: If it exists or cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if path.exists():
+            raise DataError(f"'{path}' exists. Choose another name.")
+        self.path = path
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            self._file = h5py.File(self._temporary, "w")
+        except OSError as error:
+            raise DataError(f"'{path}' cannot be written: {error}.") from error
+        for name, (shape, dtype) in _COLUMNS.items():
+            self._file.create_dataset(
+                name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(CHUNK, *shape)
+            )
+        self._add("offsets", [0])
+        self._sources: dict[str, int] = {}
+        self._levels: dict[str, int] = {}
+
+    def append(self, structures: Iterable[Structure]) -> None:
+        """Add structures."""
+        items = list(structures)
+        if not items:
+            return
+        first = int(self._file["numbers"].shape[0])
+        lengths = np.cumsum([len(item) for item in items])
+        self._add("offsets", first + lengths)
+        self._add("numbers", np.concatenate([item.numbers for item in items]))
+        self._add("positions", np.concatenate([item.positions for item in items]))
+        for name in ("cell", "pbc", "charge", "spin"):
+            self._add(name, np.stack([getattr(item, name) for item in items]))
+        self._add("source", [self._source(item.where) for item in items])
+        self._add("level", [self._level(item.level_of_theory) for item in items])
+        for name, shape in LABELS.items():
+            row = int(self._file[f"{name}/values"].shape[0])
+            rows, values = [], []
+            for item in items:
+                label = getattr(item, name)
+                rows.append(-1 if label is None else row)
+                if label is not None:
+                    values.append(np.asarray(label, np.float64).reshape(-1, *shape))
+                    row += len(values[-1])
+            self._add(f"{name}/row", rows)
+            if values:
+                self._add(f"{name}/values", np.concatenate(values))
+
+    def _add(self, name: str, values: Any) -> None:
+        dataset, values = self._file[name], np.asarray(values)
+        rows = dataset.shape[0]
+        dataset.resize(rows + len(values), axis=0)
+        dataset[rows:] = values
+
+    def _source(self, where: str) -> tuple[int, int]:
+        name, found, index = where.rpartition(", structure ")
+        if not found or not index.isdigit():
+            name, index = where, "-1"
+        return self._sources.setdefault(name, len(self._sources)), int(index)
+
+    def _level(self, level: str | None) -> int:
+        return -1 if level is None else self._levels.setdefault(level, len(self._levels))
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                text = h5py.string_dtype()
+                self._file.create_dataset("sources", data=list(self._sources), dtype=text)
+                self._file.create_dataset("levels", data=list(self._levels), dtype=text)
+                self._file.attrs.update({"format": FORMAT, "format_version": VERSION})
+            self._file.close()
+            if error is None:
+                os.replace(self._temporary, self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+class Store(LazySequence[Structure]):
+    """The structures of a store, read when they are asked for.
+
+    Only what finds them is held in memory. Processes that are forked open the file anew.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: If it is missing, damaged or no store.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._open: tuple[int, h5py.File] | None = None
+        try:
+            file = self._file
+            if file.attrs.get("format") != FORMAT:
+                raise DataError(f"'{path}' is HDF5 but no store of this package.")
+            if file.attrs["format_version"] != VERSION:
+                raise DataError(
+                    f"'{path}' has format version {file.attrs['format_version']}; this release "
+                    f"reads version {VERSION}."
+                )
+            self._offsets: NDArray[np.int64] = file["offsets"][:]
+            self._rows = {name: file[f"{name}/row"][:] for name in LABELS}
+            self._level: NDArray[np.int32] = file["level"][:]
+            self._source: NDArray[np.int64] = file["source"][:]
+            self._levels = [item.decode() for item in file["levels"][:]]
+            self._sources = [item.decode() for item in file["sources"][:]]
+        except (OSError, KeyError, ValueError) as error:
+            raise DataError(f"'{path}' cannot be read as a store: {error}.") from error
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def item(self, index: int) -> Structure:
+        """Read one structure."""
+        return next(self._between(index, index + 1))
+
+    def __iter__(self) -> Iterator[Structure]:
+        for start in range(0, len(self), BLOCK):
+            yield from self._between(start, min(start + BLOCK, len(self)))
+
+    def _between(self, start: int, stop: int) -> Iterator[Structure]:
+        """Read the structures from ``start`` to ``stop`` at once and yield them."""
+        file, offsets = self._file, self._offsets
+        first, last = offsets[start], offsets[stop]
+        numbers = file["numbers"][first:last].astype(np.int64)
+        positions = file["positions"][first:last]
+        cell, pbc, charge, spin = (
+            file[name][start:stop] for name in ("cell", "pbc", "charge", "spin")
+        )
+        labels = {name: self._labels(name, start, stop) for name in LABELS}
+        for index in range(start, stop):
+            atoms = slice(offsets[index] - first, offsets[index + 1] - first)
+            level = self._level[index]
+            yield Structure(
+                numbers=numbers[atoms],
+                positions=positions[atoms],
+                cell=cell[index - start],
+                pbc=pbc[index - start],
+                charge=int(charge[index - start]),
+                spin=int(spin[index - start]),
+                **labels_of(labels, index, int(offsets[index + 1] - offsets[index])),
+                where=self._where(index),
+                level_of_theory=None if level < 0 else self._levels[level],
+            )
+
+    def _labels(
+        self, name: str, start: int, stop: int
+    ) -> tuple[NDArray[np.int64], int, NDArray[Any]]:
+        """Return rows, the first of them, and the values from there on, of a label."""
+        rows = self._rows[name]
+        present = rows[start:stop][rows[start:stop] >= 0]
+        dataset = self._file[f"{name}/values"]
+        if not len(present):
+            return rows, 0, dataset[0:0]
+        end = int(present[-1])
+        if name == "forces":
+            last = start + int(np.flatnonzero(rows[start:stop] == end)[0])
+            end += int(self._offsets[last + 1] - self._offsets[last])
+        else:
+            end += 1
+        return rows, int(present[0]), dataset[int(present[0]) : end]
+
+    def _where(self, index: int) -> str:
+        source, place = self._source[index]
+        name = self._sources[source]
+        return name if place < 0 else f"{name}, structure {place}"
+
+    @property
+    def _file(self) -> h5py.File:
+        if self._open is None or self._open[0] != os.getpid():
+            self._open = (os.getpid(), h5py.File(self.path, "r"))
+        return self._open[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": None}
+
+
+def labels_of(
+    labels: Mapping[str, tuple[NDArray[np.int64], int, NDArray[Any]]], index: int, atoms: int
+) -> dict[str, Any]:
+    """Return the labels of a structure by name, None where there is none."""
+    found: dict[str, Any] = {}
+    for name, (rows, first, values) in labels.items():
+        row = int(rows[index])
+        if row < 0:
+            found[name] = None
+        elif name == "forces":
+            found[name] = values[row - first : row - first + atoms]
+        else:
+            label = values[row - first]
+            found[name] = float(label) if name == "energy" else label
+    return found

@@ -1,0 +1,102 @@
+"""Climb levels of theory: the stages of a recipe, each a run that starts from the one before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from finetune import run_folder
+from finetune.environment import environment
+from finetune.evaluation.report import write_ladder
+from finetune.files import write_folder
+from finetune.preparation import Preparation
+from finetune.recipe import Recipe
+from finetune.resources import expanded
+from finetune.result import RunResult
+from finetune.training.processes import Processes
+from finetune.training.progress import Reporter
+
+RunStage = Callable[[Recipe, Path | None, run_folder.Resume, Reporter], RunResult]
+"""Runs one stage in its folder."""
+
+
+def prepare_stages(
+    recipe: Recipe, beside: Path | None, overwrite: bool, resume: run_folder.Resume = "no"
+) -> dict[str, Preparation]:
+    """Read and check every stage, with the first one's foundation in place of those to come.
+
+    Raises:
+        FinetuneError: For whatever would stop the run.
+    """
+    run_folder.check_output(expanded(recipe.output), overwrite, resume)
+    return {
+        name: Preparation(
+            stage.model_copy(
+                update={"foundation": recipe.foundation, "head": recipe.head, "output": unused}
+            ),
+            beside,
+            overwrite=False,
+        )
+        for name, stage in recipe.climb().items()
+        for unused in (f"{stage.output}.checked",)
+    }
+
+
+def climb(
+    recipe: Recipe,
+    beside: Path | None,
+    overwrite: bool,
+    resume: run_folder.Resume,
+    reporter: Reporter,
+    run_stage: RunStage,
+) -> RunResult:
+    """Run the stages one after the other; those that are done are not trained again.
+
+    Returns:
+        The last stage's result, in the ladder's folder, with the results of all stages.
+    """
+    started = time.perf_counter()
+    folder = expanded(recipe.output)
+    resuming = run_folder.check_output(folder, overwrite, resume)
+    prepared = prepare_stages(recipe, beside, overwrite, resume)
+    first = next(iter(prepared.values()))
+    facts = environment(
+        str(first.foundation.potential.device),
+        recipe.train.seed,
+        first.foundation.name,
+        first.foundation.fingerprint,
+        " ".join(stage.data_fingerprint for stage in prepared.values()),
+    )
+    if resuming:
+        for note in run_folder.check_origin(folder, recipe, facts):
+            reporter.say(note)
+    processes = Processes(first.foundation.potential.device)
+    processes.wait()
+    del prepared, first
+    with run_folder.opened(folder, recipe.dump(), facts, resuming, processes.main):
+        processes.wait()
+        results = {}
+        for name, stage in recipe.climb().items():
+            reporter.say(f"stage {name}")
+            results[name] = run_stage(stage, beside, "auto", reporter)
+        *_, last = results.values()
+        result = replace(
+            last,
+            folder=folder,
+            seconds=time.perf_counter() - started,
+            stages=results,
+        )
+        if processes.main:
+            _finish(result, last.folder, recipe)
+        processes.wait()
+    return result
+
+
+def _finish(result: RunResult, last: Path, recipe: Recipe) -> None:
+    folder, bundle = result.folder, last / run_folder.BUNDLE
+    files = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    write_folder(folder / run_folder.BUNDLE, files)
+    write_ladder(result, recipe, folder / run_folder.REPORT)
+    run_folder.write_json(folder / run_folder.RESULT, result.as_dict())

@@ -1,0 +1,226 @@
+"""The HDF5 store: what goes in comes out, one structure at a time."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import finetune
+from finetune.commands import app
+from finetune.data.labels import Structure
+from finetune.data.reading import read_structures
+from finetune.data.sequences import Joined, LazySequence, View
+from finetune.data.splits import hold_out, representative
+from finetune.data.store import Store, StoreWriter
+from finetune.errors import DataError
+from tests.conftest import recipe_for
+from tests.training.test_optimisation import largest_difference
+
+ROOT = str(Path(finetune.__file__).resolve().parents[1])
+
+
+def same(first: Structure, second: Structure) -> bool:
+    return all(
+        np.array_equal(getattr(first, f.name), getattr(second, f.name))
+        for f in fields(Structure)
+        if getattr(first, f.name) is not None or getattr(second, f.name) is not None
+    )
+
+
+@pytest.fixture(scope="module")
+def labelled(mixed: list[Structure]) -> list[Structure]:
+    """Forty structures of different sizes; each kind of label on some of them, all, or none."""
+    random = np.random.default_rng(0)
+    items = []
+    for index in range(40):
+        base = mixed[index % len(mixed)]
+        periodic = bool(base.pbc.all())
+        items.append(
+            replace(
+                base,
+                positions=base.positions + random.normal(0, 0.01, base.positions.shape),
+                energy=float(random.normal()) if index % 3 else None,
+                forces=random.normal(size=(len(base), 3)) if index % 4 == 1 else None,
+                stress=random.normal(size=(3, 3)) if periodic and index % 2 else None,
+                charge=index % 3 - 1,
+                spin=1 + index % 2,
+                where=f"'file-{index % 2}.xyz', structure {index}",
+                level_of_theory=("PBE", "CCSD(T)", None)[index % 3],
+            )
+        )
+    return items
+
+
+@pytest.fixture(scope="module")
+def store(labelled: list[Structure], tmp_path_factory: pytest.TempPathFactory) -> Store:
+    path = tmp_path_factory.mktemp("store") / "set.h5"
+    with StoreWriter(path) as writer:
+        for start in range(0, 40, 7):
+            writer.append(labelled[start : start + 7])
+    return Store(path)
+
+
+def test_everything_comes_back_by_index_in_turn_and_in_slices(
+    store: Store, labelled: list[Structure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(store) == 40
+    for index in np.random.default_rng(1).permutation(40).tolist():
+        assert same(store[index], labelled[index])
+    assert same(store[-1], labelled[-1])
+    monkeypatch.setattr("finetune.data.store.BLOCK", 9)
+    assert all(same(a, b) for a, b in zip(store, labelled, strict=True))
+    part = store[30:5:-3]
+    assert isinstance(part, View)
+    assert all(same(a, b) for a, b in zip(part, labelled[30:5:-3], strict=True))
+    with pytest.raises(IndexError):
+        store[40]
+
+
+def test_absent_labels_take_no_room_and_there_is_no_nan(
+    store: Store, labelled: list[Structure]
+) -> None:
+    with h5py.File(store.path) as file:
+        assert file["energy/values"].shape == (sum(s.energy is not None for s in labelled),)
+        assert file["forces/values"].shape[0] == sum(
+            len(s) for s in labelled if s.forces is not None
+        )
+        for name in ("energy", "forces", "stress", "positions"):
+            values = file[f"{name}/values" if name != "positions" else name]
+            assert values.chunks is not None
+            assert np.isfinite(values[:]).all()
+
+
+def test_a_store_travels_to_other_processes(store: Store, labelled: list[Structure]) -> None:
+    assert same(pickle.loads(pickle.dumps(store))[17], labelled[17])
+
+
+def test_views_and_joins(store: Store, labelled: list[Structure]) -> None:
+    joined = Joined([store, labelled[:3]])
+    assert len(joined) == 43
+    assert same(joined[39], labelled[39])
+    assert same(joined[41], labelled[1])
+    kept, held = hold_out(store, 0.25, seed=0)
+    assert isinstance(kept, LazySequence)
+    expected_kept, expected_held = hold_out(labelled, 0.25, seed=0)
+    for found, expected in ((kept, expected_kept), (held, expected_held)):
+        assert all(same(a, b) for a, b in zip(found, expected, strict=True))
+    chosen = representative(store, 12)
+    assert len(chosen) <= 12
+    assert all(labelled[index].energy is not None for index in chosen)
+    compositions = {tuple(sorted(s.numbers)) for s in labelled if s.energy is not None}
+    assert {tuple(sorted(labelled[index].numbers)) for index in chosen} == compositions
+
+
+def test_foreign_and_damaged_files_are_named(store: Store, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = 1
+    with pytest.raises(DataError, match="no store of this package"):
+        Store(tmp_path / "other.h5")
+    (tmp_path / "cut.h5").write_bytes(store.path.read_bytes()[:5000])
+    with pytest.raises(DataError, match="cut.h5' cannot be read"):
+        Store(tmp_path / "cut.h5")
+    with pytest.raises(DataError, match="holds no structure"):
+        read_structures(f"{store.path}@100:")
+    with pytest.raises(DataError, match="exists"):
+        StoreWriter(store.path)
+
+
+def test_a_failed_store_leaves_nothing(labelled: list[Structure], tmp_path: Path) -> None:
+    with pytest.raises(KeyError), StoreWriter(tmp_path / "set.h5") as writer:
+        writer.append(labelled)
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_from_a_store_is_training_from_the_files(workspace: Path, tmp_path: Path) -> None:
+    paths = {}
+    for split in ("train", "valid", "test"):
+        paths[split] = str(tmp_path / f"{split}.h5")
+        done = CliRunner().invoke(
+            app, ["store", str(workspace / f"{split}.xyz"), "--to", paths[split]]
+        )
+        assert done.exit_code == 0, done.output
+    train = {"epochs": 2, "learning_rate": 0.01, "ema": 0.5}
+    finetune.run(recipe_for(workspace, tmp_path / "files", train=train))
+    for name, workers in (("store", 0), ("workers", 2)):
+        recipe = recipe_for(
+            workspace, tmp_path / name, data=paths, train={**train, "workers": workers}
+        )
+        result = finetune.run(recipe)
+        assert result.test is not None
+        assert result.test.finetuned.labelled_forces == 45
+        assert largest_difference(tmp_path / "files", tmp_path / name) == 0.0
+    part = {**paths, "train": f"{paths['train']}@:6", "valid": f"{paths['train']}@6:"}
+    result = finetune.run(recipe_for(workspace, tmp_path / "part", data=part, train=train))
+    assert result.valid.finetuned.structures == 6
+
+
+MEASURE = """
+import json, sys
+import torch
+import finetune
+from finetune.devices import peak_memory
+torch.set_num_threads(1)
+import finetune.workflow
+from finetune.testing import tiny_mace
+tiny_mace()
+before = peak_memory(torch.device("cpu"))
+result = finetune.run(json.loads(sys.argv[1]))
+print(json.dumps([before, peak_memory(torch.device("cpu")), result.history[-1]["memory_mib"]]))
+"""
+
+
+def measured(recipe: dict[str, Any]) -> Sequence[float]:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", MEASURE, json.dumps(recipe)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: Sequence[float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_structures_are_not_held_in_memory(
+    workspace: Path, tmp_path: Path
+) -> None:
+    """Positions and forces alone would be 45 MB as arrays, graphs of them gigabytes."""
+    base = read_structures(workspace / "test.xyz")
+    random = np.random.default_rng(0)
+    peaks = {}
+    for count in (1_000, 100_000):
+        path = tmp_path / f"{count}.h5"
+        with StoreWriter(path) as writer:
+            for start in range(0, count, 1000):
+                writer.append(
+                    replace(
+                        item,
+                        positions=item.positions + random.normal(0, 0.01, item.positions.shape),
+                        where=f"made, structure {start + place}",
+                    )
+                    for place in range(1000)
+                    for item in (base[place % len(base)],)
+                )
+        recipe = recipe_for(
+            workspace,
+            tmp_path / str(count),
+            data={"train": str(path), "valid": str(workspace / "valid.xyz")},
+            losses={"energy": {}, "forces": {}},
+            train={"epochs": 1, "max_steps": 30, "monitor": "energy_mae", "device": "cpu"},
+        )
+        before, peak, _ = measured(recipe.model_dump(mode="json"))
+        peaks[count] = (peak - before) / 2**20
+    print(f"resident size beyond the imports, MiB: {peaks}")
+    assert peaks[100_000] < peaks[1_000] + 150

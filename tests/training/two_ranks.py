@@ -1,0 +1,18 @@
+"""Run a recipe in this process, one of several: python two_ranks.py RECIPE [CRASH_RANK]."""
+
+import os
+import sys
+
+import torch
+
+import finetune
+from finetune.training.stepping import Stepper
+
+torch.set_num_threads(1)
+if len(sys.argv) > 2 and os.environ["RANK"] == sys.argv[2]:
+
+    def crash(self: Stepper, *given: object) -> object:
+        raise RuntimeError("this rank has had enough")
+
+    Stepper.take = crash  # type: ignore[assignment]
+finetune.run(sys.argv[1])
