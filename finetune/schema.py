@@ -11,6 +11,7 @@ from finetune.adapters import adapters
 from finetune.losses import losses
 from finetune.recipe import Recipe
 from finetune.registry import Registry
+from finetune.stages import KEYS as STAGE_KEYS
 
 Schema = dict[str, Any]
 
@@ -45,6 +46,14 @@ def recipe_schema() -> Schema:
         "anyOf": [{"enum": list(of_adapters)}, *adapter],
         "default": {"kind": "full"},
     }
+    shared_keys = {key: recipe["properties"][key] for key in STAGE_KEYS}
+    recipe["properties"]["stages"]["additionalProperties"] = {
+        "type": "object",
+        "properties": {**shared_keys, "data": {"type": "object"}},  # the rest of it is inherited
+        "additionalProperties": False,
+    }
+    recipe["required"].remove("data")
+    recipe["anyOf"] = [{"required": ["data"]}, {"required": ["stages"]}]
     return {**recipe, "$defs": defined}
 
 

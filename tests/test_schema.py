@@ -35,6 +35,7 @@ GOOD: list[dict[str, Any]] = [
     {"adapter": "readout"},
     {"adapter": {"kind": "lora", "rank": 4}},
     {"data": {"train": ["a.xyz", "b.xyz"], "valid": 0.1}},
+    {"stages": {"dft": {"losses": {"forces": {}}}, "cc": {"data": {"train": "b.xyz"}}}},
 ]
 BAD: list[dict[str, Any]] = [
     {"losses": {"pitc": {"displacment": 0.1}}},
@@ -45,6 +46,8 @@ BAD: list[dict[str, Any]] = [
     {"adapter": "lroa"},
     {"train": {"epochs": 0}},
     {"foundaton": "x"},
+    {"stages": {"dft": {"losses": {"forces": {"wieght": 1}}}}},
+    {"stages": {"dft": {"output": "x"}}},
 ]
 
 
@@ -59,6 +62,13 @@ def test_bad_ones_pass_neither(changes: dict[str, Any], schema: Draft202012Valid
     with pytest.raises(RecipeError):
         Recipe.parse({**SMALL, **changes})
     assert not schema.is_valid({**SMALL, **changes})
+
+
+def test_data_may_come_from_stages(schema: Draft202012Validator) -> None:
+    by_stage = {"foundation": "x", "output": "x", "stages": {"cc": {"data": {"train": "a.xyz"}}}}
+    Recipe.parse(by_stage)
+    schema.validate(by_stage)
+    assert not schema.is_valid({"foundation": "x", "output": "x"})
 
 
 def test_a_dump_passes(schema: Draft202012Validator) -> None:
