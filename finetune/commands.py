@@ -265,9 +265,9 @@ def _catalogue() -> Table:
 @app.command()
 def schema() -> None:
     """Print the JSON schema of recipes, for editors that complete and check YAML."""
-    from finetune.recipe import Recipe
+    from finetune.schema import recipe_schema
 
-    print(json.dumps(Recipe.model_json_schema(), indent=2))
+    print(json.dumps(recipe_schema(), indent=2))
 
 
 @contextmanager

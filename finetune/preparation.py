@@ -57,12 +57,14 @@ class Preparation:
         device, dtype = choose_device(recipe.train.device), choose_dtype(recipe.train.precision)
         self.notes: list[str] = []
         structures = _read(recipe, beside)
+        self.data_fingerprint = fingerprint(structures)
         free_atoms: dict[int, float] = {}
         if recipe.reference_energies == "isolated":
-            free_atoms, train = reference_energies.take_free_atoms(structures["train"])
-            structures["train"] = train
+            known = [*structures["valid"], *structures["train"]]  # a fraction is drawn from both
+            free_atoms, _ = reference_energies.take_free_atoms(known)
+            for split in ("train", "valid"):
+                structures[split] = reference_energies.take_free_atoms(structures[split])[1]
         self.coverage = {split: coverage(items) for split, items in structures.items() if items}
-        self.data_fingerprint = fingerprint(structures)
         self.levels = sorted(
             {s.level_of_theory for s in structures["train"] if s.level_of_theory is not None}
         )

@@ -17,6 +17,7 @@ FLOORS = [
     {"losses.options", "adapters.options"},
     {"losses", "adapters"},  # the registries, in __init__
     {"recipe"},
+    {"schema"},
     {"run_folder"},
     {"devices", "quantities"},
     {"data"},

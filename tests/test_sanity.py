@@ -134,6 +134,10 @@ def test_a_run_takes_the_energies_of_free_atoms(
     prepared = finetune.validate(recipe)
     assert prepared.foundation.potential.references()[1] == -6.0
     assert len(prepared.data.train) == len(frames) - 3
+    if given == "isolated":  # free atoms are found in the fraction that is set aside, too
+        together = recipe_for(workspace, "x", data={**data, "valid": 0.5}, reference_energies=given)
+        held_out = finetune.validate(together).data
+        assert len(held_out.train) + len(held_out.valid) == len(frames) - 3
     assert not any("eV/atom before training" in note for note in prepared.notes)
     data["train"] = str(workspace / "train.xyz")
     with pytest.raises(DataError, match="no energy of a free atom for H, C, O"):

@@ -36,10 +36,10 @@ class Schedule:
     last_rate: float = 5e-5
     warm_up: float = 0.01
     first_energy_weight: float = 2.0  # Å/atom
-    last_energy_weight: float = 2.0
+    last_energy_weight: float = 0.7
     energy_phase: tuple[float, float] = (0.55, 0.75)
     focus_from: float = 0.6
-    focus_share: float = 0.3
+    focus_share: float = 0.1
 
     def rate(self, progress: float) -> float:
         """Linear warm-up, then half a cosine down to ``last_rate``."""

@@ -9,6 +9,9 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
+CONVERSION = 1
+"""To be raised when a file may be converted to something else than before."""
+
 
 def mace_cache() -> Path:
     """Return the folder in which MACE keeps the models that it downloads."""
@@ -18,9 +21,11 @@ def mace_cache() -> Path:
 def conversion(sha256: str) -> Path:
     """Return the folder for the conversion of the file with this sha256.
 
-    It belongs to one release of MACE: another may build another model from the same settings.
+    It belongs to one release of MACE, since another may build another model from the same settings,
+    and to one way of converting.
     """
-    return _root() / "piwsl-finetune" / f"mace-torch-{version('mace-torch')}" / sha256
+    release = f"conversion-{CONVERSION}-mace-torch-{version('mace-torch')}"
+    return _root() / "piwsl-finetune" / release / sha256
 
 
 def _root() -> Path:

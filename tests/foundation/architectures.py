@@ -1,4 +1,4 @@
-"""MACE architectures at small width: each part once, and the published models by their settings."""
+"""MACE architectures at small width: each part once."""
 
 from itertools import product
 
@@ -39,7 +39,7 @@ CHARGE_AND_SPIN = {
 CONTINUOUS = {
     "total_charge": {"type": "continuous", "per": "graph", "in_dim": 1, "emb_dim": 4},
 }
-PARTS: dict[str, dict[str, object]] = {
+ARCHITECTURES: dict[str, dict[str, object]] = {
     **{
         f"L={degree}, correlation {correlation}": {
             "hidden_irreps": IRREPS[degree],
@@ -104,58 +104,10 @@ PARTS: dict[str, dict[str, object]] = {
 }
 """Every part that MACE offers, most of them alone."""
 
-_MATERIALS: dict[str, object] = {
-    **{"max_ell": 3, "correlation": 3, "r_max": 6.0, "num_bessel": 10, "radial_MLP": (8, 8, 8)},
-    **{"num_polynomial_cutoff": 5, "MLP_irreps": "4x0e"},
-}
-_SECOND: dict[str, object] = {
-    **_MATERIALS,
-    **DENSITY,
-    "distance_transform": "Agnesi",
-    "pair_repulsion": True,
-}
-PUBLISHED: dict[str, dict[str, object]] = {
-    "as MACE-MP-0 large": {
-        **_MATERIALS,
-        "hidden_irreps": IRREPS[2],
-        "interaction_cls_first": "RealAgnosticResidualInteractionBlock",
-    },
-    "as MACE-MP-0b": {
-        **_MATERIALS,
-        "distance_transform": "Agnesi",
-        "pair_repulsion": True,
-    },
-    "as MACE-MP-0b2, 0b3, MPA-0, OMAT-0, MatPES": {**_SECOND, "hidden_irreps": IRREPS[1]},
-    "as MACE-MH-1": {
-        **_MATERIALS,
-        **NONLINEAR,
-        **HEADS,
-        "hidden_irreps": IRREPS[1],
-        "edge_irreps": "2x0e+2x1o",
-        "apply_cutoff": False,
-        "use_agnostic_product": True,
-        "use_last_readout_only": True,
-        "readout_cls": "NonLinearBiasReadoutBlock",
-        "keep_last_layer_irreps": True,
-    },
-    "as MACE-OFF23": {**_MATERIALS, "hidden_irreps": IRREPS[1], "num_bessel": 8, "r_max": 5.0},
-    "as MACE-OMOL-0": {
-        **_MATERIALS,
-        **NONLINEAR,
-        "correlation": 2,
-        "num_interactions": 3,
-        "hidden_irreps": IRREPS[2],
-        "edge_irreps": "2x0e+2x1o+2x2e",
-        "num_bessel": 8,
-        "apply_cutoff": False,
-        "embedding_specs": CHARGE_AND_SPIN,
-    },
-}
-"""After the published training scripts, with few channels."""
-
-ARCHITECTURES = {**PARTS, **PUBLISHED}
 FAST = {
-    *PUBLISHED,
+    "L=2, correlation 2",
+    "ZBL, Agnesi, density blocks, no gate",
+    "nonlinear blocks, edge irreps, bias readout, no cutoff in the basis",
     "RealAgnosticInteractionBlock first",
     "RealAgnosticAttResidualInteractionBlock later",
     "gaussian, Agnesi",

@@ -177,6 +177,11 @@ CHANGED: dict[str, tuple[str, object, str]] = {
         torch.nn.Linear(1, 1),
         "distance transform 'Linear'",
     ),
+    "an element that is none": (
+        "atomic_numbers",
+        torch.tensor([1, 6, 7, 200]),
+        "distinct elements",
+    ),
     "elements twice": ("atomic_numbers", torch.tensor([1, 1, 7, 8]), "distinct elements"),
     "too few references": (
         "atomic_energies_fn.atomic_energies",
@@ -237,3 +242,24 @@ def test_a_charge_that_is_none_is_refused(charge: object) -> None:
     atoms.info["charge"] = charge
     with pytest.raises(DataError, match="'charge'"):
         structure(atoms)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_classes": 10**9}, "describes a model of at least"),
+        ({"emb_dim": 10**9}, "describes a model of at least"),
+        ({"emb_dim": -1}, "'emb_dim' is not a positive number"),
+        ({"num_classes": 12}, r"at 'joint_embedding.specs"),
+        ({"per": "atom"}, "further input 'total_spin'"),
+    ],
+)
+def test_forged_embeddings_are_refused(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    model: Any = construct(tiny_settings(embedding_specs=CHARGE_AND_SPIN), torch.float64)
+    model.embedding_specs = {**CHARGE_AND_SPIN}
+    model.embedding_specs["total_spin"] = {**CHARGE_AND_SPIN["total_spin"], **change}
+    torch.save(model, tmp_path / "forged.model")
+    with pytest.raises(FoundationError, match=rf"forged\.model' .*{message}"):
+        load_foundation(tmp_path / "forged.model")
