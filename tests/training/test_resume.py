@@ -129,6 +129,7 @@ def kill_often(workspace: Path, folder: Path, kills: int, epochs: int, seed: int
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ROOT},
     )
     found = json.loads(done.stdout.splitlines()[-1])
+    print(f"killed {found}")
     assert found["code"] == 0, done.stderr
     assert found["random"] + found["writing"] >= kills - 2, found
     finetune.run(recipe_in(workspace, folder / "whole", train=train(epochs=epochs)))
