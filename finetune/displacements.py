@@ -44,7 +44,7 @@ Size = Annotated[
 
 
 class DisplacementOptions(Options):
-    """How all atoms of a structure are displaced; net translation is removed.
+    """How all atoms of a structure are displaced; net translation is taken off afterwards.
 
     - ``uniform``: each component from [-size, size].
     - ``sphere``: each atom by ``size`` in a random direction.

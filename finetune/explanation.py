@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -12,15 +13,27 @@ from finetune.errors import suggestion
 
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     """Turn a pydantic error into one line per fault, with the nearest known key."""
-    return f"{where} has {error.error_count()} fault(s):\n{lines(error, model)}"
+    told = lines(error, model)
+    count = sum(line.startswith("  ") for line in told.splitlines())
+    return f"{where} has {count} fault{'' if count == 1 else 's'}:\n{told}"
 
 
-def lines(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return one line for each fault of an option class, without saying where it was read."""
+def lines(error: ValidationError, model: type[BaseModel], within: str = "") -> str:
+    """Return one line for each fault of an option class.
+
+    Args:
+        error: What pydantic found.
+        model: The option class.
+        within: Dotted key of the recipe that holds the options.
+    """
     found = []
     for fault in error.errors():
-        parts = [str(part) for part in fault["loc"]]
-        location = ".".join(part for part in parts if not part.startswith("("))  # tags of unions
+        if fault["type"] == "value_error" and fault["msg"].startswith(_TOLD):
+            found.append(fault["msg"].removeprefix(_TOLD.removesuffix("  ")))
+            continue
+        parts = [within, *(str(part) for part in fault["loc"])]
+        # tags of unions, and pydantic's names of types, are not for the user
+        location = ".".join(part for part in parts if part and not _INTERNAL.search(part))
         if fault["type"] == "extra_forbidden":
             known = _keys_at(model, fault["loc"][:-1])
             nearest = suggestion(str(fault["loc"][-1]), known)
@@ -28,13 +41,16 @@ def lines(error: ValidationError, model: type[BaseModel]) -> str:
         else:
             message = fault["msg"].removeprefix("Value error, ")
             shown = "" if "\n" in message or fault["type"] == "value_error" else _shown(fault)
-            hint = (
-                _HINT
-                if isinstance(fault["input"], dict) and None in fault["input"].values()
-                else ""
-            )
-            found.append(f"  {location or model.__name__}: {message}{shown}{hint}")
-    return "\n".join(found)
+            mapping = isinstance(fault["input"], dict) and None in fault["input"].values()
+            hint = _HINT if mapping and fault["type"] != "missing" else ""
+            place = f"{location}: " if location else ""
+            found.append(f"  {place}{message}{shown}{hint}")
+    return "\n".join(dict.fromkeys(found))
+
+
+_TOLD = "Value error,   "
+"""How a fault begins that is a list of lines already."""
+_INTERNAL = re.compile(r"^\(|[\[\]']")
 
 
 _HINT = " YAML reads a value that ends in a colon as a mapping: quote it, 'FILE@100:'."

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from finetune import run_folder
+from finetune import run_folder, sanity
 from finetune.environment import environment
 from finetune.evaluation.report import write_ladder
 from finetune.files import write_folder
 from finetune.preparation import Preparation
 from finetune.recipe import Recipe
-from finetune.resources import expanded
 from finetune.result import RunResult
 from finetune.training.processes import Processes
 from finetune.training.progress import Reporter
@@ -30,8 +29,8 @@ def prepare_stages(
     Raises:
         FinetuneError: For whatever would stop the run.
     """
-    run_folder.check_output(expanded(recipe.output), overwrite, resume)
-    return {
+    run_folder.check_output(run_folder.place(recipe.output), overwrite, resume)
+    prepared = {
         name: Preparation(
             stage.model_copy(
                 update={"foundation": recipe.foundation, "head": recipe.head, "output": unused}
@@ -42,6 +41,26 @@ def prepare_stages(
         for name, stage in recipe.climb().items()
         for unused in (f"{stage.output}.checked",)
     }
+    for name, notes in _seen_before(prepared).items():
+        prepared[name].notes += notes
+    return prepared
+
+
+def _seen_before(prepared: Mapping[str, Preparation]) -> dict[str, list[str]]:
+    """Tell of structures that a stage validates or tests on and an earlier one was trained on."""
+    found: dict[str, list[str]] = {}
+    names = list(prepared)
+    for place, name in enumerate(names):
+        found[name] = [
+            note
+            for earlier in names[:place]
+            for note in sanity.shared_frames(
+                prepared[name].frames,
+                prepared[earlier].frames["train"],
+                f"in the training set of the stage '{earlier}'",
+            )
+        ]
+    return found
 
 
 def climb(
@@ -58,7 +77,7 @@ def climb(
         The last stage's result, in the ladder's folder, with the results of all stages.
     """
     started = time.perf_counter()
-    folder = expanded(recipe.output)
+    folder = run_folder.place(recipe.output)
     resuming = run_folder.check_output(folder, overwrite, resume)
     prepared = prepare_stages(recipe, beside, overwrite, resume)
     first = next(iter(prepared.values()))
@@ -74,12 +93,14 @@ def climb(
             reporter.say(note)
     processes = Processes(first.foundation.potential.device)
     processes.wait()
+    seen_before = _seen_before(prepared)
     del prepared, first
     with run_folder.opened(folder, recipe.dump(), facts, resuming, processes.main):
         processes.wait()
         results = {}
         for name, stage in recipe.climb().items():
-            reporter.say(f"stage {name}")
+            for note in (f"stage {name}", *seen_before[name]):
+                reporter.say(note)
             results[name] = run_stage(stage, beside, "auto", reporter)
         *_, last = results.values()
         result = replace(

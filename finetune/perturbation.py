@@ -12,6 +12,8 @@ from finetune.teacher import Teacher
 
 GAUSSIAN_CUT = 3.0
 """Gaussian displacement vectors are cut at this many standard deviations."""
+NO_ERROR = 1e-4
+"""eV/Å; force errors smaller than this, of all atoms together, are rounding in single precision."""
 SOFTEST = 0.05
 """eV/Å²; softer modes, and unstable ones, are drawn as if they had this curvature."""
 
@@ -99,7 +101,7 @@ def _or_random(
     chance = _random("sphere", batch, generator)
     length = torch.zeros(len(batch), dtype=torch.float64)
     length.index_add_(0, structure, direction.square().sum(dim=1))
-    return torch.where((length > 1e-24)[structure, None], direction, chance)
+    return torch.where((length > NO_ERROR**2)[structure, None], direction, chance)
 
 
 def _scaled(direction: torch.Tensor, batch: GraphBatch) -> torch.Tensor:

@@ -29,7 +29,6 @@ from finetune.foundation.potential import Potential
 from finetune.losses import sizing
 from finetune.losses.total import TotalLoss
 from finetune.recipe import Recipe
-from finetune.resources import expanded
 from finetune.training.feeding import TrainingData
 from finetune.training.tracking import check_installed
 
@@ -51,7 +50,7 @@ class Preparation:
         resume: run_folder.Resume = "no",
     ) -> None:
         self.recipe = recipe
-        self.folder = expanded(recipe.output)
+        self.folder = run_folder.place(recipe.output)
         self.resuming = run_folder.check_output(self.folder, overwrite, resume)
         check_installed(recipe.track)
         device, dtype = choose_device(recipe.train.device), choose_dtype(recipe.train.precision)
@@ -78,6 +77,8 @@ class Preparation:
                 f"the foundation lies in the output '{self.folder}'; choose another output."
             )
         self._build_graphs(structures)
+        self.frames = sanity.frames(structures)
+        self.notes += sanity.shared_frames(self.frames, self.frames["train"])
         self.notes += sanity.notes(
             self.foundation.potential, self.data.train, structures, recipe.losses
         )
@@ -147,6 +148,12 @@ class Preparation:
                 "energy. Give the size as a number in Å."
             )
         sizes = sizing.chosen_sizes(self.recipe.losses, potential, graphs, error)
+        if min(sizes.values()) <= sizing.SMALLEST:
+            raise DataError(
+                f"a displacement size cannot be chosen from the data: the foundation's energy "
+                f"error, {1000 * error:.2g} meV/atom, is too small to compare with. Are there too "
+                "few structures with energies? Give the size as a number in Å."
+            )
         losses = sizing.with_sizes(self.recipe.losses, sizes)
         self.recipe = self.recipe.model_copy(update={"losses": losses})
         self.notes += [

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
-    BaseModel,
     Field,
     SerializeAsAny,
     ValidationError,
@@ -22,13 +21,12 @@ from pydantic import (
 )
 from yaml import YAMLError
 
-from finetune.adapters import adapters
 from finetune.errors import RecipeError, system_errors
 from finetune.explanation import explain, lines
-from finetune.losses import losses
 from finetune.losses.options import LossOptions
 from finetune.mappings import flattened, merged_deeply
 from finetune.options import Options
+from finetune.plugins import adapter_options, loss_options
 from finetune.stages import check_stages
 
 
@@ -213,20 +211,12 @@ class Recipe(Options):
     @field_validator("adapter", mode="before")
     @classmethod
     def _adapter(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            value = {"kind": value}
-        if not isinstance(value, Mapping):
-            raise ValueError("write `adapter: {kind: NAME}`")
-        kind = str(value.get("kind", "full"))
-        rest = {key: item for key, item in value.items() if key != "kind"}
-        return {"kind": kind, **_nested(adapters.options(kind), rest).model_dump(mode="json")}
+        return adapter_options(value)
 
     @field_validator("losses", mode="before")
     @classmethod
     def _losses(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping) or not value:
-            raise ValueError("name at least one loss, e.g. `losses: {energy: {weight: 1.0}}`")
-        return {str(name): _loss_options(str(name), given) for name, given in value.items()}
+        return loss_options(value)
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Recipe:
@@ -295,21 +285,3 @@ def label_keys(given: Mapping[str, Any]) -> LabelKeys:
         return LabelKeys.model_validate(dict(given))
     except ValidationError as error:
         raise RecipeError(explain(error, LabelKeys, "the label keys")) from None
-
-
-def _nested(options: type[BaseModel], given: Mapping[str, Any]) -> BaseModel:
-    """Validate plug-in options; a failure keeps its own location inside the recipe's error."""
-    try:
-        return options.model_validate(dict(given))
-    except ValidationError as error:
-        raise ValueError(lines(error, options)) from None
-
-
-def _loss_options(name: str, given: Any) -> BaseModel:
-    given = {} if given is None else given
-    if isinstance(given, LossOptions):
-        given = given.model_dump(exclude_unset=True)
-    if not isinstance(given, Mapping):
-        raise ValueError(f"write `{name}: {{weight: {given}}}` with the weight as a key")
-    kind = str(given.get("kind") or name)
-    return _nested(losses.options(kind), {**given, "kind": kind})

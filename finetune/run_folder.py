@@ -9,9 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from filelock import FileLock, Timeout
+
 from finetune.errors import FinetuneError, RunFolderError, RunStoppedError, TrainingError
 from finetune.files import write_atomically
 from finetune.recipe import Recipe
+from finetune.resources import expanded
 
 RECIPE, ENVIRONMENT, METRICS, REPORT = (
     "recipe.yaml",
@@ -96,6 +99,12 @@ def check_origin(folder: Path, recipe: Recipe, environment: Mapping[str, Any]) -
     return [f"warning: resumed with other versions, so not bit by bit: {', '.join(changed)}."]
 
 
+def place(output: str) -> Path:
+    """Return the folder that an output means: ``~`` expanded, symbolic links followed."""
+    folder = expanded(output)
+    return folder.resolve() if folder.is_symlink() else folder
+
+
 def _check_free(folder: Path, overwrite: bool) -> None:
     if not folder.exists() and not folder.is_symlink():
         existing = next((parent for parent in folder.parents if parent.exists()), None)
@@ -169,12 +178,18 @@ def opened(
     if not main:
         yield
         return
+    with _alone(folder):
+        yield from _kept(folder, recipe, environment, resuming)
+
+
+def _kept(
+    folder: Path, recipe: str, environment: Mapping[str, Any], resuming: bool
+) -> Iterator[None]:
     aside = _aside(folder)
     try:
         if not resuming:
             _make(folder, aside, recipe, environment)
     except OSError as error:
-        _fail(folder, aside)
         raise RunFolderError(f"'{folder}' cannot be written: {error}.") from error
     try:
         yield
@@ -189,7 +204,33 @@ def opened(
     shutil.rmtree(aside, ignore_errors=True)
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other runs out of the folder; a kill leaves the lock file, but not the lock.
+
+    Raises:
+        RunFolderError: If another run is at work there, or the folder cannot be written to.
+    """
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise RunFolderError(
+            f"another run is at work in '{folder}'; wait for it or choose another output."
+        ) from None
+    except OSError as error:
+        raise RunFolderError(f"'{folder}' cannot be written: {error}.") from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
 def _make(folder: Path, aside: Path, recipe: str, environment: Mapping[str, Any]) -> None:
+    """Make the folder with the marks of a run, an earlier run set aside; or leave all as it was."""
+    earlier = False
     if folder.is_dir() and any(folder.iterdir()):
         finished = (folder / RESULT).is_file()
         if not finished and (aside.is_dir() or _abandoned(folder)):
@@ -197,9 +238,18 @@ def _make(folder: Path, aside: Path, recipe: str, environment: Mapping[str, Any]
         else:
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / ENVIRONMENT, environment)  # first, as the mark of a run
-    write_atomically(folder / RECIPE, recipe.encode())
+            earlier = True
+    new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / ENVIRONMENT, environment)  # first, as the mark of a run
+        write_atomically(folder / RECIPE, recipe.encode())
+    except OSError:
+        if earlier or new:
+            shutil.rmtree(folder, ignore_errors=True)
+        if aside.is_dir() and not folder.exists():
+            aside.rename(folder)
+        raise
 
 
 def _fail(folder: Path, aside: Path) -> None:

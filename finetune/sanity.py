@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 import torch
@@ -44,7 +44,6 @@ def notes(
     found = [
         *idle_losses(structures["train"], structures["unlabelled"], losses),
         *mixed_levels(structures),
-        *shared_frames(structures),
         *strange_origin(potential, graphs),
     ]
     spread = energy_spread(potential, graphs)
@@ -90,15 +89,26 @@ def mixed_levels(structures: Mapping[str, Sequence[Structure]]) -> list[str]:
     return [f"warning: the labels are of different levels of theory ({listed})."]
 
 
-def shared_frames(structures: Mapping[str, Sequence[Structure]]) -> list[str]:
-    """Count the validation and test structures that are training structures too."""
-    train = {_identity(item) for item in structures["train"]}
-    counts = {
-        split: sum(_identity(item) in train for item in structures[split])
-        for split in ("valid", "test")
+Frames = Mapping[str, Sequence[bytes]]
+"""Hashes of the geometries of the splits train, valid and test."""
+
+
+def frames(structures: Mapping[str, Sequence[Structure]]) -> Frames:
+    """Return the hash of each geometry, rounded to 1e-6 Å, by split."""
+    return {
+        split: [_identity(item) for item in structures[split]]
+        for split in ("train", "valid", "test")
     }
+
+
+def shared_frames(
+    found: Frames, trained: Iterable[bytes], where: str = "in the training set too"
+) -> list[str]:
+    """Count the validation and test structures that were trained on."""
+    seen = set(trained)
+    counts = {split: sum(item in seen for item in found[split]) for split in ("valid", "test")}
     return [
-        f"warning: {count} of the {split} structures are in the training set too."
+        f"warning: {count} of the {split} structures {'is' if count == 1 else 'are'} {where}."
         for split, count in counts.items()
         if count
     ]

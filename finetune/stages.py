@@ -20,6 +20,9 @@ def check_stages(stages: Mapping[str, Mapping[str, Any]]) -> None:
     for name, stage in stages.items():
         if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", name):
             raise ValueError(f"the stage name '{name}' must be letters, digits, - and _")
+        for key in ("data", "train"):
+            if not isinstance(stage.get(key), Mapping | None):
+                raise ValueError(f"stages.{name}.{key} must be a mapping, not {stage[key]!r}")
         for key in sorted(set(stage) - set(KEYS)):
             raise ValueError(
                 f"stages.{name}: '{key}' cannot differ between stages.{suggestion(key, KEYS)} "

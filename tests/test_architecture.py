@@ -16,6 +16,7 @@ FLOORS = [
     {"displacements"},
     {"losses.options", "adapters.options"},
     {"losses", "adapters"},  # the registries, in __init__
+    {"plugins"},
     {"recipe"},
     {"schema"},
     {"run_folder"},

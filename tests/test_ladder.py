@@ -156,3 +156,14 @@ def test_every_stage_is_surveyed(workspace: Path, tmp_path: Path) -> None:
     assert found["stages"]["cheap"]["coverage"]["train"]["forces"] == 6
     assert list(found["stages"]["dear"]["trainable"]) == ["readouts"]
     assert [item.name for item in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_structures_of_an_earlier_stage_are_noticed(workspace: Path, tmp_path: Path) -> None:
+    from finetune.workflow import validate_stages
+
+    found = validate_stages(ladder(workspace, tmp_path / "run"))  # `cheap` trains on test.xyz
+    notes = [note for note in found["dear"].notes if "training set of the stage" in note]
+    assert notes == [  # the geometries of valid.xyz and test.xyz are the same
+        f"warning: 6 of the {split} structures are in the training set of the stage 'cheap'."
+        for split in ("valid", "test")
+    ]

@@ -126,7 +126,7 @@ def test_recipes_do_not_change() -> None:
 @pytest.mark.parametrize(
     ("losses", "message"),
     [
-        ({"pisc": {"displacement": {"kind": "adversarial"}}}, "has one adversarial displacement"),
+        ({"pisc": {"displacement": {"kind": "adversarial"}}}, "has only one for"),
         ({"replay": {"displacement": None, "copies": 2}}, "`copies` needs a displacement"),
         ({"strain": {"strain": 0.5}}, "strains lie above 0 and up to 0.1"),
         ({"pitc": {"displacement": {"size": {"kind": "linear", "last": 0}}}}, "sizes lie above 0"),
@@ -139,3 +139,30 @@ def test_recipes_do_not_change() -> None:
 def test_displacements_and_strains_are_checked(losses: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         Recipe.parse({**SMALL, "losses": losses})
+
+
+def test_every_faulty_loss_is_told_by_its_name() -> None:
+    losses = {
+        "pisc": {"weight": -1},
+        "far": {"kind": "pitc", "displacement": {"size": 5}},
+        "pict": {},
+        "energy": 3,
+    }
+    with pytest.raises(RecipeError) as caught:
+        Recipe.parse({**SMALL, "losses": losses})
+    told = str(caught.value).splitlines()
+    assert told[0] == "the recipe has 4 faults:"
+    assert told[1].startswith("  losses.pisc.weight: Input should be greater than or equal to 0")
+    assert told[2].startswith("  losses.far.displacement.size: Input should be less")
+    assert told[3].startswith("  losses.pict: unknown loss 'pict'. Did you mean")
+    assert told[4].startswith("  losses.energy: write `energy: {weight: 3}`")
+
+
+def test_hints_are_for_what_they_are_about() -> None:
+    with pytest.raises(RecipeError) as caught:
+        Recipe.parse({"data": {"train": "a"}, "output": "x", "head": None})
+    assert str(caught.value).splitlines()[1:] == ["  foundation: Field required"]
+    with pytest.raises(RecipeError, match="stages.a.train must be a mapping"):
+        Recipe.parse({**SMALL, "stages": {"a": {"train": "x"}}})
+    with pytest.raises(RecipeError, match="  adapter.rank: Input should be"):
+        Recipe.parse({**SMALL, "adapter": {"kind": "lora", "rank": 0}})

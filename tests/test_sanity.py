@@ -19,6 +19,7 @@ from finetune.losses.options import EnergyOptions, ForcesOptions
 from finetune.recipe import Recipe
 from finetune.sanity import (
     energy_spread,
+    frames,
     idle_losses,
     mixed_levels,
     shared_frames,
@@ -105,8 +106,9 @@ def test_idle_losses_mixed_levels_and_shared_frames(labelled: list[Structure]) -
     splits = {"train": labelled, "valid": labelled[:2], "test": [], "unlabelled": other}
     assert mixed_levels(splits) == []
     assert "train: PBE; valid: CCSD(T)" in mixed_levels({**splits, "valid": other})[0]
-    assert "2 of the valid structures" in shared_frames(splits)[0]
-    assert shared_frames({**splits, "valid": []}) == []
+    found = frames(splits)
+    assert "2 of the valid structures are in" in shared_frames(found, found["train"])[0]
+    assert shared_frames({**found, "valid": []}, found["train"]) == []
 
 
 def test_energies_of_other_compositions_are_not_passed_off(workspace: Path, tmp_path: Path) -> None:

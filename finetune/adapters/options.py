@@ -31,7 +31,7 @@ class LoraOptions(Options):
     rank: int = Field(8, ge=1, le=1024)
     alpha: float = Field(8.0, gt=0)
     targets: tuple[str, ...] = Field(("*",), min_length=1)
-    seed: int = Field(0, ge=0, description="of the random factors")
+    seed: int = Field(0, ge=0, le=2**62, description="of the random factors")
 
 
 class FrozenOptions(Options):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.data import chemical_symbols
 from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
@@ -19,6 +21,8 @@ from finetune.recipe import LabelKeys
 Array = NDArray[np.float64]
 CLOSEST = 0.2
 """Å; atoms nearer than this are a damaged file, not chemistry."""
+LARGEST_NUMBER = 1000
+"""Of a charge or spin multiplicity."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,8 @@ def from_atoms(atoms: Atoms, keys: LabelKeys, where: str) -> Structure:
         energy=_energy(label(atoms, keys.energy), keys.energy, where),
         forces=_forces(label(atoms, keys.forces), keys.forces, len(atoms), where),
         stress=_stress(label(atoms, keys.stress), keys.stress, where) if atoms.pbc.all() else None,
-        charge=whole_number(atoms, keys.charge, 0, where),
-        spin=whole_number(atoms, keys.spin, 1, where),
+        charge=whole_number(atoms, keys.charge, 0, -LARGEST_NUMBER, where),
+        spin=whole_number(atoms, keys.spin, 1, 1, where),
         where=where,
         level_of_theory=_text(atoms.info.get("level_of_theory")),
     )
@@ -89,7 +93,7 @@ def label(atoms: Atoms, key: str) -> Any:
     return results.get(key)
 
 
-def whole_number(atoms: Atoms, key: str, absent: int, where: str) -> int:
+def whole_number(atoms: Atoms, key: str, absent: int, least: int, where: str) -> int:
     """Return a whole number (charge, spin multiplicity) that an `ase.Atoms` holds in ``info``.
 
     Raises:
@@ -97,9 +101,13 @@ def whole_number(atoms: Atoms, key: str, absent: int, where: str) -> int:
     """
     value = atoms.info.get(key, absent)
     array = _finite(value, key, where)
-    if array.size != 1 or float(array.reshape(())) != round(float(array.reshape(()))):
-        raise DataError(f"{where}: '{key}' must be one whole number, not {str(value)[:40]!r}.")
-    return round(float(array.reshape(())))
+    number = float(array.reshape(())) if array.size == 1 else math.nan
+    if not least <= number <= LARGEST_NUMBER or number != round(number):
+        raise DataError(
+            f"{where}: '{key}' must be one whole number from {least} to {LARGEST_NUMBER}, "
+            f"not {str(value)[:40]!r}."
+        )
+    return round(number)
 
 
 def keys_present(frames: Iterable[Atoms]) -> list[str]:
@@ -155,13 +163,23 @@ def check_geometry(structure: Structure) -> None:
         raise DataError(f"{where} has no atoms.")
     if not np.isfinite(structure.positions).all() or not np.isfinite(structure.cell).all():
         raise DataError(f"{where} has positions or a cell that are NaN or infinite.")
-    if structure.numbers.min() < 1:
-        raise DataError(f"{where} has an atom of unknown element (atomic number 0 or 'X').")
+    strange = (structure.numbers < 1) | (structure.numbers >= len(chemical_symbols))
+    if strange.any():
+        raise DataError(
+            f"{where} has an atom of unknown element (atomic number "
+            f"{structure.numbers[strange][0]}{' or X' if structure.numbers.min() == 0 else ''})."
+        )
     if structure.pbc.any() and np.linalg.norm(structure.cell[structure.pbc], axis=1).min() < 1e-6:
         raise DataError(f"{where} is periodic along a direction whose cell vector is zero.")
     periodic = structure.cell[structure.pbc]
     if np.linalg.matrix_rank(periodic, tol=1e-6) < len(periodic):
         raise DataError(f"{where} is periodic but its cell vectors are parallel.")
+    lengths = np.linalg.norm(periodic, axis=1)
+    if len(lengths) and lengths.min() < CLOSEST:
+        raise DataError(
+            f"{where} has a cell vector of {lengths.min():.3g} Å: an atom would be that close to "
+            "its own image. Check the unit of the cell (Å)."
+        )
     atoms = Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
     first, second, distance = neighbor_list("ijd", atoms, CLOSEST)
     if len(first):

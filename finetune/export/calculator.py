@@ -12,7 +12,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from finetune.data.graphs import graph
-from finetune.data.labels import Structure, check_geometry, whole_number
+from finetune.data.labels import LARGEST_NUMBER, Structure, check_geometry, whole_number
 from finetune.devices import choose_device, choose_dtype
 from finetune.foundation.loading import load_foundation
 from finetune.foundation.potential import Potential
@@ -69,8 +69,8 @@ class PotentialCalculator(Calculator):
             positions=np.array(self.atoms.positions, dtype=np.float64),
             cell=np.array(self.atoms.cell.array, dtype=np.float64),
             pbc=np.array(self.atoms.pbc, dtype=bool),
-            charge=whole_number(self.atoms, "charge", 0, where),
-            spin=whole_number(self.atoms, "spin", 1, where),
+            charge=whole_number(self.atoms, "charge", 0, -LARGEST_NUMBER, where),
+            spin=whole_number(self.atoms, "spin", 1, 1, where),
             where=where,
         )
         check_geometry(structure)

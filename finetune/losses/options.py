@@ -86,7 +86,7 @@ class WeakLossOptions(ConsistencyOptions):
 class TaylorOptions(WeakLossOptions):
     """PITC: E(r+δ) against E(r) − Σ δ·F(r).
 
-    ``form: symmetric`` compares E(r+δ) − E(r−δ) with −2 Σ δ·F(r), which has no curvature in it.
+    ``form: symmetric`` compares ½ [E(r+δ) − E(r−δ)] with −Σ δ·F(r): no curvature is in it.
     ``base: label`` takes E(r) from the label where there is one. ``hold_extrapolation`` keeps the
     extrapolated side fixed, so that only E(r+δ) is differentiated by the weights.
     """
@@ -114,7 +114,7 @@ class SpatialOptions(WeakLossOptions):
 
 
 class SecondDifferenceOptions(WeakLossOptions):
-    """E(r+δ) + E(r−δ) − 2 E(r): PITC's remainder to leading order, from energies alone."""
+    """½ [E(r+δ) + E(r−δ)] − E(r): PITC's remainder to leading order, from energies alone."""
 
 
 class StrainOptions(ConsistencyOptions):
@@ -167,5 +167,6 @@ class ReplayOptions(LossOptions):
 def _refuse_equal_copies(displaced: DisplacementOptions, copies: int) -> None:
     if displaced.kind == "adversarial" and copies > 1:
         raise ValueError(
-            "a structure has one adversarial displacement; choose another kind for several draws"
+            "several different displacements are needed, and `kind: adversarial` has only one for "
+            "each structure; choose another kind"
         )

@@ -17,7 +17,7 @@ from finetune.teacher import Teacher
 STRUCTURES = 32
 """Training structures that the remainder is measured on, at most."""
 SMALLEST = 1e-4
-"""Å; where even this is too much, something else is wrong."""
+"""Å; where even this is too much, the energy error says nothing: too few energies, say."""
 ROUNDS = 8
 
 
@@ -25,7 +25,7 @@ def to_be_chosen(losses: Mapping[str, LossOptions]) -> dict[str, DisplacementOpt
     """Return the displacements whose size is to be chosen, by the recipe's name of the loss."""
     found = {}
     for name, options in losses.items():
-        if isinstance(options, WeakLossOptions | ReplayOptions):
+        if options.peak_weight > 0 and isinstance(options, WeakLossOptions | ReplayOptions):
             displaced = options.displaced
             if displaced is not None and isinstance(displaced.size, ChosenSize):
                 found[name] = displaced

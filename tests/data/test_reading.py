@@ -9,6 +9,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from finetune.data.labels import from_atoms
 from finetune.data.reading import read_structures
 from finetune.errors import DataError
 from finetune.recipe import LabelKeys
@@ -154,3 +155,17 @@ def test_missing_unreadable_and_empty_files(tmp_path: Path) -> None:
         read_structures(f"{path}@5:7")
     with pytest.raises(DataError, match="no structure file is named"):
         read_structures([])
+
+
+@pytest.mark.parametrize(
+    ("atoms", "message"),
+    [
+        (Atoms([200], [[0, 0, 0]]), r"unknown element \(atomic number 200\)"),
+        (Atoms("C", [[0, 0, 0]], cell=[0.003] * 3, pbc=True), "cell vector of 0.003 Å"),
+        (Atoms("C", [[0, 0, 0]], info={"charge": 1e20}), "'charge' must be one whole number from"),
+        (Atoms("C", [[0, 0, 0]], info={"spin": -3}), "'spin' must be one whole number from 1"),
+    ],
+)
+def test_absurd_structures_are_refused_at_once(atoms: Atoms, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        from_atoms(atoms, LabelKeys(), "here")

@@ -82,3 +82,17 @@ def test_without_energies_there_is_nothing_to_compare_with(workspace: Path) -> N
     )
     with pytest.raises(DataError, match="size cannot be chosen"):
         validate(recipe)
+
+
+def test_an_error_that_says_nothing_chooses_nothing(workspace: Path) -> None:
+    """With one structure the refitted reference energies leave no error at all."""
+    losses = {"energy": {}, "pitc": {"displacement": {"size": {"fraction": 0.2}}}}
+    data = {"train": str(workspace / "train.xyz@:1"), "valid": str(workspace / "valid.xyz")}
+    with pytest.raises(DataError, match="too small to compare with"):
+        validate(recipe_for(workspace, "x", losses=losses, data=data))
+
+
+def test_a_loss_that_is_off_needs_no_size() -> None:
+    (name,) = losses = chosen(0.5)
+    off = {name: losses[name].model_copy(update={"weight": 0.0})}
+    assert sizing.to_be_chosen(off) == {}

@@ -1,0 +1,68 @@
+"""Validate what a recipe says of its adapter and its losses, each by the class of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from finetune.adapters import adapters
+from finetune.errors import RecipeError
+from finetune.explanation import lines
+from finetune.losses import losses
+from finetune.losses.options import LossOptions
+
+
+def adapter_options(value: Any) -> dict[str, Any]:
+    """Return the options of an adapter, defaults filled in, from its name or a mapping.
+
+    Raises:
+        RecipeError: For an unknown kind.
+        ValueError: With a line for each fault.
+    """
+    if isinstance(value, str):
+        value = {"kind": value}
+    if not isinstance(value, Mapping):
+        raise ValueError("write `adapter: {kind: NAME}`")
+    kind = str(value.get("kind", "full"))
+    rest = {key: item for key, item in value.items() if key != "kind"}
+    options = _validated(adapters.options(kind), rest, "adapter")
+    return {"kind": kind, **options.model_dump(mode="json")}
+
+
+def loss_options(value: Any) -> dict[str, BaseModel]:
+    """Return the options of every loss by the recipe's names.
+
+    Raises:
+        ValueError: With a line for each fault of all losses.
+    """
+    if not isinstance(value, Mapping) or not value:
+        raise ValueError("name at least one loss, e.g. `losses: {energy: {weight: 1.0}}`")
+    found, faults = {}, []
+    for name, given in value.items():
+        try:
+            found[str(name)] = _loss(str(name), given)
+        except (ValueError, RecipeError) as error:
+            told = str(error)
+            faults.append(told if told.startswith("  ") else f"  losses.{name}: {told}")
+    if faults:
+        raise ValueError("\n".join(faults))
+    return found
+
+
+def _loss(name: str, given: Any) -> BaseModel:
+    given = {} if given is None else given
+    if isinstance(given, LossOptions):
+        given = given.model_dump(exclude_unset=True)
+    if not isinstance(given, Mapping):
+        raise ValueError(f"write `{name}: {{weight: {given}}}` with the weight as a key")
+    kind = str(given.get("kind") or name)
+    return _validated(losses.options(kind), {**given, "kind": kind}, f"losses.{name}")
+
+
+def _validated(options: type[BaseModel], given: Mapping[str, Any], within: str) -> BaseModel:
+    try:
+        return options.model_validate(dict(given))
+    except ValidationError as error:
+        raise ValueError(lines(error, options, within)) from None
