@@ -172,7 +172,7 @@ class Preparation:
                 f"note: {fit.identified} independent composition"
                 f"{'s do' if fit.identified > 1 else ' does'} not fix the reference energies of "
                 f"{len(fit.change)} elements; energies of other compositions will mean nothing. "
-                "Left as the foundation has them, because no label tells: "
+                "Combinations that no label tells stay as in the foundation: "
                 f"{'; '.join(map(_combination, fit.undetermined))}."
             )
 

@@ -29,6 +29,10 @@ from finetune.training.processes import Processes
 from finetune.training.progress import Reporter, Silent
 from finetune.training.tracking import Several, trackers
 
+NOT_BETTER = (
+    "warning: no epoch validated better than the foundation, whose weights were kept. Try another "
+    "train.learning_rate or more epochs."
+)
 CITATION = (
     "M. Takamoto, V. Zaverkin, M. Niepert, Physics-Informed Weakly Supervised Learning for "
     "Interatomic Potentials, ICML 2025, arXiv 2408.05215"
@@ -91,6 +95,9 @@ def _run_one(
             *(prepared.adapted, prepared.reference, prepared.data, recipe, prepared.folder),
             reporter=_with_trackers(reporter, prepared) if processes.main else reporter,
         ).run(resuming)
+        if outcome.best_epoch == 0:
+            prepared.notes.append(NOT_BETTER)
+            reporter.say(NOT_BETTER)
         reporter.say("evaluating …")
         try:
             result = _finish(prepared, outcome, started, write=processes.main)

@@ -342,3 +342,19 @@ def test_every_weak_loss_takes_part_in_a_run(workspace: Path, tmp_path: Path) ->
     assert trained == {f"loss/{name}" for name in losses if name != "strain"}  # nothing periodic
     assert all(result.history[-1][name] > 0 for name in trained)
     assert any("'strain' is idle" in note for note in result.notes)
+
+
+def test_a_run_that_learnt_nothing_says_so(workspace: Path, tmp_path: Path) -> None:
+    worse = {"epochs": 1, "learning_rate": 3.0, "warmup_epochs": 0, "ema": None}
+    result = finetune.run(recipe_for(workspace, tmp_path / "run", train=worse))
+    assert result.best_epoch == 0
+    assert any("no epoch validated better" in note for note in result.notes)
+
+
+def test_a_run_without_a_result_is_no_potential_yet(workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(FinetuneError, match="a run that is not finished: go on with it"):
+        finetune.evaluate(tmp_path / "run", workspace / "test.xyz")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FinetuneError, match="holds no potential: neither"):
+        finetune.load_calculator(tmp_path / "empty")

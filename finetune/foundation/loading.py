@@ -16,6 +16,7 @@ from finetune.foundation.published import PUBLISHED
 from finetune.foundation.storage import CONFIG, load
 from finetune.foundation.trust import open_trusted
 from finetune.resources import find
+from finetune.run_folder import BUNDLE, CHECKPOINTS
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,18 @@ def locate(name: str, beside: Path | None = None) -> Path:
     place = find(name, beside)
     if place is None:
         raise FoundationError(
-            f"no foundation '{name}'.{suggestion(name, names())} Give the path of a stored "
+            f"no foundation '{name}'.{suggestion(name, names())} Give the path of a run, a stored "
             "potential or a MACE file, or a name that 'piwsl-finetune foundations' lists."
         )
-    inside = place / "model"
-    return inside if not (place / CONFIG).exists() and (inside / CONFIG).exists() else place
+    if not place.is_dir() or (place / CONFIG).exists():
+        return place
+    inside = place / BUNDLE
+    if (inside / CONFIG).exists():
+        return inside
+    if (place / CHECKPOINTS).is_dir():
+        raise FoundationError(
+            f"'{name}' holds a run that is not finished: go on with it, --resume auto, first."
+        )
+    raise FoundationError(
+        f"'{name}' holds no potential: neither '{CONFIG}' nor '{BUNDLE}/{CONFIG}' is there."
+    )

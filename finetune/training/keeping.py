@@ -58,8 +58,8 @@ class Keeper:
     def stopped(self, number: signal.Signals, epoch: int) -> RunStoppedError:
         """Return the error that ends a run which a signal stopped."""
         return RunStoppedError(
-            f"stopped by {number.name} after step {self._step} (epoch {epoch}); '{self.folder}' "
-            f"holds all that is needed to go on with {GO_ON}.",
+            f"{number.name} after step {self._step} (epoch {epoch}); '{self.folder}' holds all "
+            f"that is needed to go on with {GO_ON}.",
             exit_code=128 + number,
         )
 

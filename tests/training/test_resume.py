@@ -388,7 +388,7 @@ def test_the_command_names_the_command_that_resumes(workspace: Path, tmp_path: P
         env={**os.environ, "PYTHONPATH": ROOT},
     )
     assert done.returncode == 143, done.stderr
-    assert "stopped by SIGTERM after step 3" in done.stderr
+    assert "stopped: SIGTERM after step 3" in done.stderr
     command = f"piwsl-finetune run {path} train.seed=3 --resume auto"
     assert command in done.stderr
     assert "Traceback" not in done.stderr
