@@ -1,5 +1,6 @@
 """The code in the docs runs, and links lead somewhere."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -54,3 +55,12 @@ def test_every_option_of_a_recipe_is_documented() -> None:
             assert f"`{name}`" in text, name
             for option in registry.options(name).model_fields:
                 assert f"`{option}" in text or option in {"kind", "huber_delta"}, option
+
+
+def test_tables_are_those_of_the_stored_results() -> None:
+    spec = importlib.util.spec_from_file_location("make_tables", ROOT / "docs" / "make_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    assert tables.page() == (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")

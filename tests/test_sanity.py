@@ -150,4 +150,4 @@ def test_what_the_labels_leave_open_is_named(workspace: Path) -> None:
     notes = finetune.validate(recipe_for(workspace, "x")).notes
     (note,) = [note for note in notes if "do not fix" in note]
     assert "2 independent compositions" in note
-    assert "no label tells: " in note
+    assert "no label tells stay as in the foundation: " in note

@@ -56,8 +56,12 @@ class StressOptions(LossOptions):
 
 
 class ConsistencyOptions(LossOptions):
-    """Options shared by the weakly supervised losses, on displaced and on strained copies."""
+    """Options shared by the weakly supervised losses, on displaced and on strained copies.
 
+    The default weight is one that was measured to leave errors as they are: see docs/losses.md.
+    """
+
+    weight: Scheduled = Field(0.1, description="factor in the total loss, or a schedule")
     normalise: Literal["per_atom", "per_structure"] = "per_atom"
     copies: int = Field(1, ge=1, le=64, description="draws for each structure in a step")
     anchored: bool = Field(
@@ -105,6 +109,7 @@ class TaylorOptions(WeakLossOptions):
 class SpatialOptions(WeakLossOptions):
     """PISC: E(r+δ) against E(r+δ′) − Σ (δ−δ′)·F(r+δ′)."""
 
+    weight: Scheduled = Field(0.01, description="factor in the total loss, or a schedule")
     hold_extrapolation: bool = False
 
     @model_validator(mode="after")
@@ -142,6 +147,7 @@ class ReplayOptions(LossOptions):
     ``displacement: null`` takes the structures as they are.
     """
 
+    weight: Scheduled = Field(0.003, description="factor in the total loss, or a schedule")
     displacement: Displacement | None = DisplacementOptions(size=0.1)
     copies: int = Field(1, ge=1, le=64, description="draws for each structure in a step")
     energy: float = Field(0.0, ge=0, description="factor of the energies, residual in eV per atom")
