@@ -70,7 +70,7 @@ def test_reused_neighbour_lists_give_the_energies_and_forces_of_rebuilt_ones(
     generator, teacher = torch.Generator().manual_seed(3), Teacher(potential)
     error = torch.randn(skinned.positions.shape, generator=generator, dtype=torch.float64)
     moved = draw(options, skinned, generator, teacher=teacher, force_error=error)
-    _same_as_rebuilt(skinned.displaced(moved), mixed, potential)
+    _assert_same_as_rebuilt(skinned.displaced(moved), mixed, potential)
 
 
 def test_strained_neighbour_lists_give_the_energies_and_forces_of_rebuilt_ones(
@@ -81,10 +81,12 @@ def test_strained_neighbour_lists_give_the_energies_and_forces_of_rebuilt_ones(
     strain = draw_strain(0.05, skinned, torch.Generator().manual_seed(1))
     assert torch.equal(strain, strain.transpose(1, 2))
     assert 0.04 < strain.abs().max().item() <= 0.05
-    _same_as_rebuilt(skinned.strained(strain), mixed, potential)
+    _assert_same_as_rebuilt(skinned.strained(strain), mixed, potential)
 
 
-def _same_as_rebuilt(copies: GraphBatch, mixed: list[Structure], potential: MacePotential) -> None:
+def _assert_same_as_rebuilt(
+    copies: GraphBatch, mixed: list[Structure], potential: MacePotential
+) -> None:
     rebuilt = [
         replace(
             item,
