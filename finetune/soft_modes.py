@@ -51,16 +51,16 @@ def soft_modes(potential: Potential, structure: GraphBatch, count: int) -> SoftM
     size = 3 * len(structure.numbers)
     found: list[torch.Tensor] = []
     products: list[torch.Tensor] = []
-    candidate = torch.randn(size, generator=start, dtype=torch.float64).to(rigid.device)
     while len(found) < STEPS:
-        vector = _orthogonal(candidate, [*rigid, *found])
+        others = [*rigid, *found]
+        vector = _orthogonal(products[-1], others) if products else None
+        if vector is None:  # the first step, or an invariant subspace is exhausted
+            chance = torch.randn(size, generator=start, dtype=torch.float64)
+            vector = _orthogonal(chance.to(rigid.device), others)
         if vector is None:
             break
         found.append(vector)
         products.append(_curvature(potential, structure, vector))
-        candidate = products[-1]
-        if _orthogonal(candidate, [*rigid, *found]) is None:  # an invariant subspace: start anew
-            candidate = torch.randn(size, generator=start, dtype=torch.float64).to(rigid.device)
     if not found:
         return SoftModes(rigid.new_zeros(0, size // 3, 3), rigid.new_zeros(0))
     basis = torch.stack(found)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from finetune.losses.base import BASE, Request, Site
+from finetune.losses.consistency import ConsistencyLoss
 from finetune.losses.context import LossContext
 from finetune.losses.options import SecondDifferenceOptions
-from finetune.losses.weak import ConsistencyLoss
 
 
 class SecondDifferenceLoss(ConsistencyLoss):

@@ -69,7 +69,7 @@ class ConsistencyOptions(LossOptions):
     )
 
 
-class WeakLossOptions(ConsistencyOptions):
+class DisplacedOptions(ConsistencyOptions):
     """Options shared by the weakly supervised losses on displaced copies."""
 
     displacement: Displacement = Field(
@@ -82,12 +82,12 @@ class WeakLossOptions(ConsistencyOptions):
         return spelt_out(self.displacement)
 
     @model_validator(mode="after")
-    def _copies_differ(self) -> WeakLossOptions:
+    def _copies_differ(self) -> DisplacedOptions:
         _refuse_equal_copies(self.displaced, self.copies)
         return self
 
 
-class TaylorOptions(WeakLossOptions):
+class TaylorOptions(DisplacedOptions):
     """PITC: E(r+δ) against E(r) − Σ δ·F(r).
 
     ``form: symmetric`` compares ½ [E(r+δ) − E(r−δ)] with −Σ δ·F(r): no curvature is in it.
@@ -106,7 +106,7 @@ class TaylorOptions(WeakLossOptions):
         return self
 
 
-class SpatialOptions(WeakLossOptions):
+class SpatialOptions(DisplacedOptions):
     """PISC: E(r+δ) against E(r+δ′) − Σ (δ−δ′)·F(r+δ′)."""
 
     weight: Scheduled = Field(0.01, description="factor in the total loss, or a schedule")
@@ -118,7 +118,7 @@ class SpatialOptions(WeakLossOptions):
         return self
 
 
-class SecondDifferenceOptions(WeakLossOptions):
+class SecondDifferenceOptions(DisplacedOptions):
     """½ [E(r+δ) + E(r−δ)] − E(r): PITC's remainder to leading order, from energies alone."""
 
 

@@ -10,7 +10,7 @@ from finetune.data.graphs import GraphBatch, batches
 from finetune.displacements import ChosenSize, DisplacementOptions
 from finetune.foundation.potential import Potential
 from finetune.losses.context import LossContext
-from finetune.losses.options import LossOptions, ReplayOptions, TaylorOptions, WeakLossOptions
+from finetune.losses.options import DisplacedOptions, LossOptions, ReplayOptions, TaylorOptions
 from finetune.losses.taylor import TaylorLoss
 from finetune.teacher import Teacher
 
@@ -25,7 +25,7 @@ def to_be_chosen(losses: Mapping[str, LossOptions]) -> dict[str, DisplacementOpt
     """Return the displacements whose size is to be chosen, by the recipe's name of the loss."""
     found = {}
     for name, options in losses.items():
-        if options.peak_weight > 0 and isinstance(options, WeakLossOptions | ReplayOptions):
+        if options.peak_weight > 0 and isinstance(options, DisplacedOptions | ReplayOptions):
             displaced = options.displaced
             if displaced is not None and isinstance(displaced.size, ChosenSize):
                 found[name] = displaced

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 
 from finetune.losses.base import Request, Site
+from finetune.losses.consistency import ConsistencyLoss, work
 from finetune.losses.context import LossContext
 from finetune.losses.options import SpatialOptions
-from finetune.losses.weak import ConsistencyLoss, work
 
 
 class SpatialLoss(ConsistencyLoss):

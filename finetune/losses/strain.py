@@ -8,9 +8,9 @@ import torch
 
 from finetune.data.graphs import GraphBatch
 from finetune.losses.base import BASE, Request, Site
+from finetune.losses.consistency import ConsistencyLoss
 from finetune.losses.context import LossContext
 from finetune.losses.options import StrainOptions
-from finetune.losses.weak import ConsistencyLoss
 from finetune.quantities import Prediction
 
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 
 from finetune.losses.base import BASE, Request, Site
+from finetune.losses.consistency import ConsistencyLoss, work
 from finetune.losses.context import LossContext
 from finetune.losses.options import TaylorOptions
-from finetune.losses.weak import ConsistencyLoss, work
 
 
 class TaylorLoss(ConsistencyLoss):

@@ -12,7 +12,7 @@ from finetune.foundation.potential import Potential
 from finetune.losses import losses as registry
 from finetune.losses.base import Loss
 from finetune.losses.context import LossContext
-from finetune.losses.options import LossOptions, ReplayOptions, StrainOptions, WeakLossOptions
+from finetune.losses.options import DisplacedOptions, LossOptions, ReplayOptions, StrainOptions
 from finetune.losses.sites import Request
 from finetune.perturbation import reach, strain_reach
 from finetune.schedules import peak
@@ -47,7 +47,7 @@ class TotalLoss:
         for loss in self.losses.values():
             if isinstance(loss.options, StrainOptions):
                 reaches.append(strain_reach(peak(loss.options.strain), cutoff))
-            elif isinstance(loss.options, WeakLossOptions | ReplayOptions):
+            elif isinstance(loss.options, DisplacedOptions | ReplayOptions):
                 displaced = loss.options.displaced
                 reaches.append(0.0 if displaced is None else reach(displaced))
         return max(reaches)
