@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).parent / "losses.md"
 RESULTS = Path(__file__).parents[1] / "tests" / "benchmarks" / "results"
-Runs = dict[str, dict[str, float]]
 
 
 def costs(stored: dict[str, Any]) -> list[str]:
@@ -38,16 +37,21 @@ def costs(stored: dict[str, Any]) -> list[str]:
     return lines
 
 
-def sweep(stored: dict[str, Any]) -> list[str]:
+def sweep(stored: dict[str, Any], level: str) -> list[str]:
     """Errors and times relative to energies alone: geometric mean, and range in brackets."""
-    runs: Runs = stored["runs"]
-    arms = list(dict.fromkeys(name.partition(" | ")[0] for name in runs))
-    cases = list(dict.fromkeys(name.partition(" | ")[2] for name in runs))
+    runs = stored["runs"]
+    arms = dict.fromkeys(name.partition(" | ")[0] for name in runs)
+    cases = dict.fromkeys(name.partition(" | ")[2] for name in runs)
+    cases = [case for case in cases if f", {level}, " in case]
+    arms = [arm for arm in arms if all(f"{arm} | {case}" in runs for case in cases)]
     alone = arms[0]
-    lines = [f"| relative to {alone} | energy MAE | force MAE | time |", "|---|---:|---:|---:|"]
+    fields = {"finetuned energy_mae": "energy MAE", "finetuned forces_mae": "force MAE"}
+    fields = {f: shown for f, shown in fields.items() if runs[f"{alone} | {cases[0]}"][f]}
+    heads = [f"{level}, relative to {alone}", *fields.values(), "time"]
+    lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(fields) + 1)]
     for arm in arms:
         cells = []
-        for field in ("energy_mae", "forces_mae", "seconds"):
+        for field in (*fields, "seconds"):
             ratios = [runs[f"{arm} | {c}"][field] / runs[f"{alone} | {c}"][field] for c in cases]
             mean = math.exp(statistics.mean(math.log(ratio) for ratio in ratios))
             spread = f" ({min(ratios):.2f}–{max(ratios):.2f})"
@@ -73,23 +77,25 @@ def energies_only(stored: dict[str, Any]) -> list[str]:
     return lines
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
-    "loss_cost": costs,
-    "weak_sweep": sweep,
-    "energies_only": energies_only,
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
+    "loss_cost": ("loss_cost", costs),
+    "weak_sweep CCSD(T)": ("weak_sweep", partial(sweep, level="CCSD(T)")),
+    "weak_sweep PBE0": ("weak_sweep", partial(sweep, level="PBE0")),
+    "energies_only": ("energies_only", energies_only),
 }
 
 
 def page() -> str:
     """Return the page with every table as the stored results have it."""
     text = PAGE.read_text(encoding="utf-8")
-    for name, table in TABLES.items():
-        stored = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    for name, (file, table) in TABLES.items():
+        stored = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))
         written = "\n".join([f"<!-- table {name} -->", *table(stored), "<!-- end -->"])
-        pattern = rf"<!-- table {name} -->.*?<!-- end -->"
-        text, found = re.subn(pattern, lambda _: written, text, flags=re.DOTALL)  # noqa: B023
-        if found != 1:
-            raise ValueError(f"{PAGE.name} has {found} places for the table {name}")
+        before, begin, rest = text.partition(f"<!-- table {name} -->")
+        _, end, after = rest.partition("<!-- end -->")
+        if not begin or not end:
+            raise ValueError(f"{PAGE.name} has no place for the table {name}")
+        text = before + written + after
     return text
 
 
