@@ -10,10 +10,10 @@ quickstart: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/piwsl-finetune run recipes/quickstart.yaml --overwrite
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 test-all: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

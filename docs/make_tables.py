@@ -38,7 +38,7 @@ def costs(stored: dict[str, Any]) -> list[str]:
 
 
 def sweep(stored: dict[str, Any], level: str) -> list[str]:
-    """Errors and times relative to energies alone: geometric mean, and range in brackets."""
+    """Errors relative to energies alone: geometric mean, and range in brackets."""
     runs = stored["runs"]
     arms = dict.fromkeys(name.partition(" | ")[0] for name in runs)
     cases = dict.fromkeys(name.partition(" | ")[2] for name in runs)
@@ -47,15 +47,14 @@ def sweep(stored: dict[str, Any], level: str) -> list[str]:
     alone = arms[0]
     fields = {"finetuned energy_mae": "energy MAE", "finetuned forces_mae": "force MAE"}
     fields = {f: shown for f, shown in fields.items() if runs[f"{alone} | {cases[0]}"][f]}
-    heads = [f"{level}, relative to {alone}", *fields.values(), "time"]
-    lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(fields) + 1)]
+    heads = [f"{level}, relative to {alone}", *fields.values()]
+    lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * len(fields)]
     for arm in arms:
         cells = []
-        for field in (*fields, "seconds"):
+        for field in fields:
             ratios = [runs[f"{arm} | {c}"][field] / runs[f"{alone} | {c}"][field] for c in cases]
             mean = math.exp(statistics.mean(math.log(ratio) for ratio in ratios))
-            spread = f" ({min(ratios):.2f}–{max(ratios):.2f})"
-            cells.append(f"{mean:.2f}" + ("" if field == "seconds" else spread))
+            cells.append(f"{mean:.2f} ({min(ratios):.2f}–{max(ratios):.2f})")
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     return lines
 
