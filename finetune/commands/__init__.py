@@ -1,0 +1,41 @@
+"""The ``piwsl-finetune`` command. Each command parses, calls one function and prints."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from finetune import __version__
+from finetune.commands.evaluation import evaluate
+from finetune.commands.potentials import export, foundations
+from finetune.commands.recipes import recipes, schema
+from finetune.commands.stores import store
+from finetune.commands.training import run, validate
+
+app = typer.Typer(
+    help="Fine-tune pretrained interatomic potentials on sparse ab initio labels.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"piwsl-finetune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
+    ] = False,
+) -> None:
+    """Fine-tune pretrained interatomic potentials on sparse ab initio labels."""
+
+
+for command in (run, validate, evaluate, export, store, recipes, foundations, schema):
+    app.command()(command)

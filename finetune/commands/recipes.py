@@ -1,0 +1,50 @@
+"""The shipped recipes, and what a recipe may say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from finetune.commands.shared import user_errors
+from finetune.errors import RunFolderError
+
+
+def recipes(
+    name: Annotated[str, typer.Argument(help="Recipe to print or copy; none lists all.")] = "",
+    to: Annotated[
+        Optional[Path],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
+        typer.Option("--to", help="Copy the recipe to this file."),
+    ] = None,
+) -> None:
+    """List the shipped recipes, print one, or copy it to make it your own."""
+    from finetune import resources
+
+    with user_errors():
+        if not name:
+            for shipped, path in resources.recipes().items():
+                print(f"{shipped:28} {_first_comment(path)}")
+            return
+        text = resources.recipe(name).read_text(encoding="utf-8")
+        if to is None:
+            print(text, end="")
+            return
+        if to.exists():
+            raise RunFolderError(f"'{to}' exists. Choose another name.")
+        to.write_text(text, encoding="utf-8")
+    print(f"wrote {to}")
+
+
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors that complete and check YAML."""
+    from finetune.schema import recipe_schema
+
+    print(json.dumps(recipe_schema(), indent=2))
+
+
+def _first_comment(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = [line.lstrip("# ") for line in lines if line.startswith("#")]
+    return comments[0] if comments else ""

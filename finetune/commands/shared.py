@@ -1,0 +1,42 @@
+"""What the commands share: arguments, and errors without a traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from finetune.errors import FinetuneError, RunStoppedError
+
+RecipeName = Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped recipe.")]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
+    typer.Argument(help="Overrides: train.learning_rate=1e-4 output=runs/mine", show_default=False),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")]
+Precision = Annotated[str, typer.Option(help="float64 or float32.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+
+@contextmanager
+def user_errors(again: str = "") -> Iterator[None]:
+    """Print an error that the user can mend without a traceback and leave with its exit code.
+
+    Args:
+        again: The command that resumes a run that was stopped.
+    """
+    try:
+        yield
+    except (FinetuneError, OSError) as error:
+        console = Console(file=sys.stderr, stderr=True)
+        stopped = isinstance(error, RunStoppedError)
+        title = "[bold yellow]stopped:[/]" if stopped else "[bold red]error:[/]"
+        console.print(f"{title} {escape(str(error))}", soft_wrap=True, highlight=False)
+        if stopped:
+            console.print(f"resume with  {escape(again)}", soft_wrap=True, highlight=False)
+        raise typer.Exit(getattr(error, "exit_code", FinetuneError.exit_code)) from None

@@ -1,0 +1,89 @@
+"""Fine-tune, and check what fine-tuning needs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Annotated, Any, cast
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from finetune.commands.shared import Overrides, Overwrite, RecipeName, user_errors
+
+
+def run(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    overwrite: Overwrite = False,
+    resume: Annotated[
+        str,
+        typer.Option(
+            help="auto: go on from the checkpoint in the output folder, if any; must: or fail."
+        ),
+    ] = "no",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the table alone.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Lines instead of a bar, as where there is no terminal.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Do what `validate` does, and stop.")
+    ] = False,
+) -> None:
+    """Fine-tune by a recipe, test against the foundation, write the run folder."""
+    if dry_run:
+        validate(recipe, overrides, overwrite)
+        return
+    console = Console()
+    again = shlex.join(["piwsl-finetune", "run", recipe, *(overrides or []), "--resume", "auto"])
+    with user_errors(again):
+        from finetune.training.progress import reporter_for
+        from finetune.workflow import run as run_recipe
+
+        result = run_recipe(
+            recipe,
+            overrides or [],
+            overwrite=overwrite,
+            resume=cast(Any, resume),
+            reporter=reporter_for(console, quiet, plain),
+        )
+    for name, stage in result.stages.items():
+        console.print(f"stage {name}")
+        console.print(stage.shown.table())
+    if not result.stages:
+        console.print(result.shown.table())
+    console.print(
+        f"{result.ending} after {result.epochs} epochs and {result.seconds:.0f} s; "
+        f"kept epoch {result.best_epoch}"
+    )
+    if not quiet:
+        console.print(
+            f"run folder  {escape(str(result.folder))}\n"
+            f"use it      finetune.load_calculator({escape(repr(str(result.folder)))})",
+            soft_wrap=True,
+        )
+
+
+def validate(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    overwrite: Overwrite = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in eV, Å, s, bytes.")] = False,
+) -> None:
+    """Check a recipe, its files, labels and foundation, and measure a step; write nothing."""
+    console = Console()
+    with user_errors():
+        from finetune.survey import survey
+        from finetune.workflow import validate_stages
+
+        stages = validate_stages(recipe, overrides or [], overwrite=overwrite)
+        found = {name: survey(prepared) for name, prepared in stages.items()}
+    if as_json:
+        content = {name: item.as_dict() for name, item in found.items()}
+        print(json.dumps(content.get("", {"stages": content}), indent=2))
+        return
+    for name, item in found.items():
+        for line in ([f"stage {name}"] if name else []) + item.lines():
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+    console.print("valid")
