@@ -36,9 +36,46 @@ def run_folder(recipe: Path) -> Path:
 
 def test_evaluate_prints_a_table_or_json(run_folder: Path, workspace: Path) -> None:
     path = str(workspace / "test.xyz")
-    assert "energy MAE per atom" in runner.invoke(app, ["evaluate", str(run_folder), path]).output
+    shown = runner.invoke(app, ["evaluate", str(run_folder), path]).output
+    for text in ("energy per atom", "force components", "forces by element", "worst energies"):
+        assert text in shown
     done = runner.invoke(app, ["evaluate", str(run_folder), path, "--json"])
-    assert json.loads(done.stdout)["finetuned"]["structures"] == 6
+    found = json.loads(done.stdout)
+    assert found["finetuned"]["structures"] == 6
+    mae = found["finetuned"]["statistics"]["forces"]["mae"]
+    assert mae == pytest.approx(found["finetuned"]["forces_mae"])
+    assert [row["index"] for row in found["worst"]["by_forces"]] != list(range(5))
+
+
+def test_evaluate_writes_json_csv_and_a_plot(
+    run_folder: Path, workspace: Path, tmp_path: Path
+) -> None:
+    to = tmp_path / "deep" / "evaluation"
+    arguments = ["evaluate", str(run_folder), str(workspace / "test.xyz"), "--to", str(to)]
+    assert runner.invoke(app, arguments).exit_code == 0
+    assert json.loads((to / "evaluation.json").read_text())["names"] == ["fine-tuned", "foundation"]
+    rows = (to / "structures.csv").read_text().splitlines()
+    assert len(rows) == 1 + 6
+    assert rows[0].startswith("index,where,subset,formula,atoms,energy,foundation energy error")
+    statistics = (to / "statistics.csv").read_text()
+    assert "fine-tuned,element,H,forces," in statistics
+    assert (to / "parity.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_puts_any_two_potentials_side_by_side(
+    run_folder: Path, workspace: Path, tmp_path: Path
+) -> None:
+    files = [str(workspace / "test.xyz")]
+    model = tmp_path / "tuned.model"
+    assert runner.invoke(app, ["export", str(run_folder), "--to", str(model)]).exit_code == 0
+    alone = json.loads(runner.invoke(app, ["evaluate", str(model), *files, "--json"]).stdout)
+    assert alone["foundation"] is None
+    against = ["--against", str(run_folder), "--json"]
+    both = json.loads(runner.invoke(app, ["evaluate", str(model), *files, *against]).stdout)
+    assert both["names"] == ["tuned.model", "run"]
+    for quantity in ("energy", "forces"):
+        same = [both[key]["statistics"][quantity]["mae"] for key in ("finetuned", "foundation")]
+        assert same[0] == pytest.approx(same[1], rel=1e-6)
 
 
 def test_evaluate_takes_other_keys(run_folder: Path, workspace: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from finetune.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,11 +41,25 @@ def learning_curve(history: Sequence[dict[str, Any]], best_epoch: int) -> Figure
     return figure
 
 
-def parity(before: LabelledPredictions | None, after: LabelledPredictions) -> Figure:
-    """Plot predictions against labels: energies relative to the labels' mean, and forces."""
+def parity(
+    before: LabelledPredictions | None,
+    after: LabelledPredictions,
+    names: tuple[str, str] = ("fine-tuned", "foundation"),
+) -> Figure:
+    """Plot predictions against labels: energies relative to the labels' mean, forces, stress.
+
+    Args:
+        before: Predictions of the foundation, if it is there.
+        after: Predictions of the fine-tuned potential.
+        names: What the legend calls the latter and the former.
+    """
     panels = [
         (field, label, unit)
-        for field, label, unit in (("energy", "energy", "eV"), ("forces", "force", "eV/Å"))
+        for field, label, unit in (
+            ("energy", "energy", "eV"),
+            ("forces", "force", "eV/Å"),
+            ("stress", "stress", "eV/Å³"),
+        )
         if getattr(after, field).size
     ]
     figure = _figure(len(panels))
@@ -52,8 +70,8 @@ def parity(before: LabelledPredictions | None, after: LabelledPredictions) -> Fi
         ends = np.array([labels.min(), labels.max()]) - origin
         axis.plot(ends, ends, color=FAINT, linewidth=0.8)
         for name, predictions, colour in (
-            ("foundation", before, BEFORE),
-            ("fine-tuned", after, AFTER),
+            (names[1], before, BEFORE),
+            (names[0], after, AFTER),
         ):
             if predictions is not None:
                 predicted, labelled = getattr(predictions, field) - origin
@@ -61,6 +79,13 @@ def parity(before: LabelledPredictions | None, after: LabelledPredictions) -> Fi
         axis.set(xlabel=f"labelled {label} [{unit}]", ylabel=f"predicted {label} [{unit}]")
         axis.legend(frameon=False, markerscale=3)
     return figure
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_atomically(path, buffer.getvalue())
 
 
 def _figure(panels: int) -> Figure:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.environment import versions
-from finetune.evaluation.plots import learning_curve, parity
+from finetune.evaluation.plots import learning_curve, parity, write_png
 from finetune.files import write_atomically
 
 if TYPE_CHECKING:
@@ -45,9 +45,7 @@ def write_ladder(result: RunResult, recipe: Recipe, path: Path) -> None:
 
 def write_curve(history: Sequence[dict[str, Any]], best_epoch: int, path: Path) -> None:
     """Write the learning curve as a PNG."""
-    buffer = io.BytesIO()
-    learning_curve(history, best_epoch).savefig(buffer, format="png", dpi=110)
-    write_atomically(path, buffer.getvalue())
+    write_png(learning_curve(history, best_epoch), path)
 
 
 def _template(name: str) -> Template:
