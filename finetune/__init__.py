@@ -20,7 +20,7 @@ from finetune.recipe import Recipe
 
 if TYPE_CHECKING:
     from finetune.adapters.base import AdaptedPotential, Adapter
-    from finetune.assessment import evaluate
+    from finetune.assessment import evaluate, md
     from finetune.export.calculator import PotentialCalculator, load_calculator
     from finetune.foundation.loading import Foundation, load_foundation
     from finetune.foundation.potential import Potential
@@ -40,6 +40,7 @@ _LAZY = {
     "PotentialCalculator": "finetune.export.calculator",
     "RunResult": "finetune.result",
     "evaluate": "finetune.assessment",
+    "md": "finetune.assessment",
     "load_calculator": "finetune.export.calculator",
     "load_foundation": "finetune.foundation.loading",
     "run": "finetune.workflow",
@@ -60,6 +61,7 @@ __all__ = [
     "evaluate",
     "load_calculator",
     "load_foundation",
+    "md",
     "register_adapter",
     "register_loss",
     "run",
