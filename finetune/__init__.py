@@ -20,7 +20,7 @@ from finetune.recipe import Recipe
 
 if TYPE_CHECKING:
     from finetune.adapters.base import AdaptedPotential, Adapter
-    from finetune.assessment import evaluate, md
+    from finetune.assessment import evaluate, md, report, scan
     from finetune.export.calculator import PotentialCalculator, load_calculator
     from finetune.foundation.loading import Foundation, load_foundation
     from finetune.foundation.potential import Potential
@@ -41,6 +41,8 @@ _LAZY = {
     "RunResult": "finetune.result",
     "evaluate": "finetune.assessment",
     "md": "finetune.assessment",
+    "report": "finetune.assessment",
+    "scan": "finetune.assessment",
     "load_calculator": "finetune.export.calculator",
     "load_foundation": "finetune.foundation.loading",
     "run": "finetune.workflow",
@@ -64,7 +66,9 @@ __all__ = [
     "md",
     "register_adapter",
     "register_loss",
+    "report",
     "run",
+    "scan",
     "validate",
 ]
 

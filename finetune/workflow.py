@@ -11,7 +11,7 @@ from typing import Any
 from finetune import resources, run_folder
 from finetune.environment import versions
 from finetune.errors import RunStoppedError, system_errors
-from finetune.evaluation.report import write_curve, write_report
+from finetune.evaluation.report import Page, write_curve, write_report
 from finetune.evaluation.side_by_side import compare
 from finetune.foundation import acceleration, storage
 from finetune.foundation.mace import MacePotential
@@ -183,7 +183,16 @@ def _finish(
         "citation": CITATION,
     }
     storage.save(tuned, folder / run_folder.BUNDLE, metadata)
-    write_report(result, recipe, folder / run_folder.REPORT)
+    page = Page(
+        name=folder.name,
+        story=result.as_dict(),
+        notes=result.notes,
+        history=result.history,
+        shown=result.shown,
+        recipe=recipe,
+        environment=prepared.environment,
+    )
+    write_report(page, folder / run_folder.REPORT)
     write_curve(result.history, result.best_epoch, folder / run_folder.CURVE)
     run_folder.write_json(folder / run_folder.RESULT, result.as_dict())
     return result

@@ -84,6 +84,58 @@ def test_evaluate_takes_other_keys(run_folder: Path, workspace: Path) -> None:
     assert json.loads(done.stdout)["finetuned"]["energy_mae"] is None
 
 
+def test_md_is_run_once_and_goes_on(run_folder: Path, workspace: Path, tmp_path: Path) -> None:
+    arguments = ["md", str(run_folder), str(workspace / "test.xyz"), "--to", str(tmp_path / "md")]
+    arguments += ["--length", "0.003", "--interval", "1", "--replicas", "1", "--ensemble"]
+    done = runner.invoke(app, [*arguments, "nvt"])
+    assert done.exit_code == 0, done.output
+    assert "foundation nvt-300K-structure0-replica0: " in done.output
+    assert "NVT 300 K" in done.output
+    assert (tmp_path / "md" / "fine-tuned" / "nvt-300K-structure0-replica0.traj").is_file()
+    again = runner.invoke(app, [*arguments, "nvt", "--ensemble", "nve", "--json"])
+    found = json.loads(again.stdout)
+    assert [len(found["trajectories"][name]) for name in found["names"]] == [2, 2]
+    assert "foundation nvt" not in again.stderr
+    other = runner.invoke(app, [*arguments, "nvt", "--seed", "1"])
+    assert other.exit_code == 2
+    assert "other settings" in other.stderr
+    assert runner.invoke(app, [*arguments, "nvt", "--seed", "1", "--overwrite"]).exit_code == 0
+
+
+def test_scan_prints_tables_and_writes(run_folder: Path, tmp_path: Path) -> None:
+    arguments = ["scan", str(run_folder), "--only", "dimers", "--only", "forgetting"]
+    done = runner.invoke(app, [*arguments, "--to", str(tmp_path / "scans")])
+    assert done.exit_code == 0, done.output
+    for text in ("pairs of atoms", "H-C", "what has changed", "elsewhere"):
+        assert text in done.output
+    stored = json.loads((tmp_path / "scans" / "scans.json").read_text())
+    assert stored["names"] == ["foundation", "fine-tuned"]
+    assert (tmp_path / "scans" / "dimer.png").is_file()
+
+
+def test_tests_of_a_model_file_need_a_place(
+    run_folder: Path, workspace: Path, tmp_path: Path
+) -> None:
+    model = str(tmp_path / "tuned.model")
+    assert runner.invoke(app, ["export", str(run_folder), "--to", model]).exit_code == 0
+    frames = str(workspace / "test.xyz@:2")
+    for arguments, message in (
+        (["scan", model, frames], "no run folder"),
+        (["md", model, frames], "no run folder"),
+        (["scan", model, "--to", str(tmp_path / "x")], "no structures are named"),
+        (["scan", model, frames, "--only", "dimer"], "Did you mean 'dimers'?"),
+        (["md", model, frames, "--ensemble", "npt"], "choose nve or nvt"),
+        (["md", model, frames, "--temperature", "0"], "temperature is 0"),
+    ):
+        done = runner.invoke(app, arguments)
+        assert done.exit_code == 2, arguments
+        assert message in done.stderr
+    place = ["--to", str(tmp_path / "scans"), "--only", "dimers", "--element", "H"]
+    done = runner.invoke(app, ["scan", model, frames, *place])
+    assert done.exit_code == 0, done.output
+    assert "tuned.model" in done.output
+
+
 def test_export_writes_once(run_folder: Path, tmp_path: Path) -> None:
     arguments = ["export", str(run_folder), "--to", str(tmp_path / "tuned.model")]
     assert runner.invoke(app, arguments).exit_code == 0

@@ -159,3 +159,78 @@ def md(
     if found.note:
         console.print(found.note, soft_wrap=True, markup=False, highlight=False)
     console.print(f"wrote {escape(str(found.folder))}", soft_wrap=True)
+
+
+def scan(
+    path: PotentialName,
+    files: Files = None,
+    only: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="dimers, coordinates, labelled, frequencies or forgetting; may be given several "
+            "times. All by default."
+        ),
+    ] = None,
+    structures: Annotated[int, typer.Option(help="Structures to scan and relax.")] = 1,
+    element: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Of pairs of atoms; by default those of the structures."),
+    ] = None,
+    away: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Structures away from the training set; G2 molecules by default."),
+    ] = None,
+    against: Against = None,
+    head: Head = None,
+    to: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--to", help="Folder for JSON and figures.", show_default="RUN/scans"),
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = "float64",
+    quiet: Quiet = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check walls, bonds, torsions, frequencies and forgetting, the foundation beside."""
+    console = Console(stderr=as_json)
+    with user_errors():
+        from finetune.assessment import scan as run_scans
+        from finetune.assessment.physics import CHECKS
+        from finetune.evaluation.counter import Counter
+
+        found = run_scans(
+            path,
+            files or (),
+            only=only or CHECKS,
+            structures=structures,
+            elements=element or (),
+            away=away or (),
+            to=to,
+            against=against,
+            head=head,
+            device=device,
+            dtype=precision,
+            counter=Counter(None if quiet else console),
+        )
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=2))
+        return
+    for table in found.tables():
+        console.print(table)
+    for line in (found.verdict(), found.note):
+        if line:
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+    console.print(f"wrote {escape(str(to or Path(path) / 'scans'))}", soft_wrap=True)
+
+
+def report(
+    path: Annotated[str, typer.Argument(metavar="RUN", help="Run folder.")],
+    device: Device = "auto",
+    precision: Precision = "float64",
+) -> None:
+    """Write the page of a run anew, with the dynamics and scans that were run since."""
+    with user_errors():
+        from finetune.assessment import report as write_page
+
+        page = write_page(path, device, precision)
+    Console().print(f"wrote {escape(str(page))}", soft_wrap=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from finetune.files import write_atomically
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from finetune.evaluation.metrics import LabelledPredictions
 
+Array = NDArray[np.float64]
 BEFORE, AFTER, FAINT = "#b3541e", "#1f6f8b", "#888888"
 """Colours of the foundation, the fine-tuned potential and guides; legible on light and dark."""
 
@@ -78,6 +80,42 @@ def parity(
                 axis.plot(labelled, predicted, ".", markersize=3, color=colour, label=name)
         axis.set(xlabel=f"labelled {label} [{unit}]", ylabel=f"predicted {label} [{unit}]")
         axis.legend(frameon=False, markerscale=3)
+    return figure
+
+
+Panel = tuple[str, str, Array, dict[str, Array], "Array | None", "float | None"]
+"""Title, unit of the coordinate, coordinate, energies by potential, labels, foot of a wall."""
+
+
+def curves(panels: Sequence[Panel], zoomed: bool = False) -> Figure:
+    """Plot energy curves, three panels in a row.
+
+    Args:
+        panels: See `Panel`; energies in eV.
+        zoomed: Whether to show the energies around zero alone, as far as 10 eV up.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, (title, unit, values, energies, labels, wall) in zip(axes, panels, strict=False):
+        for (name, found), colour in zip(
+            energies.items(), (BEFORE, AFTER)[-len(energies) :], strict=True
+        ):
+            axis.plot(values, found, color=colour, label=name)
+        if labels is not None:
+            axis.plot(values, labels, "o", markersize=3, color="black", label="labels")
+        if wall is not None:
+            axis.axvline(wall, color=FAINT, linewidth=0.8, linestyle=":")
+        if zoomed:
+            finite = np.concatenate([found[np.isfinite(found)] for found in energies.values()])
+            axis.set_ylim(min(float(finite.min(initial=0.0)), -0.5) - 0.5, 10.0)
+        axis.set(title=title, xlabel=unit, ylabel="energy [eV]")
+    for axis in axes[len(panels) :]:
+        axis.remove()
+    axes[0].legend(frameon=False)
     return figure
 
 

@@ -245,8 +245,7 @@ def test_distances_of_distributions() -> None:
 def test_the_radial_distribution_of_an_ideal_gas_is_one() -> None:
     random = np.random.default_rng(0)
     gas = [
-        Atoms("Ar40", random.uniform(0, 10, (40, 3)), cell=[10, 10, 10], pbc=True)
-        for _ in range(4)
+        Atoms("Ar40", random.uniform(0, 10, (40, 3)), cell=[10, 10, 10], pbc=True) for _ in range(4)
     ]
     centres, found = distribution(gas)
     assert found[centres > 2.0].mean() == pytest.approx(39 / 40, abs=0.05)

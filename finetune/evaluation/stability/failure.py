@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Ensemble = Literal["nve", "nvt"]
-BONDED = 1.2
+BONDED = 1.25
 """Two atoms closer than this multiple of the sum of their covalent radii are bonded."""
 
 
