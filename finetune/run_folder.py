@@ -153,7 +153,7 @@ def _allowed(parts: tuple[str, ...]) -> bool:
     """Return whether a name within a run folder may be anything: trackers', tests', stages'."""
     if parts[0] == STAGES and len(parts) > 2:
         parts = parts[2:]
-    free = (TENSORBOARD, WANDB, EVALUATION, STABILITY, SCANS)
+    free = (TENSORBOARD, WANDB, EVALUATION, STABILITY, SCANS, f".{STABILITY}.lock")
     return parts[0] in free or (parts[0] == STAGES and len(parts) <= 2)
 
 

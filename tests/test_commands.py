@@ -99,6 +99,11 @@ def test_md_is_run_once_and_goes_on(run_folder: Path, workspace: Path, tmp_path:
     other = runner.invoke(app, [*arguments, "nvt", "--seed", "1"])
     assert other.exit_code == 2
     assert "other settings" in other.stderr
+    (tmp_path / "md" / "mine.txt").write_text("")
+    refused = runner.invoke(app, [*arguments, "nvt", "--seed", "1", "--overwrite"])
+    assert refused.exit_code == 2
+    assert "holds other files ('mine.txt')" in refused.stderr
+    (tmp_path / "md" / "mine.txt").unlink()
     assert runner.invoke(app, [*arguments, "nvt", "--seed", "1", "--overwrite"]).exit_code == 0
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ase import Atoms
 
 from finetune import run_folder
-from finetune.assessment.shared import chosen_structures, output_folder, structures_for
+from finetune.assessment.shared import chosen_structures, empty, output_folder, structures_for
 from finetune.data.labels import to_atoms
 from finetune.devices import choose_device, choose_dtype
 from finetune.errors import DataError, RecipeError, system_errors
@@ -19,7 +19,7 @@ from finetune.evaluation.counter import Counter
 from finetune.evaluation.side_by_side import open_pair
 from finetune.evaluation.stability.failure import Ensemble
 from finetune.evaluation.stability.outcome import Stability
-from finetune.evaluation.stability.runs import run_all
+from finetune.evaluation.stability.runs import FILES, run_all
 from finetune.evaluation.stability.trajectory import Settings, Task
 from finetune.export.calculator import PotentialCalculator
 
@@ -90,8 +90,10 @@ def md(
         for index in range(len(starts))
         for replica in range(replicas)
     ]
-    folder = output_folder(path, to, run_folder.STABILITY, overwrite)
+    folder = output_folder(path, to, run_folder.STABILITY)
     with run_folder.alone(folder):
+        if overwrite:
+            empty(folder, FILES)
         outcome = run_all(
             {name: PotentialCalculator(potential) for name, potential in pair.potentials.items()},
             pair.fingerprints,

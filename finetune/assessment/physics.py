@@ -74,7 +74,7 @@ def scan(
             )
     if structures < 1:
         raise RecipeError(f"structures is {structures}; it must be above zero.")
-    folder = output_folder(path, to, run_folder.SCANS, overwrite=False)
+    folder = output_folder(path, to, run_folder.SCANS)
     pair = open_pair(path, against, choose_dtype(dtype), choose_device(device), head)
     found = structures_for(pair, files)
     potentials, counter = pair.potentials, counter or Counter()

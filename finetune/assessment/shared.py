@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,14 +18,13 @@ from finetune.preparation import check_elements
 from finetune.recipe import label_keys
 
 
-def output_folder(path: str | Path, to: str | Path | None, kind: str, overwrite: bool) -> Path:
-    """Return the folder that a test of a potential writes to, emptied on request.
+def output_folder(path: str | Path, to: str | Path | None, kind: str) -> Path:
+    """Return the folder that a test of a potential writes to.
 
     Args:
         path: Run folder, or what else names a potential.
         to: The folder, if it is named.
         kind: Its name within a run folder.
-        overwrite: Whether what is there may be removed.
 
     Raises:
         RunFolderError: If there is no run folder and no other is named, or a file is in the way.
@@ -34,15 +34,27 @@ def output_folder(path: str | Path, to: str | Path | None, kind: str, overwrite:
     folder = Path(path) / kind if to is None else Path(to)
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"'{folder}' is a file; name a folder.")
-    results = {".json", ".csv", ".traj", ".npz", ".png", ".cut"}
-    if overwrite and folder.is_dir():
-        strange = [
-            item for item in folder.rglob("*") if item.is_file() and item.suffix not in results
-        ]
-        if strange:
-            raise RunFolderError(f"'{folder}' holds other files ('{strange[0].name}') than a test.")
-        shutil.rmtree(folder)
     return folder
+
+
+def empty(folder: Path, ours: re.Pattern[str]) -> None:
+    """Remove an earlier test.
+
+    Args:
+        folder: Where it is, if it is.
+        ours: What the names of its files look like.
+
+    Raises:
+        RunFolderError: If anything else is there.
+    """
+    files = [item for item in folder.rglob("*") if not item.is_dir()]
+    strange = sorted(item.name for item in files if not ours.fullmatch(item.name))
+    if strange:
+        raise RunFolderError(
+            f"'{folder}' holds other files ('{strange[0]}') than a test; choose another --to."
+        )
+    if files:
+        shutil.rmtree(folder)
 
 
 def structures_for(pair: Pair, files: str | Path | Sequence[str | Path]) -> Sequence[Structure]:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -85,15 +85,18 @@ class Evaluated(Comparison):
         Those ``by_energy`` are ordered by the error per atom with the mean error per atom removed,
         those ``by_forces`` by the RMSE of the force components. Units are eV and Å.
         """
-        count = len(self.structures)
+        count, found = len(self.structures), {}
         atoms = np.array([len(item) for item in self.structures])
-        energies = energy_errors(self.finetuned_predictions, count) / atoms
-        forces, largest = force_errors(self.finetuned_predictions, count)
-        centred = energies - np.nanmean(energies) if np.isfinite(energies).any() else energies
-        found = {}
-        for name, order in (("by_energy", np.abs(centred)), ("by_forces", forces)):
-            labelled = np.flatnonzero(~np.isnan(order))
-            ranked = labelled[np.argsort(-order[labelled], kind="stable")][: self.listed]
+        predictions = self.finetuned_predictions
+        energies = energy_errors(predictions, count) / atoms
+        forces, largest = force_errors(predictions, count)
+        known = energies[np.isfinite(energies)]
+        centred = energies - (known.mean() if len(known) else 0.0)
+        for name, errors, labelled in (
+            ("by_energy", np.abs(centred), np.unique(predictions.energy_of)),
+            ("by_forces", forces, np.unique(predictions.forces_of)),
+        ):
+            size = np.nan_to_num(errors[labelled], nan=np.inf)  # a diverged prediction is the worst
             found[name] = [
                 {
                     "index": int(index),
@@ -103,7 +106,7 @@ class Evaluated(Comparison):
                     "forces_rmse": _number(forces[index]),
                     "forces_max": _number(largest[index]),
                 }
-                for index in ranked
+                for index in labelled[np.argsort(-size, kind="stable")][: self.listed]
             ]
         return found
 
@@ -136,7 +139,8 @@ class Evaluated(Comparison):
                     "by_element": groups["element"],
                     "by_subset": groups["subset"],
                 }
-        return {**found, "note": self.note, "names": list(self.names), "worst": self.worst()}
+        found |= {"note": self.note, "names": list(self.names), "worst": self.worst()}
+        return cast("dict[str, Any]", _finite(found))
 
     @system_errors()
     def write(self, folder: Path) -> None:
@@ -285,6 +289,15 @@ def _change(before: float, after: float) -> str:
 
 def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def _finite(value: Any) -> Any:
+    """Return nested values with None for numbers that JSON has no words for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return _number(value) if isinstance(value, float) else value
 
 
 def _csv(rows: list[dict[str, Any]]) -> bytes:

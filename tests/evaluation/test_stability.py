@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory
 
-from finetune.errors import RunFolderError
+from finetune.errors import RunFolderError, RunStoppedError
+from finetune.evaluation.counter import Counter
 from finetune.evaluation.stability import trajectory
 from finetune.evaluation.stability.distributions import (
     at_temperature,
@@ -225,6 +227,45 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(RunFolderError, match="damaged"):
         run_test(tmp_path, {"springs": Springs()}, (NVE,))
+
+
+def test_a_signal_stops_and_the_same_call_goes_on(tmp_path: Path) -> None:
+    class Impatient(Counter):
+        def advance(self, steps: int) -> None:
+            self.steps = getattr(self, "steps", 0) + steps
+            if self.steps == 130:
+                signal.raise_signal(signal.SIGINT)
+
+    both = (NVE, NVT)
+    arguments = ({"springs": Springs()}, {"springs": "a"}, [water()], [[]], both, SHORT)
+    with pytest.raises(RunStoppedError, match="at 30 of 100 steps; all is saved") as stopped:
+        run_all(*arguments, tmp_path, Impatient())
+    assert stopped.value.exit_code == 130
+    assert not (tmp_path / "stability.json").exists()
+    done = tmp_path / "springs" / f"{NVE.name}.json"
+    before = done.stat().st_mtime_ns
+    found = run_all(*arguments, tmp_path)
+    assert found.summary() == run_test(tmp_path / "whole", {"springs": Springs()}).summary()
+    assert done.stat().st_mtime_ns == before
+
+
+def test_a_crystal_holds_and_is_compared_by_its_radial_distribution(tmp_path: Path) -> None:
+    crystal = bulk("Cu", "fcc", 3.6, cubic=True)
+    random = np.random.default_rng(0)
+    reference = []
+    for _ in range(12):
+        reference.append(crystal.copy())
+        reference[-1].positions += random.normal(0, 0.1, crystal.positions.shape)
+    settings = replace(SHORT, length=0.06, time_step=2.0, interval=2.0)
+    found = run_all(
+        {"emt": EMT()}, {"emt": ""}, [crystal], [reference], [NVT, NVE], settings, tmp_path
+    )
+    for item in found.trajectories["emt"]:
+        assert item["failure"] is None
+        assert item["bond_distance"] is None
+        assert 0.0 < item["distribution_distance"] < 5.0
+    assert found.periodic
+    assert found.floor == {}  # halves of six frames each are too few
 
 
 def test_distances_of_distributions() -> None:

@@ -1,5 +1,6 @@
 """Every statistic against scikit-learn and against loops over structures."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -172,10 +173,23 @@ def test_forces_without_a_direction_have_no_cosine() -> None:
     assert measure(still).force_cosine is None
 
 
-def test_a_diverged_potential_has_errors_and_no_crash() -> None:
+def test_a_diverged_potential_is_reported(frames: list[Atoms], graphs: list[GraphBatch]) -> None:
     found = statistics(np.array([np.nan, 1.0]), np.array([0.0, 1.0]))
     assert found is not None
     assert np.isnan(found.mae)
+    keys = LabelKeys()
+    structures = [from_atoms(atoms, keys, "test") for atoms in frames]
+    compared = compare("file", tiny_mace(), None, graphs)
+    energy = compared.finetuned_predictions.energy.copy()
+    energy[0, 2] = np.nan
+    broken = replace(compared.finetuned_predictions, energy=energy)
+    evaluated = Evaluated(
+        **{**vars(compared), "finetuned_predictions": broken}, structures=structures
+    )
+    assert evaluated.worst()["by_energy"][0]["index"] == broken.energy_of[2]
+    text = json.dumps(evaluated.as_dict())
+    assert "NaN" not in text
+    assert '"energy": {"count": 4, "mae": null' in text
 
 
 def test_the_worst_structures_come_first(

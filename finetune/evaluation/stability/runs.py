@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,10 @@ from finetune.evaluation.stability.outcome import Stability
 from finetune.evaluation.stability.trajectory import Settings, Task, TrajectoryRun, record
 from finetune.training.interruption import StopSignals
 
+FILES = re.compile(
+    r"stability\.json|nv[et]-.*K-structure\d+-replica\d+\.(traj|json|cut|state\.npz)|\..*"
+)
+"""Names of the files that a test writes."""
 SETTLED = 0.2
 """Share of a trajectory that distributions leave out at its start."""
 
