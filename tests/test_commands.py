@@ -107,8 +107,9 @@ def test_md_is_run_once_and_goes_on(run_folder: Path, workspace: Path, tmp_path:
     assert runner.invoke(app, [*arguments, "nvt", "--seed", "1", "--overwrite"]).exit_code == 0
 
 
-def test_scan_prints_tables_and_writes(run_folder: Path, tmp_path: Path) -> None:
+def test_scan_prints_tables_and_writes(run_folder: Path, workspace: Path, tmp_path: Path) -> None:
     arguments = ["scan", str(run_folder), "--only", "dimers", "--only", "forgetting"]
+    arguments += ["--away", str(workspace / "valid.xyz")]
     done = runner.invoke(app, [*arguments, "--to", str(tmp_path / "scans")])
     assert done.exit_code == 0, done.output
     for text in ("pairs of atoms", "H-C", "what has changed", "elsewhere"):

@@ -83,12 +83,13 @@ def folder(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_the_page_gathers_what_the_folder_holds(folder: Path) -> None:
+def test_the_page_gathers_what_the_folder_holds(folder: Path, workspace: Path) -> None:
     first = (folder / "report.html").read_text()
     assert "Molecular dynamics" not in first
     settings = Settings(length=0.002, interval=0.5)
     finetune.md(folder, ensembles=("nvt",), replicas=1, settings=settings)
-    finetune.scan(folder, only=("dimers", "forgetting"), elements=("H", "O"))
+    away = workspace / "valid.xyz"
+    finetune.scan(folder, only=("dimers", "forgetting"), elements=("H", "O"), away=away)
     assert report(folder) == folder / "report.html"
     page = (folder / "report.html").read_text()
     for text in (
