@@ -73,6 +73,9 @@ def test_evaluate_puts_any_two_potentials_side_by_side(
     against = ["--against", str(run_folder), "--json"]
     both = json.loads(runner.invoke(app, ["evaluate", str(model), *files, *against]).stdout)
     assert both["names"] == ["tuned.model", "run"]
+    assert both["note"] == ""
+    plain = runner.invoke(app, ["evaluate", str(workspace / "foundation"), *files]).output
+    assert "another zero of energy" in plain
     for quantity in ("energy", "forces"):
         same = [both[key]["statistics"][quantity]["mae"] for key in ("finetuned", "foundation")]
         assert same[0] == pytest.approx(same[1], rel=1e-6)

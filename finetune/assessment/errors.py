@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from finetune.assessment.shared import check_pair, trained_keys
@@ -14,6 +15,12 @@ from finetune.evaluation.evaluated import Evaluated
 from finetune.evaluation.side_by_side import compare, open_pair
 from finetune.preparation import foreign_compositions
 from finetune.recipe import label_keys
+from finetune.result import Comparison
+
+OTHER_ORIGIN = (
+    "note: the labels have another zero of energy than the potential (another level of theory, "
+    "other reference energies): of the energies, read those with the mean error removed."
+)
 
 
 @system_errors()
@@ -71,6 +78,8 @@ def evaluate(
         graphs,
         note,
     )
+    if _other_origin(found):
+        found = replace(found, note=" ".join(filter(None, (OTHER_ORIGIN, note))))
     return Evaluated(
         **vars(found),
         structures=structures,
@@ -78,3 +87,10 @@ def evaluate(
         listed=worst,
         names=pair.names,
     )
+
+
+def _other_origin(found: Comparison) -> bool:
+    total, rest = found.finetuned.energy_per_atom_mae, found.finetuned.energy_shifted_mae
+    if total is None or rest is None or found.finetuned.labelled_energies < 2:
+        return False
+    return total > 1.0 and found.finetuned.energy_mae > 20 * rest  # type: ignore[operator]

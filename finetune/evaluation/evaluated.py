@@ -174,8 +174,8 @@ class Evaluated(Comparison):
             for place, (name, item) in enumerate(present):
                 found = item.statistics[quantity]
                 cells = (_milli(found.mae), _milli(found.rmse), _milli(found.max))
-                r2 = "–" if found.r2 is None else f"{found.r2:.4f}"
-                table.add_row(Text(f"{title} [{unit}]" if place == 0 else ""), name, *cells, r2)
+                label = Text(f"{title} [{unit}]" if place == 0 else "")
+                table.add_row(label, Text(name), *cells, _r2(found.r2))
             if len(present) == 2:
                 before, after = (item.statistics[quantity] for _, item in present)
                 changes = [
@@ -281,6 +281,12 @@ def _mae(item: Measured, quantity: str) -> float | None:
 
 def _milli(value: float | None) -> str:
     return "–" if value is None else f"{1000 * value:.1f}"
+
+
+def _r2(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:.1e}"
 
 
 def _change(before: float, after: float) -> str:

@@ -52,15 +52,8 @@ def _volume(potentials: Mapping[str, Potential], atoms: Atoms, where: str) -> Cu
     for share in shares:
         frames.append(atoms.copy())
         frames[-1].set_cell(share * atoms.cell.array, scale_atoms=True)
-    formula = atoms.get_chemical_formula()
-    return Curve(
-        "volume",
-        f"{formula}, {where}",
-        "cell length / given",
-        shares,
-        _relative(potentials, frames, atoms),
-        wall=CELL_WALL,
-    )
+    energies = _relative(potentials, frames, atoms)
+    return Curve("volume", where, "a / a₀", shares, energies, wall=CELL_WALL)
 
 
 def _bond(
