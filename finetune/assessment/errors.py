@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from finetune.assessment.shared import check_pair, trained_keys
 from finetune.data.graphs import graph
 from finetune.data.reading import read_structures
@@ -90,7 +92,9 @@ def evaluate(
 
 
 def _other_origin(found: Comparison) -> bool:
-    total, rest = found.finetuned.energy_per_atom_mae, found.finetuned.energy_shifted_mae
-    if total is None or rest is None or found.finetuned.labelled_energies < 2:
+    predictions = found.finetuned_predictions
+    errors = (predictions.energy[0] - predictions.energy[1]) / predictions.atoms
+    if errors.size < 2:
         return False
-    return total > 1.0 and found.finetuned.energy_mae > 20 * rest  # type: ignore[operator]
+    mean = errors.mean()
+    return bool(abs(mean) > 1.0 and abs(mean) > 20 * np.abs(errors - mean).mean())
