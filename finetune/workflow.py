@@ -15,6 +15,7 @@ from finetune.evaluation.report import Page, write_curve, write_report
 from finetune.evaluation.side_by_side import compare
 from finetune.foundation import acceleration, storage
 from finetune.foundation.mace import MacePotential
+from finetune.foundation.potential import Potential
 from finetune.ladder import climb, prepare_stages
 from finetune.preparation import Preparation
 from finetune.recipe import Recipe
