@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from finetune.export.calculator import PotentialCalculator, load_calculator
     from finetune.foundation.loading import Foundation, load_foundation
     from finetune.foundation.potential import Potential
+    from finetune.foundation.wrapped import WrappedPotential
     from finetune.losses.base import Loss
     from finetune.result import Comparison, RunResult
     from finetune.workflow import run, validate
@@ -39,6 +40,7 @@ _LAZY = {
     "Potential": "finetune.foundation.potential",
     "PotentialCalculator": "finetune.export.calculator",
     "RunResult": "finetune.result",
+    "WrappedPotential": "finetune.foundation.wrapped",
     "evaluate": "finetune.assessment",
     "md": "finetune.assessment",
     "report": "finetune.assessment",
@@ -60,6 +62,7 @@ __all__ = [
     "PotentialCalculator",
     "Recipe",
     "RunResult",
+    "WrappedPotential",
     "evaluate",
     "load_calculator",
     "load_foundation",

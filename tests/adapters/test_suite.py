@@ -1,0 +1,45 @@
+"""Every registered adapter, by the suite that adapters of one's own inherit."""
+
+from typing import Any
+
+import pytest
+
+from finetune.adapters import adapters
+from finetune.adapters.base import Adapter
+from finetune.testing import AdapterSuite
+
+KINDS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "readout": {},
+    "shift": {},
+    "lora": {"rank": 2},
+    "head": {"name": "cc"},
+    "frozen": {"train": ["readouts.*", "products.1"]},
+}
+
+
+def test_every_built_in_adapter_is_tested() -> None:
+    assert set(KINDS) == set(adapters._builtin)
+
+
+SLOW = {"frozen", "head", "readout"}
+CASES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in KINDS]
+
+
+@pytest.mark.parametrize("name", CASES, scope="class")
+class TestRegisteredAdapters(AdapterSuite):
+    @pytest.fixture(autouse=True)
+    def _case(self, name: str) -> None:
+        self.name = name
+
+    def adapter(self) -> Adapter:
+        cls = adapters.get(self.name)
+        return cls(cls.Options.model_validate(KINDS[self.name]))
+
+    @pytest.mark.slow
+    def test_a_run_is_resumed_opened_and_exported(self) -> None:
+        super().test_a_run_is_resumed_opened_and_exported()
+
+    @pytest.mark.slow
+    def test_two_processes_train_as_one(self) -> None:
+        super().test_two_processes_train_as_one()
