@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from finetune.export.calculator import PotentialCalculator, load_calculator
     from finetune.foundation.loading import Foundation, load_foundation
     from finetune.foundation.potential import Potential
+    from finetune.foundation.wrapped import WrappedPotential
     from finetune.losses.base import Loss
     from finetune.result import Comparison, RunResult
     from finetune.workflow import evaluate, run, validate
@@ -38,6 +39,7 @@ _LAZY = {
     "Potential": "finetune.foundation.potential",
     "PotentialCalculator": "finetune.export.calculator",
     "RunResult": "finetune.result",
+    "WrappedPotential": "finetune.foundation.wrapped",
     "evaluate": "finetune.workflow",
     "load_calculator": "finetune.export.calculator",
     "load_foundation": "finetune.foundation.loading",
@@ -56,6 +58,7 @@ __all__ = [
     "PotentialCalculator",
     "Recipe",
     "RunResult",
+    "WrappedPotential",
     "evaluate",
     "load_calculator",
     "load_foundation",

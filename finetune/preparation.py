@@ -25,7 +25,9 @@ from finetune.errors import DataError, RecipeError, RunFolderError
 from finetune.evaluation.metrics import errors, predict
 from finetune.foundation import acceleration, reference_energies
 from finetune.foundation.loading import Foundation, load_foundation
+from finetune.foundation.mace import MacePotential
 from finetune.foundation.potential import Potential
+from finetune.foundation.storage import mace_inside
 from finetune.losses import sizing
 from finetune.losses.total import TotalLoss
 from finetune.recipe import Recipe
@@ -106,6 +108,8 @@ class Preparation:
         self.adapted = adapter(adapter.Options.model_validate(given)).attach(
             self._accelerated(recipe)
         )
+        mace_inside(self.adapted.potential)  # what cannot be stored is not trained
+        self.notes += self.adapted.notes
 
     def _accelerated(self, recipe: Recipe) -> Potential:
         """Return the foundation with the layers that the recipe asks for.
@@ -118,12 +122,13 @@ class Preparation:
         kind = acceleration.choose(asked, potential.device)
         if kind == "none":
             return potential
-        if recipe.adapter["kind"] not in {"full", "readout", "frozen"}:
+        plain = recipe.adapter["kind"] in {"full", "readout", "frozen"}
+        if not plain or not isinstance(potential, MacePotential):
             if asked == "auto":
                 return potential
             raise RecipeError(
-                f"train.acceleration={asked} goes with the adapters full, readout and frozen, not "
-                f"with {recipe.adapter['kind']}. Set train.acceleration=none."
+                f"train.acceleration={asked} goes with a plain MACE and the adapters full, readout "
+                f"and frozen, not with {recipe.adapter['kind']}. Set train.acceleration=none."
             )
         return acceleration.accelerate(potential, kind)
 
@@ -187,6 +192,18 @@ class Preparation:
             f"{len(self.data.train)} structures ({train.energy} with energies, {train.forces} "
             f"with forces); {len(self.data.valid)} validate, {len(self.test)} test"
         )
+
+    @property
+    def trained(self) -> str:
+        """One line on which blocks of the model are trained, and their shares."""
+        shares = self.adapted.shares()
+        total, all_of = (sum(counts) for counts in zip(*shares.values(), strict=True))
+        blocks = ", ".join(
+            f"{name} {count:,}" + ("" if count == size else f" ({100 * count / size:.1f} %)")
+            for name, (count, size) in shares.items()
+            if count
+        )
+        return f"trained: {blocks}; {100 * total / all_of:.3g} % of all parameters"
 
     @property
     def environment(self) -> dict[str, Any]:

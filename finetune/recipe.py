@@ -76,7 +76,8 @@ class TrainRecipe(Options):
     amsgrad: bool = True
     learning_rate: float = Field(3e-4, gt=0)
     learning_rate_factors: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        default_factory=dict, description="by block of the model, e.g. {readouts: 10}"
+        default_factory=dict,
+        description="by block or pattern, the last match counts: {readouts: 10, products.1.*: 0.1}",
     )
     schedule: Literal["constant", "cosine", "plateau"] = "constant"
     warmup_epochs: int = Field(0, ge=0)

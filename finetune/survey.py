@@ -28,6 +28,7 @@ class Survey:
 
     Attributes:
         summary: What is trained on what, in one line.
+        trained: The blocks of the model that are trained, and their shares, in one line.
         coverage: Labels by split.
         before: Errors of the foundation on the validation set, its reference energies as the run
             will use them.
@@ -41,6 +42,7 @@ class Survey:
     """
 
     summary: str
+    trained: str
     coverage: dict[str, Coverage]
     before: Errors
     unfitted: Errors
@@ -57,7 +59,7 @@ class Survey:
 
     def lines(self) -> list[str]:
         """Return everything as lines for the terminal."""
-        found = [self.summary]
+        found = [self.summary, self.trained]
         for split, item in self.coverage.items():
             found.append(
                 f"{split}: {item.structures} structures of {item.compositions} composition(s), "
@@ -72,8 +74,6 @@ class Survey:
                     f"before training, validation {title}: {1000 * after:.1f} {unit}"
                     + (own if without != after else "")
                 )
-        blocks = ", ".join(f"{name} {count:,}" for name, count in self.trainable.items())
-        found.append(f"trainable: {blocks} (of {self.parameters:,} parameters)")
         found.append(
             f"an epoch: {self.steps} steps, about {self.epoch_seconds:.1f} s, "
             f"{self.memory / 2**20:.0f} MiB at most (measured on one step)"
@@ -93,6 +93,7 @@ def survey(prepared: Preparation) -> Survey:
     steps, seconds = _step_time(prepared)
     return Survey(
         summary=prepared.summary,
+        trained=prepared.trained,
         coverage=prepared.coverage,
         before=_errors(prepared, {}),
         unfitted=unfitted,

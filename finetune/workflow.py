@@ -33,6 +33,10 @@ NOT_BETTER = (
     "warning: no epoch validated better than the foundation, whose weights were kept. Try another "
     "train.learning_rate or more epochs."
 )
+NOT_PLAIN = (
+    "note: the adapter {} cannot be merged into a plain MACE. The run folder opens as any other "
+    "(load_calculator, evaluate, a next run); export as a .model file will be refused."
+)
 CITATION = (
     "M. Takamoto, V. Zaverkin, M. Niepert, Physics-Informed Weakly Supervised Learning for "
     "Interatomic Potentials, ICML 2025, arXiv 2408.05215"
@@ -84,7 +88,7 @@ def _run_one(
     processes = Processes(prepared.foundation.potential.device)
     if not processes.main:
         reporter = Silent()
-    for note in (prepared.summary, *prepared.notes):
+    for note in (prepared.summary, prepared.trained, *prepared.notes):
         reporter.say(note)
     processes.wait()  # until all have seen the folder as it was
     facts, resuming = prepared.environment, prepared.resuming
@@ -100,7 +104,7 @@ def _run_one(
             reporter.say(NOT_BETTER)
         reporter.say("evaluating …")
         try:
-            result = _finish(prepared, outcome, started, write=processes.main)
+            result = _finish(prepared, outcome, started, reporter, write=processes.main)
         except OSError as error:
             raise RunStoppedError(
                 f"'{prepared.folder}' cannot be written: {error}. The training is done and kept: "
@@ -151,12 +155,21 @@ def _with_trackers(reporter: Reporter, prepared: Preparation) -> Reporter:
 
 
 def _finish(
-    prepared: Preparation, outcome: TrainingOutcome, started: float, write: bool = True
+    prepared: Preparation,
+    outcome: TrainingOutcome,
+    started: float,
+    reporter: Reporter,
+    write: bool = True,
 ) -> RunResult:
     recipe, folder = prepared.recipe, prepared.folder
     tuned = prepared.adapted.merge()
-    assert isinstance(tuned, MacePotential)
-    tuned = acceleration.plain(tuned)
+    if isinstance(tuned, MacePotential):
+        tuned = acceleration.plain(tuned)
+    needed = _adapters_needed(prepared, tuned)
+    if needed:
+        note = NOT_PLAIN.format(" and ".join(f"'{item['kind']}'" for item in needed))
+        prepared.notes.append(note)
+        reporter.say(note)
     valid = compare("validation", tuned, prepared.reference, prepared.data.valid)
     test = compare("test", tuned, prepared.reference, prepared.test) if prepared.test else None
     result = RunResult(
@@ -187,11 +200,23 @@ def _finish(
         "versions": versions(),
         "citation": CITATION,
     }
-    storage.save(tuned, folder / run_folder.BUNDLE, metadata)
+    storage.save(tuned, folder / run_folder.BUNDLE, metadata, adapters=needed)
     write_report(result, recipe, folder / run_folder.REPORT)
     write_curve(result.history, result.best_epoch, folder / run_folder.CURVE)
     run_folder.write_json(folder / run_folder.RESULT, result.as_dict())
     return result
+
+
+def _adapters_needed(prepared: Preparation, tuned: Potential) -> list[dict[str, Any]]:
+    """Return the adapters that the tuned potential needs beyond a plain MACE, in order."""
+    before, needed = prepared.reference, list(prepared.foundation.adapters)
+    names = [
+        dict(potential.named_parameters(remove_duplicate=False)).keys()
+        for potential in (before, tuned)
+    ]
+    if type(tuned) is not type(before) or names[0] != names[1]:
+        needed.append(prepared.recipe.adapter)
+    return needed
 
 
 @system_errors()

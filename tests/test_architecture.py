@@ -26,7 +26,7 @@ FLOORS = [
     {"soft_modes", "dynamics"},
     {"teacher"},
     {"perturbation"},
-    {"losses.*", "adapters.*", "testing"},
+    {"losses.*", "adapters.*"},
     {"evaluation.metrics"},
     {"sanity"},
     {"training"},
@@ -35,6 +35,7 @@ FLOORS = [
     {"preparation"},
     {"ladder"},
     {"workflow", "survey"},
+    {"testing"},
     {"commands"},
 ]
 """From the ground up: a room may import its own floor and those below."""

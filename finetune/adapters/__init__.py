@@ -22,6 +22,7 @@ adapters: Registry[Adapter] = Registry(
         "frozen": ("finetune.adapters.frozen:FrozenAdapter", f"{_OPTIONS}:FrozenOptions"),
         "head": ("finetune.adapters.head:HeadAdapter", f"{_OPTIONS}:HeadOptions"),
         "lora": ("finetune.adapters.lora:LoraAdapter", f"{_OPTIONS}:LoraOptions"),
+        "shift": ("finetune.adapters.shift:ShiftAdapter", f"{_OPTIONS}:ShiftOptions"),
         "readout": ("finetune.adapters.frozen:ReadoutAdapter", f"{_OPTIONS}:ReadoutOptions"),
     },
 )

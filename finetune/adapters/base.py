@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,9 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from finetune.adapters.patterns import block
 from finetune.errors import RunFolderError
 from finetune.files import write_atomically
 from finetune.foundation.potential import Potential
+from finetune.foundation.wrapped import plain_name
 from finetune.options import Options
 
 WEIGHTS = "adapter.safetensors"
@@ -27,13 +29,21 @@ class AdaptedPotential:
     Args:
         potential: The potential; every parameter not among ``trainable`` is frozen here.
         trainable: Names (as in ``potential.named_parameters()``) of what may change.
+        notes: What the user should be told before training.
     """
 
-    def __init__(self, potential: Potential, trainable: frozenset[str]) -> None:
+    def __init__(
+        self, potential: Potential, trainable: frozenset[str], notes: Sequence[str] = ()
+    ) -> None:
         self.potential = potential
-        self._names = trainable
+        self.notes = tuple(notes)
         for name, parameter in potential.named_parameters():
             parameter.requires_grad_(name in trainable)
+        self._names = frozenset(
+            name
+            for name, parameter in potential.named_parameters()
+            if name in trainable and parameter.requires_grad  # MACE keeps empty paths at zero
+        )
 
     def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
         """Return what may change: name -> parameter, in the order of the potential."""
@@ -44,15 +54,20 @@ class AdaptedPotential:
         }
 
     def parameter_groups(self) -> dict[str, dict[str, torch.nn.Parameter]]:
-        """Return the trainable parameters by block of the model, e.g. ``readouts``.
-
-        A recipe gives groups learning rates of their own by these names.
-        """
+        """Return the trainable parameters by block of the model, e.g. ``readouts.0``."""
         groups: dict[str, dict[str, torch.nn.Parameter]] = {}
         for name, parameter in self.trainable_parameters().items():
-            block = name.removeprefix("model.").split(".", 1)[0]
-            groups.setdefault(block, {})[name] = parameter
+            groups.setdefault(block(plain_name(name)), {})[name] = parameter
         return groups
+
+    def shares(self) -> dict[str, tuple[int, int]]:
+        """Return how many numbers of each block are trained, and how many it has."""
+        found: dict[str, tuple[int, int]] = {}
+        for name, parameter in self.potential.named_parameters():
+            trained, total = found.get(of := block(plain_name(name)), (0, 0))
+            size = parameter.numel()
+            found[of] = (trained + size * (name in self._names), total + size)
+        return found
 
     def save(self, folder: Path) -> None:
         """Write the trainable parameters into ``folder``."""
@@ -76,7 +91,11 @@ class AdaptedPotential:
                 parameters[name].copy_(tensor)
 
     def merge(self) -> Potential:
-        """Return a plain potential that predicts the same, ready for export."""
+        """Return a potential that predicts the same: a plain one wherever that is possible.
+
+        What cannot be merged stays a `WrappedPotential`, which is stored with its adapter and
+        cannot be exported as a plain MACE.
+        """
         return self.potential
 
 
@@ -97,9 +116,10 @@ def read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, 
 
 
 class Adapter(ABC):
-    """Decides which parameters of a potential may change.
+    """Decides which parameters of a potential may change, or adds some.
 
-    A subclass names its options in ``Options`` and selects in `attach`.
+    A subclass names its options in ``Options`` and selects in `attach`. One that adds parameters
+    returns a potential of its own there, a `WrappedPotential`.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
@@ -109,4 +129,8 @@ class Adapter(ABC):
 
     @abstractmethod
     def attach(self, potential: Potential) -> AdaptedPotential:
-        """Freeze and free the parameters of ``potential``, in place."""
+        """Freeze and free the parameters of ``potential``, in place, or of one around it.
+
+        The same options must always give the same parameters: a stored potential is opened by
+        attaching its adapter anew and filling in the weights.
+        """

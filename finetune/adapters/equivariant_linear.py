@@ -1,12 +1,15 @@
-"""Low-rank updates of `e3nn.o3.Linear`, as a layer that peft can inject, save and merge.
+"""Low-rank updates of e3nn's equivariant layers, as layers that peft can inject, save and merge.
 
 An equivariant linear layer mixes channels of the same irrep only: one matrix ``[mul_in, mul_out]``
 for each of its paths. Each matrix W gets an update (alpha / rank) · A B of its own, so that the
-updated layer is equivariant for any A and B (LoRA: Hu et al., arXiv 2106.09685).
+updated layer is equivariant for any A and B (LoRA: Hu et al., arXiv 2106.09685). A fully connected
+tensor product has such a matrix for each channel of its second input: the element, in MACE.
 """
 
 from __future__ import annotations
 
+import warnings
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -14,18 +17,44 @@ from e3nn import o3
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 
+from finetune.adapters.options import REFUSED
 from finetune.errors import RecipeError
 
 
-class EquivariantLinearLora(torch.nn.Module, LoraLayer):
-    """A frozen `o3.Linear` with a low-rank update for each path.
+def register_equivariant_layers(config: LoraConfig) -> LoraConfig:
+    """Make a configuration of peft know e3nn's layers, and return it.
+
+    peft does not store this with an adapter, so it is needed before `PeftModel.from_pretrained`.
+    """
+    config._register_custom_module(
+        {
+            o3.Linear: EquivariantLinearLora,
+            o3.FullyConnectedTensorProduct: EquivariantProductLora,
+        }
+    )
+    # peft applies these patterns to parameters, too, but looks for them among modules alone
+    warnings.filterwarnings(
+        "ignore",
+        message="The following (rank|alpha)_pattern keys did not match",
+        category=RuntimeWarning,
+    )
+    return config
+
+
+def clamped(rank: int, rows: int, columns: int) -> int:
+    """Return the rank, at most the largest whose factors are no larger than the matrix."""
+    return max(1, min(rank, rows * columns // (rows + columns)))
+
+
+class EquivariantLora(torch.nn.Module, LoraLayer):
+    """A frozen equivariant layer with a low-rank update for each of its matrices.
 
     Args:
         base_layer: The layer to adapt, with shared internal weights.
         adapter_name: peft's name of the adapter.
         config: peft's configuration.
         r: Rank, at most; smaller where the factors would outgrow the matrix.
-        lora_alpha: The update is scaled by alpha / rank.
+        lora_alpha: The update is scaled by alpha / rank, or alpha / √rank with peft's rsLoRA.
 
     Raises:
         RecipeError: For options of peft that break equivariance.
@@ -47,7 +76,7 @@ class EquivariantLinearLora(torch.nn.Module, LoraLayer):
 
     def __init__(
         self,
-        base_layer: o3.Linear,
+        base_layer: torch.nn.Module,
         adapter_name: str,
         config: LoraConfig,
         r: int = 0,
@@ -59,47 +88,55 @@ class EquivariantLinearLora(torch.nn.Module, LoraLayer):
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, r, lora_alpha, config=config)
 
-    def _get_in_out_features(self, module: torch.nn.Module) -> tuple[int, int]:
-        return int(module.irreps_in.dim), int(module.irreps_out.dim)  # type: ignore[arg-type]
+    @abstractmethod
+    def shapes(self) -> dict[str, tuple[int, int, int]]:
+        """Return how many matrices a path has, their rows and columns, in the weight's order."""
+
+    @abstractmethod
+    def flat(self, delta: torch.Tensor) -> torch.Tensor:
+        """Return a path's matrices ``[matrices, rows, columns]`` as its part of the flat weight."""
+
+    def ranks(self, rank: int) -> list[int]:
+        """Return the rank of each path's update where ``rank`` is asked for."""
+        return [clamped(rank, rows, columns) for _, rows, columns in self.shapes().values()]
 
     def update_layer(
         self, adapter_name: str, r: int, lora_alpha: float, config: LoraConfig, **_: Any
     ) -> None:
         """Add the factors of an adapter: A random, B zero, so that the layer starts unchanged."""
-        for option in ("lora_dropout", "use_dora", "lora_bias"):
-            if getattr(config, option, None):
-                raise RecipeError(f"peft's {option} breaks the equivariance of a linear layer.")
+        _check(config)
         base = self.get_base_layer()
         first, second = torch.nn.ParameterDict(), torch.nn.ParameterDict()
-        for name, (rows, columns) in self._paths().items():
-            rank = max(1, min(r, rows * columns // (rows + columns)))
-            factor = torch.randn(rows, rank, dtype=torch.float64) / rank**0.5
+        shapes = self.shapes()
+        for (name, shape), rank in zip(shapes.items(), self.ranks(r), strict=True):
+            matrices, rows, columns = shape
+            factor = torch.randn(matrices, rows, rank, dtype=torch.float64) / rank**0.5
             first[name] = torch.nn.Parameter(factor.to(base.weight))
-            second[name] = torch.nn.Parameter(base.weight.new_zeros(rank, columns))
+            second[name] = torch.nn.Parameter(base.weight.new_zeros(matrices, rank, columns))
         self.lora_A[adapter_name], self.lora_B[adapter_name] = first, second
         self.r[adapter_name] = r
         self.lora_alpha[adapter_name] = lora_alpha
-        self.scaling[adapter_name] = lora_alpha / r
+        self.scaling[adapter_name] = lora_alpha / (r**0.5 if config.use_rslora else r)
         self.set_adapter(self.active_adapters)
 
     def get_delta_weight(self, adapter: str) -> torch.Tensor:
         """Return an adapter's change of the layer's flat weight ``[weight_numel]``."""
         first, second = self.lora_A[adapter], self.lora_B[adapter]
-        parts = [(first[name] @ second[name]).reshape(-1) for name in self._paths()]
+        parts = [self.flat(first[name] @ second[name]) for name in self.shapes()]
         delta: torch.Tensor = self.scaling[adapter] * torch.cat(parts)
         return delta
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Apply the layer with the active adapters' updates to ``[…, irreps_in.dim]``."""
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Apply the layer with the active adapters' updates."""
         base = self.get_base_layer()
         if self.disable_adapters or self.merged:
-            unchanged: torch.Tensor = base(features)
+            unchanged: torch.Tensor = base(*inputs)
             return unchanged
         weight = base.weight
         for adapter in self.active_adapters:
             if adapter in self.lora_A:
                 weight = weight + self.get_delta_weight(adapter)
-        changed: torch.Tensor = base(features, weight)
+        changed: torch.Tensor = base(*inputs, weight)
         return changed
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -116,11 +153,59 @@ class EquivariantLinearLora(torch.nn.Module, LoraLayer):
         while self.merged_adapters:
             base.weight.data -= self.get_delta_weight(self.merged_adapters.pop()).data
 
-    def _paths(self) -> dict[str, tuple[int, int]]:
-        """Names and shapes of the matrices, in the order of the flat weight."""
-        base = self.get_base_layer()
+    def _get_in_out_features(self, module: torch.nn.Module) -> tuple[int, int]:
+        irreps_in = getattr(module, "irreps_in", None) or module.irreps_in1
+        return int(irreps_in.dim), int(module.irreps_out.dim)  # type: ignore[arg-type]
+
+
+class EquivariantLinearLora(EquivariantLora):
+    """An `e3nn.o3.Linear` with low-rank updates: a matrix ``[mul_in, mul_out]`` for each path."""
+
+    def shapes(self) -> dict[str, tuple[int, int, int]]:
+        """See `EquivariantLora.shapes`."""
         return {
-            f"path_{index}": instruction.path_shape
-            for index, instruction in enumerate(base.instructions)
+            f"path_{index}": (1, *instruction.path_shape)
+            for index, instruction in enumerate(self.get_base_layer().instructions)
             if instruction.i_in != -1 and 0 not in instruction.path_shape
         }
+
+    def flat(self, delta: torch.Tensor) -> torch.Tensor:
+        """See `EquivariantLora.flat`."""
+        return delta.reshape(-1)
+
+
+class EquivariantProductLora(EquivariantLora):
+    """An `e3nn.o3.FullyConnectedTensorProduct` with low-rank updates.
+
+    A path has a matrix ``[mul_in1, mul_out]`` for each channel of the second input.
+    """
+
+    def shapes(self) -> dict[str, tuple[int, int, int]]:
+        """See `EquivariantLora.shapes`."""
+        found = {}
+        for index, instruction in enumerate(self.get_base_layer().instructions):
+            rows, matrices, columns = instruction.path_shape
+            if instruction.has_weight and rows * matrices * columns:
+                found[f"path_{index}"] = (matrices, rows, columns)
+        return found
+
+    def flat(self, delta: torch.Tensor) -> torch.Tensor:
+        """See `EquivariantLora.flat`."""
+        return delta.transpose(0, 1).reshape(-1)
+
+
+def _check(config: LoraConfig) -> None:
+    """Refuse what would break equivariance, naming it.
+
+    Raises:
+        RecipeError: With the reason.
+    """
+    for option, reason in REFUSED.items():
+        value = getattr(config, option, None)
+        harmless = (True,) if option == "init_lora_weights" else (None, False, 0, "none")
+        if value not in harmless:
+            raise RecipeError(
+                f"peft's {option}={value} breaks the equivariance of e3nn's layers: {reason}."
+                if option != "init_lora_weights"
+                else f"peft's {option}={value} is not offered for e3nn's layers: {reason}."
+            )

@@ -9,6 +9,7 @@ from finetune.adapters.options import FrozenOptions, ReadoutOptions
 from finetune.adapters.patterns import matching
 from finetune.errors import RecipeError
 from finetune.foundation.potential import Potential
+from finetune.foundation.wrapped import plain_name
 
 
 class FrozenAdapter(Adapter):
@@ -42,7 +43,7 @@ class ReadoutAdapter(Adapter):
 
 
 def _selected(potential: Potential, patterns: Sequence[str]) -> frozenset[str]:
-    """Return the parameters whose names in the wrapped model match any pattern."""
-    names = {name.removeprefix("model."): name for name, _ in potential.named_parameters()}
-    blocks = sorted({f"{name.rpartition('.')[0]}.*" for name in names})
-    return frozenset(names[name] for name in matching(list(names), patterns, "parameter", blocks))
+    """Return the parameters whose names in the model inside match any pattern."""
+    names = {plain_name(name): name for name, _ in potential.named_parameters()}
+    layers = sorted({f"{name.rpartition('.')[0] or name}.*" for name in names})
+    return frozenset(names[name] for name in matching(list(names), patterns, "parameter", layers))

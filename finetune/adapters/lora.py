@@ -1,7 +1,8 @@
-"""LoRA through peft: low-rank updates of the equivariant linear layers, the rest frozen."""
+"""LoRA through peft: low-rank updates of a MACE's layers, the rest frozen."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,12 +13,15 @@ import torch
 from finetune.adapters.base import AdaptedPotential, Adapter, read_weights
 from finetune.adapters.options import LoraOptions
 from finetune.adapters.patterns import matching
+from finetune.errors import RecipeError
 from finetune.files import write_atomically
 from finetune.foundation.importing import mace_modules
 from finetune.foundation.potential import Potential
 
 WEIGHTS = "adapter_model.safetensors"
 """peft's own name, so that its tools read the folder."""
+SHOWN = 6
+"""Layers of lowered rank that a note names."""
 
 
 class LoraPotential(AdaptedPotential):
@@ -26,12 +30,13 @@ class LoraPotential(AdaptedPotential):
     Args:
         potential: The potential; its ``model`` is changed in place.
         peft_model: peft's wrapper of that model.
+        notes: What the user should be told.
     """
 
-    def __init__(self, potential: Potential, peft_model: Any) -> None:
+    def __init__(self, potential: Potential, peft_model: Any, notes: Sequence[str] = ()) -> None:
         self.peft_model = peft_model
         names = (name for name, parameter in potential.named_parameters() if "lora_" in name)
-        super().__init__(potential, frozenset(names))
+        super().__init__(potential, frozenset(names), notes)
 
     def save(self, folder: Path) -> None:
         """Write ``adapter_config.json`` and ``adapter_model.safetensors``, as peft does."""
@@ -61,7 +66,7 @@ class LoraPotential(AdaptedPotential):
 
 
 class LoraAdapter(Adapter):
-    """Low-rank updates of equivariant linear layers, chosen by name."""
+    """Low-rank updates of layers chosen by name."""
 
     Options = LoraOptions
     options: LoraOptions
@@ -70,22 +75,42 @@ class LoraAdapter(Adapter):
         """See `Adapter.attach`.
 
         Raises:
-            RecipeError: If a target matches no equivariant linear layer, naming the nearest.
+            RecipeError: If the potential is not a MACE, or a target matches no layer, naming the
+                nearest.
         """
+        model = getattr(potential, "model", None)
+        if not isinstance(model, torch.nn.Module):
+            raise RecipeError(
+                f"lora adapts the layers of a MACE; a {type(potential).__name__} has none. Choose "
+                "another adapter."
+            )
         mace_modules()  # e3nn imports only after mace
-        from e3nn import o3
         from peft import LoraConfig, get_peft_model
 
-        from finetune.adapters.equivariant_linear import EquivariantLinearLora
+        from finetune.adapters.equivariant_linear import register_equivariant_layers
+        from finetune.adapters.targets import peft_arguments, targets
 
-        model: Any = potential.model
-        layers = [name for name, module in model.named_modules() if isinstance(module, o3.Linear)]
-        config = LoraConfig(
-            r=self.options.rank,
-            lora_alpha=self.options.alpha,
-            target_modules=matching(layers, self.options.targets, "equivariant linear layer"),
-        )
-        config._register_custom_module({o3.Linear: EquivariantLinearLora})
+        rank, known = self.options.rank, targets(model)
+        chosen = {
+            name: known[name]
+            for name in matching(list(known), self.options.targets, "layer that LoRA adapts")
+        }
+        config = LoraConfig(**peft_arguments(chosen, rank, self.options.alpha))
+        register_equivariant_layers(config)
+        lowered = {name: used for name, item in chosen.items() if (used := item.rank(rank)) < rank}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.options.seed)
-            return LoraPotential(potential, get_peft_model(model, config))
+            return LoraPotential(potential, get_peft_model(model, config), _notes(rank, lowered))
+
+
+def _notes(rank: int, lowered: Mapping[str, int]) -> list[str]:
+    """Tell where the rank is lower than asked for."""
+    if not lowered:
+        return []
+    names = [f"{name} {used}" for name, used in lowered.items()]
+    shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+    return [
+        f"note: the rank of {rank} is lowered in {len(lowered)} layer"
+        f"{'s' if len(lowered) > 1 else ''}, where the factors would have more entries than a "
+        f"matrix: {shown}."
+    ]

@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from finetune.options import Options
+
+_ONE_ENERGY = "the forces would no longer be the gradient of one energy"
+REFUSED = {
+    "lora_dropout": f"it drops single components of vectors, and {_ONE_ENERGY}",
+    "lora_bias": "a bias on the components of a vector singles out a direction in space",
+    "bias": "a bias on the components of a vector singles out a direction in space",
+    "use_dora": "it gives each component of a vector a magnitude of its own",
+    "use_qalora": "it pools over components of vectors",
+    "init_lora_weights": "adapters start from zero change, so that they start as the foundation",
+    "velora_config": "it projects components of vectors in groups",
+    "kasa_config": "it truncates one matrix where the layer has one for each irrep",
+    "monteclora_config": f"it draws weights at random in each evaluation, and {_ONE_ENERGY}",
+    "arrow_config": f"it routes by the features, component by component, and {_ONE_ENERGY}",
+}
+"""Options of peft that equivariant layers refuse, and why."""
+_PEFT_NAMES = {
+    "r": "rank",
+    "lora_alpha": "alpha",
+    "target_modules": "targets",
+    "target_parameters": "targets",
+}
 
 
 class FullOptions(Options):
@@ -15,6 +38,10 @@ class ReadoutOptions(Options):
     """Train the readouts alone; everything below them keeps the foundation's weights."""
 
 
+class ShiftOptions(Options):
+    """Train the reference energies alone; forces stay as the foundation has them."""
+
+
 class HeadOptions(Options):
     """Add a head for the labels' level of theory and train it; the others stay as they are."""
 
@@ -22,10 +49,10 @@ class HeadOptions(Options):
 
 
 class LoraOptions(Options):
-    """Low-rank updates of the equivariant linear layers that ``targets`` names.
+    """Low-rank updates of the layers that ``targets`` names.
 
-    The update of a layer is (alpha / rank) · A B. ``targets`` are shell-style patterns on names
-    such as ``interactions.0.linear_up`` or ``products.*.linear``.
+    The update of a matrix is (alpha / rank) · A B. ``targets`` are blocks or shell-style patterns
+    on names of layers, such as ``products``, ``interactions.0.linear_up``, ``*.conv_tp_weights.*``.
     """
 
     rank: int = Field(8, ge=1, le=1024)
@@ -33,9 +60,23 @@ class LoraOptions(Options):
     targets: tuple[str, ...] = Field(("*",), min_length=1)
     seed: int = Field(0, ge=0, le=2**62, description="of the random factors")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _peft_options(cls, given: Any) -> Any:
+        for name in given if isinstance(given, dict) else ():
+            if name in _PEFT_NAMES:
+                raise ValueError(f"write `{_PEFT_NAMES[name]}` for peft's `{name}`")
+            reason = REFUSED.get("lora_dropout" if name == "dropout" else name)
+            if reason:
+                raise ValueError(
+                    f"`{name}` of peft is not offered, it breaks what a potential must hold: "
+                    f"{reason}"
+                )
+        return given
+
 
 class FrozenOptions(Options):
-    """Train, or freeze, the parameters whose names match shell-style patterns.
+    """Train, or freeze, the parameters that blocks or shell-style patterns name.
 
     Give exactly one of the two lists, e.g. ``train: ["readouts.*", "products.1.*"]``.
     """

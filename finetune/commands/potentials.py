@@ -22,11 +22,13 @@ def export(
     """Write a plain MACE .model file, which MACECalculator and other MACE tools load."""
     with user_errors():
         from finetune.devices import choose_dtype
-        from finetune.export.merge import write_mace
+        from finetune.export.merge import check_plain, write_mace
         from finetune.foundation.loading import load_foundation
 
         dtype = choose_dtype(precision)
-        write_mace(load_foundation(path).potential, to, dtype, overwrite)
+        foundation = load_foundation(path)
+        check_plain(foundation)
+        write_mace(foundation.potential, to, dtype, overwrite)
     Console().print(f"wrote {escape(str(to))}", soft_wrap=True)
 
 

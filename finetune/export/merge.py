@@ -7,14 +7,16 @@ from pathlib import Path
 
 import torch
 
-from finetune.errors import RunFolderError, system_errors
+from finetune.errors import FoundationError, RunFolderError, system_errors
 from finetune.files import write_atomically
+from finetune.foundation.loading import Foundation
 from finetune.foundation.mace import MacePotential
+from finetune.foundation.potential import Potential
 
 
 @system_errors()
 def write_mace(
-    potential: MacePotential,
+    potential: Potential,
     path: Path,
     dtype: torch.dtype = torch.float64,
     overwrite: bool = False,
@@ -28,8 +30,14 @@ def write_mace(
         overwrite: Whether an existing file may be replaced.
 
     Raises:
+        FoundationError: If the potential is more than a plain MACE.
         RunFolderError: If the file exists or cannot be written.
     """
+    if not isinstance(potential, MacePotential):
+        raise FoundationError(
+            f"a {type(potential).__name__} is no plain MACE and cannot be written as one. Use the "
+            "run folder or its model/ with finetune.load_calculator instead."
+        )
     if path.is_dir():
         raise RunFolderError(f"'{path}' is a folder; name a file, e.g. '{path / 'tuned.model'}'.")
     if path.exists() and not overwrite:
@@ -41,3 +49,18 @@ def write_mace(
         write_atomically(path, content.getvalue())
     except OSError as error:
         raise RunFolderError(f"'{path}' cannot be written: {error}.") from error
+
+
+def check_plain(foundation: Foundation) -> None:
+    """Refuse a potential that adapters have made more than a plain MACE, naming them.
+
+    Raises:
+        FoundationError: If there are such adapters.
+    """
+    if foundation.adapters:
+        kinds = " and ".join(f"'{item['kind']}'" for item in foundation.adapters)
+        raise FoundationError(
+            f"'{foundation.name}' cannot be exported as a plain MACE: a MACE has no place for what "
+            f"the adapter {kinds} computes. Nothing was written. From Python and ASE, "
+            "finetune.load_calculator opens the run folder or its model/ folder."
+        )

@@ -10,8 +10,8 @@ import torch
 
 from finetune.errors import FoundationError, suggestion, system_errors
 from finetune.foundation.catalog import embedded, fetch, names
-from finetune.foundation.mace import MacePotential
 from finetune.foundation.opening import open_model
+from finetune.foundation.potential import Potential
 from finetune.foundation.published import PUBLISHED
 from finetune.foundation.storage import CONFIG, load
 from finetune.foundation.trust import open_trusted
@@ -29,13 +29,15 @@ class Foundation:
         potential: The potential, in evaluation mode.
         fingerprint: sha256 over settings and weights.
         metadata: What was stored beside the weights; nothing for a ``.model`` file by path.
+        adapters: Those that the potential needs beyond a plain MACE, in order: kind and options.
     """
 
     name: str
     location: str
-    potential: MacePotential
+    potential: Potential
     fingerprint: str
     metadata: dict[str, Any]
+    adapters: tuple[dict[str, Any], ...] = ()
 
 
 @system_errors()
@@ -94,6 +96,7 @@ def load_foundation(
         potential=potential.to(device),
         fingerprint=config.fingerprint,
         metadata=metadata,
+        adapters=config.adapters,
     )
 
 

@@ -93,6 +93,36 @@ class MacePotential(Potential):
         self, batch: GraphBatch, element: torch.Tensor, strain: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """See `Potential.interaction`."""
+        node_energy, positions, displacement, _ = self._evaluate(batch, element, strain)
+        return node_energy, positions, displacement
+
+    def interaction_and_features(
+        self, batch: GraphBatch, element: torch.Tensor, strain: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """See `Potential.interaction_and_features`: the scalars of every layer's node features."""
+        *found, features = self._evaluate(batch, element, strain)
+        return (*found, features[:, self._scalars().to(features.device)])  # type: ignore[return-value]
+
+    @property
+    def feature_size(self) -> int:
+        """See `Potential.feature_size`."""
+        return int(self._scalars().sum())
+
+    def _scalars(self) -> torch.Tensor:
+        """Return which of the node features of all layers, side by side, are invariant."""
+        products: Any = self.model.products
+        scalar = [
+            irrep.l == 0 and irrep.p == 1
+            for product in products
+            for multiple, irrep in product.linear.irreps_out
+            for _ in range(multiple * irrep.dim)
+        ]
+        return torch.tensor(scalar)
+
+    def _evaluate(
+        self, batch: GraphBatch, element: torch.Tensor, strain: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Run the model; return energies, what they can be differentiated by, and node features."""
         positions = batch.positions.detach().requires_grad_(torch.is_grad_enabled())
         sender = batch.edge_index[0]
         counts = torch.cumsum(batch.atoms, dim=0)
@@ -117,7 +147,8 @@ class MacePotential(Potential):
         if self._settings.use_embedding_readout:  # MACE counts it in the structure's energy alone
             missing = output["energy"] - batch.sum_atoms(node_energy)
             node_energy = node_energy + (missing / batch.atoms)[batch.structure]
-        return node_energy, positions, output["displacement"] if strain else None
+        displacement = output["displacement"] if strain else None
+        return node_energy, positions, displacement, output["node_feats"]
 
     def _further_inputs(self, batch: GraphBatch) -> dict[str, torch.Tensor]:
         """Return charge and spin ``[B]`` for a model that embeds them.
@@ -142,9 +173,19 @@ class MacePotential(Potential):
         return inputs
 
     def plain_model(self, dtype: torch.dtype) -> torch.nn.Module:
-        """Return a new plain MACE model with these weights and the reference energies inside it."""
+        """Return a new plain MACE model with these weights and the reference energies inside it.
+
+        Raises:
+            FoundationError: If an adapter has added parameters that a plain MACE does not have.
+        """
         model = construct(self.settings, dtype)
         weights = dict(self.model.named_parameters())
+        foreign = sorted(weights.keys() - dict(model.named_parameters()).keys())
+        if foreign:
+            raise FoundationError(
+                f"a plain MACE has no place for what an adapter added: {foreign[0]}"
+                f"{' and others' if len(foreign) > 1 else ''}."
+            )
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(weights[name])

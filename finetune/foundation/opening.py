@@ -23,6 +23,7 @@ from finetune.foundation.download import digest
 from finetune.foundation.mace import MacePotential, construct
 from finetune.foundation.parts import Part
 from finetune.foundation.plausibility import check_plausible
+from finetune.foundation.potential import Potential
 from finetune.foundation.settings import MaceSettings
 
 
@@ -31,7 +32,7 @@ def open_model(
     dtype: torch.dtype = torch.float64,
     head: str | None = None,
     sha256: str | None = None,
-) -> tuple[MacePotential, storage.StoredConfig]:
+) -> tuple[Potential, storage.StoredConfig]:
     """Open a pickled MACE model.
 
     Args:

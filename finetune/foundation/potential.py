@@ -53,6 +53,28 @@ class Potential(torch.nn.Module, ABC):
             None) that they can be differentiated by.
         """
 
+    def interaction_and_features(
+        self, batch: GraphBatch, element: torch.Tensor, strain: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Return what `interaction` does, and invariant features of the atoms.
+
+        The features ``[N, feature_size]`` do not change under rotations and reflections, and are
+        differentiable by the positions as the energies are.
+
+        Raises:
+            RecipeError: If the potential has no node features.
+        """
+        raise RecipeError(f"a {type(self).__name__} has no node features. Choose another adapter.")
+
+    @property
+    def feature_size(self) -> int:
+        """Number of invariant features of an atom.
+
+        Raises:
+            RecipeError: If the potential has no node features.
+        """
+        raise RecipeError(f"a {type(self).__name__} has no node features. Choose another adapter.")
+
     @property
     def dtype(self) -> torch.dtype:
         """Floating type of the weights."""

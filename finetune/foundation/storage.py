@@ -10,20 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from finetune.errors import FoundationError
+from finetune.adapters import adapters
+from finetune.errors import FinetuneError, FoundationError, RecipeError
 from finetune.files import write_atomically
 from finetune.foundation.mace import MacePotential
+from finetune.foundation.potential import Potential
 from finetune.foundation.settings import MaceSettings
+from finetune.foundation.wrapped import innermost
 from finetune.options import Options
 
 FORMAT = "piwsl-finetune/potential"
@@ -35,7 +38,9 @@ class StoredConfig(Options):
     """What ``config.json`` holds.
 
     ``fingerprint`` is the sha256 over settings and weights; it names the potential in run folders
-    and adapters and reveals damage. ``metadata`` is free: level of theory, licence, figures.
+    and adapters and reveals damage. ``adapters`` are those that the weights need beyond a plain
+    MACE, in the order in which they were attached: ``kind`` and options of each. ``metadata`` is
+    free: level of theory, licence, figures.
     """
 
     format: str = FORMAT
@@ -43,26 +48,53 @@ class StoredConfig(Options):
     fingerprint: str
     head: str | None = None
     settings: MaceSettings
+    adapters: tuple[dict[str, Any], ...] = ()
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
 def save(
-    potential: MacePotential,
+    potential: Potential,
     folder: Path,
     metadata: Mapping[str, Any],
     dtype: torch.dtype | None = None,
+    adapters: Sequence[Mapping[str, Any]] = (),
 ) -> StoredConfig:
     """Write a potential into ``folder``; each file appears whole or not at all.
 
     Args:
-        potential: What to store.
+        potential: What to store: a MACE, or one inside of what adapters have added.
         folder: Created if needed.
         metadata: JSON values to keep beside the weights.
         dtype: Type of the stored weights; that of the potential if None.
+        adapters: Those that the potential needs beyond a plain MACE; see `StoredConfig`.
+
+    Raises:
+        FoundationError: If there is no MACE inside.
     """
-    settings = potential.settings
-    head = settings.heads[potential.head] if len(settings.heads) > 1 else None
-    return write(folder, settings, _weights(potential, dtype or potential.dtype), head, metadata)
+    inside = mace_inside(potential)
+    settings = inside.settings
+    head = settings.heads[inside.head] if len(settings.heads) > 1 else None
+    holder = potential if adapters else inside.model
+    kind = dtype or potential.dtype
+    weights = {
+        name: parameter.detach().to("cpu", kind) for name, parameter in _parameters(holder).items()
+    }
+    return write(folder, settings, weights, head, metadata, adapters)
+
+
+def mace_inside(potential: Potential) -> MacePotential:
+    """Return the MACE inside what adapters have added.
+
+    Raises:
+        FoundationError: If there is none.
+    """
+    inside = innermost(potential)
+    if not isinstance(inside, MacePotential):
+        raise FoundationError(
+            f"a {type(inside).__name__} cannot be stored: only a MACE can, alone or as the `base` "
+            "of a finetune.WrappedPotential."
+        )
+    return inside
 
 
 def write(
@@ -71,6 +103,7 @@ def write(
     weights: Mapping[str, torch.Tensor],
     head: str | None = None,
     metadata: Mapping[str, Any] | None = None,
+    adapters: Sequence[Mapping[str, Any]] = (),
 ) -> StoredConfig:
     """Write settings and weights into ``folder``, the configuration last.
 
@@ -80,23 +113,27 @@ def write(
         weights: Parameters by name.
         head: Head that predicts unless another is named; None for no choice.
         metadata: JSON values to keep beside the weights.
+        adapters: Those that the weights need beyond a plain MACE; see `StoredConfig`.
     """
     config = StoredConfig(
-        fingerprint=fingerprint(settings, weights),
+        fingerprint=fingerprint(settings, weights, adapters),
         head=head,
         settings=settings,
+        adapters=tuple(dict(item) for item in adapters),
         metadata=dict(metadata or {}),
     )
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     write_atomically(folder / WEIGHTS, save_tensors(tensors))
-    write_atomically(folder / CONFIG, (config.model_dump_json(indent=2) + "\n").encode())
+    unused = None if adapters else {"adapters"}  # so that earlier releases read a plain MACE
+    content = config.model_dump_json(indent=2, exclude=unused) + "\n"
+    write_atomically(folder / CONFIG, content.encode())
     return config
 
 
 def load(
     folder: Path, dtype: torch.dtype = torch.float64, head: str | None = None
-) -> tuple[MacePotential, StoredConfig]:
+) -> tuple[Potential, StoredConfig]:
     """Open a stored potential, checking it against its fingerprint.
 
     Raises:
@@ -112,15 +149,44 @@ def assemble(
     dtype: torch.dtype,
     head: str | None,
     folder: Path,
-) -> MacePotential:
+) -> Potential:
     """Build the potential that `read` found in ``folder``.
 
     Raises:
-        FoundationError: If the weights do not fit the settings, or the head is unknown.
+        FoundationError: If the weights do not fit the settings, the head is unknown, or an adapter
+            that the potential needs is.
     """
-    potential = MacePotential.build(config.settings, dtype, head or config.head)
-    _fill(potential, weights, folder / WEIGHTS)
-    return potential.eval()
+    potential: Potential = MacePotential.build(config.settings, dtype, head or config.head)
+    for item in config.adapters:
+        potential = _attached(potential, item, folder)
+    holder = potential if config.adapters else mace_inside(potential).model
+    _fill(holder, weights, folder / WEIGHTS)
+    return potential.requires_grad_(True).eval()
+
+
+def _attached(potential: Potential, stored: Mapping[str, Any], folder: Path) -> Potential:
+    """Add what an adapter adds to a potential, with weights that are yet to be filled in.
+
+    Raises:
+        FoundationError: If the adapter is not known here, or has changed.
+    """
+    kind = str(stored.get("kind"))
+    try:
+        adapter = adapters.get(kind)
+        options: BaseModel = adapter.Options.model_validate(
+            {key: value for key, value in stored.items() if key != "kind"}
+        )
+        return adapter(options).attach(potential).potential
+    except RecipeError as error:
+        raise FoundationError(
+            f"'{folder}' needs the adapter '{kind}': {error} Install the package that brings it, "
+            "or import the module that registers it first."
+        ) from error
+    except (FinetuneError, ValidationError) as error:
+        raise FoundationError(
+            f"'{folder}' needs the adapter '{kind}' as it was when it was stored; the one that is "
+            f"installed does not take its options: {error}"
+        ) from error
 
 
 def read(folder: Path) -> tuple[StoredConfig, dict[str, torch.Tensor]]:
@@ -135,7 +201,7 @@ def read(folder: Path) -> tuple[StoredConfig, dict[str, torch.Tensor]]:
         weights = load_tensors(path.read_bytes())
     except (OSError, SafetensorError, ValueError) as error:
         raise FoundationError(f"'{path}' cannot be read: {error}. Get a fresh copy.") from error
-    if fingerprint(config.settings, weights) != config.fingerprint:
+    if fingerprint(config.settings, weights, config.adapters) != config.fingerprint:
         raise FoundationError(
             f"'{path}' and '{CONFIG}' do not belong together or are damaged (fingerprint differs). "
             "Get a fresh copy of the folder."
@@ -170,8 +236,12 @@ def read_config(folder: Path) -> StoredConfig:
         raise FoundationError(f"'{path}' is damaged at '{place}': {fault['msg']}.") from None
 
 
-def fingerprint(settings: MaceSettings, weights: Mapping[str, torch.Tensor]) -> str:
-    """Return the sha256 (hex) over the settings and every weight.
+def fingerprint(
+    settings: MaceSettings,
+    weights: Mapping[str, torch.Tensor],
+    adapters: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """Return the sha256 (hex) over the settings, every weight and the adapters they need.
 
     Settings of later releases count only where they are used, so that older fingerprints hold.
     """
@@ -179,6 +249,8 @@ def fingerprint(settings: MaceSettings, weights: Mapping[str, torch.Tensor]) -> 
         name for name in ("embedding_specs", "use_embedding_readout") if not getattr(settings, name)
     }
     digest = hashlib.sha256(settings.model_dump_json(exclude=unset).encode())
+    if adapters:
+        digest.update(json.dumps([dict(item) for item in adapters], sort_keys=True).encode())
     for name in sorted(weights):
         tensor = weights[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -186,20 +258,16 @@ def fingerprint(settings: MaceSettings, weights: Mapping[str, torch.Tensor]) -> 
     return digest.hexdigest()
 
 
-def _weights(potential: MacePotential, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def _parameters(holder: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {
-        name: parameter.detach().to("cpu", dtype)
-        for name, parameter in potential.model.named_parameters()
-        if math.prod(parameter.shape) > 0
-    }
-
-
-def _fill(potential: MacePotential, weights: Mapping[str, torch.Tensor], path: Path) -> None:
-    parameters = {
         name: parameter
-        for name, parameter in potential.model.named_parameters()
+        for name, parameter in holder.named_parameters()
         if math.prod(parameter.shape) > 0
     }
+
+
+def _fill(holder: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    parameters = _parameters(holder)
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     stored = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if shapes != stored:

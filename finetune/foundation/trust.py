@@ -21,6 +21,7 @@ from finetune.foundation.importing import mace_modules
 from finetune.foundation.mace import MacePotential, construct
 from finetune.foundation.opening import read_weights
 from finetune.foundation.parts import Part
+from finetune.foundation.potential import Potential
 from finetune.foundation.probing import difference
 from finetune.foundation.settings import MaceSettings
 
@@ -29,7 +30,7 @@ _TOLERANCE = 1e-4  # eV and eV/Å, of a file in single precision
 
 def open_trusted(
     path: Path, dtype: torch.dtype = torch.float64, head: str | None = None
-) -> tuple[MacePotential, storage.StoredConfig]:
+) -> tuple[Potential, storage.StoredConfig]:
     """Open a pickled MACE model by `torch.load`, executing what it contains.
 
     Args:
@@ -49,7 +50,8 @@ def open_trusted(
         settings, weights = _take(loaded)
         fingerprint = storage.fingerprint(settings, weights)
         config = storage.StoredConfig(fingerprint=fingerprint, settings=settings)
-        fresh = storage.assemble(config, weights, torch.float64, settings.heads[0], path).model
+        opened = storage.assemble(config, weights, torch.float64, settings.heads[0], path)
+        fresh = storage.mace_inside(opened).model
         for name in settings.heads:
             _compare(settings, loaded, fresh, name)
     except FoundationError as error:

@@ -1,5 +1,6 @@
 """What a test of a custom adapter, loss or potential can start from."""
 
+from finetune.testing.adapters import AdapterSuite
 from finetune.testing.analytic import (
     HarmonicPotential,
     LennardJonesPotential,
@@ -11,6 +12,7 @@ from finetune.testing.potentials import PotentialSuite
 from finetune.testing.tiny import tiny_mace, tiny_settings
 
 __all__ = [
+    "AdapterSuite",
     "HarmonicPotential",
     "LennardJonesPotential",
     "LossSuite",

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from finetune.adapters.base import AdaptedPotential
-from finetune.errors import RecipeError, suggestion
+from finetune.adapters.patterns import check_match, matches
+from finetune.errors import RecipeError
+from finetune.foundation.wrapped import plain_name
 from finetune.recipe import TrainRecipe
 
 FLOOR = 0.01
@@ -16,29 +18,32 @@ FLOOR = 0.01
 
 
 def build_optimiser(adapted: AdaptedPotential, recipe: TrainRecipe) -> torch.optim.Optimizer:
-    """Return Adam or AdamW over the adapter's parameter groups.
+    """Return Adam or AdamW over the trainable parameters, grouped by block and factor.
 
-    Each group carries, as ``factor``, what the learning rate is multiplied by for it.
+    Each group carries, as ``factor``, what the learning rate is multiplied by for it: that of the
+    last of ``learning_rate_factors`` that names the parameter or its block.
 
     Raises:
-        RecipeError: If ``learning_rate_factors`` names a group that there is not.
+        RecipeError: If one of ``learning_rate_factors`` names nothing that is trained.
     """
-    groups = adapted.parameter_groups()
-    for name in recipe.learning_rate_factors:
-        if name not in groups:
-            raise RecipeError(
-                f"train.learning_rate_factors names '{name}', which is no group of trainable "
-                f"parameters.{suggestion(name, groups)} Known: {', '.join(groups)}."
-            )
+    parameters = adapted.trainable_parameters()
+    names = {name: plain_name(name) for name in parameters}
+    blocks = list(adapted.parameter_groups())
+    for pattern in recipe.learning_rate_factors:
+        try:
+            check_match(list(names.values()), pattern, "trained parameter", blocks)
+        except RecipeError as error:
+            raise RecipeError(f"train.learning_rate_factors: {error}") from None
+    groups: dict[tuple[str, float], list[torch.nn.Parameter]] = {}
+    for block, members in adapted.parameter_groups().items():
+        for name, parameter in members.items():
+            factor = 1.0
+            for pattern, given in recipe.learning_rate_factors.items():
+                factor = given if matches(names[name], pattern) else factor
+            groups.setdefault((block, factor), []).append(parameter)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimiser]
     return kind(
-        [
-            {
-                "params": list(parameters.values()),
-                "factor": recipe.learning_rate_factors.get(name, 1.0),
-            }
-            for name, parameters in groups.items()
-        ],
+        [{"params": members, "factor": factor} for (_, factor), members in groups.items()],
         lr=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         amsgrad=recipe.amsgrad,

@@ -58,15 +58,48 @@ def test_groups_have_learning_rates_of_their_own(potential: MacePotential) -> No
     adapter = adapters.get("full")
     adapted = adapter(adapter.Options()).attach(tiny_mace())
     groups = adapted.parameter_groups()
-    assert list(groups) == ["node_embedding", "interactions", "products", "readouts"]
+    blocks = ["node_embedding"]
+    blocks += [f"{name}.{n}" for name in ("interactions", "products", "readouts") for n in (0, 1)]
+    assert list(groups) == blocks
     names = [name for group in groups.values() for name in group]
     assert sorted(names) == sorted(adapted.trainable_parameters())
-    recipe = TrainRecipe(learning_rate_factors={"readouts": 10.0, "interactions": 0.0})
-    optimiser = build_optimiser(adapted, recipe)
+    factors = {"readouts": 10.0, "interactions": 0.0, "interactions.1.linear*": 0.1}
+    optimiser = build_optimiser(adapted, TrainRecipe(learning_rate_factors=factors))
     set_learning_rate(optimiser, 0.5)
-    assert [group["lr"] for group in optimiser.param_groups] == [0.5, 0.0, 0.5, 5.0]
-    with pytest.raises(RecipeError, match="Did you mean 'readouts'"):
+    names = {id(item): name for name, item in adapted.trainable_parameters().items()}
+    rates = {names[id(p)]: group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    assert rates.keys() == adapted.trainable_parameters().keys()
+    for name, rate in rates.items():
+        inner = name.removeprefix("model.")
+        expected = 0.5
+        if inner.startswith("readouts."):
+            expected = 5.0
+        elif inner.startswith("interactions.1.linear"):
+            expected = 0.05
+        elif inner.startswith("interactions."):
+            expected = 0.0
+        assert rate == expected, name
+    assert len(set(rates.values())) == 4
+    with pytest.raises(RecipeError, match="factors: .*'readout' .* Did you mean 'readouts.0'"):
         build_optimiser(adapted, TrainRecipe(learning_rate_factors={"readout": 2.0}))
+
+
+def test_soft_freezing_slows_what_it_names(workspace: Path, tmp_path: Path) -> None:
+    """AdamW without a gradient clip moves each weight by the learning rate in its first step."""
+    before = dict(tiny_mace(seed=0).named_parameters())
+    train = {
+        **{"epochs": 1, "max_steps": 1, "learning_rate": 1e-3, "ema": None},
+        "learning_rate_factors": {"*": 0.1, "readouts.*": 1.0, "products.0": 0.0},
+    }
+    recipe = recipe_for(workspace, tmp_path / "run", losses={"energy": {}}, train=train)
+    assert finetune.run(recipe).best_epoch == 1
+    moved = {
+        name: float((item - before[name]).detach().abs().max())
+        for name, item in weights(tmp_path / "run").items()
+    }
+    for name, distance in moved.items():
+        expected = 1e-3 if "readouts" in name else 0.0 if "products.0" in name else 1e-4
+        assert distance == pytest.approx(expected, rel=1e-2, abs=1e-15), name
 
 
 @pytest.mark.parametrize("kind", ["adam", "adamw"])

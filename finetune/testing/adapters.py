@@ -1,0 +1,323 @@
+"""What every adapter must hold, as tests to inherit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from torch_ema import ExponentialMovingAverage
+
+import finetune
+from finetune.adapters import adapters
+from finetune.adapters.base import AdaptedPotential, Adapter
+from finetune.data.graphs import GraphBatch, concatenate, graph
+from finetune.data.labels import Structure
+from finetune.errors import FinetuneError, RunFolderError
+from finetune.foundation.potential import Potential
+from finetune.quantities import Prediction
+from finetune.testing.runs import Workspace, train_in_two_processes
+from finetune.testing.tiny import tiny_mace
+
+ROUNDING = 1e-10
+"""eV and eV/Å, in float64, on energies of a few eV."""
+SLOPE = 1e-6
+"""eV/Å, and the unit of a loss: central differences."""
+
+
+class AdapterSuite:
+    """Tests of an adapter: subclass it in a file of your tests and say how the adapter is made.
+
+    ```python
+    class TestMine(finetune.testing.AdapterSuite):
+        def adapter(self):
+            return MyAdapter(MyAdapter.Options(size=8))
+    ```
+
+    The adapter's class must be registered, and, for the test with two processes, defined in a
+    module that another process can import. The foundation is a small untrained MACE.
+    """
+
+    def adapter(self) -> Adapter:
+        """Return the adapter to test."""
+        raise NotImplementedError
+
+    def potential(self) -> Potential:
+        """Return the foundation, for H, C, N and O, in float64; a new one for each call."""
+        return deepcopy(_potential())
+
+    def attached(self, change: float = 0.0) -> AdaptedPotential:
+        """Return the foundation with the adapter, its weights changed at random by ``change``."""
+        adapted = self.adapter().attach(self.potential())
+        random = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for item in adapted.trainable_parameters().values():
+                item.add_(change * torch.randn(item.shape, generator=random, dtype=torch.float64))
+        adapted.potential.eval()
+        return adapted
+
+    def kind(self) -> str:
+        """Return the name by which recipes call the adapter."""
+        cls = type(self.adapter())
+        found = [name for name in adapters.names() if adapters.get(name) is cls]
+        assert found, f"{cls.__name__} is not registered: finetune.register_adapter"
+        return found[0]
+
+    def recipe(self) -> dict[str, Any]:
+        """Return what a recipe says of the adapter."""
+        return {"kind": self.kind(), **self.adapter().options.model_dump(mode="json")}
+
+    def test_options_survive_a_recipe(self) -> None:
+        given = self.recipe()
+        parsed = _recipe(adapter=given).adapter
+        assert parsed == given
+        options = {name: value for name, value in parsed.items() if name != "kind"}
+        assert type(self.adapter()).Options.model_validate(options) == self.adapter().options
+        with pytest.raises(FinetuneError, match="no_such_option"):
+            _recipe(adapter={**given, "no_such_option": 1})
+
+    def test_it_starts_as_the_foundation(self) -> None:
+        found, expected = _predict(self.attached().potential), _predict(self.potential())
+        assert _difference(found, expected) < ROUNDING
+
+    def test_it_starts_the_same_each_time(self) -> None:
+        """Several processes, and a stored potential that is opened, rely on this."""
+        first, again = (self.attached().potential.state_dict() for _ in range(2))
+        assert first.keys() == again.keys()
+        assert all(torch.equal(first[name], again[name]) for name in first)
+
+    def test_it_names_what_it_trains(self) -> None:
+        adapted = self.attached()
+        named = dict(adapted.potential.named_parameters())
+        trained = adapted.trainable_parameters()
+        assert trained, "nothing is trained"
+        assert {name for name, item in named.items() if item.requires_grad} == set(trained)
+        assert all(named[name] is item for name, item in trained.items())
+        grouped = [name for group in adapted.parameter_groups().values() for name in group]
+        assert sorted(grouped) == sorted(trained)
+        shares = adapted.shares().values()
+        assert sum(count for count, _ in shares) == sum(p.numel() for p in trained.values())
+        assert sum(size for _, size in shares) == sum(p.numel() for p in named.values())
+
+    def test_it_learns_and_changes_what_it_names_alone(self) -> None:
+        adapted, batch = self.attached(), _batch()
+        before = {name: item.clone() for name, item in adapted.potential.named_parameters()}
+        trained = adapted.trainable_parameters()
+        labels = _predict(_potential()).energy + 0.5 * batch.atoms
+        optimiser = torch.optim.AdamW(trained.values(), lr=0.01, weight_decay=0.1)
+        adapted.potential.train()
+        losses = []
+        for _ in range(6):
+            optimiser.zero_grad()
+            loss = (adapted.potential(batch, forces=False).energy - labels).square().mean()
+            torch.autograd.backward(loss, inputs=list(trained.values()))
+            optimiser.step()
+            losses.append(loss.item())
+        assert losses[-1] < losses[0]
+        for name, item in adapted.potential.named_parameters():
+            if name not in trained:
+                assert torch.equal(item, before[name]), name
+        assert any(not torch.equal(item, before[name]) for name, item in trained.items())
+
+    def test_saving_and_loading_are_exact(self) -> None:
+        adapted, fresh = self.attached(change=0.05), self.attached()
+        with TemporaryDirectory() as folder:
+            adapted.save(Path(folder))
+            fresh.load(Path(folder))
+        stored = adapted.trainable_parameters()
+        for name, item in fresh.trainable_parameters().items():
+            assert torch.equal(item, stored[name]), name
+        expected = _predict(adapted.potential)
+        assert _difference(_predict(fresh.potential), expected) == 0.0
+        assert _difference(_predict(fresh.merge()), _predict(adapted.merge())) == 0.0
+
+    def test_missing_files_are_told(self) -> None:
+        with pytest.raises(RunFolderError):
+            self.attached().load(Path("/nowhere"))
+
+    def test_merging_changes_no_prediction(self) -> None:
+        adapted = self.attached(change=0.05)
+        expected = _predict(adapted.potential)
+        assert _difference(expected, _predict(self.potential())) > 1e-4
+        assert _difference(_predict(adapted.merge().eval()), expected) < ROUNDING
+        assert _difference(_predict(adapted.potential), expected) == 0.0
+        if type(adapted.merge()) is type(self.potential()):
+            names = [
+                {name for name, _ in item.named_parameters()}
+                for item in (adapted.merge(), self.potential())
+            ]
+            assert names[0] == names[1], "it is merged, yet has other parameters"
+
+    def test_rotation_and_reflection(self) -> None:
+        potential = self.attached(change=0.05).potential
+        turn = torch.linalg.qr(
+            torch.randn(3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+        )[0]
+        here = _batch()
+        for matrix in (turn * torch.linalg.det(turn).sign(), -turn * torch.linalg.det(turn).sign()):
+            there = replace(
+                here,
+                positions=here.positions @ matrix.T,
+                cell=here.cell @ matrix.T,
+                identity=here.identity + 10,
+            )
+            expected, found = _predict(potential, here), _predict(potential, there)
+            assert _largest(found.energy - expected.energy) < ROUNDING
+            assert _largest(_forces(found) - _forces(expected) @ matrix.T) < ROUNDING
+
+    def test_forces_are_the_gradient_of_the_energy(self) -> None:
+        """Minus central differences of the energy."""
+        potential, batch, step = self.attached(change=0.05).potential, _batch(), 1e-4
+        forces = _forces(_predict(potential, batch))
+        for atom, axis in ((0, 0), (3, 2), (10, 1)):
+            shift = torch.zeros_like(batch.positions)
+            shift[atom, axis] = step
+            ahead, behind = (
+                _predict(potential, batch.displaced(sign * shift)).energy.sum() for sign in (1, -1)
+            )
+            slope = (ahead - behind).item() / (2 * step)
+            assert forces[atom, axis].item() == pytest.approx(-slope, abs=SLOPE)
+
+    def test_gradients_of_forces_by_the_weights(self) -> None:
+        """Second derivatives, as losses on forces need them, against central differences."""
+        adapted, batch, step = self.attached(change=0.05), _batch(), 1e-5
+        adapted.potential.train()
+        trained = list(adapted.trainable_parameters().values())
+        random = torch.Generator().manual_seed(1)
+        way = [torch.randn(p.shape, generator=random, dtype=torch.float64) for p in trained]
+
+        def loss() -> torch.Tensor:
+            found = adapted.potential(batch, create_graph=True)
+            return _forces(found).square().mean() + 1e-3 * found.energy.square().mean()
+
+        gradients = torch.autograd.grad(loss(), trained, allow_unused=True)
+        slope = sum(
+            float((gradient * along).sum())
+            for gradient, along in zip(gradients, way, strict=True)
+            if gradient is not None
+        )
+        values = []
+        for sign in (1, -2):  # one step ahead, then two back
+            with torch.no_grad():
+                for item, along in zip(trained, way, strict=True):
+                    item.add_(along, alpha=sign * step)
+            values.append(loss().item())
+        expected = (values[0] - values[1]) / (2 * step)
+        assert slope == pytest.approx(expected, rel=1e-5, abs=SLOPE)
+
+    def test_averaged_weights_take_effect(self) -> None:
+        """Nothing of the weights is cached: an average that is swapped in predicts its own."""
+        adapted = self.attached()
+        trained = adapted.trainable_parameters()
+        average = ExponentialMovingAverage(trained.values(), decay=0.5)
+        with torch.no_grad():
+            for item in trained.values():
+                item.add_(0.05)
+        average.update()
+        expected = self.attached()
+        with torch.no_grad():
+            own = expected.trainable_parameters()
+            for name, value in zip(trained, average.shadow_params, strict=True):
+                own[name].copy_(value)
+        before = _predict(adapted.potential)
+        with average.average_parameters():
+            assert _difference(_predict(adapted.potential), _predict(expected.potential)) == 0.0
+            assert _difference(_predict(adapted.merge()), _predict(expected.merge())) == 0.0
+        assert _difference(_predict(adapted.potential), before) == 0.0
+
+    def test_single_precision(self) -> None:
+        """It takes the dtype of the potential that it is attached to."""
+        exact = _predict(self.attached().potential)
+        potential = self.adapter().attach(self.potential().float()).potential.eval()
+        batch = _batch().to(torch.device("cpu"), torch.float32)
+        found = potential(batch, create_graph=False)
+        assert _forces(found).dtype == torch.float32
+        assert _largest(found.energy - exact.energy) < 1e-4
+        assert _largest(_forces(found).double() - _forces(exact)) < 1e-3
+
+    def test_a_run_is_resumed_opened_and_exported(self) -> None:
+        """The same to the last bit after a stop; the run folder gives what the run tested."""
+        with TemporaryDirectory() as temporary:
+            work = Workspace(Path(temporary), self.potential())
+            whole = finetune.run(work.recipe("whole", self.recipe()))
+            work.stop_and_resume("stopped", self.recipe())
+            assert work.weights("whole") == work.weights("stopped")
+            tested = finetune.evaluate(whole.folder, work.test).finetuned
+            assert whole.test is not None
+            assert tested.energy_mae == pytest.approx(whole.test.finetuned.energy_mae, rel=1e-9)
+            assert tested.forces_mae == pytest.approx(whole.test.finetuned.forces_mae, rel=1e-9)
+            work.check_export("whole")
+
+    def test_two_processes_train_as_one(self) -> None:
+        """Two that share each step end with the weights of one with batches twice as large."""
+        with TemporaryDirectory() as temporary:
+            work = Workspace(Path(temporary), self.potential())
+            recipe = work.recipe("two", self.recipe(), {"batch_size": 2})
+            train_in_two_processes(recipe, type(self.adapter()).__module__)
+            once = {"batch_size": 2, "accumulate": 2}
+            finetune.run(work.recipe("one", self.recipe(), once))
+            one, two = (
+                dict(finetune.load_foundation(work.folder / name).potential.named_parameters())
+                for name in ("one", "two")
+            )
+            assert max(_largest(one[name] - two[name]) for name in one) < 1e-8
+
+
+def _recipe(**changes: Any) -> finetune.Recipe:
+    given: Mapping[str, Any] = {"foundation": "any", "data": {"train": "any"}, "output": "any"}
+    return finetune.Recipe.parse({**given, **changes})
+
+
+@cache
+def _potential() -> Potential:
+    """A potential without reference energies: large numbers would drown small differences."""
+    potential = tiny_mace()
+    potential.set_references(dict.fromkeys(potential.elements, 0.0))
+    return potential
+
+
+@cache
+def _batch() -> GraphBatch:
+    """A molecule, a smaller one, a free atom and a crystal, all distorted."""
+    random = np.random.default_rng(0)
+    items = [molecule("CH3CH2OH"), molecule("NH3"), Atoms("H"), bulk("C", "diamond", 3.5)]
+    graphs = []
+    for atoms in items:
+        positions = atoms.positions + random.normal(0.0, 0.08, atoms.positions.shape)
+        structure = Structure(
+            numbers=np.asarray(atoms.numbers, dtype=np.int64),
+            positions=positions,
+            cell=np.array(atoms.cell.array, dtype=np.float64),
+            pbc=np.array(atoms.pbc, dtype=bool),
+        )
+        graphs.append(graph(structure, _potential().cutoff, skin=0.01))
+    return concatenate(graphs)
+
+
+def _predict(potential: Potential, batch: GraphBatch | None = None) -> Prediction:
+    return potential(_batch() if batch is None else batch, create_graph=False)
+
+
+def _forces(prediction: Prediction) -> torch.Tensor:
+    assert prediction.forces is not None
+    return prediction.forces
+
+
+def _difference(first: Prediction, second: Prediction) -> float:
+    energy = _largest(first.energy - second.energy)
+    return max(energy, _largest(_forces(first) - _forces(second)))
+
+
+def _largest(difference: torch.Tensor) -> float:
+    found = float(difference.detach().abs().max())
+    return math.inf if math.isnan(found) else found

@@ -1,0 +1,147 @@
+"""Small real runs, for suites that hold a whole run to its promises."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import pytest
+from ase.build import molecule
+
+import finetune
+from finetune.data.graphs import graph
+from finetune.data.labels import Structure
+from finetune.errors import FoundationError
+from finetune.export.merge import check_plain, write_mace
+from finetune.foundation import storage
+from finetune.foundation.potential import Potential
+from finetune.testing.tiny import tiny_mace
+
+EXPORTED = 1e-8
+"""eV and eV/Å: a potential and its export."""
+_SPLITS = {"train": 6, "valid": 3, "test": 3}
+
+
+class Workspace:
+    """A folder with a stored foundation, and structures labelled by another potential.
+
+    Args:
+        folder: An empty folder.
+        foundation: What is stored as the foundation.
+    """
+
+    def __init__(self, folder: Path, foundation: Potential) -> None:
+        self.folder = folder
+        storage.save(foundation, folder / "foundation", {"name": "tiny"})
+        labelling, random = tiny_mace(seed=1), np.random.default_rng(0)
+        for split, count in _SPLITS.items():
+            frames = []
+            for index in range(count):
+                atoms = molecule(("CH3OH", "H2O")[index % 2])
+                atoms.positions += random.normal(0.0, 0.1, atoms.positions.shape)
+                structure = Structure(
+                    numbers=np.asarray(atoms.numbers, dtype=np.int64),
+                    positions=np.array(atoms.positions, dtype=np.float64),
+                    cell=np.zeros((3, 3)),
+                    pbc=np.zeros(3, dtype=bool),
+                )
+                found = labelling(graph(structure, labelling.cutoff), create_graph=False)
+                assert found.forces is not None
+                atoms.info["REF_energy"] = float(found.energy) + 1.0 * len(atoms)
+                atoms.arrays["REF_forces"] = found.forces.numpy()
+                frames.append(atoms)
+            ase.io.write(folder / f"{split}.xyz", frames)
+        self.test = folder / "test.xyz"
+
+    def recipe(
+        self, name: str, adapter: Mapping[str, Any], train: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Return a recipe of three epochs of one step with averaged weights, into folder ``name``.
+
+        Args:
+            name: The run's folder in this one.
+            adapter: What the recipe says of the adapter.
+            train: Further training settings.
+        """
+        return {
+            "foundation": str(self.folder / "foundation"),
+            "data": {split: str(self.folder / f"{split}.xyz") for split in _SPLITS},
+            "adapter": dict(adapter),
+            "losses": {"energy": {"weight": 1.0}, "forces": {"weight": 0.1}, "pitc": {}},
+            "train": {
+                **{"epochs": 3, "batch_size": 6, "learning_rate": 1e-3, "ema": 0.5},
+                **{"device": "cpu", **(train or {})},
+            },
+            "output": str(self.folder / name),
+        }
+
+    def stop_and_resume(self, name: str, adapter: Mapping[str, Any]) -> None:
+        """Run into folder ``name``, stopped after the first epoch and resumed."""
+        finetune.run(self.recipe(name, adapter, {"max_hours": 1e-9}))
+        assert len(self._epochs(name)) == 2
+        finetune.run(self.recipe(name, adapter, {"max_hours": 1.0}), resume="must")
+        assert len(self._epochs(name)) == 4
+
+    def weights(self, name: str) -> bytes:
+        """Return the tuned weights of a run, as they are stored."""
+        return (self.folder / name / "model" / "model.safetensors").read_bytes()
+
+    def check_export(self, name: str) -> None:
+        """Export a run as a plain MACE that predicts the same, or see that it is refused."""
+        found, path = finetune.load_foundation(self.folder / name), self.folder / f"{name}.model"
+        if found.adapters:
+            with pytest.raises(FoundationError, match=found.adapters[-1]["kind"]):
+                check_plain(found)
+            with pytest.raises(FoundationError, match="no plain MACE"):
+                write_mace(found.potential, path)
+            assert not path.exists()
+            return
+        check_plain(found)
+        write_mace(found.potential, path)
+        atoms = ase.io.read(self.test)
+        energies, forces = [], []
+        for source in (self.folder / name, path):
+            atoms.calc = finetune.load_calculator(source, device="cpu")
+            energies.append(atoms.get_potential_energy())
+            forces.append(atoms.get_forces())
+        assert abs(energies[0] - energies[1]) < EXPORTED
+        assert np.abs(forces[0] - forces[1]).max() < EXPORTED
+
+    def _epochs(self, name: str) -> list[str]:
+        return (self.folder / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+
+
+def train_in_two_processes(recipe: Mapping[str, Any], module: str) -> None:
+    """Run a recipe in two processes under `torch.distributed.run`.
+
+    Args:
+        recipe: The recipe; written beside its output.
+        module: What each process imports first.
+    """
+    path = Path(recipe["output"]).with_suffix(".json")
+    path.write_text(json.dumps(dict(recipe)), encoding="utf-8")
+    script = path.with_suffix(".py")
+    script.write_text(
+        "import importlib, sys, torch\n"
+        "torch.set_num_threads(1)\n"
+        f"importlib.import_module({module!r})\n"
+        "import finetune\n"
+        f"finetune.run({str(path)!r})\n",
+        encoding="utf-8",
+    )
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", *launch, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

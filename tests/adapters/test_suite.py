@@ -1,0 +1,39 @@
+"""Every registered adapter, by the suite that adapters of one's own inherit."""
+
+from typing import Any
+
+import pytest
+
+from finetune.adapters import adapters
+from finetune.adapters.base import Adapter
+from finetune.testing import AdapterSuite
+
+KINDS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "readout": {},
+    "shift": {},
+    "lora": {"rank": 2},
+    "head": {"name": "cc"},
+    "frozen": {"train": ["readouts.*", "products.1"]},
+}
+
+
+def test_every_built_in_adapter_is_tested() -> None:
+    assert set(KINDS) == set(adapters._builtin)
+
+
+class RegisteredAdapters(AdapterSuite):
+    @pytest.fixture(autouse=True)
+    def _case(self, name: str) -> None:
+        self.name = name
+
+    def adapter(self) -> Adapter:
+        cls = adapters.get(self.name)
+        return cls(cls.Options.model_validate(KINDS[self.name]))
+
+
+@pytest.mark.parametrize("name", KINDS, scope="class")
+class TestRegisteredAdapters(RegisteredAdapters):
+    @pytest.mark.slow
+    def test_two_processes_train_as_one(self) -> None:
+        super().test_two_processes_train_as_one()
