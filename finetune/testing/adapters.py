@@ -22,11 +22,10 @@ import finetune
 from finetune.adapters import adapters
 from finetune.adapters.base import AdaptedPotential, Adapter
 from finetune.data.graphs import GraphBatch, concatenate, graph
-from finetune.data.labels import Structure
 from finetune.errors import FinetuneError, RunFolderError
 from finetune.foundation.potential import Potential
 from finetune.quantities import Prediction
-from finetune.testing.runs import Workspace, train_in_two_processes
+from finetune.testing.runs import Workspace, structure_of, train_in_two_processes
 from finetune.testing.tiny import tiny_mace
 
 ROUNDING = 1e-10
@@ -293,14 +292,8 @@ def _batch() -> GraphBatch:
     items = [molecule("CH3CH2OH"), molecule("NH3"), Atoms("H"), bulk("C", "diamond", 3.5)]
     graphs = []
     for atoms in items:
-        positions = atoms.positions + random.normal(0.0, 0.08, atoms.positions.shape)
-        structure = Structure(
-            numbers=np.asarray(atoms.numbers, dtype=np.int64),
-            positions=positions,
-            cell=np.array(atoms.cell.array, dtype=np.float64),
-            pbc=np.array(atoms.pbc, dtype=bool),
-        )
-        graphs.append(graph(structure, _potential().cutoff, skin=0.01))
+        atoms.positions += random.normal(0.0, 0.08, atoms.positions.shape)
+        graphs.append(graph(structure_of(atoms), _potential().cutoff, skin=0.01))
     return concatenate(graphs)
 
 

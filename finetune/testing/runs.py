@@ -13,6 +13,7 @@ from typing import Any
 import ase.io
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import molecule
 
 import finetune
@@ -46,13 +47,8 @@ class Workspace:
             for index in range(count):
                 atoms = molecule(("CH3OH", "H2O")[index % 2])
                 atoms.positions += random.normal(0.0, 0.1, atoms.positions.shape)
-                structure = Structure(
-                    numbers=np.asarray(atoms.numbers, dtype=np.int64),
-                    positions=np.array(atoms.positions, dtype=np.float64),
-                    cell=np.zeros((3, 3)),
-                    pbc=np.zeros(3, dtype=bool),
-                )
-                found = labelling(graph(structure, labelling.cutoff), create_graph=False)
+                item = graph(structure_of(atoms), labelling.cutoff)
+                found = labelling(item, create_graph=False)
                 assert found.forces is not None
                 atoms.info["REF_energy"] = float(found.energy) + 1.0 * len(atoms)
                 atoms.arrays["REF_forces"] = found.forces.numpy()
@@ -105,17 +101,25 @@ class Workspace:
             return
         check_plain(found)
         write_mace(found.potential, path)
-        atoms = ase.io.read(self.test)
-        energies, forces = [], []
-        for source in (self.folder / name, path):
-            atoms.calc = finetune.load_calculator(source, device="cpu")
-            energies.append(atoms.get_potential_energy())
-            forces.append(atoms.get_forces())
-        assert abs(energies[0] - energies[1]) < EXPORTED
-        assert np.abs(forces[0] - forces[1]).max() < EXPORTED
+        inside = storage.mace_inside(found.potential)
+        opened = finetune.load_foundation(path, head=inside.settings.heads[inside.head]).potential
+        batch = graph(structure_of(ase.io.read(self.test)), opened.cutoff)
+        here, there = (item(batch, create_graph=False) for item in (found.potential, opened))
+        assert float((here.energy - there.energy).abs()) < EXPORTED
+        assert float((here.forces - there.forces).abs().max()) < EXPORTED
 
     def _epochs(self, name: str) -> list[str]:
         return (self.folder / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+
+
+def structure_of(atoms: Atoms) -> Structure:
+    """Return atoms without labels."""
+    return Structure(
+        numbers=np.asarray(atoms.numbers, dtype=np.int64),
+        positions=np.array(atoms.positions, dtype=np.float64),
+        cell=np.array(atoms.cell.array, dtype=np.float64),
+        pbc=np.array(atoms.pbc, dtype=bool),
+    )
 
 
 def train_in_two_processes(recipe: Mapping[str, Any], module: str) -> None:

@@ -32,8 +32,22 @@ class RegisteredAdapters(AdapterSuite):
         return cls(cls.Options.model_validate(KINDS[self.name]))
 
 
-@pytest.mark.parametrize("name", KINDS, scope="class")
+OTHERS = {"frozen": "as `readout`", "head": "builds a model each time; see test_head.py too"}
+CASES = [pytest.param(name, marks=[pytest.mark.slow] * (name in OTHERS)) for name in KINDS]
+
+
+@pytest.mark.parametrize("name", CASES, scope="class")
 class TestRegisteredAdapters(RegisteredAdapters):
+    @pytest.mark.slow
+    def test_a_run_is_resumed_opened_and_exported(self) -> None:
+        super().test_a_run_is_resumed_opened_and_exported()
+
     @pytest.mark.slow
     def test_two_processes_train_as_one(self) -> None:
         super().test_two_processes_train_as_one()
+
+
+def test_a_lora_run_is_resumed_opened_and_exported() -> None:
+    suite = RegisteredAdapters()
+    suite.name = "lora"
+    suite.test_a_run_is_resumed_opened_and_exported()

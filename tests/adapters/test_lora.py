@@ -1,0 +1,187 @@
+"""LoRA: what is adapted, how peft reads it, what is refused."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+import finetune
+from finetune.adapters.base import AdaptedPotential
+from finetune.adapters.lora import LoraAdapter
+from finetune.adapters.options import REFUSED, LoraOptions
+from finetune.data.graphs import GraphBatch, concatenate
+from finetune.errors import RecipeError
+from finetune.foundation.mace import MacePotential
+from finetune.testing import HarmonicPotential, tiny_mace
+from tests.foundation.architectures import CHARGE_AND_SPIN
+
+TINY = tiny_mace()
+
+
+def attached(potential: MacePotential | None = None, **options: Any) -> AdaptedPotential:
+    adapter = LoraAdapter(LoraOptions.model_validate({"rank": 2, "alpha": 2.0, **options}))
+    return adapter.attach(deepcopy(TINY) if potential is None else potential)
+
+
+def changed(adapted: AdaptedPotential) -> AdaptedPotential:
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for item in adapted.trainable_parameters().values():
+            item.add_(0.1 * torch.randn(item.shape, generator=random, dtype=torch.float64))
+    return adapted
+
+
+def layers(adapted: AdaptedPotential) -> set[str]:
+    """Return the layers that have factors, by the names of a plain model."""
+    names = (name.removeprefix("model.") for name in adapted.trainable_parameters())
+    return {name.partition(".lora_")[0].replace(".base_layer", "") for name in names}
+
+
+def test_every_kind_of_layer_is_adapted_unless_targets_say_less() -> None:
+    everything = layers(attached())
+    assert {
+        "node_embedding.linear",
+        "interactions.0.linear_up",
+        "interactions.1.conv_tp_weights.layer0",
+        "interactions.1.skip_tp",
+        "products.0.symmetric_contractions.contractions.1",
+        "products.1.linear",
+        "readouts.0.linear",
+        "readouts.1.linear_2",
+    } <= everything
+    weights = {name.removeprefix("model.") for name, _ in TINY.named_parameters()}
+    kept = {name for name in weights if not any(name.startswith(f"{x}.") for x in everything)}
+    assert kept == set()
+    assert layers(attached(targets=("products", "readouts.1.*"))) == {
+        name for name in everything if name.startswith(("products.", "readouts.1."))
+    }
+    radial = layers(attached(targets=("*.conv_tp_weights",)))
+    assert radial == {name for name in everything if "conv_tp_weights" in name}
+
+
+def test_dense_layers_are_adapted_by_peft_itself(mixed_graphs: list[GraphBatch]) -> None:
+    potential = tiny_mace(embedding_specs=CHARGE_AND_SPIN)
+    dense = {n for n, m in potential.model.named_modules() if isinstance(m, torch.nn.Linear)}
+    assert dense
+    batch = concatenate(mixed_graphs)
+    before = potential(batch).energy
+    adapted = attached(potential)
+    assert dense <= layers(adapted)
+    assert torch.equal(adapted.potential(batch).energy, before)
+    expected = changed(adapted).potential(batch)
+    assert not torch.equal(expected.energy, before)
+    found = adapted.merge()(batch)
+    assert torch.allclose(found.forces, expected.forces, atol=1e-10, rtol=0)
+
+
+def test_merging_is_exact_to_rounding_and_plain(mixed_graphs: list[GraphBatch]) -> None:
+    """A few units in the last place of energies of 10^4 eV: sums in another order."""
+    adapted, batch = changed(attached()), concatenate(mixed_graphs)
+    expected = adapted.potential(batch)
+    merged = adapted.merge()
+    found = merged(batch)
+    assert (found.energy - expected.energy).abs().max() <= 4 * torch.finfo(torch.float64).eps * 1e4
+    assert (found.forces - expected.forces).abs().max() < 1e-12
+    assert isinstance(merged, MacePotential)
+    names = [name for name, _ in TINY.named_parameters()]
+    assert [name for name, _ in merged.named_parameters()] == names
+    plain = MacePotential(merged.settings, merged.plain_model(torch.float64))
+    assert (plain(batch).forces - found.forces).abs().max() < 1e-12
+
+
+def test_folders_are_read_by_peft_itself(tmp_path: Path, mixed_graphs: list[GraphBatch]) -> None:
+    from peft import LoraConfig, PeftModel
+
+    from finetune.adapters.equivariant_linear import register_equivariant_layers
+
+    adapted = changed(attached(rank=8))
+    adapted.save(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors"}
+    config = register_equivariant_layers(LoraConfig.from_pretrained(tmp_path))
+    again = deepcopy(TINY)
+    model = PeftModel.from_pretrained(again.model, tmp_path, config=config)
+    batch = concatenate(mixed_graphs)
+    assert torch.equal(again(batch).forces, adapted.potential(batch).forces)
+    with model.disable_adapter():
+        assert torch.equal(again(batch).forces, TINY(batch).forces)
+
+
+def test_the_rank_is_lowered_where_factors_would_outgrow_a_matrix() -> None:
+    adapted = attached(rank=64, alpha=64.0)
+    trained = adapted.trainable_parameters()
+    for name, first in trained.items():
+        if "lora_A" not in name or first.dim() != 3:
+            continue
+        second = trained[name.replace("lora_A", "lora_B")]
+        rows, columns, rank = first.shape[1], second.shape[2], first.shape[2]
+        assert rank == 1 or rank * (rows + columns) <= rows * columns, name
+    radial = next(p for n, p in trained.items() if "layer1.lora_A" in n)
+    assert radial.shape == (4, 8)  # an 8 by 8 matrix
+    (note,) = adapted.notes
+    assert "rank of 64 is lowered in" in note and "node_embedding.linear 2" in note
+    assert attached(rank=1).notes == ()
+
+
+def test_alpha_scales_lowered_ranks_alike() -> None:
+    """alpha / rank is the same for every layer, whatever its rank."""
+    adapted = attached(rank=64, alpha=32.0)
+    scales = {
+        scale
+        for module in adapted.potential.modules()
+        for scale in getattr(module, "scaling", {}).values()
+    }
+    assert scales == {0.5}
+
+
+def test_targets_that_match_nothing_name_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="'readouts.0.linea' .* Did you mean 'readouts.0.linear'"):
+        attached(targets=("readouts.0.linea",))
+    with pytest.raises(RecipeError, match=r"'product' matches no layer .* 'products\.[01]' or"):
+        attached(targets=("product",))
+    with pytest.raises(RecipeError, match="a HarmonicPotential has none"):
+        LoraAdapter(LoraOptions()).attach(HarmonicPotential())
+
+
+@pytest.mark.parametrize("option", [*REFUSED, "dropout"])
+def test_what_breaks_equivariance_is_refused_with_its_reason(option: str) -> None:
+    reason = REFUSED.get(option, REFUSED["lora_dropout"])
+    with pytest.raises(ValidationError, match=option) as told:
+        LoraOptions.model_validate({option: 0.1})
+    assert reason in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("lora_dropout", 0.1),
+        ("use_dora", True),
+        ("lora_bias", True),
+        ("bias", "all"),
+        ("init_lora_weights", False),
+        ("init_lora_weights", "pissa"),
+    ],
+)
+def test_peft_s_own_door_refuses_them_too(option: str, value: object) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    from finetune.adapters.equivariant_linear import register_equivariant_layers
+
+    config = LoraConfig(target_modules=["readouts.0.linear"], **{option: value})
+    with pytest.raises(RecipeError, match=f"{option}={value}"):
+        get_peft_model(deepcopy(TINY).model, register_equivariant_layers(config))
+
+
+def test_peft_s_names_are_translated() -> None:
+    with pytest.raises(finetune.FinetuneError, match="write `rank` for peft's `r`"):
+        finetune.Recipe.parse(
+            {
+                "foundation": "x",
+                "data": {"train": "x"},
+                "output": "x",
+                "adapter": {"kind": "lora", "r": 4},
+            }
+        )
