@@ -1,4 +1,4 @@
-"""Write the tables of losses.md from stored results: ``python docs/make_tables.py``.
+"""Write the tables of the docs from stored results: ``python docs/make_tables.py``.
 
 Each goes between ``<!-- table NAME -->`` and ``<!-- end -->``.
 """
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).parent / "losses.md"
+DOCS = Path(__file__).parent
 RESULTS = Path(__file__).parents[1] / "tests" / "benchmarks" / "results"
 
 
@@ -76,27 +76,54 @@ def energies_only(stored: dict[str, Any]) -> list[str]:
     return lines
 
 
-TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
-    "loss_cost": ("loss_cost", costs),
-    "weak_sweep CCSD(T)": ("weak_sweep", partial(sweep, level="CCSD(T)")),
-    "weak_sweep PBE0": ("weak_sweep", partial(sweep, level="PBE0")),
-    "energies_only": ("energies_only", energies_only),
+def adapter_sizes(stored: dict[str, Any]) -> list[str]:
+    """Trained numbers and bytes of every adapter, and their share of the model."""
+    models = list(stored.values())
+    lines = ["| adapter |" + " trained | file | of the model |" * len(models)]
+    lines.append("|---|" + "---:|---:|---:|" * len(models))
+    for name in models[0]["adapters"]:
+        cells = []
+        for model in models:
+            row, whole = model["adapters"][name], model["model"]["bytes"]
+            share = f"{100 * row['bytes'] / whole:.2g} %" if row["bytes"] < whole else "100 %"
+            cells += [f"{row['trained']:,}", _bytes(row["bytes"]), share]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    cells = []
+    for model in models:
+        cells += [f"{model['model']['parameters']:,}", _bytes(model["model"]["bytes"]), ""]
+    return [*lines, "| the whole model | " + " | ".join(cells) + " |"]
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
+Table = Callable[[dict[str, Any]], list[str]]
+TABLES: dict[str, dict[str, tuple[str, Table]]] = {
+    "losses.md": {
+        "loss_cost": ("loss_cost", costs),
+        "weak_sweep CCSD(T)": ("weak_sweep", partial(sweep, level="CCSD(T)")),
+        "weak_sweep PBE0": ("weak_sweep", partial(sweep, level="PBE0")),
+        "energies_only": ("energies_only", energies_only),
+    },
+    "adapters.md": {"adapter_sizes": ("adapter_sizes", adapter_sizes)},
 }
 
 
-def page() -> str:
-    """Return the page with every table as the stored results have it."""
-    text = PAGE.read_text(encoding="utf-8")
-    for name, (file, table) in TABLES.items():
+def page(file_name: str) -> str:
+    """Return a page with every table as the stored results have it."""
+    text = (DOCS / file_name).read_text(encoding="utf-8")
+    for name, (file, table) in TABLES[file_name].items():
         stored = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))
         written = "\n".join([f"<!-- table {name} -->", *table(stored), "<!-- end -->"])
         before, begin, rest = text.partition(f"<!-- table {name} -->")
         _, end, after = rest.partition("<!-- end -->")
         if not begin or not end:
-            raise ValueError(f"{PAGE.name} has no place for the table {name}")
+            raise ValueError(f"{file_name} has no place for the table {name}")
         text = before + written + after
     return text
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for page_name in TABLES:
+        (DOCS / page_name).write_text(page(page_name), encoding="utf-8")

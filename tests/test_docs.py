@@ -42,7 +42,7 @@ def test_every_option_of_a_recipe_is_documented() -> None:
     from finetune.losses import losses
     from finetune.recipe import DataRecipe, Recipe, TrainRecipe
 
-    pages = ("recipes.md", "losses.md")
+    pages = ("recipes.md", "losses.md", "adapters.md")
     text = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in pages)
     for name in Recipe.model_fields:
         assert f"`{name}" in text, name
@@ -63,4 +63,5 @@ def test_tables_are_those_of_the_stored_results() -> None:
     assert spec.loader is not None
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
-    assert tables.page() == (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
+    for page in tables.TABLES:
+        assert tables.page(page) == (ROOT / "docs" / page).read_text(encoding="utf-8"), page

@@ -94,7 +94,7 @@ class EquivariantLora(torch.nn.Module, LoraLayer):
 
     @abstractmethod
     def flat(self, delta: torch.Tensor) -> torch.Tensor:
-        """Return a path's matrices ``[matrices, rows, columns]`` as its part of the flat weight."""
+        """Return a path's matrices ``[(matrices,) rows, columns]`` as its part of the weight."""
 
     def ranks(self, rank: int) -> list[int]:
         """Return the rank of each path's update where ``rank`` is asked for."""
@@ -110,9 +110,10 @@ class EquivariantLora(torch.nn.Module, LoraLayer):
         shapes = self.shapes()
         for (name, shape), rank in zip(shapes.items(), self.ranks(r), strict=True):
             matrices, rows, columns = shape
-            factor = torch.randn(matrices, rows, rank, dtype=torch.float64) / rank**0.5
+            several = (matrices,) if matrices > 1 else ()
+            factor = torch.randn(*several, rows, rank, dtype=torch.float64) / rank**0.5
             first[name] = torch.nn.Parameter(factor.to(base.weight))
-            second[name] = torch.nn.Parameter(base.weight.new_zeros(matrices, rank, columns))
+            second[name] = torch.nn.Parameter(base.weight.new_zeros(*several, rank, columns))
         self.lora_A[adapter_name], self.lora_B[adapter_name] = first, second
         self.r[adapter_name] = r
         self.lora_alpha[adapter_name] = lora_alpha
@@ -191,7 +192,8 @@ class EquivariantProductLora(EquivariantLora):
 
     def flat(self, delta: torch.Tensor) -> torch.Tensor:
         """See `EquivariantLora.flat`."""
-        return delta.transpose(0, 1).reshape(-1)
+        matrices = delta.reshape(-1, *delta.shape[-2:])
+        return matrices.transpose(0, 1).reshape(-1)
 
 
 def _check(config: LoraConfig) -> None:
