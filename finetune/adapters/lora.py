@@ -17,6 +17,7 @@ from finetune.errors import RecipeError
 from finetune.files import write_atomically
 from finetune.foundation.importing import mace_modules
 from finetune.foundation.potential import Potential
+from finetune.foundation.wrapped import innermost
 
 WEIGHTS = "adapter_model.safetensors"
 """peft's own name, so that its tools read the folder."""
@@ -28,7 +29,7 @@ class LoraPotential(AdaptedPotential):
     """A potential whose model peft has injected low-rank layers into.
 
     Args:
-        potential: The potential; its ``model`` is changed in place.
+        potential: The potential; the ``model`` inside is changed in place.
         peft_model: peft's wrapper of that model.
         notes: What the user should be told.
     """
@@ -61,7 +62,7 @@ class LoraPotential(AdaptedPotential):
         """Return a plain potential with the updates added to its weights."""
         merged = deepcopy(self.peft_model).merge_and_unload()
         plain = deepcopy(self.potential)
-        plain.model = merged
+        innermost(plain).model = merged
         return plain.requires_grad_(True)
 
 
@@ -78,7 +79,7 @@ class LoraAdapter(Adapter):
             RecipeError: If the potential is not a MACE, or a target matches no layer, naming the
                 nearest.
         """
-        model = getattr(potential, "model", None)
+        model = getattr(innermost(potential), "model", None)
         if not isinstance(model, torch.nn.Module):
             raise RecipeError(
                 f"lora adapts the layers of a MACE; a {type(potential).__name__} has none. Choose "

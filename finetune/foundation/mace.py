@@ -114,7 +114,7 @@ class MacePotential(Potential):
         scalar = [
             irrep.l == 0 and irrep.p == 1
             for product in products
-            for multiple, irrep in product.linear.irreps_out
+            for multiple, irrep in product.symmetric_contractions.irreps_out
             for _ in range(multiple * irrep.dim)
         ]
         return torch.tensor(scalar)
