@@ -94,7 +94,7 @@ def test_validate_checks_all_and_writes_nothing(recipe: Path, tmp_path: Path) ->
     assert "12 structures (12 with energies, 0 with forces)" in done.output
     assert "before training, validation energy MAE:" in done.output
     assert "with the foundation's own reference energies" in done.output
-    assert "trainable: node_embedding" in done.output
+    assert "trained: node_embedding 16, interactions.0 " in done.output
     assert "an epoch: 3 steps" in done.output
     assert not output.exists()
     dry = runner.invoke(app, ["run", str(recipe), f"output={output}", "--dry-run"])

@@ -9,11 +9,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 import finetune
 import finetune.testing
+from finetune.adapters import adapters
+from finetune.errors import FoundationError
 from tests.conftest import recipe_for
 
 ROOT = Path(finetune.__file__).resolve().parents[1]
@@ -57,38 +60,51 @@ def test_the_suite_holds_for_the_page_s_adapters(page: ModuleType, suite: str, c
     getattr(getattr(page, suite)(), check)()
 
 
-def test_the_page_s_run(page: ModuleType, tmp_path: Path, workspace: Path) -> None:
+@pytest.fixture(scope="module")
+def trained(
+    page: ModuleType, tmp_path_factory: pytest.TempPathFactory, workspace: Path
+) -> dict[str, Any]:
+    """The names that the page's run defines."""
+    folder = tmp_path_factory.mktemp("trained")
     (code,) = (code for code in blocks("python") if "finetune.run(" in code)
-    recipe = tmp_path / "quickstart.yaml"
-    recipe.write_text(recipe_for(workspace, tmp_path / "unused").dump(), encoding="utf-8")
+    recipe = folder / "quickstart.yaml"
+    recipe.write_text(recipe_for(workspace, folder / "unused").dump(), encoding="utf-8")
     for given, short in (
         ('"quickstart"', repr(str(recipe))),
         ("epochs=5", "epochs=1"),
-        ("output=runs", f"output={tmp_path}"),
+        ("output=runs", f"output={folder}"),
     ):
         assert given in code
         code = code.replace(given, short)
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(code, names)
-    folder = tmp_path / "residual"
-    (adapter,) = finetune.load_foundation(folder).adapters
+    return names
+
+
+def test_the_page_s_run(trained: dict[str, Any]) -> None:
+    result = trained["result"]
+    (adapter,) = finetune.load_foundation(result.folder).adapters
     assert adapter == {"kind": "residual", "width": 8, "seed": 0}
-    assert any("cannot be merged" in note for note in names["result"].notes)  # type: ignore[attr-defined]
-    assert {path.name for path in (folder / "adapter").iterdir()} == {"adapter.safetensors"}
+    assert any("cannot be merged" in note for note in result.notes)
+    assert {path.name for path in (result.folder / "adapter").iterdir()} == {"adapter.safetensors"}
+    assert isinstance(trained["calculator"], finetune.PotentialCalculator)
 
 
-@pytest.mark.parametrize("kind", ["shift", "lora", "residual"])
+@pytest.mark.parametrize(
+    "kind",
+    ["lora", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("shift", "residual"))],
+)
 def test_a_next_run_goes_on_from_what_cannot_be_merged(
-    kind: str, page: ModuleType, tmp_path: Path, workspace: Path
+    kind: str, trained: dict[str, Any], tmp_path: Path, workspace: Path
 ) -> None:
-    first = recipe_for(
-        workspace, tmp_path / "first", adapter={"kind": "residual"}, train={"epochs": 1}
+    recipe = recipe_for(
+        workspace,
+        tmp_path / "second",
+        foundation=str(trained["result"].folder),
+        adapter={"kind": kind},
+        train={"epochs": 1, "learning_rate": 1e-4},
     )
-    finetune.run(first)
-    given = first.model_dump(mode="json")
-    given.update(foundation=str(tmp_path / "first"), output=str(tmp_path / "second"))
-    given["train"]["learning_rate"] = 1e-4
-    result = finetune.run({**given, "adapter": {"kind": kind}})
+    result = finetune.run(recipe)
     opened = finetune.load_foundation(result.folder)
     kinds = ["residual", *(["residual"] if kind == "residual" else [])]
     assert [item["kind"] for item in opened.adapters] == kinds
@@ -149,13 +165,9 @@ def test_an_entry_point_makes_them_known_to_every_command(tmp_path: Path, worksp
 
 
 def test_a_bundle_without_its_adapter_says_what_is_missing(
-    page: ModuleType, tmp_path: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+    trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finetune.adapters import adapters
-    from finetune.errors import FoundationError
-
-    recipe = recipe_for(workspace, tmp_path / "run", adapter="residual", train={"epochs": 1})
-    finetune.run(recipe)
+    folder = trained["result"].folder
     monkeypatch.delitem(adapters._registered, "residual")
     with pytest.raises(FoundationError, match="needs the adapter 'residual'.*import the module"):
-        finetune.load_calculator(tmp_path / "run")
+        finetune.load_calculator(folder)
