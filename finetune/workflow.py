@@ -196,6 +196,7 @@ def _finish(
             "fingerprint": prepared.foundation.fingerprint,
         },
         "recipe": recipe.model_dump(mode="json"),
+        "trained": prepared.trained,
         "metrics": result.as_dict(),
         "versions": versions(),
         "citation": CITATION,

@@ -17,6 +17,7 @@ import finetune
 import finetune.testing
 from finetune.adapters import adapters
 from finetune.errors import FoundationError
+from finetune.foundation.description import describe
 from tests.conftest import recipe_for
 
 ROOT = Path(finetune.__file__).resolve().parents[1]
@@ -88,12 +89,16 @@ def test_the_page_s_run(trained: dict[str, Any]) -> None:
     assert any("cannot be merged" in note for note in result.notes)
     assert {path.name for path in (result.folder / "adapter").iterdir()} == {"adapter.safetensors"}
     assert isinstance(trained["calculator"], finetune.PotentialCalculator)
+    told = dict(describe(str(result.folder)))
+    assert told["adapter"].startswith("residual; trained: network.0 72, network.2 8; ")
+    assert told["  network.0"] == "72"
+    assert "  readouts.0" in told
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["lora", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("shift", "residual"))],
-)
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("shift", "residual")]
+
+
+@pytest.mark.parametrize("kind", ["lora", *SLOW])
 def test_a_next_run_goes_on_from_what_cannot_be_merged(
     kind: str, trained: dict[str, Any], tmp_path: Path, workspace: Path
 ) -> None:

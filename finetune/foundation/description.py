@@ -14,6 +14,7 @@ from finetune.foundation.opening import read_model
 from finetune.foundation.published import ASL, ASL_TERMS, PUBLISHED, Published
 from finetune.foundation.settings import MaceSettings
 from finetune.foundation.storage import read
+from finetune.foundation.wrapped import plain_name
 
 _BLOCK = re.compile(r"[a-z_]+(\.\d+)?")
 _TERMS = {ASL: f"Academic Software License, no commercial use: {ASL_TERMS}"}
@@ -61,8 +62,15 @@ def _stored(name: str, metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("name", str(metadata.get("name", name))),
         ("level of theory", ", ".join(levels) if isinstance(levels, list) else str(levels or "")),
         ("licence", str(metadata.get("license", ""))),
+        ("adapter", _adapter(metadata)),
     ]
     return [(label, value) for label, value in found if value]
+
+
+def _adapter(metadata: Mapping[str, Any]) -> str:
+    """Return the adapter of the run that made a potential, and what it trained."""
+    kind = metadata.get("recipe", {}).get("adapter", {}).get("kind", "")
+    return "; ".join(str(part) for part in (kind, metadata.get("trained")) if part)
 
 
 def _architecture(settings: MaceSettings) -> list[tuple[str, str]]:
@@ -91,6 +99,7 @@ def _architecture(settings: MaceSettings) -> list[tuple[str, str]]:
 def _weights(weights: Mapping[str, torch.Tensor]) -> list[tuple[str, str]]:
     blocks: dict[str, int] = {}
     for name, tensor in weights.items():
+        name = plain_name(name)
         match = _BLOCK.match(name)
         block = match[0] if match else name
         blocks[block] = blocks.get(block, 0) + tensor.numel()
