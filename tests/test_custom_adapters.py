@@ -87,7 +87,7 @@ def test_the_page_s_run(trained: dict[str, Any]) -> None:
     (adapter,) = finetune.load_foundation(result.folder).adapters
     assert adapter == {"kind": "residual", "width": 8, "seed": 0}
     assert any("cannot be merged" in note for note in result.notes)
-    assert {path.name for path in (result.folder / "adapter").iterdir()} == {"adapter.safetensors"}
+    assert (result.folder / "adapter" / "adapter.safetensors").is_file()
     assert isinstance(trained["calculator"], finetune.PotentialCalculator)
     told = dict(describe(str(result.folder)))
     assert told["adapter"].startswith("residual; trained: network.0 72, network.2 8; ")
