@@ -80,25 +80,26 @@ def test_groups_have_learning_rates_of_their_own(potential: MacePotential) -> No
             expected = 0.0
         assert rate == expected, name
     assert len(set(rates.values())) == 4
-    with pytest.raises(RecipeError, match="factors: .*'readout' .* Did you mean 'readouts.0'"):
+    with pytest.raises(RecipeError, match="factors: .*'readout' .* Did you mean 'readouts"):
         build_optimiser(adapted, TrainRecipe(learning_rate_factors={"readout": 2.0}))
 
 
 def test_soft_freezing_slows_what_it_names(workspace: Path, tmp_path: Path) -> None:
-    """AdamW without a gradient clip moves each weight by the learning rate in its first step."""
+    """AdamW moves each weight by its learning rate in the first step."""
     before = dict(tiny_mace(seed=0).named_parameters())
     train = {
-        **{"epochs": 1, "max_steps": 1, "learning_rate": 1e-3, "ema": None},
+        **{"epochs": 1, "batch_size": 12, "learning_rate": 1e-5, "ema": None},
         "learning_rate_factors": {"*": 0.1, "readouts.*": 1.0, "products.0": 0.0},
     }
-    recipe = recipe_for(workspace, tmp_path / "run", losses={"energy": {}}, train=train)
+    data = dict.fromkeys(("train", "valid"), str(workspace / "train.xyz"))  # a step down for both
+    recipe = recipe_for(workspace, tmp_path / "run", data=data, losses={"energy": {}}, train=train)
     assert finetune.run(recipe).best_epoch == 1
     moved = {
         name: float((item - before[name]).detach().abs().max())
         for name, item in weights(tmp_path / "run").items()
     }
     for name, distance in moved.items():
-        expected = 1e-3 if "readouts" in name else 0.0 if "products.0" in name else 1e-4
+        expected = 1e-5 if "readouts" in name else 0.0 if "products.0" in name else 1e-6
         assert distance == pytest.approx(expected, rel=1e-2, abs=1e-15), name
 
 
