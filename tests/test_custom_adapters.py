@@ -52,9 +52,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
 @pytest.mark.parametrize(
     ("suite", "check"),
     [
-        pytest.param(suite, check, marks=[pytest.mark.slow] * (check in WITH_RUNS))
+        pytest.param(suite, check, marks=[pytest.mark.slow] * (check in WITH_RUNS or alone))
         for suite in SUITES
         for check in CHECKS
+        for alone in (suite == "TestShiftAlone" and "merging" not in check,)
     ],
 )
 def test_the_suite_holds_for_the_page_s_adapters(page: ModuleType, suite: str, check: str) -> None:

@@ -32,8 +32,8 @@ class RegisteredAdapters(AdapterSuite):
         return cls(cls.Options.model_validate(KINDS[self.name]))
 
 
-OTHERS = {"frozen": "as `readout`", "head": "builds a model each time; see test_head.py too"}
-CASES = [pytest.param(name, marks=[pytest.mark.slow] * (name in OTHERS)) for name in KINDS]
+SLOW = {"frozen", "head", "readout"}
+CASES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in KINDS]
 
 
 @pytest.mark.parametrize("name", CASES, scope="class")
