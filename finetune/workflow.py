@@ -8,15 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune import resources, run_folder
+from finetune import outputs, resources, run_folder
 from finetune.data.graphs import GraphBatch, graph
 from finetune.data.reading import read_structures
 from finetune.devices import choose_device, choose_dtype
-from finetune.environment import versions
 from finetune.errors import FoundationError, RunStoppedError, system_errors
 from finetune.evaluation.metrics import errors, predict
-from finetune.evaluation.report import write_curve, write_report
-from finetune.foundation import acceleration, storage
+from finetune.foundation import acceleration, lineage
+from finetune.foundation.adapter_folder import adapters_needed, structure_of
 from finetune.foundation.loading import Foundation, load_foundation
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.potential import Potential
@@ -36,10 +35,6 @@ NOT_BETTER = (
 NOT_PLAIN = (
     "note: the adapter {} cannot be merged into a plain MACE. The run folder opens as any other "
     "(load_calculator, evaluate, a next run); export as a .model file will be refused."
-)
-CITATION = (
-    "M. Takamoto, V. Zaverkin, M. Niepert, Physics-Informed Weakly Supervised Learning for "
-    "Interatomic Potentials, ICML 2025, arXiv 2408.05215"
 )
 
 
@@ -88,8 +83,8 @@ def _run_one(
     processes = Processes(prepared.foundation.potential.device)
     if not processes.main:
         reporter = Silent()
-    for note in (prepared.summary, prepared.trained, *prepared.notes):
-        reporter.say(note)
+    for line in (*prepared.described, *prepared.notes):
+        reporter.say(line)
     processes.wait()  # until all have seen the folder as it was
     facts, resuming = prepared.environment, prepared.resuming
     recipe = prepared.recipe
@@ -161,17 +156,25 @@ def _finish(
     reporter: Reporter,
     write: bool = True,
 ) -> RunResult:
-    recipe, folder = prepared.recipe, prepared.folder
+    folder = prepared.folder
     tuned = prepared.adapted.merge()
     if isinstance(tuned, MacePotential):
         tuned = acceleration.plain(tuned)
-    needed = _adapters_needed(prepared, tuned)
+    needed = adapters_needed(
+        structure_of(prepared.reference),
+        tuned,
+        prepared.foundation.adapters,
+        prepared.recipe.adapter,
+    )
     if needed:
         note = NOT_PLAIN.format(" and ".join(f"'{item['kind']}'" for item in needed))
         prepared.notes.append(note)
         reporter.say(note)
-    valid = compare("validation", tuned, prepared.reference, prepared.data.valid)
-    test = compare("test", tuned, prepared.reference, prepared.test) if prepared.test else None
+    itself = {"name": str(folder), "level_of_theory": ", ".join(prepared.levels)}
+    steps = lineage.told([*prepared.lineage, itself])
+    pair = (tuned, prepared.reference)
+    valid = compare("validation", *pair, prepared.data.valid, lineage=steps)
+    test = compare("test", *pair, prepared.test, lineage=steps) if prepared.test else None
     result = RunResult(
         folder=folder,
         history=outcome.history,
@@ -185,39 +188,8 @@ def _finish(
     )
     if not write:
         return result
-    prepared.adapted.save(folder / run_folder.ADAPTER)
-    metadata = {
-        "name": folder.name,
-        "level_of_theory": prepared.levels,
-        "compositions": prepared.compositions if prepared.ambiguous else None,
-        "foundation": {
-            "name": prepared.foundation.location,
-            "head": recipe.head,
-            "fingerprint": prepared.foundation.fingerprint,
-        },
-        "recipe": recipe.model_dump(mode="json"),
-        "trained": prepared.trained,
-        "metrics": result.as_dict(),
-        "versions": versions(),
-        "citation": CITATION,
-    }
-    storage.save(tuned, folder / run_folder.BUNDLE, metadata, adapters=needed)
-    write_report(result, recipe, folder / run_folder.REPORT)
-    write_curve(result.history, result.best_epoch, folder / run_folder.CURVE)
-    run_folder.write_json(folder / run_folder.RESULT, result.as_dict())
+    outputs.write(prepared, tuned, result, needed)
     return result
-
-
-def _adapters_needed(prepared: Preparation, tuned: Potential) -> list[dict[str, Any]]:
-    """Return the adapters that the tuned potential needs beyond a plain MACE, in order."""
-    before, needed = prepared.reference, list(prepared.foundation.adapters)
-    names = [
-        dict(potential.named_parameters(remove_duplicate=False)).keys()
-        for potential in (before, tuned)
-    ]
-    if type(tuned) is not type(before) or names[0] != names[1]:
-        needed.append(prepared.recipe.adapter)
-    return needed
 
 
 @system_errors()
@@ -260,7 +232,8 @@ def evaluate(
             f"{', '.join(foreign)} mean nothing; forces and energy differences may. {note}"
         )
     names = [files] if isinstance(files, (str, Path)) else files
-    return compare(", ".join(map(str, names)), tuned.potential, reference, graphs, note)
+    source, steps = ", ".join(map(str, names)), lineage.told(lineage.lineage(tuned))
+    return compare(source, tuned.potential, reference, graphs, note, steps)
 
 
 def _origin(tuned: Foundation) -> tuple[Potential | None, str]:
@@ -285,6 +258,7 @@ def compare(
     reference: Potential | None,
     graphs: Sequence[GraphBatch],
     note: str = "",
+    lineage: tuple[str, ...] = (),
 ) -> Comparison:
     """Evaluate two potentials on the same graphs."""
     after = predict(tuned, graphs)
@@ -296,6 +270,7 @@ def compare(
         finetuned_predictions=after,
         foundation_predictions=before,
         note=note,
+        lineage=lineage,
     )
 
 
@@ -306,5 +281,5 @@ def _recipe(
         path = resources.recipe(str(recipe))
         return Recipe.load(path, overrides), path.parent
     if isinstance(recipe, Recipe):
-        recipe = recipe.model_dump(mode="json")
+        recipe = recipe.written()
     return Recipe.parse(recipe, overrides), None
