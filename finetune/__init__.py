@@ -20,6 +20,7 @@ from finetune.recipe import Recipe
 
 if TYPE_CHECKING:
     from finetune.adapters.base import AdaptedPotential, Adapter
+    from finetune.assessment import evaluate, md, report, scan
     from finetune.export.calculator import PotentialCalculator, load_calculator
     from finetune.export.switching import AdaptedFoundation
     from finetune.foundation.loading import Foundation, load_foundation
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from finetune.foundation.wrapped import WrappedPotential
     from finetune.losses.base import Loss
     from finetune.result import Comparison, RunResult
-    from finetune.workflow import evaluate, run, validate
+    from finetune.workflow import run, validate
 
 __version__ = "0.1.0"
 
@@ -42,7 +43,10 @@ _LAZY = {
     "PotentialCalculator": "finetune.export.calculator",
     "RunResult": "finetune.result",
     "WrappedPotential": "finetune.foundation.wrapped",
-    "evaluate": "finetune.workflow",
+    "evaluate": "finetune.assessment",
+    "md": "finetune.assessment",
+    "report": "finetune.assessment",
+    "scan": "finetune.assessment",
     "load_calculator": "finetune.export.calculator",
     "load_foundation": "finetune.foundation.loading",
     "run": "finetune.workflow",
@@ -65,9 +69,12 @@ __all__ = [
     "evaluate",
     "load_calculator",
     "load_foundation",
+    "md",
     "register_adapter",
     "register_loss",
+    "report",
     "run",
+    "scan",
     "validate",
 ]
 

@@ -34,7 +34,7 @@ FLOORS = [
     {"export"},
     {"preparation"},
     {"ladder", "outputs"},
-    {"workflow", "survey"},
+    {"workflow", "survey", "assessment"},
     {"testing"},
     {"commands"},
 ]
