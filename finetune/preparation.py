@@ -28,6 +28,7 @@ from finetune.foundation.loading import Foundation, load_foundation
 from finetune.foundation.potential import Potential
 from finetune.losses import sizing
 from finetune.losses.total import TotalLoss
+from finetune.plugins import training_defaults
 from finetune.recipe import Recipe
 from finetune.training.feeding import TrainingData
 from finetune.training.tracking import check_installed
@@ -186,6 +187,17 @@ class Preparation:
             f"{self.foundation.name}: {trainable:,} of {total:,} parameters are trained on "
             f"{len(self.data.train)} structures ({train.energy} with energies, {train.forces} "
             f"with forces); {len(self.data.valid)} validate, {len(self.test)} test"
+        )
+
+    @property
+    def defaults(self) -> str:
+        """One line on what the kind of adapter decides of the training, and why; or nothing."""
+        chosen, kind = self.recipe.adapter_defaults, self.recipe.adapter["kind"]
+        values = ", ".join(
+            f"{name} {'none' if value is None else f'{value:g}'}" for name, value in chosen.items()
+        )
+        return (
+            f"defaults of '{kind}': {values} ({training_defaults(kind).reason})" if chosen else ""
         )
 
     @property

@@ -28,6 +28,7 @@ class Survey:
 
     Attributes:
         summary: What is trained on what, in one line.
+        defaults: What the kind of adapter decides of the training, and why; or nothing.
         coverage: Labels by split.
         before: Errors of the foundation on the validation set, its reference energies as the run
             will use them.
@@ -41,6 +42,7 @@ class Survey:
     """
 
     summary: str
+    defaults: str
     coverage: dict[str, Coverage]
     before: Errors
     unfitted: Errors
@@ -57,7 +59,7 @@ class Survey:
 
     def lines(self) -> list[str]:
         """Return everything as lines for the terminal."""
-        found = [self.summary]
+        found = [line for line in (self.summary, self.defaults) if line]
         for split, item in self.coverage.items():
             found.append(
                 f"{split}: {item.structures} structures of {item.compositions} composition(s), "
@@ -93,6 +95,7 @@ def survey(prepared: Preparation) -> Survey:
     steps, seconds = _step_time(prepared)
     return Survey(
         summary=prepared.summary,
+        defaults=prepared.defaults,
         coverage=prepared.coverage,
         before=_errors(prepared, {}),
         unfitted=unfitted,

@@ -84,8 +84,8 @@ def _run_one(
     processes = Processes(prepared.foundation.potential.device)
     if not processes.main:
         reporter = Silent()
-    for note in (prepared.summary, *prepared.notes):
-        reporter.say(note)
+    for line in filter(None, (prepared.summary, prepared.defaults, *prepared.notes)):
+        reporter.say(line)
     processes.wait()  # until all have seen the folder as it was
     facts, resuming = prepared.environment, prepared.resuming
     recipe = prepared.recipe
@@ -280,5 +280,5 @@ def _recipe(
         path = resources.recipe(str(recipe))
         return Recipe.load(path, overrides), path.parent
     if isinstance(recipe, Recipe):
-        recipe = recipe.model_dump(mode="json")
+        recipe = recipe.written()
     return Recipe.parse(recipe, overrides), None

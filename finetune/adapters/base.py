@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from finetune.adapters.defaults import STANDARD, TrainingDefaults
 from finetune.errors import RunFolderError
 from finetune.files import write_atomically
 from finetune.foundation.potential import Potential
@@ -99,10 +100,12 @@ def read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, 
 class Adapter(ABC):
     """Decides which parameters of a potential may change.
 
-    A subclass names its options in ``Options`` and selects in `attach`.
+    A subclass names its options in ``Options`` and selects in `attach`; ``training_defaults`` says
+    how it is trained where the recipe does not.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
+    training_defaults: ClassVar[TrainingDefaults] = STANDARD
 
     def __init__(self, options: BaseModel) -> None:
         self.options = options

@@ -77,6 +77,8 @@ def run(
                 "learning_rate": options.learning_rate,
                 "schedule": "cosine",
                 "warmup_epochs": 2,
+                "ema": 0.99,
+                "gradient_clip": 10.0,
                 "seed": draw,
             },
             "output": f"{folder}/run",
