@@ -23,7 +23,7 @@ from finetune.devices import choose_device, choose_dtype
 from finetune.environment import environment
 from finetune.errors import DataError, RecipeError, RunFolderError
 from finetune.evaluation.metrics import errors, predict
-from finetune.foundation import acceleration, reference_energies
+from finetune.foundation import acceleration, lineage, reference_energies
 from finetune.foundation.loading import Foundation, load_foundation
 from finetune.foundation.potential import Potential
 from finetune.losses import sizing
@@ -40,7 +40,8 @@ REFERENCE_STRUCTURES = 2000
 class Preparation:
     """A recipe with its foundation opened and its data read, checked and turned into graphs.
 
-    Its ``recipe`` is the one given with displacement sizes filled in that are chosen from the data.
+    Its ``recipe`` is the one given with displacement sizes filled in that are chosen from the data,
+    its ``lineage`` the potentials that the foundation descends from, itself last.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Preparation:
             raise RunFolderError(
                 f"the foundation lies in the output '{self.folder}'; choose another output."
             )
+        self.lineage = lineage.lineage(self.foundation)
         self._build_graphs(structures)
         self.frames = sanity.frames(structures)
         self.notes += sanity.shared_frames(self.frames, self.frames["train"])
@@ -104,9 +106,8 @@ class Preparation:
         self.reference = deepcopy(self.foundation.potential).requires_grad_(False)
         adapter = adapters.get(recipe.adapter["kind"])
         given = {key: value for key, value in recipe.adapter.items() if key != "kind"}
-        self.adapted = adapter(adapter.Options.model_validate(given)).attach(
-            self._accelerated(recipe)
-        )
+        self.adapter = adapter(adapter.Options.model_validate(given))
+        self.adapted = self.adapter.attach(self._accelerated(recipe))
 
     def _accelerated(self, recipe: Recipe) -> Potential:
         """Return the foundation with the layers that the recipe asks for.
@@ -190,6 +191,13 @@ class Preparation:
         )
 
     @property
+    def described(self) -> list[str]:
+        """Lines on what is trained on what, from where, and what the kind of adapter decides."""
+        steps = lineage.told(self.lineage)
+        descent = f"continues from {' → '.join(steps)}" if len(steps) > 1 else ""
+        return [line for line in (self.summary, descent, self.defaults) if line]
+
+    @property
     def defaults(self) -> str:
         """One line on what the kind of adapter decides of the training, and why; or nothing."""
         chosen, kind = self.recipe.adapter_defaults, self.recipe.adapter["kind"]
@@ -209,6 +217,7 @@ class Preparation:
             self.foundation.name,
             self.foundation.fingerprint,
             self.data_fingerprint,
+            self.lineage,
         )
 
 

@@ -8,15 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune import resources, run_folder
+from finetune import outputs, resources, run_folder
 from finetune.data.graphs import GraphBatch, graph
 from finetune.data.reading import read_structures
 from finetune.devices import choose_device, choose_dtype
-from finetune.environment import versions
 from finetune.errors import FoundationError, RunStoppedError, system_errors
 from finetune.evaluation.metrics import errors, predict
-from finetune.evaluation.report import write_curve, write_report
-from finetune.foundation import acceleration, storage
+from finetune.foundation import acceleration, lineage
 from finetune.foundation.loading import Foundation, load_foundation
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.potential import Potential
@@ -32,10 +30,6 @@ from finetune.training.tracking import Several, trackers
 NOT_BETTER = (
     "warning: no epoch validated better than the foundation, whose weights were kept. Try another "
     "train.learning_rate or more epochs."
-)
-CITATION = (
-    "M. Takamoto, V. Zaverkin, M. Niepert, Physics-Informed Weakly Supervised Learning for "
-    "Interatomic Potentials, ICML 2025, arXiv 2408.05215"
 )
 
 
@@ -84,7 +78,7 @@ def _run_one(
     processes = Processes(prepared.foundation.potential.device)
     if not processes.main:
         reporter = Silent()
-    for line in filter(None, (prepared.summary, prepared.defaults, *prepared.notes)):
+    for line in (*prepared.described, *prepared.notes):
         reporter.say(line)
     processes.wait()  # until all have seen the folder as it was
     facts, resuming = prepared.environment, prepared.resuming
@@ -153,12 +147,15 @@ def _with_trackers(reporter: Reporter, prepared: Preparation) -> Reporter:
 def _finish(
     prepared: Preparation, outcome: TrainingOutcome, started: float, write: bool = True
 ) -> RunResult:
-    recipe, folder = prepared.recipe, prepared.folder
+    folder = prepared.folder
     tuned = prepared.adapted.merge()
     assert isinstance(tuned, MacePotential)
     tuned = acceleration.plain(tuned)
-    valid = compare("validation", tuned, prepared.reference, prepared.data.valid)
-    test = compare("test", tuned, prepared.reference, prepared.test) if prepared.test else None
+    itself = {"name": str(folder), "level_of_theory": ", ".join(prepared.levels)}
+    steps = lineage.told([*prepared.lineage, itself])
+    pair = (tuned, prepared.reference)
+    valid = compare("validation", *pair, prepared.data.valid, lineage=steps)
+    test = compare("test", *pair, prepared.test, lineage=steps) if prepared.test else None
     result = RunResult(
         folder=folder,
         history=outcome.history,
@@ -172,25 +169,7 @@ def _finish(
     )
     if not write:
         return result
-    prepared.adapted.save(folder / run_folder.ADAPTER)
-    metadata = {
-        "name": folder.name,
-        "level_of_theory": prepared.levels,
-        "compositions": prepared.compositions if prepared.ambiguous else None,
-        "foundation": {
-            "name": prepared.foundation.location,
-            "head": recipe.head,
-            "fingerprint": prepared.foundation.fingerprint,
-        },
-        "recipe": recipe.model_dump(mode="json"),
-        "metrics": result.as_dict(),
-        "versions": versions(),
-        "citation": CITATION,
-    }
-    storage.save(tuned, folder / run_folder.BUNDLE, metadata)
-    write_report(result, recipe, folder / run_folder.REPORT)
-    write_curve(result.history, result.best_epoch, folder / run_folder.CURVE)
-    run_folder.write_json(folder / run_folder.RESULT, result.as_dict())
+    outputs.write(prepared, tuned, result)
     return result
 
 
@@ -234,7 +213,8 @@ def evaluate(
             f"{', '.join(foreign)} mean nothing; forces and energy differences may. {note}"
         )
     names = [files] if isinstance(files, (str, Path)) else files
-    return compare(", ".join(map(str, names)), tuned.potential, reference, graphs, note)
+    source, steps = ", ".join(map(str, names)), lineage.told(lineage.lineage(tuned))
+    return compare(source, tuned.potential, reference, graphs, note, steps)
 
 
 def _origin(tuned: Foundation) -> tuple[Potential | None, str]:
@@ -259,6 +239,7 @@ def compare(
     reference: Potential | None,
     graphs: Sequence[GraphBatch],
     note: str = "",
+    lineage: tuple[str, ...] = (),
 ) -> Comparison:
     """Evaluate two potentials on the same graphs."""
     after = predict(tuned, graphs)
@@ -270,6 +251,7 @@ def compare(
         finetuned_predictions=after,
         foundation_predictions=before,
         note=note,
+        lineage=lineage,
     )
 
 

@@ -33,7 +33,7 @@ FLOORS = [
     {"result", "evaluation"},
     {"export"},
     {"preparation"},
-    {"ladder"},
+    {"ladder", "outputs"},
     {"workflow", "survey"},
     {"commands"},
 ]

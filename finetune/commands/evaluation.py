@@ -38,5 +38,8 @@ def evaluate(
     else:
         console = Console()
         console.print(found.table())
+        if len(found.lineage) > 1:
+            descent = f"lineage: {' → '.join(found.lineage)}"
+            console.print(descent, soft_wrap=True, markup=False, highlight=False)
         if found.note:
             console.print(found.note, soft_wrap=True, markup=False, highlight=False)

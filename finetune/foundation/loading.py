@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from finetune.errors import FoundationError, suggestion, system_errors
+from finetune.foundation import storage
+from finetune.foundation.adapter_folder import read_record
 from finetune.foundation.catalog import embedded, fetch, names
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.opening import open_model
 from finetune.foundation.published import PUBLISHED
-from finetune.foundation.storage import CONFIG, load
+from finetune.foundation.storage import CONFIG, StoredConfig, load
 from finetune.foundation.trust import open_trusted
 from finetune.resources import find
-from finetune.run_folder import BUNDLE, CHECKPOINTS
+from finetune.run_folder import ADAPTER_RECORD, BUNDLE, CHECKPOINTS
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Foundation:
         location: What finds it again from any folder: its name if embedded, else its full path.
         potential: The potential, in evaluation mode.
         fingerprint: sha256 over settings and weights.
-        metadata: What was stored beside the weights; nothing for a ``.model`` file by path.
+        metadata: What was stored beside the weights.
     """
 
     name: str
@@ -50,8 +53,9 @@ def load_foundation(
     """Open a foundation by its name in the catalogue, or a stored potential by path.
 
     A path may be a folder with ``config.json`` and ``model.safetensors``, a run folder, whose
-    fine-tuned potential then is the foundation, or a file that holds a whole MACE model as MACE
-    saves it. Nothing in such a file is executed. What the catalogue knows but this machine does not
+    fine-tuned potential then is the foundation, the ``adapter`` folder of a run, which is merged
+    into the foundation that it names, or a file that holds a whole MACE model as MACE saves it.
+    Nothing in such a file is executed. What the catalogue knows but this machine does not
     have is downloaded first, if its licence needs no asking.
 
     Args:
@@ -69,7 +73,6 @@ def load_foundation(
             another kind.
     """
     place, published = locate(str(name), beside), PUBLISHED.get(str(name))
-    metadata: dict[str, Any] = {}
     if place.is_file():
         sha256 = published.sha256 if published else None
         try:
@@ -78,9 +81,11 @@ def load_foundation(
             if not trust:
                 raise
             potential, config = open_trusted(place, dtype, head)
-    else:
+    elif (place / CONFIG).exists():
         potential, config = load(place, dtype, head)
-        metadata = config.metadata
+    else:
+        potential, config = _merged(place, dtype, head)
+    metadata = config.metadata
     if published:
         metadata = {
             "name": published.name,
@@ -95,6 +100,30 @@ def load_foundation(
         fingerprint=config.fingerprint,
         metadata=metadata,
     )
+
+
+def _merged(
+    folder: Path, dtype: torch.dtype, head: str | None
+) -> tuple[MacePotential, StoredConfig]:
+    """Open an adapter's foundation and merge the adapter into it, as its run did.
+
+    Raises:
+        FoundationError: If the foundation is not there any more or has changed.
+    """
+    record = read_record(folder)
+    origin, precision = record.foundation, getattr(torch, record.precision)
+    try:
+        foundation = load_foundation(origin.name, precision, head=origin.head)
+    except FoundationError as error:
+        raise FoundationError(
+            f"the adapter in '{folder}' needs its foundation '{origin.name}': {error}"
+        ) from error
+    record.check_foundation(foundation.fingerprint, foundation.name, folder)
+    tuned = record.attach(foundation.potential, folder).merge()
+    assert isinstance(tuned, MacePotential)
+    with TemporaryDirectory() as temporary:
+        storage.save(tuned, Path(temporary), record.metadata)
+        return load(Path(temporary), dtype, head)
 
 
 def locate(name: str, beside: Path | None = None) -> Path:
@@ -118,7 +147,7 @@ def locate(name: str, beside: Path | None = None) -> Path:
             f"no foundation '{name}'.{suggestion(name, names())} Give the path of a run, a stored "
             "potential or a MACE file, or a name that 'piwsl-finetune foundations' lists."
         )
-    if not place.is_dir() or (place / CONFIG).exists():
+    if not place.is_dir() or any((place / name).exists() for name in (CONFIG, ADAPTER_RECORD)):
         return place
     inside = place / BUNDLE
     if (inside / CONFIG).exists():
