@@ -21,6 +21,7 @@ from finetune.recipe import Recipe
 if TYPE_CHECKING:
     from finetune.adapters.base import AdaptedPotential, Adapter
     from finetune.export.calculator import PotentialCalculator, load_calculator
+    from finetune.export.switching import AdaptedFoundation
     from finetune.foundation.loading import Foundation, load_foundation
     from finetune.foundation.potential import Potential
     from finetune.losses.base import Loss
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
+    "AdaptedFoundation": "finetune.export.switching",
     "AdaptedPotential": "finetune.adapters.base",
     "Adapter": "finetune.adapters.base",
     "Comparison": "finetune.result",
@@ -46,6 +48,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "AdaptedFoundation",
     "AdaptedPotential",
     "Adapter",
     "Comparison",

@@ -37,8 +37,30 @@ def write(prepared: Preparation, tuned: MacePotential, result: RunResult) -> Non
     Raises:
         OSError: If the folder cannot be written to.
     """
+    recipe, folder = prepared.recipe, prepared.folder
+    write_potential(prepared, tuned, result.as_dict())
+    write_report(result, recipe, folder / run_folder.REPORT)
+    write_curve(result.history, result.best_epoch, folder / run_folder.CURVE)
+    run_folder.write_json(folder / run_folder.RESULT, result.as_dict())
+
+
+def write_potential(
+    prepared: Preparation, tuned: MacePotential, metrics: Mapping[str, Any]
+) -> None:
+    """Write the adapter and the fine-tuned potential, each with where it comes from.
+
+    Args:
+        prepared: The run.
+        tuned: Its merged potential, with MACE's own layers.
+        metrics: What it was found to be worth, ready for JSON.
+
+    Raises:
+        OSError: If the folder cannot be written to.
+    """
     recipe, folder, foundation = prepared.recipe, prepared.folder, prepared.foundation
-    origin = Origin(name=foundation.location, head=recipe.head, fingerprint=foundation.fingerprint)
+    origin = Origin(
+        name=foundation.location, head=foundation.head, fingerprint=foundation.fingerprint
+    )
     metadata = {
         "name": folder.name,
         "level_of_theory": prepared.levels,
@@ -46,15 +68,12 @@ def write(prepared: Preparation, tuned: MacePotential, result: RunResult) -> Non
         "foundation": origin.model_dump(),
         "lineage": prepared.lineage,
         "recipe": recipe.model_dump(mode="json"),
-        "metrics": result.as_dict(),
+        "metrics": metrics,
         "versions": versions(),
         "citation": CITATION,
     }
     _save_adapter(prepared, tuned, origin, metadata)
     storage.save(tuned, folder / run_folder.BUNDLE, metadata)
-    write_report(result, recipe, folder / run_folder.REPORT)
-    write_curve(result.history, result.best_epoch, folder / run_folder.CURVE)
-    run_folder.write_json(folder / run_folder.RESULT, result.as_dict())
 
 
 def _save_adapter(

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from finetune.errors import FoundationError, suggestion, system_errors
-from finetune.foundation import storage
 from finetune.foundation.adapter_folder import read_record
 from finetune.foundation.catalog import embedded, fetch, names
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.opening import open_model
 from finetune.foundation.published import PUBLISHED
-from finetune.foundation.storage import CONFIG, StoredConfig, load
+from finetune.foundation.storage import CONFIG, StoredConfig, load, reopened
 from finetune.foundation.trust import open_trusted
 from finetune.resources import find
 from finetune.run_folder import ADAPTER_RECORD, BUNDLE, CHECKPOINTS
@@ -32,6 +30,7 @@ class Foundation:
         potential: The potential, in evaluation mode.
         fingerprint: sha256 over settings and weights.
         metadata: What was stored beside the weights.
+        head: The head that predicts, of several.
     """
 
     name: str
@@ -39,6 +38,7 @@ class Foundation:
     potential: MacePotential
     fingerprint: str
     metadata: dict[str, Any]
+    head: str | None = None
 
 
 @system_errors()
@@ -99,6 +99,7 @@ def load_foundation(
         potential=potential.to(device),
         fingerprint=config.fingerprint,
         metadata=metadata,
+        head=head or config.head,
     )
 
 
@@ -121,9 +122,7 @@ def _merged(
     record.check_foundation(foundation.fingerprint, foundation.name, folder)
     tuned = record.attach(foundation.potential, folder).merge()
     assert isinstance(tuned, MacePotential)
-    with TemporaryDirectory() as temporary:
-        storage.save(tuned, Path(temporary), record.metadata)
-        return load(Path(temporary), dtype, head)
+    return reopened(tuned, dtype, head, record.metadata)
 
 
 def locate(name: str, beside: Path | None = None) -> Path:

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -104,6 +105,27 @@ def load(
     """
     config, weights = read(folder)
     return assemble(config, weights, dtype, head, folder), config
+
+
+def reopened(
+    potential: MacePotential,
+    dtype: torch.dtype,
+    head: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> tuple[MacePotential, StoredConfig]:
+    """Store a potential for a moment and open it: in another precision, or with another head.
+
+    Unlike ``potential.to(dtype)`` that leaves it exactly equivariant in the new precision.
+
+    Args:
+        potential: Not changed.
+        dtype: Type of the weights and of the computation.
+        head: Name of the head that predicts; that of the potential if None.
+        metadata: JSON values that belong to it.
+    """
+    with TemporaryDirectory() as folder:
+        save(potential, Path(folder), metadata or {})
+        return load(Path(folder), dtype, head)
 
 
 def assemble(
