@@ -20,7 +20,7 @@ def lineage(foundation: Foundation) -> list[dict[str, Any]]:
         "fingerprint": foundation.fingerprint,
         "level_of_theory": level_of_theory(metadata),
     }
-    return [*_ancestors(metadata), own]
+    return [*ancestors(metadata), own]
 
 
 def level_of_theory(metadata: Mapping[str, Any]) -> str | None:
@@ -39,7 +39,7 @@ def told(ancestors: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     )
 
 
-def _ancestors(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+def ancestors(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what a stored potential says of those before it; a file may say anything."""
     stored, keys = metadata.get("lineage"), ("name", "fingerprint", "level_of_theory")
     if isinstance(stored, list) and all(isinstance(item, Mapping) for item in stored):

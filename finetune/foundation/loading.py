@@ -29,7 +29,7 @@ class Foundation:
         location: What finds it again from any folder: its name if embedded, else its full path.
         potential: The potential, in evaluation mode.
         fingerprint: sha256 over settings and weights.
-        metadata: What was stored beside the weights.
+        metadata: What was stored with the weights: level of theory, lineage, …
         head: The head that predicts, of several.
     """
 
@@ -84,7 +84,7 @@ def load_foundation(
     elif (place / CONFIG).exists():
         potential, config = load(place, dtype, head)
     else:
-        potential, config = _merged(place, dtype, head)
+        potential, config = merged_adapter(place, dtype, head)
     metadata = config.metadata
     if published:
         metadata = {
@@ -103,8 +103,8 @@ def load_foundation(
     )
 
 
-def _merged(
-    folder: Path, dtype: torch.dtype, head: str | None
+def merged_adapter(
+    folder: Path, dtype: torch.dtype = torch.float64, head: str | None = None
 ) -> tuple[MacePotential, StoredConfig]:
     """Open an adapter's foundation and merge the adapter into it, as its run did.
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,17 +14,17 @@ from finetune.errors import FoundationError, RunFolderError
 from finetune.export.switching import AdaptedFoundation
 from finetune.foundation.loading import load_foundation
 from finetune.foundation.mace import MacePotential
+from finetune.foundation.potential import Potential
 from finetune.outputs import write_potential
 from finetune.quantities import Prediction
 from finetune.recipe import Recipe
 from tests.conftest import rattled, recipe_for
 
 ADAPTERS = {
-    "full": {"kind": "full"},
-    "again": {"kind": "full"},
+    "readout": {"kind": "readout"},
+    "again": {"kind": "readout"},
     "lora": {"kind": "lora", "rank": 2},
     "wider": {"kind": "lora", "rank": 3, "seed": 1},
-    "readout": {"kind": "readout"},
     "head": {"kind": "head", "name": "cc"},
 }
 
@@ -50,10 +50,24 @@ def runs(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def several(runs: Path, workspace: Path) -> AdaptedFoundation:
+@pytest.fixture(scope="module")
+def loaded(runs: Path, workspace: Path) -> AdaptedFoundation:
     paths = {name: runs / name for name in ADAPTERS}
     return AdaptedFoundation(workspace / "foundation", paths, device="cpu")
+
+
+@pytest.fixture
+def several(loaded: AdaptedFoundation, runs: Path) -> Iterator[AdaptedFoundation]:
+    loaded.set_adapter("readout")
+    yield loaded
+    for name in loaded.adapters:
+        if name not in ADAPTERS:
+            loaded.delete_adapter(name)
+
+
+@pytest.fixture(scope="module")
+def alone(runs: Path) -> dict[str, Potential]:
+    return {name: load_foundation(runs / name).potential for name in ADAPTERS}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +77,7 @@ def batch(mixed_graphs: list[GraphBatch]) -> GraphBatch:
 
 def same(
     first: Callable[[GraphBatch], Prediction],
-    second: MacePotential,
+    second: Potential,
     batch: GraphBatch,
 ) -> bool:
     found, expected = first(batch), second(batch)
@@ -73,24 +87,21 @@ def same(
 
 
 def test_each_predicts_what_its_run_predicts_alone(
-    several: AdaptedFoundation, runs: Path, batch: GraphBatch
+    several: AdaptedFoundation, alone: dict[str, Potential], batch: GraphBatch
 ) -> None:
-    assert several.active_adapter == "full"
     for name in (*ADAPTERS, *reversed(ADAPTERS)):
         several.set_adapter(name)
-        assert same(several, load_foundation(runs / name).potential, batch), name
+        assert same(several, alone[name], batch), name
 
 
 def test_in_single_precision_too(runs: Path, workspace: Path, batch: GraphBatch) -> None:
-    paths = {name: runs / name for name in ("lora", "head")}
-    several = AdaptedFoundation(workspace / "foundation", paths, device="cpu", dtype="float32")
+    several = AdaptedFoundation(workspace / "foundation", device="cpu", dtype="float32")
+    assert several.load_adapter(runs / "lora") == several.active_adapter == "lora"
     single = batch.to(torch.device("cpu"), torch.float32)
-    for name in paths:
-        several.set_adapter(name)
-        assert same(several, load_foundation(runs / name, torch.float32).potential, single)
+    assert same(several, load_foundation(runs / "lora", torch.float32).potential, single)
     with several.disable_adapter():
-        alone = load_foundation(workspace / "foundation", torch.float32).potential
-        assert same(several, alone, single)
+        foundation = load_foundation(workspace / "foundation", torch.float32).potential
+        assert same(several, foundation, single)
 
 
 def test_disabled_it_is_exactly_the_foundation(
@@ -116,7 +127,7 @@ def test_weights_that_an_adapter_left_alone_are_in_memory_once(several: AdaptedF
         assert shared != name.startswith("model.readouts."), name
 
 
-@pytest.mark.parametrize("pair", [("full", "again"), ("lora", "wider")])
+@pytest.mark.parametrize("pair", [("readout", "again"), ("lora", "wider")])
 def test_an_average_is_that_of_the_weight_changes(
     pair: tuple[str, str], several: AdaptedFoundation
 ) -> None:
@@ -142,7 +153,7 @@ def test_an_average_is_that_of_the_weight_changes(
     assert changed
 
 
-def test_an_average_is_stored_opened_and_trained_on(
+def test_an_average_is_stored_and_is_a_foundation(
     several: AdaptedFoundation, workspace: Path, tmp_path: Path, batch: GraphBatch
 ) -> None:
     several.add_weighted_adapter(["lora", "wider"], [0.3, 0.7])
@@ -155,25 +166,27 @@ def test_an_average_is_stored_opened_and_trained_on(
         several.save(tmp_path / "average")
     foundation = str(tmp_path / "average")
     again = recipe_for(workspace, tmp_path / "run", foundation=foundation, train={"epochs": 1})
-    assert len(finetune.run(again).shown.lineage) == 3
+    names = [item["name"] for item in finetune.validate(again).lineage]
+    assert names == [str(workspace / "foundation"), foundation]
     with several.disable_adapter(), pytest.raises(FoundationError, match="no adapter is active"):
         several.save(tmp_path / "nothing")
 
 
-def test_the_calculator_follows_the_active_adapter(several: AdaptedFoundation, runs: Path) -> None:
-    atoms = rattled("CH3OH", 3)
+def test_the_calculator_follows_the_active_adapter(
+    several: AdaptedFoundation, alone: dict[str, Potential]
+) -> None:
+    atoms, again = rattled("CH3OH", 3), rattled("CH3OH", 3)
     atoms.calc = several.calculator()
     found = {}
-    for name in ("lora", "full", "lora"):
+    for name in ("lora", "readout", "lora"):
         several.set_adapter(name)
         found[name] = atoms.get_potential_energy()
-        alone = rattled("CH3OH", 3)
-        alone.calc = finetune.load_calculator(runs / name)
-        assert found[name] == alone.get_potential_energy()
+        again.calc = finetune.PotentialCalculator(alone[name])
+        assert found[name] == again.get_potential_energy()
     with several.disable_adapter():
         assert abs(atoms.get_potential_energy() - found["lora"]) > 1.0  # other references
     assert atoms.get_potential_energy() == found["lora"]
-    assert found["lora"] != found["full"]
+    assert found["lora"] != found["readout"]
 
 
 def test_names_are_checked(several: AdaptedFoundation, runs: Path) -> None:
@@ -191,24 +204,23 @@ def test_names_are_checked(several: AdaptedFoundation, runs: Path) -> None:
 
 def test_what_cannot_be_averaged(several: AdaptedFoundation) -> None:
     for adapters, weights, message in (
-        (["full", "lora"], None, "of the kinds full and lora"),
-        (["full", "again"], [1.0], "one finite weight for each"),
-        (["full", "again"], [1.0, float("nan")], "one finite weight for each"),
+        (["readout", "lora"], None, "of the kinds readout and lora"),
+        (["readout", "again"], [1.0], "one finite weight for each"),
+        (["readout", "again"], [1.0, float("nan")], "one finite weight for each"),
         ([], None, "one finite weight for each"),
     ):
         with pytest.raises(FoundationError, match=message):
             several.add_weighted_adapter(adapters, weights)
     with pytest.raises(FoundationError, match="is loaded already"):
-        several.add_weighted_adapter(["full", "again"], name="lora")
+        several.add_weighted_adapter(["readout", "again"], name="lora")
 
 
-def test_another_foundation_is_refused(runs: Path, workspace: Path) -> None:
-    for other in (runs / "full", "tiny-xtb-hcno"):
-        with pytest.raises(FoundationError, match="belongs to the foundation"):
-            AdaptedFoundation(other, {"lora": runs / "lora"}, device="cpu")
+def test_another_foundation_is_refused(runs: Path) -> None:
+    with pytest.raises(FoundationError, match="belongs to the foundation"):
+        AdaptedFoundation(runs / "readout", {"lora": runs / "lora"}, device="cpu")
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", ["lora", "head"])
 def test_an_adapter_folder_is_the_potential_of_its_run(name: str, runs: Path) -> None:
     alone, run = load_foundation(runs / name / "adapter"), load_foundation(runs / name)
     assert alone.fingerprint == run.fingerprint
