@@ -1,4 +1,4 @@
-"""Write the tables of losses.md from stored results: ``python docs/make_tables.py``.
+"""Write the tables of losses.md and recipes.md from stored results: ``python docs/make_tables.py``.
 
 Each goes between ``<!-- table NAME -->`` and ``<!-- end -->``.
 """
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).parent / "losses.md"
+DOCS = Path(__file__).parent
 RESULTS = Path(__file__).parents[1] / "tests" / "benchmarks" / "results"
 
 
@@ -76,27 +76,69 @@ def energies_only(stored: dict[str, Any]) -> list[str]:
     return lines
 
 
-TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
-    "loss_cost": ("loss_cost", costs),
-    "weak_sweep CCSD(T)": ("weak_sweep", partial(sweep, level="CCSD(T)")),
-    "weak_sweep PBE0": ("weak_sweep", partial(sweep, level="PBE0")),
-    "energies_only": ("energies_only", energies_only),
+def adapters(stored: dict[str, Any]) -> list[str]:
+    """Test errors as mean ± sample standard deviation over draws, and times, by labels and kind."""
+    cells = {name: row for name, row in stored["runs"].items() if "draws" in row}
+    sizes = dict.fromkeys(name.partition(" | ")[2] for name in cells)
+    lines = [
+        f"Test errors on ethanol, CCSD(T), after {stored['steps']} steps on energies alone, mean ± "
+        "sample standard deviation over three draws of the labels; learning rate by the validation "
+        "energies of the first draw; processor time of a whole run (`tests/benchmarks/adapters.py`).",
+        "",
+        "| labels | kind | learning rate | energy MAE [meV] | force MAE [meV/Å] | time [s] |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for size in sizes:
+        rows = {n.partition(" | ")[0]: r for n, r in cells.items() if n.endswith(f" | {size}")}
+        some = next(iter(rows.values()))["draws"]
+        lines.append(f"| {size} | none: the foundation | | {_errors(some, 'foundation')} | |")
+        for kind, row in rows.items():
+            seconds = statistics.mean(draw["seconds"] for draw in row["draws"])
+            rate = f"{row['learning rate']:.1g}"
+            errors = _errors(row["draws"], "finetuned")
+            lines.append(f"| {size} | `{kind}` | {rate} | {errors} | {seconds:.0f} |")
+    lines += ["", "| kind | trained numbers | adapter file | whole model |", "|---|---:|---:|---:|"]
+    for kind in dict.fromkeys(name.partition(" | ")[0] for name in cells):
+        draw = next(r for n, r in cells.items() if n.startswith(f"{kind} | "))["draws"][0]
+        adapter, model = (draw[f"{part} bytes"] / 1000 for part in ("adapter", "model"))
+        lines.append(f"| `{kind}` | {draw['trained']:,} | {adapter:,.1f} kB | {model:,.0f} kB |")
+    return lines
+
+
+def _errors(draws: list[dict[str, Any]], side: str) -> str:
+    values = [[draw[f"{side} {field}"] for draw in draws] for field in ("energy_mae", "forces_mae")]
+    return " | ".join(f"{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}" for v in values)
+
+
+TABLES: dict[str, tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = {
+    "loss_cost": ("losses.md", "loss_cost", costs),
+    "weak_sweep CCSD(T)": ("losses.md", "weak_sweep", partial(sweep, level="CCSD(T)")),
+    "weak_sweep PBE0": ("losses.md", "weak_sweep", partial(sweep, level="PBE0")),
+    "energies_only": ("losses.md", "energies_only", energies_only),
+    "adapters": ("recipes.md", "adapters", adapters),
 }
 
 
-def page() -> str:
-    """Return the page with every table as the stored results have it."""
-    text = PAGE.read_text(encoding="utf-8")
-    for name, (file, table) in TABLES.items():
-        stored = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))
-        written = "\n".join([f"<!-- table {name} -->", *table(stored), "<!-- end -->"])
-        before, begin, rest = text.partition(f"<!-- table {name} -->")
+def page(name: str) -> str:
+    """Return a page with every table as the stored results have it, where there are some."""
+    text = (DOCS / name).read_text(encoding="utf-8")
+    for title, (page_name, file, table) in TABLES.items():
+        results = RESULTS / f"{file}.json"
+        if page_name != name or not results.is_file():
+            continue
+        stored = json.loads(results.read_text(encoding="utf-8"))
+        written = "\n".join([f"<!-- table {title} -->", *table(stored), "<!-- end -->"])
+        before, begin, rest = text.partition(f"<!-- table {title} -->")
         _, end, after = rest.partition("<!-- end -->")
         if not begin or not end:
-            raise ValueError(f"{PAGE.name} has no place for the table {name}")
+            raise ValueError(f"{name} has no place for the table {title}")
         text = before + written + after
     return text
 
 
+PAGES = sorted({page_name for page_name, _, _ in TABLES.values()})
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for page_name in PAGES:
+        (DOCS / page_name).write_text(page(page_name), encoding="utf-8")

@@ -63,4 +63,6 @@ def test_tables_are_those_of_the_stored_results() -> None:
     assert spec.loader is not None
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
-    assert tables.page() == (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
+    assert tables.PAGES == ["losses.md", "recipes.md"]
+    for name in tables.PAGES:
+        assert tables.page(name) == (ROOT / "docs" / name).read_text(encoding="utf-8"), name

@@ -26,7 +26,8 @@ def export(
         from finetune.foundation.loading import load_foundation
 
         dtype = choose_dtype(precision)
-        write_mace(load_foundation(path).potential, to, dtype, overwrite)
+        opened = load_foundation(path)
+        write_mace(opened.potential, to, dtype, overwrite, opened.metadata)
     Console().print(f"wrote {escape(str(to))}", soft_wrap=True)
 
 
