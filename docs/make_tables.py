@@ -83,7 +83,7 @@ def adapters(stored: dict[str, Any]) -> list[str]:
     lines = [
         f"Test errors on ethanol, CCSD(T), after {stored['steps']} steps on energies alone, mean ± "
         "sample standard deviation over three draws of the labels; learning rate by the validation "
-        "energies of the first draw; processor time of a whole run (`tests/benchmarks/adapters.py`).",
+        "energies of the first draw; processor time of a run (`tests/benchmarks/adapters.py`).",
         "",
         "| labels | kind | learning rate | energy MAE [meV] | force MAE [meV/Å] | time [s] |",
         "|---|---|---:|---:|---:|---:|",
@@ -91,12 +91,13 @@ def adapters(stored: dict[str, Any]) -> list[str]:
     for size in sizes:
         rows = {n.partition(" | ")[0]: r for n, r in cells.items() if n.endswith(f" | {size}")}
         some = next(iter(rows.values()))["draws"]
-        lines.append(f"| {size} | none: the foundation | | {_errors(some, 'foundation')} | |")
+        count = size.removesuffix(" labels")
+        lines.append(f"| {count} | none: the foundation | | {_errors(some, 'foundation')} | |")
         for kind, row in rows.items():
             seconds = statistics.mean(draw["seconds"] for draw in row["draws"])
             rate = f"{row['learning rate']:.1g}"
             errors = _errors(row["draws"], "finetuned")
-            lines.append(f"| {size} | `{kind}` | {rate} | {errors} | {seconds:.0f} |")
+            lines.append(f"| {count} | `{kind}` | {rate} | {errors} | {seconds:.0f} |")
     lines += ["", "| kind | trained numbers | adapter file | whole model |", "|---|---:|---:|---:|"]
     for kind in dict.fromkeys(name.partition(" | ")[0] for name in cells):
         draw = next(r for n, r in cells.items() if n.startswith(f"{kind} | "))["draws"][0]
