@@ -123,6 +123,7 @@ class _Storages:
         found = json.loads(self.entry(METADATA))
         if not isinstance(found, dict):
             raise ValueError(f"'{METADATA}' is not a mapping")
+        json.dumps(found, ensure_ascii=False).encode()  # refuses half characters
         return found
 
     def open(self, reference: object) -> torch.Tensor:
