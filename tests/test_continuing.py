@@ -74,7 +74,7 @@ def test_every_form_opens_as_the_same_foundation(
         "fingerprint": fingerprint,
         "level_of_theory": "PBE0/def2-SVP",
     }
-    _, descent, defaults = prepared.described
+    *_, descent, defaults = prepared.described
     assert descent.startswith(f"continues from {workspace / 'foundation'} → ")
     assert defaults.startswith("defaults of 'full': ema 0.999, gradient_clip 1 (weights of the")
 
