@@ -20,13 +20,14 @@ from finetune.recipe import Recipe
 
 if TYPE_CHECKING:
     from finetune.adapters.base import AdaptedPotential, Adapter
+    from finetune.assessment import evaluate, md, report, scan
     from finetune.export.calculator import PotentialCalculator, load_calculator
     from finetune.export.switching import AdaptedFoundation
     from finetune.foundation.loading import Foundation, load_foundation
     from finetune.foundation.potential import Potential
     from finetune.losses.base import Loss
     from finetune.result import Comparison, RunResult
-    from finetune.workflow import evaluate, run, validate
+    from finetune.workflow import run, validate
 
 __version__ = "0.1.0"
 
@@ -40,7 +41,10 @@ _LAZY = {
     "Potential": "finetune.foundation.potential",
     "PotentialCalculator": "finetune.export.calculator",
     "RunResult": "finetune.result",
-    "evaluate": "finetune.workflow",
+    "evaluate": "finetune.assessment",
+    "md": "finetune.assessment",
+    "report": "finetune.assessment",
+    "scan": "finetune.assessment",
     "load_calculator": "finetune.export.calculator",
     "load_foundation": "finetune.foundation.loading",
     "run": "finetune.workflow",
@@ -62,9 +66,12 @@ __all__ = [
     "evaluate",
     "load_calculator",
     "load_foundation",
+    "md",
     "register_adapter",
     "register_loss",
+    "report",
     "run",
+    "scan",
     "validate",
 ]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune import run_folder
 from finetune.environment import versions
-from finetune.evaluation.report import write_curve, write_report
+from finetune.evaluation.report import Page, write_curve, write_report
 from finetune.foundation import storage
 from finetune.foundation.adapter_folder import (
     AdapterRecord,
@@ -39,7 +39,16 @@ def write(prepared: Preparation, tuned: MacePotential, result: RunResult) -> Non
     """
     recipe, folder = prepared.recipe, prepared.folder
     write_potential(prepared, tuned, result.as_dict())
-    write_report(result, recipe, folder / run_folder.REPORT)
+    page = Page(
+        name=folder.name,
+        story=result.as_dict(),
+        notes=result.notes,
+        history=result.history,
+        shown=result.shown,
+        recipe=recipe,
+        environment=prepared.environment,
+    )
+    write_report(page, folder / run_folder.REPORT)
     write_curve(result.history, result.best_epoch, folder / run_folder.CURVE)
     run_folder.write_json(folder / run_folder.RESULT, result.as_dict())
 

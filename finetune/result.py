@@ -62,12 +62,7 @@ class Comparison:
 
     def table(self) -> Table:
         """Return the rows as a table for the terminal."""
-        labels = self.finetuned
-        title = (
-            f"{self.source}: {labels.structures} structures, {labels.labelled_energies} with "
-            f"energies, {labels.labelled_forces} atoms with forces"
-        )
-        table = Table(title=Text(title, style="table.title"), title_justify="left")
+        table = Table(title=self._title(), title_justify="left")
         table.add_column("error")
         if self.foundation is None:
             table.add_column("potential", justify="right")
@@ -82,6 +77,14 @@ class Comparison:
         table.caption = "* with the fine-tuned potential's reference energies"
         table.caption_justify = "left"
         return table
+
+    def _title(self) -> Text:
+        labels = self.finetuned
+        title = (
+            f"{self.source}: {labels.structures} structures, {labels.labelled_energies} with "
+            f"energies, {labels.labelled_forces} atoms with forces"
+        )
+        return Text(title, style="table.title")
 
     def as_dict(self) -> dict[str, Any]:
         """Return source and errors (eV, Å), ready for JSON."""

@@ -26,6 +26,7 @@ BUNDLE, ADAPTER, RESULT = "model", "adapter", "result.json"
 ADAPTER_RECORD = "adapter.json"
 CHECKPOINTS = "checkpoints"
 STAGES = "stages"
+EVALUATION, STABILITY, SCANS = "evaluation", "stability", "scans"
 CURVE, TENSORBOARD, WANDB = "learning-curve.png", "tensorboard", "wandb"
 STATE_TENSORS, STATE, STATE_MANIFEST = "state.safetensors", "state.json", "manifest.json"
 _FOLDERS = {BUNDLE, ADAPTER, CHECKPOINTS}
@@ -150,10 +151,11 @@ def _strange(folder: Path) -> list[str]:
 
 
 def _allowed(parts: tuple[str, ...]) -> bool:
-    """Return whether a name within a run folder may be anything: trackers', stages'."""
+    """Return whether a name within a run folder may be anything: trackers', tests', stages'."""
     if parts[0] == STAGES and len(parts) > 2:
         parts = parts[2:]
-    return parts[0] in (TENSORBOARD, WANDB) or (parts[0] == STAGES and len(parts) <= 2)
+    free = (TENSORBOARD, WANDB, EVALUATION, STABILITY, SCANS, f".{STABILITY}.lock")
+    return parts[0] in free or (parts[0] == STAGES and len(parts) <= 2)
 
 
 @contextmanager
@@ -179,7 +181,7 @@ def opened(
     if not main:
         yield
         return
-    with _alone(folder):
+    with alone(folder):
         yield from _kept(folder, recipe, environment, resuming)
 
 
@@ -206,8 +208,8 @@ def _kept(
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other runs out of the folder; a kill leaves the lock file, but not the lock.
+def alone(folder: Path) -> Iterator[None]:
+    """Keep others out of the folder; a kill leaves the lock file, but not the lock.
 
     Raises:
         RunFolderError: If another run is at work there, or the folder cannot be written to.

@@ -5,23 +5,19 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from finetune import outputs, resources, run_folder
-from finetune.data.graphs import GraphBatch, graph
-from finetune.data.reading import read_structures
-from finetune.devices import choose_device, choose_dtype
-from finetune.errors import FoundationError, RunStoppedError, system_errors
-from finetune.evaluation.metrics import errors, predict
+from finetune.errors import RunStoppedError, system_errors
+from finetune.evaluation.side_by_side import compare
 from finetune.foundation import acceleration, lineage
-from finetune.foundation.loading import Foundation, load_foundation
 from finetune.foundation.mace import MacePotential
-from finetune.foundation.potential import Potential
 from finetune.ladder import climb, prepare_stages
-from finetune.preparation import Preparation, check_elements, foreign_compositions
-from finetune.recipe import Recipe, label_keys
-from finetune.result import Comparison, RunResult
+from finetune.preparation import Preparation
+from finetune.recipe import Recipe
+from finetune.result import RunResult
 from finetune.training.loop import Trainer, TrainingOutcome
 from finetune.training.processes import Processes
 from finetune.training.progress import Reporter, Silent
@@ -151,11 +147,12 @@ def _finish(
     tuned = prepared.adapted.merge()
     assert isinstance(tuned, MacePotential)
     tuned = acceleration.plain(tuned)
+    valid = compare("validation", tuned, prepared.reference, prepared.data.valid)
+    test = compare("test", tuned, prepared.reference, prepared.test) if prepared.test else None
     itself = {"name": str(folder), "level_of_theory": ", ".join(prepared.levels)}
     steps = lineage.told([*prepared.lineage, itself])
-    pair = (tuned, prepared.reference)
-    valid = compare("validation", *pair, prepared.data.valid, lineage=steps)
-    test = compare("test", *pair, prepared.test, lineage=steps) if prepared.test else None
+    valid = replace(valid, lineage=steps)
+    test = replace(test, lineage=steps) if test else None
     result = RunResult(
         folder=folder,
         history=outcome.history,
@@ -171,88 +168,6 @@ def _finish(
         return result
     outputs.write(prepared, tuned, result)
     return result
-
-
-@system_errors()
-def evaluate(
-    path: str | Path,
-    files: str | Path | Sequence[str | Path],
-    keys: Mapping[str, str] | None = None,
-    device: str = "auto",
-    dtype: str = "float64",
-) -> Comparison:
-    """Evaluate a fine-tuned potential and its foundation on labelled structures.
-
-    The foundation gets the fine-tuned potential's reference energies, so that only what was learnt
-    by the weights differs.
-
-    Args:
-        path: Run folder or bundle.
-        files: One or several files of labelled structures.
-        keys: Names of the labels (``energy``, ``forces``, ``stress``) where they differ from those
-            in the run's recipe.
-        device: ``auto``, ``cpu`` or a CUDA device.
-        dtype: ``float64`` or ``float32``.
-
-    Raises:
-        FoundationError: If there is no potential at ``path``, or an element is unknown to it.
-        DataError: For files that cannot be used.
-    """
-    chosen, precision = choose_device(device), choose_dtype(dtype)
-    tuned = load_foundation(path, precision, chosen)
-    trained_with = tuned.metadata.get("recipe", {}).get("data", {}).get("keys", {})
-    structures = read_structures(files, label_keys({**trained_with, **(keys or {})}))
-    check_elements({"data": structures}, tuned)
-    graphs = [graph(item, tuned.potential.cutoff) for item in structures]
-    reference, note = _origin(tuned)
-    known = tuned.metadata.get("compositions") or []
-    foreign = foreign_compositions(structures, known) if known else []
-    if foreign:
-        note = (
-            f"warning: trained on {', '.join(known)} alone, so total energies of "
-            f"{', '.join(foreign)} mean nothing; forces and energy differences may. {note}"
-        )
-    names = [files] if isinstance(files, (str, Path)) else files
-    source, steps = ", ".join(map(str, names)), lineage.told(lineage.lineage(tuned))
-    return compare(source, tuned.potential, reference, graphs, note, steps)
-
-
-def _origin(tuned: Foundation) -> tuple[Potential | None, str]:
-    """Return the foundation of a fine-tuned potential, or why it cannot be compared with."""
-    origin = tuned.metadata.get("foundation")
-    if origin is None:
-        return None, ""
-    name, potential = origin["name"], tuned.potential
-    try:
-        opened = load_foundation(name, potential.dtype, potential.device, head=origin.get("head"))
-    except FoundationError:
-        return None, f"without its foundation '{name}', which cannot be opened any more"
-    if opened.fingerprint != origin["fingerprint"]:
-        return None, f"without its foundation '{name}', which has changed since"
-    opened.potential.set_references(potential.references())
-    return opened.potential, ""
-
-
-def compare(
-    source: str,
-    tuned: Potential,
-    reference: Potential | None,
-    graphs: Sequence[GraphBatch],
-    note: str = "",
-    lineage: tuple[str, ...] = (),
-) -> Comparison:
-    """Evaluate two potentials on the same graphs."""
-    after = predict(tuned, graphs)
-    before = predict(reference, graphs) if reference is not None else None
-    return Comparison(
-        source=source,
-        finetuned=errors(after, len(graphs)),
-        foundation=errors(before, len(graphs)) if before is not None else None,
-        finetuned_predictions=after,
-        foundation_predictions=before,
-        note=note,
-        lineage=lineage,
-    )
 
 
 def _recipe(

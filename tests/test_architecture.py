@@ -34,7 +34,7 @@ FLOORS = [
     {"export"},
     {"preparation"},
     {"ladder", "outputs"},
-    {"workflow", "survey"},
+    {"workflow", "survey", "assessment"},
     {"commands"},
 ]
 """From the ground up: a room may import its own floor and those below."""

@@ -36,15 +36,113 @@ def run_folder(recipe: Path) -> Path:
 
 def test_evaluate_prints_a_table_or_json(run_folder: Path, workspace: Path) -> None:
     path = str(workspace / "test.xyz")
-    assert "energy MAE per atom" in runner.invoke(app, ["evaluate", str(run_folder), path]).output
+    shown = runner.invoke(app, ["evaluate", str(run_folder), path]).output
+    for text in ("energy per atom", "force components", "forces by element", "worst energies"):
+        assert text in shown
     done = runner.invoke(app, ["evaluate", str(run_folder), path, "--json"])
-    assert json.loads(done.stdout)["finetuned"]["structures"] == 6
+    found = json.loads(done.stdout)
+    assert found["finetuned"]["structures"] == 6
+    mae = found["finetuned"]["statistics"]["forces"]["mae"]
+    assert mae == pytest.approx(found["finetuned"]["forces_mae"])
+    assert [row["index"] for row in found["worst"]["by_forces"]] != list(range(5))
+
+
+def test_evaluate_writes_json_csv_and_a_plot(
+    run_folder: Path, workspace: Path, tmp_path: Path
+) -> None:
+    to = tmp_path / "deep" / "evaluation"
+    arguments = ["evaluate", str(run_folder), str(workspace / "test.xyz"), "--to", str(to)]
+    assert runner.invoke(app, arguments).exit_code == 0
+    assert json.loads((to / "evaluation.json").read_text())["names"] == ["fine-tuned", "foundation"]
+    rows = (to / "structures.csv").read_text().splitlines()
+    assert len(rows) == 1 + 6
+    assert rows[0].startswith("index,where,subset,formula,atoms,energy,foundation energy error")
+    statistics = (to / "statistics.csv").read_text()
+    assert "fine-tuned,element,H,forces," in statistics
+    assert (to / "parity.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_puts_any_two_potentials_side_by_side(
+    run_folder: Path, workspace: Path, tmp_path: Path
+) -> None:
+    files = [str(workspace / "test.xyz")]
+    model = tmp_path / "tuned.model"
+    assert runner.invoke(app, ["export", str(run_folder), "--to", str(model)]).exit_code == 0
+    alone = json.loads(runner.invoke(app, ["evaluate", str(model), *files, "--json"]).stdout)
+    assert alone["foundation"] is None
+    against = ["--against", str(run_folder), "--json"]
+    both = json.loads(runner.invoke(app, ["evaluate", str(model), *files, *against]).stdout)
+    assert both["names"] == ["tuned.model", "run"]
+    assert both["note"] == ""
+    plain = runner.invoke(app, ["evaluate", str(workspace / "foundation"), *files]).output
+    assert "another zero of energy" in plain
+    for quantity in ("energy", "forces"):
+        same = [both[key]["statistics"][quantity]["mae"] for key in ("finetuned", "foundation")]
+        assert same[0] == pytest.approx(same[1], rel=1e-6)
 
 
 def test_evaluate_takes_other_keys(run_folder: Path, workspace: Path) -> None:
     arguments = ["evaluate", str(run_folder), str(workspace / "test.xyz"), "--energy-key", "nope"]
     done = runner.invoke(app, [*arguments, "--json"])
     assert json.loads(done.stdout)["finetuned"]["energy_mae"] is None
+
+
+def test_md_is_run_once_and_goes_on(run_folder: Path, workspace: Path, tmp_path: Path) -> None:
+    arguments = ["md", str(run_folder), str(workspace / "test.xyz"), "--to", str(tmp_path / "md")]
+    arguments += ["--length", "0.003", "--interval", "1", "--replicas", "1", "--ensemble"]
+    done = runner.invoke(app, [*arguments, "nvt"])
+    assert done.exit_code == 0, done.output
+    assert "foundation nvt-300K-structure0-replica0: " in done.output
+    assert "NVT 300 K" in done.output
+    assert (tmp_path / "md" / "fine-tuned" / "nvt-300K-structure0-replica0.traj").is_file()
+    again = runner.invoke(app, [*arguments, "nvt", "--ensemble", "nve", "--json"])
+    found = json.loads(again.stdout)
+    assert [len(found["trajectories"][name]) for name in found["names"]] == [2, 2]
+    assert "foundation nvt" not in again.stderr
+    other = runner.invoke(app, [*arguments, "nvt", "--seed", "1"])
+    assert other.exit_code == 2
+    assert "other settings" in other.stderr
+    (tmp_path / "md" / "mine.txt").write_text("")
+    refused = runner.invoke(app, [*arguments, "nvt", "--seed", "1", "--overwrite"])
+    assert refused.exit_code == 2
+    assert "holds other files ('mine.txt')" in refused.stderr
+    (tmp_path / "md" / "mine.txt").unlink()
+    assert runner.invoke(app, [*arguments, "nvt", "--seed", "1", "--overwrite"]).exit_code == 0
+
+
+def test_scan_prints_tables_and_writes(run_folder: Path, workspace: Path, tmp_path: Path) -> None:
+    arguments = ["scan", str(run_folder), "--only", "dimers", "--only", "forgetting"]
+    arguments += ["--away", str(workspace / "valid.xyz")]
+    done = runner.invoke(app, [*arguments, "--to", str(tmp_path / "scans")])
+    assert done.exit_code == 0, done.output
+    for text in ("pairs of atoms", "H-C", "what has changed", "elsewhere"):
+        assert text in done.output
+    stored = json.loads((tmp_path / "scans" / "scans.json").read_text())
+    assert stored["names"] == ["foundation", "fine-tuned"]
+    assert (tmp_path / "scans" / "dimer.png").is_file()
+
+
+def test_tests_of_a_model_file_need_a_place(
+    run_folder: Path, workspace: Path, tmp_path: Path
+) -> None:
+    model = str(tmp_path / "tuned.model")
+    assert runner.invoke(app, ["export", str(run_folder), "--to", model]).exit_code == 0
+    frames = str(workspace / "test.xyz@:2")
+    for arguments, message in (
+        (["scan", model, frames], "no run folder"),
+        (["md", model, frames], "no run folder"),
+        (["scan", model, "--to", str(tmp_path / "x")], "no structures are named"),
+        (["scan", model, frames, "--only", "dimer"], "Did you mean 'dimers'?"),
+        (["md", model, frames, "--ensemble", "npt"], "choose nve or nvt"),
+        (["md", model, frames, "--temperature", "0"], "temperature is 0"),
+    ):
+        done = runner.invoke(app, arguments)
+        assert done.exit_code == 2, arguments
+        assert message in done.stderr
+    place = ["--to", str(tmp_path / "scans"), "--only", "dimers", "--element", "H"]
+    done = runner.invoke(app, ["scan", model, frames, *place])
+    assert done.exit_code == 0, done.output
+    assert "tuned.model" in done.output
 
 
 def test_export_writes_once(run_folder: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from finetune import __version__
-from finetune.commands.evaluation import evaluate
+from finetune.commands.evaluation import evaluate, md, report, scan
 from finetune.commands.potentials import export, foundations
 from finetune.commands.recipes import recipes, schema
 from finetune.commands.stores import store
@@ -37,5 +37,17 @@ def main(
     """Fine-tune pretrained interatomic potentials on sparse ab initio labels."""
 
 
-for command in (run, validate, evaluate, export, store, recipes, foundations, schema):
+for command in (
+    run,
+    validate,
+    evaluate,
+    md,
+    scan,
+    report,
+    export,
+    store,
+    recipes,
+    foundations,
+    schema,
+):
     app.command()(command)

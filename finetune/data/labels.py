@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
@@ -41,6 +41,8 @@ class Structure:
         spin: Spin multiplicity 2S + 1.
         where: File and index, for messages.
         level_of_theory: What the labels were computed with, as far as the file says.
+        tags: Further words and numbers that the file has on the structure as a whole, such as
+            ``config_type``, ``temperature`` and ``scan_value``; not kept in stores.
     """
 
     numbers: NDArray[np.int64]
@@ -54,6 +56,7 @@ class Structure:
     spin: int = 1
     where: str = "structure"
     level_of_theory: str | None = None
+    tags: Mapping[str, str | float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -78,9 +81,18 @@ def from_atoms(atoms: Atoms, keys: LabelKeys, where: str) -> Structure:
         spin=whole_number(atoms, keys.spin, 1, 1, where),
         where=where,
         level_of_theory=_text(atoms.info.get("level_of_theory")),
+        tags=_tags(atoms),
     )
     check_geometry(structure)
     return structure
+
+
+def to_atoms(structure: Structure) -> Atoms:
+    """Return a structure as an `ase.Atoms`, with charge, spin and tags but without labels."""
+    info = {**structure.tags, "charge": structure.charge, "spin": structure.spin}
+    return Atoms(
+        structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc, info=info
+    )
 
 
 def label(atoms: Atoms, key: str) -> Any:
@@ -205,6 +217,15 @@ def fingerprint(splits: Mapping[str, Iterable[Structure]]) -> str:
 
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
+
+
+def _tags(atoms: Atoms) -> dict[str, str | float]:
+    return {
+        str(key): value if isinstance(value, str) else float(value)
+        for key, value in atoms.info.items()
+        if isinstance(value, (str, int, float, np.integer, np.floating))
+        and not isinstance(value, bool)
+    }
 
 
 def _energy(value: Any, key: str, where: str) -> float | None:

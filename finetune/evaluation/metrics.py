@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -13,6 +13,11 @@ from finetune.data.graphs import GraphBatch, batches
 from finetune.foundation.potential import Potential
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+def _none() -> Indices:
+    return np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -24,12 +29,20 @@ class LabelledPredictions:
         atoms: Number of atoms of those structures ``[n]``.
         forces: Predicted and labelled force components ``[2, m]``, eV/Å.
         stress: Predicted and labelled stress components ``[2, k]``, eV/Å³.
+        energy_of: Index of the structure of each energy ``[n]``.
+        forces_of: Index of the structure of each atom with forces ``[m / 3]``.
+        stress_of: Index of the structure of each stress ``[k / 9]``.
+        numbers: Atomic number of each atom with forces ``[m / 3]``.
     """
 
     energy: Array
     atoms: Array
     forces: Array
     stress: Array
+    energy_of: Indices = field(default_factory=_none)
+    forces_of: Indices = field(default_factory=_none)
+    stress_of: Indices = field(default_factory=_none)
+    numbers: Indices = field(default_factory=_none)
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,9 @@ def predict(
     was_training = potential.training
     potential.eval()
     energies, atoms, forces, stresses = [], [], [], []
+    places: dict[str, list[torch.Tensor]] = {"energy": [], "forces": [], "stress": []}
+    numbers: list[torch.Tensor] = []
+    first = 0
     for batch in batches(graphs, batch_size):
         moved = batch.to(potential.device, potential.dtype)
         want_forces, want_stress = bool(batch.has_forces.any()), bool(batch.has_stress.any())
@@ -75,18 +91,27 @@ def predict(
         has = batch.has_energy
         energies.append(torch.stack([found.energy.detach().cpu(), batch.energy])[:, has])
         atoms.append(batch.atoms[has])
+        places["energy"].append(first + torch.nonzero(has)[:, 0])
         if found.forces is not None:
             pair = torch.stack([found.forces.cpu().double(), batch.forces.double()])
             forces.append(pair[:, batch.has_forces].reshape(2, -1))
+            places["forces"].append(first + batch.structure[batch.has_forces])
+            numbers.append(batch.numbers[batch.has_forces])
         if found.stress is not None:
             pair = torch.stack([found.stress.cpu().double(), batch.stress.double()])
             stresses.append(pair[:, batch.has_stress].reshape(2, -1))
+            places["stress"].append(first + torch.nonzero(batch.has_stress)[:, 0])
+        first += len(batch)
     potential.train(was_training)
     return LabelledPredictions(
         energy=_join(energies),
         atoms=torch.cat(atoms).double().numpy() if atoms else np.zeros(0),
         forces=_join(forces),
         stress=_join(stresses),
+        energy_of=_indices(places["energy"]),
+        forces_of=_indices(places["forces"]),
+        stress_of=_indices(places["stress"]),
+        numbers=_indices(numbers),
     )
 
 
@@ -121,6 +146,10 @@ def errors(predictions: LabelledPredictions, structures: int) -> Errors:
 
 def _join(parts: list[torch.Tensor]) -> Array:
     return torch.cat(parts, dim=1).numpy() if parts else np.zeros((2, 0))
+
+
+def _indices(parts: list[torch.Tensor]) -> Indices:
+    return torch.cat(parts).cpu().numpy() if parts else _none()
 
 
 def _mae(residual: Array) -> float | None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from finetune.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from finetune.evaluation.metrics import LabelledPredictions
 
+Array = NDArray[np.float64]
 BEFORE, AFTER, FAINT = "#b3541e", "#1f6f8b", "#888888"
 """Colours of the foundation, the fine-tuned potential and guides; legible on light and dark."""
 
@@ -37,11 +43,25 @@ def learning_curve(history: Sequence[dict[str, Any]], best_epoch: int) -> Figure
     return figure
 
 
-def parity(before: LabelledPredictions | None, after: LabelledPredictions) -> Figure:
-    """Plot predictions against labels: energies relative to the labels' mean, and forces."""
+def parity(
+    before: LabelledPredictions | None,
+    after: LabelledPredictions,
+    names: tuple[str, str] = ("fine-tuned", "foundation"),
+) -> Figure:
+    """Plot predictions against labels: energies relative to the labels' mean, forces, stress.
+
+    Args:
+        before: Predictions of the foundation, if it is there.
+        after: Predictions of the fine-tuned potential.
+        names: What the legend calls the latter and the former.
+    """
     panels = [
         (field, label, unit)
-        for field, label, unit in (("energy", "energy", "eV"), ("forces", "force", "eV/Å"))
+        for field, label, unit in (
+            ("energy", "energy", "eV"),
+            ("forces", "force", "eV/Å"),
+            ("stress", "stress", "eV/Å³"),
+        )
         if getattr(after, field).size
     ]
     figure = _figure(len(panels))
@@ -52,8 +72,8 @@ def parity(before: LabelledPredictions | None, after: LabelledPredictions) -> Fi
         ends = np.array([labels.min(), labels.max()]) - origin
         axis.plot(ends, ends, color=FAINT, linewidth=0.8)
         for name, predictions, colour in (
-            ("foundation", before, BEFORE),
-            ("fine-tuned", after, AFTER),
+            (names[1], before, BEFORE),
+            (names[0], after, AFTER),
         ):
             if predictions is not None:
                 predicted, labelled = getattr(predictions, field) - origin
@@ -61,6 +81,49 @@ def parity(before: LabelledPredictions | None, after: LabelledPredictions) -> Fi
         axis.set(xlabel=f"labelled {label} [{unit}]", ylabel=f"predicted {label} [{unit}]")
         axis.legend(frameon=False, markerscale=3)
     return figure
+
+
+Panel = tuple[str, str, Array, dict[str, Array], "Array | None", "float | None"]
+"""Title, unit of the coordinate, coordinate, energies by potential, labels, foot of a wall."""
+
+
+def curves(panels: Sequence[Panel], zoomed: bool = False) -> Figure:
+    """Plot energy curves, three panels in a row.
+
+    Args:
+        panels: See `Panel`; energies in eV.
+        zoomed: Whether to show the energies around zero alone, as far as 10 eV up.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, (title, unit, values, energies, labels, wall) in zip(axes, panels, strict=False):
+        for (name, found), colour in zip(
+            energies.items(), (BEFORE, AFTER)[-len(energies) :], strict=True
+        ):
+            axis.plot(values, found, color=colour, label=name)
+        if labels is not None:
+            axis.plot(values, labels, "o", markersize=3, color="black", label="labels")
+        if wall is not None:
+            axis.axvline(wall, color=FAINT, linewidth=0.8, linestyle=":")
+        if zoomed:
+            finite = np.concatenate([found[np.isfinite(found)] for found in energies.values()])
+            axis.set_ylim(min(float(finite.min(initial=0.0)), -0.5) - 0.5, 10.0)
+        axis.set(title=title, xlabel=unit, ylabel="energy [eV]")
+    for axis in axes[len(panels) :]:
+        axis.remove()
+    axes[0].legend(frameon=False)
+    return figure
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_atomically(path, buffer.getvalue())
 
 
 def _figure(panels: int) -> Figure:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.environment import versions
-from finetune.evaluation.plots import learning_curve, parity
+from finetune.evaluation.evaluated import Evaluated
+from finetune.evaluation.plots import learning_curve, parity, write_png
+from finetune.evaluation.scans.curves import Curve
+from finetune.evaluation.scans.outcome import TITLES, figure
+from finetune.evaluation.summary import sentences, warnings
 from finetune.files import write_atomically
+from finetune.result import Comparison
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -19,20 +24,63 @@ if TYPE_CHECKING:
     from finetune.result import RunResult
 
 
-def write_report(result: RunResult, recipe: Recipe, path: Path) -> None:
-    """Write ``report.html``: the table, learning and parity plots, the recipe, versions."""
-    shown = result.shown
-    page = _template("report.html").render(
-        result=result,
+@dataclass(frozen=True)
+class Page:
+    """All that the report of a run shows.
+
+    Attributes:
+        name: Of the run.
+        story: How the training ended: ``epochs``, ``ending``, ``best_epoch``, ``seconds``.
+        notes: The run's notes and warnings.
+        history: One record for each epoch.
+        shown: Errors; an `Evaluated` adds elements, subsets and the worst structures.
+        recipe: The recipe.
+        environment: Content of ``environment.json``.
+        stability: Content of ``stability.json``, if dynamics were run.
+        scans: Content of ``scans.json``, if scans were made.
+    """
+
+    name: str
+    story: Mapping[str, Any]
+    notes: Sequence[str]
+    history: Sequence[dict[str, Any]]
+    shown: Comparison
+    recipe: Recipe
+    environment: Mapping[str, Any]
+    stability: Mapping[str, Any] | None = None
+    scans: Mapping[str, Any] | None = None
+
+
+def write_report(page: Page, path: Path) -> None:
+    """Write a page that opens from disk without a network: summary, tables, figures, recipe."""
+    shown = page.shown
+    labelled = shown.finetuned_predictions.energy.size + shown.finetuned_predictions.forces.size
+    text = _template("report.html").render(
+        page=page,
         shown=shown,
         rows=shown.rows(),
-        curve=_svg(learning_curve(result.history, result.best_epoch)),
-        parity=_svg(parity(shown.foundation_predictions, shown.finetuned_predictions)),
-        recipe=recipe.dump(),
-        foundation=recipe.foundation,
-        versions=versions(),
+        sentences=sentences(shown, page.stability, page.scans),
+        warnings=warnings(shown, page.notes, page.stability, page.scans),
+        notes=[note for note in page.notes if not note.startswith("warning: ")],
+        groups=shown.groups() if isinstance(shown, Evaluated) else {},
+        worst=shown.worst() if isinstance(shown, Evaluated) else {},
+        curve=_svg(learning_curve(page.history, page.story["best_epoch"])),
+        parity=_svg(parity(shown.foundation_predictions, shown.finetuned_predictions))
+        if labelled
+        else "",
+        scans=_scan_figures(page.scans),
+        recipe=page.recipe.dump(),
+        foundation=page.recipe.foundation,
     )
-    write_atomically(path, page.encode())
+    write_atomically(path, text.encode())
+
+
+def _scan_figures(scans: Mapping[str, Any] | None) -> dict[str, list[str]]:
+    """Return the figures of each kind of scan, a panel each, so that they wrap on a phone."""
+    found: dict[str, list[str]] = {}
+    for item in (scans or {}).get("curves", []):
+        found.setdefault(TITLES[item["kind"]], []).append(_svg(figure([Curve.from_dict(item)])))
+    return found
 
 
 def write_ladder(result: RunResult, recipe: Recipe, path: Path) -> None:
@@ -45,9 +93,7 @@ def write_ladder(result: RunResult, recipe: Recipe, path: Path) -> None:
 
 def write_curve(history: Sequence[dict[str, Any]], best_epoch: int, path: Path) -> None:
     """Write the learning curve as a PNG."""
-    buffer = io.BytesIO()
-    learning_curve(history, best_epoch).savefig(buffer, format="png", dpi=110)
-    write_atomically(path, buffer.getvalue())
+    write_png(learning_curve(history, best_epoch), path)
 
 
 def _template(name: str) -> Template:

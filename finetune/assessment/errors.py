@@ -1,0 +1,102 @@
+"""Errors on labelled structures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from finetune.assessment.shared import check_pair, trained_keys
+from finetune.data.graphs import graph
+from finetune.data.reading import read_structures
+from finetune.devices import choose_device, choose_dtype
+from finetune.errors import system_errors
+from finetune.evaluation.evaluated import Evaluated
+from finetune.evaluation.side_by_side import compare, open_pair
+from finetune.foundation import lineage
+from finetune.preparation import foreign_compositions
+from finetune.recipe import label_keys
+from finetune.result import Comparison
+
+OTHER_ORIGIN = (
+    "note: the labels have another zero of energy than the potential (another level of theory, "
+    "other reference energies): of the energies, read those with the mean error removed."
+)
+
+
+@system_errors()
+def evaluate(
+    path: str | Path,
+    files: str | Path | Sequence[str | Path],
+    keys: Mapping[str, str] | None = None,
+    device: str = "auto",
+    dtype: str = "float64",
+    *,
+    against: str | Path | None = None,
+    head: str | None = None,
+    subset_key: str = "config_type",
+    worst: int = 5,
+) -> Evaluated:
+    """Evaluate a potential, and its foundation or another one beside it, on labelled structures.
+
+    The foundation gets the fine-tuned potential's reference energies, so that only what was learnt
+    by the weights differs.
+
+    Args:
+        path: Run folder, stored potential, ``.model`` file, or name in the catalogue.
+        files: One or several files of labelled structures.
+        keys: Names of the labels (``energy``, ``forces``, ``stress``) where they differ from those
+            in the run's recipe.
+        device: ``auto``, ``cpu`` or a CUDA device.
+        dtype: ``float64`` or ``float32``.
+        against: The potential beside it; by default the foundation that ``path`` was tuned from.
+        head: Name of the head of ``path`` that predicts.
+        subset_key: What names the subset of a structure in the files.
+        worst: How many of the worst structures are listed.
+
+    Raises:
+        FoundationError: If there is no potential at ``path``, or an element is unknown to it.
+        DataError: For files that cannot be used.
+    """
+    pair = open_pair(path, against, choose_dtype(dtype), choose_device(device), head)
+    structures = read_structures(files, label_keys({**trained_keys(pair), **(keys or {})}))
+    check_pair(pair, structures)
+    cutoff = max(potential.cutoff for potential in pair.potentials.values())
+    graphs = [graph(item, cutoff) for item in structures]
+    note = pair.note
+    known = pair.tuned.metadata.get("compositions") or []
+    foreign = foreign_compositions(structures, known) if known else []
+    if foreign:
+        note = (
+            f"warning: trained on {', '.join(known)} alone, so total energies of "
+            f"{', '.join(foreign)} mean nothing; forces and energy differences may. {note}"
+        )
+    named = [files] if isinstance(files, (str, Path)) else files
+    found = compare(
+        ", ".join(map(str, named)),
+        pair.tuned.potential,
+        pair.reference.potential if pair.reference is not None else None,
+        graphs,
+        note,
+    )
+    found = replace(found, lineage=lineage.told(lineage.lineage(pair.tuned)))
+    if _other_origin(found):
+        found = replace(found, note=" ".join(filter(None, (OTHER_ORIGIN, note))))
+    return Evaluated(
+        **vars(found),
+        structures=structures,
+        subset_key=subset_key,
+        listed=worst,
+        names=pair.names,
+    )
+
+
+def _other_origin(found: Comparison) -> bool:
+    predictions = found.finetuned_predictions
+    errors = (predictions.energy[0] - predictions.energy[1]) / predictions.atoms
+    if errors.size < 2:
+        return False
+    mean = errors.mean()
+    return bool(abs(mean) > 1.0 and abs(mean) > 20 * np.abs(errors - mean).mean())

@@ -1,0 +1,94 @@
+"""What the measurements share: structures to measure on, folders to write to."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from finetune import run_folder
+from finetune.data.labels import Structure
+from finetune.data.reading import read_structures
+from finetune.errors import DataError, RunFolderError
+from finetune.evaluation.side_by_side import Pair
+from finetune.preparation import check_elements
+from finetune.recipe import label_keys
+
+
+def output_folder(path: str | Path, to: str | Path | None, kind: str) -> Path:
+    """Return the folder that a test of a potential writes to.
+
+    Args:
+        path: Run folder, or what else names a potential.
+        to: The folder, if it is named.
+        kind: Its name within a run folder.
+
+    Raises:
+        RunFolderError: If there is no run folder and no other is named, or a file is in the way.
+    """
+    if to is None and not (Path(path) / run_folder.RECIPE).is_file():
+        raise RunFolderError(f"'{path}' is no run folder: name a folder to write to with --to.")
+    folder = Path(path) / kind if to is None else Path(to)
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"'{folder}' is a file; name a folder.")
+    return folder
+
+
+def empty(folder: Path, ours: re.Pattern[str]) -> None:
+    """Remove an earlier test.
+
+    Args:
+        folder: Where it is, if it is.
+        ours: What the names of its files look like.
+
+    Raises:
+        RunFolderError: If anything else is there.
+    """
+    files = [item for item in folder.rglob("*") if not item.is_dir()]
+    strange = sorted(item.name for item in files if not ours.fullmatch(item.name))
+    if strange:
+        raise RunFolderError(
+            f"'{folder}' holds other files ('{strange[0]}') than a test; choose another --to."
+        )
+    if files:
+        shutil.rmtree(folder)
+
+
+def structures_for(pair: Pair, files: str | Path | Sequence[str | Path]) -> Sequence[Structure]:
+    """Read structures, of the run's own test if none are named, and check their elements.
+
+    Raises:
+        DataError: If there are none, or a potential does not know an element.
+    """
+    data = pair.tuned.metadata.get("recipe", {}).get("data", {})
+    own = data.get("test") or data.get("valid")
+    if not files and not isinstance(own, (str, list)):
+        raise DataError("no structures are named, and the potential brings none: name a file.")
+    found = read_structures(files or own, label_keys(trained_keys(pair)), need_labels=False)
+    check_pair(pair, found)
+    return found
+
+
+def check_pair(pair: Pair, structures: Sequence[Structure]) -> None:
+    """Refuse structures with elements that a potential does not know.
+
+    Raises:
+        DataError: Naming the first.
+    """
+    for opened in (pair.tuned, pair.reference):
+        if opened is not None:
+            check_elements({"data": structures}, opened)
+
+
+def trained_keys(pair: Pair) -> dict[str, str]:
+    """Return the names of the labels in the recipe that a potential was tuned with."""
+    return dict(pair.tuned.metadata.get("recipe", {}).get("data", {}).get("keys", {}))
+
+
+def chosen_structures(structures: Sequence[Structure], number: int) -> list[Structure]:
+    """Return so many structures, evenly spaced from the first to the last."""
+    places = np.linspace(0, len(structures) - 1, number).round().astype(int)
+    return [structures[index] for index in np.unique(places).tolist()]

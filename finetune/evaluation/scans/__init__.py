@@ -1,0 +1,1 @@
+"""Physical checks that a table of errors hides: walls, bonds, torsions, frequencies, forgetting."""

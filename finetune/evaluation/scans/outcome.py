@@ -1,0 +1,195 @@
+"""What scans found: tables, JSON and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from finetune.errors import system_errors
+from finetune.evaluation import plots
+from finetune.evaluation.scans.curves import Curve
+from finetune.run_folder import write_json
+
+RESULT = "scans.json"
+TITLES = {
+    "dimer": "pairs of atoms",
+    "bond": "bonds, rigid",
+    "torsion": "torsions, rigid",
+    "volume": "volume",
+    "labelled": "labelled scans",
+}
+"""Kinds of curves, and what tables and figures call them."""
+
+
+@dataclass(frozen=True)
+class Scans:
+    """The checks of potentials side by side.
+
+    Attributes:
+        names: The potentials, the foundation first.
+        curves: Of every kind.
+        frequencies: From `frequencies.frequencies`, for each structure.
+        forgetting: From `forgetting.change`, by set of structures; empty without a foundation.
+        note: What a reader should know.
+    """
+
+    names: tuple[str, ...]
+    curves: Sequence[Curve]
+    frequencies: Sequence[dict[str, Any]]
+    forgetting: dict[str, dict[str, Any]]
+    note: str = ""
+
+    def checks(self) -> list[dict[str, Any]]:
+        """Return what every curve says of every potential, see `curves.checked`."""
+        return [check for curve in self.curves for check in curve.check()]
+
+    @property
+    def holes(self) -> list[dict[str, Any]]:
+        """The checks that found a wall which does not rise, or energies that are not finite."""
+        return [check for check in self.checks() if check.get("hole_at") is not None]
+
+    def tables(self) -> list[Table]:
+        """Return the tables for the terminal."""
+        found = [
+            _curve_table(kind, [curve for curve in self.curves if curve.kind == kind])
+            for kind in TITLES
+            if any(curve.kind == kind for curve in self.curves)
+        ]
+        if self.frequencies:
+            found.append(self._frequency_table())
+        if self.forgetting:
+            found.append(self._forgetting_table())
+        return found
+
+    def verdict(self) -> str:
+        """Return in a line whether walls have holes."""
+        if not any(curve.wall is not None for curve in self.curves):
+            return ""
+        found = {name: 0 for name in self.names}
+        for check in self.holes:
+            found[check["potential"]] += 1
+        if not any(found.values()):
+            return "no wall has a hole"
+        counted = ", ".join(f"{name} {count}" for name, count in found.items())
+        return f"warning: walls with holes, into which atoms may fall: {counted}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything, ready for JSON."""
+        return {
+            "names": list(self.names),
+            "checks": self.checks(),
+            "frequencies": list(self.frequencies),
+            "forgetting": self.forgetting,
+            "curves": [curve.as_dict() for curve in self.curves],
+            "note": self.note,
+        }
+
+    @system_errors()
+    def write(self, folder: Path) -> None:
+        """Write ``scans.json`` and a figure for each kind of curve into a folder.
+
+        Raises:
+            FinetuneError: If it cannot be written to.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / RESULT, self.as_dict())
+        for kind in TITLES:
+            chosen = [curve for curve in self.curves if curve.kind == kind]
+            if chosen:
+                plots.write_png(figure(chosen), folder / f"{kind}.png")
+
+    def _frequency_table(self) -> Table:
+        table = _table("harmonic frequencies at the minimum")
+        for name in ("structure", "potential"):
+            table.add_column(name)
+        for name in ("lowest\ncm⁻¹", "highest\ncm⁻¹", "imaginary", "moved\nÅ", "shift\ncm⁻¹"):
+            table.add_column(name, justify="right")
+        for item in self.frequencies:
+            for place, (name, found) in enumerate(item["potentials"].items()):
+                title = Text(item["structure"] if place == 0 else "")
+                if not found["relaxed"]:
+                    table.add_row(title, Text(name), "not relaxed", "", "", "", "")
+                    continue
+                values = found["frequencies"] or [float("nan")]
+                shift = item["shift"] if place == 1 else None
+                table.add_row(
+                    *(title, Text(name), f"{values[0]:.0f}", f"{values[-1]:.0f}"),
+                    *(str(found["imaginary"]), f"{found['moved']:.3f}"),
+                    "" if shift is None else f"{shift:.1f}",
+                )
+        return table
+
+    def _forgetting_table(self) -> Table:
+        table = _table(f"{self.names[-1]} against {self.names[0]}: what has changed")
+        table.add_column("structures")
+        for name in ("number", "E MAE\nmeV/atom", "F MAE\nmeV/Å", "F RMS change\n%", "cosine"):
+            table.add_column(name, justify="right")
+        for name, item in self.forgetting.items():
+            cosine = item["force_cosine"]
+            relative = item["relative"]
+            table.add_row(
+                Text(name),
+                str(item["structures"]),
+                f"{1000 * item['energy_per_atom']['mae']:.1f}",
+                f"{1000 * item['forces']['mae']:.1f}",
+                "–" if relative is None else f"{100 * relative:.1f}",
+                "–" if cosine is None else f"{cosine:.3f}",
+            )
+        return table
+
+
+def figure(curves: Sequence[Curve]) -> Any:
+    """Plot curves of one kind, a panel for each, potentials in their colours, labels as dots."""
+    panels = []
+    for curve in curves:
+        origin = 0.0 if curve.kind == "dimer" or curve.labels is None else curve.labels.min()
+        shown = {}
+        for name, energies in curve.energies.items():
+            shift = 0.0
+            if curve.labels is not None:
+                shift = float((energies - curve.labels).mean())
+            shown[name] = energies - origin - shift
+        labels = None if curve.labels is None else curve.labels - origin
+        panels.append((curve.name, curve.unit, curve.values, shown, labels, curve.wall))
+    return plots.curves(panels, zoomed=curves[0].kind == "dimer")
+
+
+def _curve_table(kind: str, curves: Sequence[Curve]) -> Table:
+    table = _table(TITLES[kind])
+    table.add_column("scan")
+    table.add_column("potential")
+    unit = curves[0].unit
+    columns = {"minimum": f"minimum\n{unit}", "range": "range\neV"}
+    if kind == "labelled":
+        columns = {"label_range": "label range\neV", "range": "range\neV"}
+        columns |= {"mae": "MAE*\nmeV", "max": "max*\nmeV"}
+    if any(curve.wall is not None for curve in curves):
+        columns |= {"wall_height": "wall\neV", "hole": "hole\neV", "hole_at": f"at\n{unit}"}
+        columns |= {"hole_behind": "behind\neV"}
+    for title in columns.values():
+        table.add_column(title, justify="right")
+    for curve in curves:
+        for place, check in enumerate(curve.check()):
+            cells = [
+                _cell(check[key], 1 if key in ("mae", "max") else 2, key in ("mae", "max"))
+                for key in columns
+            ]
+            table.add_row(Text(curve.name if place == 0 else ""), Text(check["potential"]), *cells)
+    if kind == "labelled":
+        table.caption, table.caption_justify = "* the mean difference taken away", "left"
+    return table
+
+
+def _cell(value: float | None, digits: int, milli: bool) -> str:
+    if value is None:
+        return "–"
+    return f"{(1000 if milli else 1) * value:.{digits}f}"
+
+
+def _table(title: str) -> Table:
+    return Table(title=Text(title, style="table.title"), title_justify="left")

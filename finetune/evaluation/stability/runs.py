@@ -1,0 +1,174 @@
+"""All trajectories of a stability test, for each potential in turn."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.io.trajectory import Trajectory
+
+from finetune.errors import RunFolderError, RunStoppedError
+from finetune.evaluation.counter import Counter
+from finetune.evaluation.stability.distributions import (
+    at_temperature,
+    bond_distances,
+    distribution_distance,
+)
+from finetune.evaluation.stability.failure import find_bonds, mean_lengths
+from finetune.evaluation.stability.outcome import Stability
+from finetune.evaluation.stability.trajectory import Settings, Task, TrajectoryRun, record
+from finetune.training.interruption import StopSignals
+
+FILES = re.compile(
+    r"stability\.json|nv[et]-.*K-structure\d+-replica\d+\.(traj|json|cut|state\.npz)|\..*"
+)
+"""Names of the files that a test writes."""
+SETTLED = 0.2
+"""Share of a trajectory that distributions leave out at its start."""
+
+
+def run_all(
+    calculators: Mapping[str, Any],
+    fingerprints: Mapping[str, str],
+    starts: Sequence[Atoms],
+    references: Sequence[Sequence[Atoms]],
+    tasks: Sequence[Task],
+    settings: Settings,
+    folder: Path,
+    counter: Counter | None = None,
+) -> Stability:
+    """Run every trajectory that the folder does not hold yet, and sum up.
+
+    Args:
+        calculators: ASE calculators by name of the potential.
+        fingerprints: What tells the potentials apart, by the same names.
+        starts: Starting structures.
+        references: For each of them, frames of the same atoms to compare distributions with.
+        tasks: Which trajectories.
+        settings: What they have in common.
+        folder: Where they go; what is there of the same test is taken up.
+        counter: Shows the progress.
+
+    Raises:
+        RunFolderError: If the folder holds another test.
+        RunStoppedError: If a signal came; what was done is saved.
+    """
+    counter = counter or Counter()
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in calculators}
+    lengths = [
+        mean_lengths(find_bonds(atoms), known)
+        for atoms, known in zip(starts, references, strict=True)
+    ]
+    total = len(calculators) * len(tasks) * settings.steps
+    with StopSignals() as signals, counter.start(total):
+        for name, calculator in calculators.items():
+            place = folder / _file_name(name)
+            place.mkdir(parents=True, exist_ok=True)
+            for task in tasks:
+                start = starts[task.structure]
+                known = at_temperature(references[task.structure], task.temperature)
+                identity = _identity(fingerprints[name], start, lengths[task.structure], settings)
+                done = _done(place / f"{task.name}.json", identity)
+                counter.name(f"{name} {task.name}")
+                if done is not None:
+                    found[name].append(done)
+                    counter.advance(settings.steps)
+                    continue
+                run = TrajectoryRun(
+                    *(start, calculator, task, settings, identity, place),
+                    lengths=lengths[task.structure],
+                )
+                if not run.run(lambda: signals.received is not None, counter.advance):
+                    assert signals.received is not None
+                    raise RunStoppedError(
+                        f"{name} {task.name} at {run.progress.step} of {settings.steps} steps; "
+                        "all is saved.",
+                        128 + signals.received,
+                    )
+                item = record(run, _measured(run, start, known))
+                found[name].append(item)
+                counter.advance(settings.steps - item["steps"])
+                counter.say(f"{name} {task.name}: {_told(item)}")
+    outcome = Stability(
+        folder=folder,
+        length=settings.length,
+        names=tuple(calculators),
+        trajectories=found,
+        floor=_floor(references, tasks),
+        periodic=any(bool(atoms.pbc.any()) for atoms in starts),
+    )
+    outcome.write()
+    return outcome
+
+
+def _measured(run: TrajectoryRun, start: Atoms, known: Sequence[Atoms]) -> dict[str, Any]:
+    """Compare a trajectory's frames, without the first ones, with those of the reference."""
+    kept = len(run.progress.rows)
+    with Trajectory(str(run.frames)) as stored:
+        frames = [stored[index] for index in range(round(SETTLED * kept), kept)]
+    bonds = bond_distances(run.watch.bonds, frames, known) if known else {}
+    return {
+        "bond_distances": bonds,
+        "bond_distance": float(np.mean(list(bonds.values()))) if bonds else None,
+        "distribution_distance": distribution_distance(frames, known) if known else None,
+    }
+
+
+def _floor(references: Sequence[Sequence[Atoms]], tasks: Sequence[Task]) -> dict[str, float]:
+    found = {}
+    for task in tasks:
+        known = at_temperature(references[task.structure], task.temperature)
+        halves = distribution_distance(known[::2], known[1::2]) if len(known) > 1 else None
+        if halves is not None:
+            found[f"structure {task.structure}, {task.temperature:g} K"] = halves
+    return found
+
+
+def _identity(fingerprint: str, start: Atoms, lengths: Any, settings: Settings) -> str:
+    geometry = hashlib.sha256()
+    for array in (start.numbers, start.positions, start.cell.array, start.pbc):
+        geometry.update(np.ascontiguousarray(array).tobytes())
+    if lengths is not None:
+        geometry.update(np.asarray(lengths).tobytes())
+    content = {"potential": fingerprint, "start": geometry.hexdigest(), **asdict(settings)}
+    return json.dumps(content, sort_keys=True)
+
+
+def _done(path: Path, identity: str) -> dict[str, Any] | None:
+    """Return the record of a trajectory that is done.
+
+    Raises:
+        RunFolderError: If it is one of another test.
+    """
+    if not path.is_file():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        same = found["identity"] == json.loads(identity)
+    except (ValueError, KeyError, TypeError):
+        raise RunFolderError(
+            f"'{path}' is damaged. Remove it, choose another --to, or add --overwrite."
+        ) from None
+    if not same:
+        raise RunFolderError(
+            f"'{path}' belongs to a test with other settings or another potential. Choose another "
+            "--to, or add --overwrite."
+        )
+    return found
+
+
+def _told(item: Mapping[str, Any]) -> str:
+    if item["failure"] is None:
+        return f"held for {item['stable_ps']:g} ps"
+    return f"failed after {item['stable_ps']:.4g} ps: {item['failure']}"
+
+
+def _file_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)

@@ -1,0 +1,169 @@
+"""Errors in full: of every quantity, for all structures, an element or a subset."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.evaluation.metrics import Array, LabelledPredictions
+
+SMALLEST_FORCE = 0.01
+"""eV/Å; a labelled force below it has no direction worth comparing."""
+QUANTITIES = {
+    "energy": ("energy", "meV"),
+    "energy_shifted": ("energy, mean error removed", "meV"),
+    "energy_per_atom": ("energy per atom", "meV/atom"),
+    "forces": ("force components", "meV/Å"),
+    "force_norms": ("force norms", "meV/Å"),
+    "stress": ("stress components", "meV/Å³"),
+}
+"""Name, title, and unit of what tables show (a thousandth of the statistics' own)."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Errors of one quantity; in eV and Å.
+
+    Attributes:
+        count: Numbers compared.
+        mae: Mean absolute error.
+        rmse: Root of the mean squared error.
+        max: Largest absolute error.
+        r2: Coefficient of determination, 1 − Σ(prediction − label)² / Σ(label − mean label)²; None
+            where the labels do not differ.
+    """
+
+    count: int
+    mae: float
+    rmse: float
+    max: float
+    r2: float | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Errors of one potential on some structures or atoms.
+
+    Attributes:
+        statistics: By quantity, see `QUANTITIES`; those without labels are absent. Energies are
+            those of whole structures; ``energy_shifted`` has the mean error over the structures
+            taken away; ``force_norms`` compares lengths of force vectors.
+        force_cosine: Mean cosine of the angle between predicted and labelled forces, over atoms
+            with a labelled force of at least `SMALLEST_FORCE`; None without any.
+    """
+
+    statistics: dict[str, Statistics]
+    force_cosine: float | None
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the statistics by quantity, ready for JSON."""
+        found: dict[str, object] = {name: asdict(item) for name, item in self.statistics.items()}
+        return {**found, "force_cosine": self.force_cosine}
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def statistics(predicted: Array, labelled: Array) -> Statistics | None:
+    """Compare predictions with labels of the same shape; None if there are none."""
+    if labelled.size == 0:
+        return None
+    error = predicted - labelled
+    spread = float(np.square(labelled - labelled.mean()).sum())
+    return Statistics(
+        count=labelled.size,
+        mae=float(np.abs(error).mean()),
+        rmse=float(np.sqrt(np.square(error).mean())),
+        max=float(np.abs(error).max()),
+        r2=1.0 - float(np.square(error).sum()) / spread if spread > 0 else None,
+    )
+
+
+def measure(predictions: LabelledPredictions) -> Measured:
+    """Reduce predictions to statistics of every quantity that has labels."""
+    energy, labelled = predictions.energy
+    shift = (energy - labelled).mean() if energy.size else 0.0
+    vectors = predictions.forces.reshape(2, -1, 3)
+    norms = np.linalg.norm(vectors, axis=2)
+    found = {
+        "energy": statistics(energy, labelled),
+        "energy_shifted": statistics(energy - shift, labelled),
+        "energy_per_atom": statistics(energy / predictions.atoms, labelled / predictions.atoms),
+        "forces": statistics(*predictions.forces),
+        "force_norms": statistics(*norms),
+        "stress": statistics(*predictions.stress),
+    }
+    return Measured(
+        statistics={name: item for name, item in found.items() if item is not None},
+        force_cosine=_cosine(vectors, norms),
+    )
+
+
+def by_element(predictions: LabelledPredictions) -> dict[int, Measured]:
+    """Measure the forces on the atoms of each element: atomic number -> statistics."""
+    return {
+        int(number): measure(_atoms(predictions, predictions.numbers == number))
+        for number in np.unique(predictions.numbers)
+    }
+
+
+def by_subset(predictions: LabelledPredictions, subsets: list[str]) -> dict[str, Measured]:
+    """Measure each subset of the structures.
+
+    Args:
+        predictions: On all structures.
+        subsets: Name of the subset of each structure.
+    """
+    names = np.array(subsets)
+    return {
+        str(name): measure(_structures(predictions, names == name))
+        for name in dict.fromkeys(subsets)
+    }
+
+
+def energy_errors(predictions: LabelledPredictions, structures: int) -> Array:
+    """Return the error of each structure's energy ``[structures]``, eV; NaN without a label."""
+    found = np.full(structures, np.nan)
+    found[predictions.energy_of] = predictions.energy[0] - predictions.energy[1]
+    return found
+
+
+def force_errors(predictions: LabelledPredictions, structures: int) -> tuple[Array, Array]:
+    """Return RMSE and largest error of each structure's force components ``[structures]``, eV/Å.
+
+    Both are NaN for structures without labelled forces.
+    """
+    error = np.abs(predictions.forces[0] - predictions.forces[1]).reshape(-1, 3)
+    count = np.bincount(predictions.forces_of, minlength=structures)
+    square = np.bincount(predictions.forces_of, np.square(error).mean(axis=1), structures)
+    largest = np.zeros(structures)
+    np.maximum.at(largest, predictions.forces_of, error.max(axis=1, initial=0.0))
+    with np.errstate(invalid="ignore"):
+        rmse = np.sqrt(square / count)
+    return rmse, np.where(count > 0, largest, np.nan)
+
+
+def _cosine(vectors: Array, norms: Array) -> float | None:
+    directed = norms[1] >= SMALLEST_FORCE
+    if not directed.any():
+        return None
+    product = (vectors[0] * vectors[1]).sum(axis=1)[directed]
+    length = np.maximum(norms.prod(axis=0)[directed], np.finfo(float).tiny)
+    return float((product / length).mean())
+
+
+def _atoms(predictions: LabelledPredictions, chosen: NDArray[np.bool_]) -> LabelledPredictions:
+    forces = predictions.forces.reshape(2, -1, 3)[:, chosen].reshape(2, -1)
+    nothing = np.zeros((2, 0))
+    return LabelledPredictions(nothing, np.zeros(0), forces, nothing)
+
+
+def _structures(predictions: LabelledPredictions, chosen: NDArray[np.bool_]) -> LabelledPredictions:
+    energies = chosen[predictions.energy_of]
+    stresses = chosen[predictions.stress_of]
+    return LabelledPredictions(
+        energy=predictions.energy[:, energies],
+        atoms=predictions.atoms[energies],
+        forces=_atoms(predictions, chosen[predictions.forces_of]).forces,
+        stress=predictions.stress.reshape(2, -1, 9)[:, stresses].reshape(2, -1),
+    )

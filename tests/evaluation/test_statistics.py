@@ -1,0 +1,221 @@
+"""Every statistic against scikit-learn and against loops over structures."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from sklearn.metrics import max_error, mean_absolute_error, r2_score, root_mean_squared_error
+
+from finetune.data.graphs import GraphBatch, graph
+from finetune.data.labels import from_atoms
+from finetune.evaluation.evaluated import Evaluated
+from finetune.evaluation.metrics import LabelledPredictions, predict
+from finetune.evaluation.side_by_side import compare
+from finetune.evaluation.statistics import (
+    Statistics,
+    by_element,
+    by_subset,
+    energy_errors,
+    force_errors,
+    measure,
+    statistics,
+)
+from finetune.foundation.mace import MacePotential
+from finetune.recipe import LabelKeys
+from finetune.testing import tiny_mace
+from tests.conftest import rattled
+
+SUBSETS = ["warm", "cold", "warm", "warm", "cold"]
+
+
+@pytest.fixture(scope="module")
+def frames(diamond: Atoms) -> list[Atoms]:
+    """Molecules and a crystal with energies, forces and stress, some labels absent."""
+    random = np.random.default_rng(5)
+    crystal = diamond.copy()
+    crystal.info["REF_stress"] = random.normal(0, 0.1, 6)
+    molecules = [rattled(name, 1) for name in ("CH3CH2OH", "CH4", "NH3", "H2O")]
+    found = [*molecules, crystal]
+    for index, atoms in enumerate(found):
+        atoms.info["config_type"] = SUBSETS[index]
+        if index != 1:
+            atoms.info["REF_energy"] = random.normal()
+        if index != 2:
+            atoms.arrays["REF_forces"] = random.normal(size=(len(atoms), 3))
+    return found
+
+
+@pytest.fixture(scope="module")
+def graphs(frames: list[Atoms], potential: MacePotential) -> list[GraphBatch]:
+    keys = LabelKeys()
+    return [graph(from_atoms(atoms, keys, "test"), potential.cutoff) for atoms in frames]
+
+
+@pytest.fixture(scope="module")
+def predictions(graphs: list[GraphBatch], potential: MacePotential) -> LabelledPredictions:
+    return predict(potential, graphs, batch_size=2)
+
+
+def agrees(found: Statistics, predicted: list[float], labelled: list[float]) -> None:
+    assert found.count == len(labelled)
+    assert found.mae == pytest.approx(mean_absolute_error(labelled, predicted))
+    assert found.rmse == pytest.approx(root_mean_squared_error(labelled, predicted))
+    assert found.max == pytest.approx(max_error(labelled, predicted))
+    assert found.r2 == pytest.approx(r2_score(labelled, predicted))
+
+
+def singly(potential: MacePotential, graphs: list[GraphBatch]) -> list[tuple[float, np.ndarray]]:
+    found = []
+    for item in graphs:
+        prediction = potential(item, create_graph=False)
+        assert prediction.forces is not None
+        found.append((float(prediction.energy), prediction.forces.detach().numpy()))
+    return found
+
+
+def test_all_structures_agree_with_scikit_learn(
+    frames: list[Atoms],
+    graphs: list[GraphBatch],
+    potential: MacePotential,
+    predictions: LabelledPredictions,
+) -> None:
+    found = measure(predictions).statistics
+    single = singly(potential, graphs)
+    with_energy = [i for i, atoms in enumerate(frames) if "REF_energy" in atoms.info]
+    with_forces = [i for i, atoms in enumerate(frames) if "REF_forces" in atoms.arrays]
+    labelled = [frames[i].info["REF_energy"] for i in with_energy]
+    predicted = [single[i][0] for i in with_energy]
+    sizes = [len(frames[i]) for i in with_energy]
+    agrees(found["energy"], predicted, labelled)
+    mean = sum(p - q for p, q in zip(predicted, labelled, strict=True)) / len(labelled)
+    agrees(found["energy_shifted"], [value - mean for value in predicted], labelled)
+    agrees(
+        found["energy_per_atom"],
+        [value / n for value, n in zip(predicted, sizes, strict=True)],
+        [value / n for value, n in zip(labelled, sizes, strict=True)],
+    )
+    forces = np.concatenate([single[i][1] for i in with_forces])
+    reference = np.concatenate([frames[i].arrays["REF_forces"] for i in with_forces])
+    agrees(found["forces"], forces.ravel().tolist(), reference.ravel().tolist())
+    lengths = [[float(np.hypot(np.hypot(*v[:2]), v[2])) for v in x] for x in (forces, reference)]
+    agrees(found["force_norms"], *lengths)
+    cosines = [f @ g / np.sqrt(f @ f * (g @ g)) for f, g in zip(forces, reference, strict=True)]
+    assert measure(predictions).force_cosine == pytest.approx(np.mean(cosines))
+    assert found["stress"].count == 9
+
+
+def test_elements_and_subsets_are_taken_apart(
+    frames: list[Atoms],
+    graphs: list[GraphBatch],
+    potential: MacePotential,
+    predictions: LabelledPredictions,
+) -> None:
+    single = singly(potential, graphs)
+    for number, found in by_element(predictions).items():
+        assert set(found.statistics) == {"forces", "force_norms"}
+        pairs = [
+            (
+                single[index][1][atoms.numbers == number],
+                atoms.arrays["REF_forces"][atoms.numbers == number],
+            )
+            for index, atoms in enumerate(frames)
+            if "REF_forces" in atoms.arrays
+        ]
+        forces, labels = (np.concatenate(part).ravel() for part in zip(*pairs, strict=True))
+        agrees(found.statistics["forces"], forces.tolist(), labels.tolist())
+    assert set(by_element(predictions)) == {1, 6, 8}
+    subsets = by_subset(predictions, SUBSETS)
+    assert list(subsets) == ["warm", "cold"]
+    warm = [0, 2, 3]
+    agrees(
+        subsets["warm"].statistics["energy"],
+        [single[i][0] for i in warm],
+        [frames[i].info["REF_energy"] for i in warm],
+    )
+    assert "stress" not in subsets["warm"].statistics
+    assert subsets["cold"].statistics["energy"].count == 1
+    assert subsets["cold"].statistics["energy"].r2 is None
+
+
+def test_errors_of_single_structures(
+    frames: list[Atoms],
+    graphs: list[GraphBatch],
+    potential: MacePotential,
+    predictions: LabelledPredictions,
+) -> None:
+    energies = energy_errors(predictions, len(frames))
+    rmse, largest = force_errors(predictions, len(frames))
+    for index, (energy, forces) in enumerate(singly(potential, graphs)):
+        atoms = frames[index]
+        if index == 1:
+            assert np.isnan(energies[index])
+        else:
+            assert energies[index] == pytest.approx(energy - atoms.info["REF_energy"])
+        if index == 2:
+            assert np.isnan(rmse[index]) and np.isnan(largest[index])
+        else:
+            labels = atoms.arrays["REF_forces"].ravel()
+            assert rmse[index] == pytest.approx(root_mean_squared_error(labels, forces.ravel()))
+            assert largest[index] == pytest.approx(max_error(labels, forces.ravel()))
+
+
+def test_forces_without_a_direction_have_no_cosine() -> None:
+    nothing = np.zeros((2, 0))
+    forces = np.array([[1.0, 1.0, 0.0, 0.5, 0.0, 0.0], [3.0, 0.0, 0.0, 0.001, 0.0, 0.0]])
+    found = measure(LabelledPredictions(nothing, np.zeros(0), forces, nothing))
+    assert found.force_cosine == pytest.approx(0.5**0.5)
+    still = replace(
+        LabelledPredictions(nothing, np.zeros(0), forces, nothing), forces=np.zeros((2, 3))
+    )
+    assert measure(still).force_cosine is None
+
+
+def test_a_diverged_potential_is_reported(frames: list[Atoms], graphs: list[GraphBatch]) -> None:
+    found = statistics(np.array([np.nan, 1.0]), np.array([0.0, 1.0]))
+    assert found is not None
+    assert np.isnan(found.mae)
+    keys = LabelKeys()
+    structures = [from_atoms(atoms, keys, "test") for atoms in frames]
+    compared = compare("file", tiny_mace(), None, graphs)
+    energy = compared.finetuned_predictions.energy.copy()
+    energy[0, 2] = np.nan
+    broken = replace(compared.finetuned_predictions, energy=energy)
+    evaluated = Evaluated(
+        **{**vars(compared), "finetuned_predictions": broken}, structures=structures
+    )
+    assert evaluated.worst()["by_energy"][0]["index"] == broken.energy_of[2]
+    text = json.dumps(evaluated.as_dict())
+    assert "NaN" not in text
+    assert '"energy": {"count": 4, "mae": null' in text
+
+
+def test_the_worst_structures_come_first(
+    frames: list[Atoms], graphs: list[GraphBatch], potential: MacePotential
+) -> None:
+    keys = LabelKeys()
+    structures = [
+        from_atoms(atoms, keys, f"file, structure {index}") for index, atoms in enumerate(frames)
+    ]
+    labels = potential(graphs[0], create_graph=False)
+    exact = {"energy": labels.energy, "forces": labels.forces.detach()}
+    known = [replace(graphs[0], **exact), *graphs[1:]]
+    found = Evaluated(
+        **vars(compare("file", potential, tiny_mace(seed=1), known)),
+        structures=structures,
+        listed=2,
+    )
+    worst = found.worst()
+    rmse, _ = force_errors(found.finetuned_predictions, len(frames))
+    assert rmse[0] == pytest.approx(0.0, abs=1e-9)
+    order = [row["index"] for row in worst["by_forces"]]
+    assert order == list(np.argsort(-np.nan_to_num(rmse))[:2])
+    assert worst["by_forces"][0]["where"] == f"file, structure {order[0]}"
+    assert torch.equal(known[0].energy, labels.energy)
+    energies = energy_errors(found.finetuned_predictions, len(frames))
+    centred = energies / [len(atoms) for atoms in frames]
+    centred -= np.nanmean(centred)
+    assert worst["by_energy"][0]["index"] == np.nanargmax(np.abs(centred))
+    assert list(found.potentials()) == ["foundation", "fine-tuned"]
