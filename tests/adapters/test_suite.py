@@ -22,7 +22,12 @@ def test_every_built_in_adapter_is_tested() -> None:
     assert set(KINDS) == set(adapters._builtin)
 
 
-class RegisteredAdapters(AdapterSuite):
+SLOW = {"frozen", "head", "readout"}
+CASES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in KINDS]
+
+
+@pytest.mark.parametrize("name", CASES, scope="class")
+class TestRegisteredAdapters(AdapterSuite):
     @pytest.fixture(autouse=True)
     def _case(self, name: str) -> None:
         self.name = name
@@ -31,13 +36,6 @@ class RegisteredAdapters(AdapterSuite):
         cls = adapters.get(self.name)
         return cls(cls.Options.model_validate(KINDS[self.name]))
 
-
-SLOW = {"frozen", "head", "readout"}
-CASES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in KINDS]
-
-
-@pytest.mark.parametrize("name", CASES, scope="class")
-class TestRegisteredAdapters(RegisteredAdapters):
     @pytest.mark.slow
     def test_a_run_is_resumed_opened_and_exported(self) -> None:
         super().test_a_run_is_resumed_opened_and_exported()
@@ -45,9 +43,3 @@ class TestRegisteredAdapters(RegisteredAdapters):
     @pytest.mark.slow
     def test_two_processes_train_as_one(self) -> None:
         super().test_two_processes_train_as_one()
-
-
-def test_a_lora_run_is_resumed_opened_and_exported() -> None:
-    suite = RegisteredAdapters()
-    suite.name = "lora"
-    suite.test_a_run_is_resumed_opened_and_exported()
