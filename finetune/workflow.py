@@ -15,7 +15,6 @@ from finetune.evaluation.side_by_side import compare
 from finetune.foundation import acceleration, lineage
 from finetune.foundation.adapter_folder import adapters_needed, structure_of
 from finetune.foundation.mace import MacePotential
-from finetune.foundation.potential import Potential
 from finetune.ladder import climb, prepare_stages
 from finetune.preparation import Preparation
 from finetune.recipe import Recipe
