@@ -98,6 +98,36 @@ def _bytes(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
+def adapters(stored: dict[str, Any]) -> list[str]:
+    """Test errors as mean ± sample standard deviation over draws, and times, by labels and kind."""
+    cells = {name: row for name, row in stored["runs"].items() if "draws" in row}
+    sizes = dict.fromkeys(name.partition(" | ")[2] for name in cells)
+    lines = [
+        f"Test errors on ethanol, CCSD(T), after {stored['steps']} steps on energies alone, mean ± "
+        "sample standard deviation over three draws of the labels; learning rate by the validation "
+        "energies of the first draw; processor time of a run (`tests/benchmarks/adapters.py`).",
+        "",
+        "| labels | kind | learning rate | energy MAE [meV] | force MAE [meV/Å] | time [s] |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for size in sizes:
+        rows = {n.partition(" | ")[0]: r for n, r in cells.items() if n.endswith(f" | {size}")}
+        some = next(iter(rows.values()))["draws"]
+        count = size.removesuffix(" labels")
+        lines.append(f"| {count} | none: the foundation | | {_errors(some, 'foundation')} | |")
+        for kind, row in rows.items():
+            seconds = statistics.mean(draw["seconds"] for draw in row["draws"])
+            rate = f"{row['learning rate']:.1g}"
+            errors = _errors(row["draws"], "finetuned")
+            lines.append(f"| {count} | `{kind}` | {rate} | {errors} | {seconds:.0f} |")
+    return lines
+
+
+def _errors(draws: list[dict[str, Any]], side: str) -> str:
+    values = [[draw[f"{side} {field}"] for draw in draws] for field in ("energy_mae", "forces_mae")]
+    return " | ".join(f"{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}" for v in values)
+
+
 Table = Callable[[dict[str, Any]], list[str]]
 TABLES: dict[str, dict[str, tuple[str, Table]]] = {
     "losses.md": {
@@ -106,15 +136,21 @@ TABLES: dict[str, dict[str, tuple[str, Table]]] = {
         "weak_sweep PBE0": ("weak_sweep", partial(sweep, level="PBE0")),
         "energies_only": ("energies_only", energies_only),
     },
-    "adapters.md": {"adapter_sizes": ("adapter_sizes", adapter_sizes)},
+    "adapters.md": {
+        "adapter_sizes": ("adapter_sizes", adapter_sizes),
+        "adapters": ("adapters", adapters),
+    },
 }
 
 
 def page(file_name: str) -> str:
-    """Return a page with every table as the stored results have it."""
+    """Return a page with every table as the stored results have it, where there are some."""
     text = (DOCS / file_name).read_text(encoding="utf-8")
     for name, (file, table) in TABLES[file_name].items():
-        stored = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))
+        results = RESULTS / f"{file}.json"
+        if not results.is_file():
+            continue
+        stored = json.loads(results.read_text(encoding="utf-8"))
         written = "\n".join([f"<!-- table {name} -->", *table(stored), "<!-- end -->"])
         before, begin, rest = text.partition(f"<!-- table {name} -->")
         _, end, after = rest.partition("<!-- end -->")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from finetune.adapters.base import AdaptedPotential, Adapter
     from finetune.assessment import evaluate, md, report, scan
     from finetune.export.calculator import PotentialCalculator, load_calculator
+    from finetune.export.switching import AdaptedFoundation
     from finetune.foundation.loading import Foundation, load_foundation
     from finetune.foundation.potential import Potential
     from finetune.foundation.wrapped import WrappedPotential
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
+    "AdaptedFoundation": "finetune.export.switching",
     "AdaptedPotential": "finetune.adapters.base",
     "Adapter": "finetune.adapters.base",
     "Comparison": "finetune.result",
@@ -52,6 +54,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "AdaptedFoundation",
     "AdaptedPotential",
     "Adapter",
     "Comparison",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -21,14 +22,28 @@ def versions() -> dict[str, str]:
 
 
 def environment(
-    device: str, seed: int, foundation: str, fingerprint: str, data: str
+    device: str,
+    seed: int,
+    foundation: str,
+    fingerprint: str,
+    data: str,
+    lineage: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Return the content of a run's ``environment.json``."""
+    """Return the content of a run's ``environment.json``.
+
+    Args:
+        device: What it runs on.
+        seed: Of everything random.
+        foundation: Name of what it starts from.
+        fingerprint: sha256 of that.
+        data: sha256 of structures and labels.
+        lineage: The potentials that the foundation descends from, itself last.
+    """
     return {
         "versions": versions(),
         "platform": platform.platform(),
         "device": device,
         "seed": seed,
-        "foundation": {"name": foundation, "fingerprint": fingerprint},
+        "foundation": {"name": foundation, "fingerprint": fingerprint, "lineage": list(lineage)},
         "data": {"fingerprint": data},
     }

@@ -87,6 +87,7 @@ def climb(
         first.foundation.name,
         first.foundation.fingerprint,
         " ".join(stage.data_fingerprint for stage in prepared.values()),
+        first.lineage,
     )
     if resuming:
         for note in run_folder.check_origin(folder, recipe, facts):

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from finetune.adapters import adapters
+from finetune.adapters.defaults import BUILTIN, STANDARD, TrainingDefaults
 from finetune.errors import RecipeError
 from finetune.explanation import lines
 from finetune.losses import losses
@@ -29,6 +30,18 @@ def adapter_options(value: Any) -> dict[str, Any]:
     rest = {key: item for key, item in value.items() if key != "kind"}
     options = _validated(adapters.options(kind), rest, "adapter")
     return {"kind": kind, **options.model_dump(mode="json")}
+
+
+def training_defaults(kind: str) -> TrainingDefaults:
+    """Return how a kind of adapter is trained where the recipe does not say.
+
+    Raises:
+        RecipeError: For an unknown kind.
+    """
+    if kind in BUILTIN:
+        return BUILTIN[kind]
+    found: TrainingDefaults = getattr(adapters.get(kind), "training_defaults", STANDARD)
+    return found
 
 
 def loss_options(value: Any) -> dict[str, BaseModel]:

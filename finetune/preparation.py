@@ -23,13 +23,14 @@ from finetune.devices import choose_device, choose_dtype
 from finetune.environment import environment
 from finetune.errors import DataError, RecipeError, RunFolderError
 from finetune.evaluation.metrics import errors, predict
-from finetune.foundation import acceleration, reference_energies
+from finetune.foundation import acceleration, lineage, reference_energies
 from finetune.foundation.loading import Foundation, load_foundation
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.potential import Potential
 from finetune.foundation.storage import mace_inside
 from finetune.losses import sizing
 from finetune.losses.total import TotalLoss
+from finetune.plugins import training_defaults
 from finetune.recipe import Recipe
 from finetune.training.feeding import TrainingData
 from finetune.training.tracking import check_installed
@@ -41,7 +42,8 @@ REFERENCE_STRUCTURES = 2000
 class Preparation:
     """A recipe with its foundation opened and its data read, checked and turned into graphs.
 
-    Its ``recipe`` is the one given with displacement sizes filled in that are chosen from the data.
+    Its ``recipe`` is the one given with displacement sizes filled in that are chosen from the data,
+    its ``lineage`` the potentials that the foundation descends from, itself last.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Preparation:
             raise RunFolderError(
                 f"the foundation lies in the output '{self.folder}'; choose another output."
             )
+        self.lineage = lineage.lineage(self.foundation)
         self._build_graphs(structures)
         self.frames = sanity.frames(structures)
         self.notes += sanity.shared_frames(self.frames, self.frames["train"])
@@ -105,9 +108,8 @@ class Preparation:
         self.reference = deepcopy(self.foundation.potential).requires_grad_(False)
         adapter = adapters.get(recipe.adapter["kind"])
         given = {key: value for key, value in recipe.adapter.items() if key != "kind"}
-        self.adapted = adapter(adapter.Options.model_validate(given)).attach(
-            self._accelerated(recipe)
-        )
+        self.adapter = adapter(adapter.Options.model_validate(given))
+        self.adapted = self.adapter.attach(self._accelerated(recipe))
         mace_inside(self.adapted.potential)  # what cannot be stored is not trained
         self.notes += self.adapted.notes
 
@@ -194,6 +196,13 @@ class Preparation:
         )
 
     @property
+    def described(self) -> list[str]:
+        """Lines on what is trained on what, from where, and what the kind of adapter decides."""
+        steps = lineage.told(self.lineage)
+        descent = f"continues from {' → '.join(steps)}" if len(steps) > 1 else ""
+        return [line for line in (self.summary, self.trained, descent, self.defaults) if line]
+
+    @property
     def trained(self) -> str:
         """One line on which blocks of the model are trained, and their shares."""
         shares = self.adapted.shares()
@@ -206,6 +215,16 @@ class Preparation:
         return f"trained: {blocks}; {100 * total / all_of:.3g} % of all parameters"
 
     @property
+    def defaults(self) -> str:
+        """One line on what the kind of adapter decides of the training, and why; or nothing."""
+        chosen, kind = self.recipe.adapter_defaults, self.recipe.adapter["kind"]
+        values = ", ".join(
+            f"{name} {'none' if value is None else f'{value:g}'}" for name, value in chosen.items()
+        )
+        reason = training_defaults(kind).reason
+        return f"defaults of '{kind}': {values} ({reason})" if chosen else ""
+
+    @property
     def environment(self) -> dict[str, Any]:
         """The content of the run's ``environment.json``."""
         return environment(
@@ -214,6 +233,7 @@ class Preparation:
             self.foundation.name,
             self.foundation.fingerprint,
             self.data_fingerprint,
+            self.lineage,
         )
 
 

@@ -26,7 +26,7 @@ from finetune.explanation import explain, lines
 from finetune.losses.options import LossOptions
 from finetune.mappings import flattened, merged_deeply
 from finetune.options import Options
-from finetune.plugins import adapter_options, loss_options
+from finetune.plugins import adapter_options, loss_options, training_defaults
 from finetune.stages import check_stages
 
 
@@ -62,7 +62,7 @@ class DataRecipe(Options):
 
 
 class TrainRecipe(Options):
-    """How the weights are optimised."""
+    """How the weights are optimised; see `finetune.adapters.defaults` for what adapters decide."""
 
     epochs: int = Field(200, ge=1)
     batch_size: int = Field(5, ge=1, description="labelled structures in a step")
@@ -74,7 +74,7 @@ class TrainRecipe(Options):
     max_hours: float | None = Field(None, gt=0, description="wall time after which the run ends")
     optimiser: Literal["adam", "adamw"] = "adamw"
     amsgrad: bool = True
-    learning_rate: float = Field(3e-4, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
     learning_rate_factors: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict,
         description="by block or pattern, the last match counts: {readouts: 10, products.1.*: 0.1}",
@@ -87,8 +87,8 @@ class TrainRecipe(Options):
     pull_to_foundation: float = Field(
         0.0, ge=0, description="strength of Σ (w − w of the foundation)² in the total loss"
     )
-    gradient_clip: float | None = Field(10.0, gt=0, description="largest gradient norm")
-    ema: float | None = Field(0.99, gt=0, lt=1, description="decay of the weight average")
+    gradient_clip: float | None = Field(1.0, gt=0, description="largest gradient norm")
+    ema: float | None = Field(0.999, gt=0, lt=1, description="decay of the weight average")
     monitor: Literal["loss", "energy_mae", "energy_rmse", "forces_mae", "forces_rmse"] = Field(
         "loss", description="validation measure that picks the best weights"
     )
@@ -167,6 +167,14 @@ class Recipe(Options):
         return given
 
     @model_validator(mode="after")
+    def _trained_as_its_adapter_needs(self) -> Recipe:
+        """Fill in what the kind of adapter is trained with; that does not count as written."""
+        train = self.train.model_copy(update=self.adapter_defaults)
+        train.model_fields_set.difference_update(self.adapter_defaults)
+        object.__setattr__(self, "train", train)  # a frozen model, still being made
+        return self
+
+    @model_validator(mode="after")
     def _stages_are_recipes(self) -> Recipe:
         check_stages(self.stages)
         self.climb()
@@ -182,7 +190,8 @@ class Recipe(Options):
         Raises:
             ValueError: If a stage is not a valid recipe.
         """
-        base = self.model_dump(mode="json", exclude={"stages"})
+        base = self.written()
+        del base["stages"]
         found: dict[str, Recipe] = {}
         foundation, head = self.foundation, self.head
         for name, stage in self.stages.items():
@@ -265,15 +274,37 @@ class Recipe(Options):
 
     def differences(self, other: Recipe) -> list[str]:
         """Return the dotted keys in which another recipe would give another result."""
-        first, second = (flattened(item.model_dump(mode="json")) for item in (self, other))
+        first, second = (flattened(item.complete()) for item in (self, other))
         keys = dict.fromkeys((*first, *second))
         return [
             key for key in keys if key not in INCONSEQUENTIAL and first.get(key) != second.get(key)
         ]
 
+    @property
+    def adapter_defaults(self) -> dict[str, Any]:
+        """What of ``train`` the kind of adapter decided, because nobody wrote it."""
+        settings = training_defaults(self.adapter["kind"]).settings()
+        return {k: v for k, v in settings.items() if k not in self.train.model_fields_set}
+
+    def written(self) -> dict[str, Any]:
+        """Return the recipe as a mapping, without what its kind of adapter decided."""
+        content = self.model_dump(mode="json")
+        for key in self.adapter_defaults:
+            del content["train"][key]
+        return content
+
+    def complete(self) -> dict[str, Any]:
+        """Return the recipe as a mapping that gives the same run whatever the defaults are."""
+        content = self.model_dump(mode="json")
+        for name, stage in self.climb().items():
+            train = {k: v for k, v in stage.adapter_defaults.items() if v != content["train"][k]}
+            if train:
+                content["stages"][name]["train"] = (self.stages[name].get("train") or {}) | train
+        return content
+
     def dump(self) -> str:
-        """Return YAML with every default filled in; `parse` of it gives an equal recipe."""
-        return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(mode="json")))
+        """Return YAML with every default filled in; `parse` of it gives an equal run."""
+        return OmegaConf.to_yaml(OmegaConf.create(self.complete()))
 
 
 def label_keys(given: Mapping[str, Any]) -> LabelKeys:

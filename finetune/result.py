@@ -39,6 +39,7 @@ class Comparison:
         finetuned_predictions: What the fine-tuned errors were computed from.
         foundation_predictions: The same for the foundation.
         note: What a reader of the errors should know.
+        lineage: The potentials that the fine-tuned one descends from, itself last, a line each.
     """
 
     source: str
@@ -47,6 +48,7 @@ class Comparison:
     finetuned_predictions: LabelledPredictions
     foundation_predictions: LabelledPredictions | None
     note: str = ""
+    lineage: tuple[str, ...] = ()
 
     def rows(self) -> list[tuple[str, str, float | None, float]]:
         """Return (title, unit, foundation, fine-tuned) for every quantity with labels."""
@@ -88,6 +90,7 @@ class Comparison:
         """Return source and errors (eV, Å), ready for JSON."""
         return {
             "source": self.source,
+            "lineage": list(self.lineage),
             "foundation": None if self.foundation is None else self.foundation.as_dict(),
             "finetuned": self.finetuned.as_dict(),
         }

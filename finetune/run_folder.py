@@ -23,6 +23,7 @@ RECIPE, ENVIRONMENT, METRICS, REPORT = (
     "report.html",
 )
 BUNDLE, ADAPTER, RESULT = "model", "adapter", "result.json"
+ADAPTER_RECORD = "adapter.json"
 CHECKPOINTS = "checkpoints"
 STAGES = "stages"
 EVALUATION, STABILITY, SCANS = "evaluation", "stability", "scans"
@@ -31,7 +32,7 @@ STATE_TENSORS, STATE, STATE_MANIFEST = "state.safetensors", "state.json", "manif
 _FOLDERS = {BUNDLE, ADAPTER, CHECKPOINTS}
 _FILES = {
     *(RECIPE, ENVIRONMENT, METRICS, REPORT, RESULT, CURVE),
-    *("config.json", "model.safetensors", "adapter.safetensors"),
+    *("config.json", "model.safetensors", ADAPTER_RECORD, "adapter.safetensors"),
     *("adapter_config.json", "adapter_model.safetensors"),
     *(STATE_TENSORS, STATE, STATE_MANIFEST),
 }

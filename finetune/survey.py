@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from finetune.data.coverage import Coverage
@@ -29,6 +29,8 @@ class Survey:
     Attributes:
         summary: What is trained on what, in one line.
         trained: The blocks of the model that are trained, and their shares, in one line.
+        lineage: The potentials that the foundation descends from, itself last.
+        defaults: What the kind of adapter decides of the training, by key of ``train``.
         coverage: Labels by split.
         before: Errors of the foundation on the validation set, its reference energies as the run
             will use them.
@@ -39,10 +41,13 @@ class Survey:
         epoch_seconds: Wall time of an epoch with its validation, from one measured step.
         memory: Largest memory in use so far, bytes: of the GPU if one is used, else of the process.
         notes: Warnings with mends.
+        described: Summary, lineage and defaults as lines.
     """
 
     summary: str
     trained: str
+    lineage: list[dict[str, Any]]
+    defaults: dict[str, Any]
     coverage: dict[str, Coverage]
     before: Errors
     unfitted: Errors
@@ -52,22 +57,25 @@ class Survey:
     epoch_seconds: float
     memory: int
     notes: tuple[str, ...]
+    described: tuple[str, ...] = field(repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything (eV, Å, s, bytes), ready for JSON."""
-        return asdict(self)
+        found = asdict(self)
+        del found["described"]
+        return found
 
     def lines(self) -> list[str]:
         """Return everything as lines for the terminal."""
-        found = [self.summary, self.trained]
+        found = list(self.described)
         for split, item in self.coverage.items():
             found.append(
                 f"{split}: {item.structures} structures of {item.compositions} composition(s), "
                 f"{item.atoms} atoms of {' '.join(item.elements)}; labelled: {item.energy} "
                 f"energies, {item.forces} with forces, {item.stress} with stress"
             )
-        for title, field, unit in SHOWN:
-            after, without = getattr(self.before, field), getattr(self.unfitted, field)
+        for title, name, unit in SHOWN:
+            after, without = getattr(self.before, name), getattr(self.unfitted, name)
             if after is not None:
                 own = f" ({1000 * without:.1f} with the foundation's own reference energies)"
                 found.append(
@@ -94,6 +102,8 @@ def survey(prepared: Preparation) -> Survey:
     return Survey(
         summary=prepared.summary,
         trained=prepared.trained,
+        lineage=prepared.lineage,
+        defaults=prepared.recipe.adapter_defaults,
         coverage=prepared.coverage,
         before=_errors(prepared, {}),
         unfitted=unfitted,
@@ -103,6 +113,7 @@ def survey(prepared: Preparation) -> Survey:
         epoch_seconds=steps * seconds + validation,
         memory=peak_memory(adapted.potential.device),
         notes=tuple(prepared.notes),
+        described=tuple(prepared.described),
     )
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from finetune import resources, run_folder
-from finetune.environment import versions
+from finetune import outputs, resources, run_folder
 from finetune.errors import RunStoppedError, system_errors
-from finetune.evaluation.report import Page, write_curve, write_report
 from finetune.evaluation.side_by_side import compare
-from finetune.foundation import acceleration, storage
+from finetune.foundation import acceleration, lineage
+from finetune.foundation.adapter_folder import adapters_needed, structure_of
 from finetune.foundation.mace import MacePotential
-from finetune.foundation.potential import Potential
 from finetune.ladder import climb, prepare_stages
 from finetune.preparation import Preparation
 from finetune.recipe import Recipe
@@ -32,10 +31,6 @@ NOT_BETTER = (
 NOT_PLAIN = (
     "note: the adapter {} cannot be merged into a plain MACE. The run folder opens as any other "
     "(load_calculator, evaluate, a next run); export as a .model file will be refused."
-)
-CITATION = (
-    "M. Takamoto, V. Zaverkin, M. Niepert, Physics-Informed Weakly Supervised Learning for "
-    "Interatomic Potentials, ICML 2025, arXiv 2408.05215"
 )
 
 
@@ -84,8 +79,8 @@ def _run_one(
     processes = Processes(prepared.foundation.potential.device)
     if not processes.main:
         reporter = Silent()
-    for note in (prepared.summary, prepared.trained, *prepared.notes):
-        reporter.say(note)
+    for line in (*prepared.described, *prepared.notes):
+        reporter.say(line)
     processes.wait()  # until all have seen the folder as it was
     facts, resuming = prepared.environment, prepared.resuming
     recipe = prepared.recipe
@@ -157,17 +152,26 @@ def _finish(
     reporter: Reporter,
     write: bool = True,
 ) -> RunResult:
-    recipe, folder = prepared.recipe, prepared.folder
+    folder = prepared.folder
     tuned = prepared.adapted.merge()
     if isinstance(tuned, MacePotential):
         tuned = acceleration.plain(tuned)
-    needed = _adapters_needed(prepared, tuned)
+    needed = adapters_needed(
+        structure_of(prepared.reference),
+        tuned,
+        prepared.foundation.adapters,
+        prepared.recipe.adapter,
+    )
     if needed:
         note = NOT_PLAIN.format(" and ".join(f"'{item['kind']}'" for item in needed))
         prepared.notes.append(note)
         reporter.say(note)
     valid = compare("validation", tuned, prepared.reference, prepared.data.valid)
     test = compare("test", tuned, prepared.reference, prepared.test) if prepared.test else None
+    itself = {"name": str(folder), "level_of_theory": ", ".join(prepared.levels)}
+    steps = lineage.told([*prepared.lineage, itself])
+    valid = replace(valid, lineage=steps)
+    test = replace(test, lineage=steps) if test else None
     result = RunResult(
         folder=folder,
         history=outcome.history,
@@ -181,48 +185,8 @@ def _finish(
     )
     if not write:
         return result
-    prepared.adapted.save(folder / run_folder.ADAPTER)
-    metadata = {
-        "name": folder.name,
-        "level_of_theory": prepared.levels,
-        "compositions": prepared.compositions if prepared.ambiguous else None,
-        "foundation": {
-            "name": prepared.foundation.location,
-            "head": recipe.head,
-            "fingerprint": prepared.foundation.fingerprint,
-        },
-        "recipe": recipe.model_dump(mode="json"),
-        "trained": prepared.trained,
-        "metrics": result.as_dict(),
-        "versions": versions(),
-        "citation": CITATION,
-    }
-    storage.save(tuned, folder / run_folder.BUNDLE, metadata, adapters=needed)
-    page = Page(
-        name=folder.name,
-        story=result.as_dict(),
-        notes=result.notes,
-        history=result.history,
-        shown=result.shown,
-        recipe=recipe,
-        environment=prepared.environment,
-    )
-    write_report(page, folder / run_folder.REPORT)
-    write_curve(result.history, result.best_epoch, folder / run_folder.CURVE)
-    run_folder.write_json(folder / run_folder.RESULT, result.as_dict())
+    outputs.write(prepared, tuned, result, needed)
     return result
-
-
-def _adapters_needed(prepared: Preparation, tuned: Potential) -> list[dict[str, Any]]:
-    """Return the adapters that the tuned potential needs beyond a plain MACE, in order."""
-    before, needed = prepared.reference, list(prepared.foundation.adapters)
-    names = [
-        dict(potential.named_parameters(remove_duplicate=False)).keys()
-        for potential in (before, tuned)
-    ]
-    if type(tuned) is not type(before) or names[0] != names[1]:
-        needed.append(prepared.recipe.adapter)
-    return needed
 
 
 def _recipe(
@@ -232,5 +196,5 @@ def _recipe(
         path = resources.recipe(str(recipe))
         return Recipe.load(path, overrides), path.parent
     if isinstance(recipe, Recipe):
-        recipe = recipe.model_dump(mode="json")
+        recipe = recipe.written()
     return Recipe.parse(recipe, overrides), None

@@ -14,7 +14,7 @@ FLOORS = [
     {"registry", "resources", "environment"},
     {"schedules"},
     {"displacements"},
-    {"losses.options", "adapters.options"},
+    {"losses.options", "adapters.options", "adapters.defaults"},
     {"losses", "adapters"},  # the registries, in __init__
     {"plugins"},
     {"recipe"},
@@ -33,7 +33,7 @@ FLOORS = [
     {"result", "evaluation"},
     {"export"},
     {"preparation"},
-    {"ladder"},
+    {"ladder", "outputs"},
     {"workflow", "survey", "assessment"},
     {"testing"},
     {"commands"},

@@ -1,11 +1,17 @@
 """Recipes: overrides, defaults, round trip, and a clear message for every fault."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
+from finetune.adapters import adapters
+from finetune.adapters.base import AdaptedPotential, Adapter
 from finetune.displacements import DisplacementOptions
 from finetune.errors import RecipeError
+from finetune.foundation.potential import Potential
 from finetune.losses.options import TaylorOptions
 from finetune.recipe import Recipe
 
@@ -52,6 +58,13 @@ def test_interpolation(tmp_path: Path) -> None:
     recipe = Recipe.load(path)
     assert recipe.data.test == "a.xyz"
     assert recipe.output == "runs/x"
+
+
+@contextmanager
+def registered(name: str, adapter: type[Adapter]) -> Iterator[None]:
+    adapters.register(name)(adapter)
+    yield
+    del adapters._registered[name]
 
 
 FAULTS = {
@@ -166,3 +179,58 @@ def test_hints_are_for_what_they_are_about() -> None:
         Recipe.parse({**SMALL, "stages": {"a": {"train": "x"}}})
     with pytest.raises(RecipeError, match="  adapter.rank: Input should be"):
         Recipe.parse({**SMALL, "adapter": {"kind": "lora", "rank": 0}})
+
+
+def test_the_kind_of_adapter_decides_what_nobody_wrote() -> None:
+    full, lora = parsed().train, parsed("adapter.kind=lora").train
+    assert (full.learning_rate, full.ema, full.gradient_clip) == (1e-3, 0.999, 1.0)
+    assert (lora.learning_rate, lora.ema, lora.gradient_clip) == (1e-2, 0.99, 10.0)
+
+
+def test_what_was_written_is_not_overridden() -> None:
+    recipe = parsed("adapter.kind=lora", "train.learning_rate=1e-3", "train.ema=null")
+    assert (recipe.train.learning_rate, recipe.train.ema) == (1e-3, None)
+    assert recipe.adapter_defaults == {"gradient_clip": 10.0}
+    again = Recipe.parse({**recipe.written(), "adapter": "full"})
+    assert (again.train.learning_rate, again.train.ema) == (1e-3, None)
+    assert again.train.gradient_clip == 1.0
+
+
+def test_a_dump_no_longer_depends_on_defaults() -> None:
+    recipe = parsed("adapter.kind=lora")
+    stored = Recipe.parse(yaml.safe_load(recipe.dump()))
+    assert stored.adapter_defaults == {}
+    assert stored.differences(recipe) == []
+    assert Recipe.parse(recipe.written()).adapter_defaults == recipe.adapter_defaults
+
+
+def test_each_stage_has_the_defaults_of_its_own_adapter() -> None:
+    stages = {
+        "a": {"train": {"epochs": 3}},
+        "b": {"adapter": "lora"},
+        "c": {"adapter": "lora", "train": {"learning_rate": 3e-3}},
+    }
+    recipe = parsed("train.ema=0.9", stages=stages)
+    for climbed in (recipe, Recipe.parse(yaml.safe_load(recipe.dump()))):
+        rates = [stage.train.learning_rate for stage in climbed.climb().values()]
+        assert rates == [1e-3, 1e-2, 3e-3]
+        assert [stage.train.gradient_clip for stage in climbed.climb().values()] == [1.0, 10.0, 10]
+        assert {stage.train.ema for stage in climbed.climb().values()} == {0.9}
+        assert climbed.differences(recipe) == []
+
+
+def test_a_plug_in_declares_how_it_is_trained() -> None:
+    from finetune.adapters.defaults import BUILTIN, TrainingDefaults
+
+    class Shy(Adapter):
+        training_defaults = TrainingDefaults("it is shy", learning_rate=1e-5, gradient_clip=None)
+
+        def attach(self, potential: Potential) -> AdaptedPotential:
+            raise NotImplementedError
+
+    with registered("shy", Shy):
+        train = parsed("adapter.kind=shy").train
+    assert (train.learning_rate, train.ema, train.gradient_clip) == (1e-5, 0.999, None)
+    for kind, expected in BUILTIN.items():
+        if kind in adapters.names():
+            assert adapters.get(kind).training_defaults == expected

@@ -48,6 +48,7 @@ def test_the_run_folder_is_complete(result: RunResult) -> None:
         "result.json",
         "report.html",
         "learning-curve.png",
+        "adapter/adapter.json",
         "adapter/adapter.safetensors",
         "checkpoints/step-00000120/manifest.json",
         "checkpoints/step-00000120/state.json",
@@ -234,7 +235,7 @@ def test_a_disk_that_fills_after_the_training_loses_nothing(
 
     recipe = recipe_for(workspace, tmp_path / "run", train={"epochs": 2})
     with monkeypatch.context() as patch:
-        patch.setattr("finetune.workflow.write_report", full)
+        patch.setattr("finetune.outputs.write_report", full)
         with pytest.raises(RunStoppedError, match="The training is done and kept"):
             finetune.run(recipe)
     assert finetune.run(recipe, resume="auto").epochs == 2

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from finetune.adapters.defaults import STANDARD, TrainingDefaults
 from finetune.adapters.patterns import block
 from finetune.errors import RunFolderError
 from finetune.files import write_atomically
@@ -118,11 +119,13 @@ def read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, 
 class Adapter(ABC):
     """Decides which parameters of a potential may change, or adds some.
 
-    A subclass names its options in ``Options`` and selects in `attach`. One that adds parameters
-    returns a potential of its own there, a `WrappedPotential`.
+    A subclass names its options in ``Options`` and selects in `attach`; ``training_defaults`` says
+    how it is trained where the recipe does not. One that adds parameters returns a potential of its
+    own from `attach`, a `WrappedPotential`.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
+    training_defaults: ClassVar[TrainingDefaults] = STANDARD
 
     def __init__(self, options: BaseModel) -> None:
         self.options = options

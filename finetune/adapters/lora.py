@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from finetune.adapters.base import AdaptedPotential, Adapter, read_weights
+from finetune.adapters.defaults import LORA
 from finetune.adapters.options import LoraOptions
 from finetune.adapters.patterns import matching
 from finetune.errors import RecipeError
@@ -70,6 +71,7 @@ class LoraAdapter(Adapter):
     """Low-rank updates of layers chosen by name."""
 
     Options = LoraOptions
+    training_defaults = LORA
     options: LoraOptions
 
     def attach(self, potential: Potential) -> LoraPotential:

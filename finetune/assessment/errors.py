@@ -15,6 +15,7 @@ from finetune.devices import choose_device, choose_dtype
 from finetune.errors import system_errors
 from finetune.evaluation.evaluated import Evaluated
 from finetune.evaluation.side_by_side import compare, open_pair
+from finetune.foundation import lineage
 from finetune.preparation import foreign_compositions
 from finetune.recipe import label_keys
 from finetune.result import Comparison
@@ -80,6 +81,7 @@ def evaluate(
         graphs,
         note,
     )
+    found = replace(found, lineage=lineage.told(lineage.lineage(pair.tuned)))
     if _other_origin(found):
         found = replace(found, note=" ".join(filter(None, (OTHER_ORIGIN, note))))
     return Evaluated(

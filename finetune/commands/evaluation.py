@@ -81,6 +81,9 @@ def evaluate(
     console = Console()
     for table in found.tables():
         console.print(table)
+    if len(found.lineage) > 1:
+        descent = f"lineage: {' → '.join(found.lineage)}"
+        console.print(descent, soft_wrap=True, markup=False, highlight=False)
     if found.note:
         console.print(found.note, soft_wrap=True, markup=False, highlight=False)
     if to is not None:

@@ -26,9 +26,9 @@ def export(
         from finetune.foundation.loading import load_foundation
 
         dtype = choose_dtype(precision)
-        foundation = load_foundation(path)
-        check_plain(foundation)
-        write_mace(foundation.potential, to, dtype, overwrite)
+        opened = load_foundation(path)
+        check_plain(opened)
+        write_mace(opened.potential, to, dtype, overwrite, opened.metadata)
     Console().print(f"wrote {escape(str(to))}", soft_wrap=True)
 
 

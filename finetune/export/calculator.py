@@ -97,11 +97,11 @@ class PotentialCalculator(Calculator):
 def load_calculator(
     path: str | Path, device: str = "auto", dtype: str = "float64"
 ) -> PotentialCalculator:
-    """Open a run folder, a bundle or an embedded foundation as an ASE calculator.
+    """Open a run folder, or anything that `load_foundation` opens, as an ASE calculator.
 
     Args:
-        path: Run folder, folder with ``config.json`` and ``model.safetensors``, or the name of an
-            embedded foundation.
+        path: Run folder, its ``model`` or ``adapter`` folder, a MACE file, or the name of a
+            foundation.
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, …
         dtype: ``float64`` (geometry optimisation, frequencies) or ``float32`` (fast dynamics).
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from finetune.errors import FoundationError, RunFolderError, system_errors
 from finetune.files import write_atomically
+from finetune.foundation.archive import METADATA
 from finetune.foundation.loading import Foundation
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.potential import Potential
@@ -20,6 +25,7 @@ def write_mace(
     path: Path,
     dtype: torch.dtype = torch.float64,
     overwrite: bool = False,
+    metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Save a plain MACE model, as `mace.calculators.MACECalculator` loads it.
 
@@ -28,6 +34,8 @@ def write_mace(
         path: File to write, by custom named ``*.model``.
         dtype: Type of the weights in the file.
         overwrite: Whether an existing file may be replaced.
+        metadata: JSON values that go with it: level of theory, lineage. They become an entry of
+            the zip archive that a ``.model`` file is, which torch and MACE pass over.
 
     Raises:
         FoundationError: If the potential is more than a plain MACE.
@@ -44,6 +52,10 @@ def write_mace(
         raise RunFolderError(f"'{path}' exists. Choose another name, or add --overwrite.")
     content = io.BytesIO()
     torch.save(potential.plain_model(dtype), content)
+    if metadata:
+        with zipfile.ZipFile(content, "a") as archive:
+            folder = archive.namelist()[0].partition("/")[0]
+            archive.writestr(f"{folder}/{METADATA}", json.dumps(metadata, ensure_ascii=False))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content.getvalue())

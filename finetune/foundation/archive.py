@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import torch
@@ -16,6 +17,8 @@ import torch
 from finetune.errors import FoundationError
 from finetune.foundation.inert import Global, interpret
 
+METADATA = "piwsl-finetune.json"
+"""Entry beside the pickle in which this package keeps where a model comes from."""
 _TYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -41,6 +44,7 @@ _UNREADABLE = (
     ValueError,
     KeyError,
     OverflowError,
+    RecursionError,
     struct.error,
 )
 
@@ -52,10 +56,12 @@ class Content:
     Attributes:
         root: The object that was saved, as `finetune.foundation.inert` reads it.
         numbers: How many numbers its tensors hold in all.
+        metadata: What this package wrote beside it; nothing in other files.
     """
 
     root: object
     numbers: int
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def read_archive(file: BinaryIO) -> Content:
@@ -86,7 +92,7 @@ def read_archive(file: BinaryIO) -> Content:
             "collections.OrderedDict": _ordered,
         }
         root = interpret(storages.entry("data.pkl"), rebuild, storages.open)
-        return Content(root, storages.numbers)
+        return Content(root, storages.numbers, storages.metadata())
 
 
 class _Storages:
@@ -109,6 +115,16 @@ class _Storages:
         if self._left < 0:
             raise FoundationError("claims to hold more than its size allows.")
         return self._archive.read(info)
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what `finetune.export.merge` put beside the model."""
+        if f"{self._folder}{METADATA}" not in self._archive.namelist():
+            return {}
+        found = json.loads(self.entry(METADATA))
+        if not isinstance(found, dict):
+            raise ValueError(f"'{METADATA}' is not a mapping")
+        json.dumps(found, ensure_ascii=False).encode()  # refuses half characters
+        return found
 
     def open(self, reference: object) -> torch.Tensor:
         """Return the storage that a persistent id refers to, as a flat tensor."""

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from ase.data import chemical_symbols
 
-from finetune.foundation.loading import locate
+from finetune.foundation.lineage import ancestors, level_of_theory, told
+from finetune.foundation.loading import locate, merged_adapter
 from finetune.foundation.opening import read_model
 from finetune.foundation.published import ASL, ASL_TERMS, PUBLISHED, Published
 from finetune.foundation.settings import MaceSettings
-from finetune.foundation.storage import read
+from finetune.foundation.storage import CONFIG, read
 from finetune.foundation.wrapped import plain_name
 
 _BLOCK = re.compile(r"[a-z_]+(\.\d+)?")
@@ -36,8 +37,11 @@ def describe(name: str) -> list[tuple[str, str]]:
     place = locate(name)
     if place.is_file():
         config, weights = read_model(place, published.sha256 if published else None)
-    else:
+    elif (place / CONFIG).exists():
         config, weights = read(place)
+    else:
+        potential, config = merged_adapter(place)
+        weights = {plain_name(name): item for name, item in potential.named_parameters()}
     known = _listed(published) if published else _stored(name, config.metadata)
     return [
         *known,
@@ -57,10 +61,10 @@ def _listed(entry: Published) -> list[tuple[str, str]]:
 
 
 def _stored(name: str, metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
-    levels = metadata.get("level_of_theory")
     found = [
         ("name", str(metadata.get("name", name))),
-        ("level of theory", ", ".join(levels) if isinstance(levels, list) else str(levels or "")),
+        ("level of theory", level_of_theory(metadata) or ""),
+        ("descends from", " → ".join(told(ancestors(metadata)))),
         ("licence", str(metadata.get("license", ""))),
         ("adapter", _adapter(metadata)),
     ]

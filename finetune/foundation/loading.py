@@ -9,14 +9,15 @@ from typing import Any
 import torch
 
 from finetune.errors import FoundationError, suggestion, system_errors
+from finetune.foundation.adapter_folder import adapters_needed, read_record, structure_of
 from finetune.foundation.catalog import embedded, fetch, names
 from finetune.foundation.opening import open_model
 from finetune.foundation.potential import Potential
 from finetune.foundation.published import PUBLISHED
-from finetune.foundation.storage import CONFIG, load
+from finetune.foundation.storage import CONFIG, StoredConfig, load, reopened
 from finetune.foundation.trust import open_trusted
 from finetune.resources import find
-from finetune.run_folder import BUNDLE, CHECKPOINTS
+from finetune.run_folder import ADAPTER_RECORD, BUNDLE, CHECKPOINTS
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Foundation:
         location: What finds it again from any folder: its name if embedded, else its full path.
         potential: The potential, in evaluation mode.
         fingerprint: sha256 over settings and weights.
-        metadata: What was stored beside the weights; nothing for a ``.model`` file by path.
+        metadata: What was stored with the weights: level of theory, lineage, …
+        head: The head that predicts, of several.
         adapters: Those that the potential needs beyond a plain MACE, in order: kind and options.
     """
 
@@ -37,6 +39,7 @@ class Foundation:
     potential: Potential
     fingerprint: str
     metadata: dict[str, Any]
+    head: str | None = None
     adapters: tuple[dict[str, Any], ...] = ()
 
 
@@ -52,8 +55,9 @@ def load_foundation(
     """Open a foundation by its name in the catalogue, or a stored potential by path.
 
     A path may be a folder with ``config.json`` and ``model.safetensors``, a run folder, whose
-    fine-tuned potential then is the foundation, or a file that holds a whole MACE model as MACE
-    saves it. Nothing in such a file is executed. What the catalogue knows but this machine does not
+    fine-tuned potential then is the foundation, the ``adapter`` folder of a run, which is merged
+    into the foundation that it names, or a file that holds a whole MACE model as MACE saves it.
+    Nothing in such a file is executed. What the catalogue knows but this machine does not
     have is downloaded first, if its licence needs no asking.
 
     Args:
@@ -71,7 +75,6 @@ def load_foundation(
             another kind.
     """
     place, published = locate(str(name), beside), PUBLISHED.get(str(name))
-    metadata: dict[str, Any] = {}
     if place.is_file():
         sha256 = published.sha256 if published else None
         try:
@@ -80,9 +83,11 @@ def load_foundation(
             if not trust:
                 raise
             potential, config = open_trusted(place, dtype, head)
-    else:
+    elif (place / CONFIG).exists():
         potential, config = load(place, dtype, head)
-        metadata = config.metadata
+    else:
+        potential, config = merged_adapter(place, dtype, head)
+    metadata = config.metadata
     if published:
         metadata = {
             "name": published.name,
@@ -96,8 +101,32 @@ def load_foundation(
         potential=potential.to(device),
         fingerprint=config.fingerprint,
         metadata=metadata,
+        head=head or config.head,
         adapters=config.adapters,
     )
+
+
+def merged_adapter(
+    folder: Path, dtype: torch.dtype = torch.float64, head: str | None = None
+) -> tuple[Potential, StoredConfig]:
+    """Open an adapter's foundation and merge the adapter into it, as its run did.
+
+    Raises:
+        FoundationError: If the foundation is not there any more or has changed.
+    """
+    record = read_record(folder)
+    origin, precision = record.foundation, getattr(torch, record.precision)
+    try:
+        foundation = load_foundation(origin.name, precision, head=origin.head)
+    except FoundationError as error:
+        raise FoundationError(
+            f"the adapter in '{folder}' needs its foundation '{origin.name}': {error}"
+        ) from error
+    record.check_foundation(foundation.fingerprint, foundation.name, folder)
+    before = structure_of(foundation.potential)
+    tuned = record.attach(foundation.potential, folder).merge()
+    needed = adapters_needed(before, tuned, foundation.adapters, record.adapter)
+    return reopened(tuned, dtype, head, record.metadata, needed)
 
 
 def locate(name: str, beside: Path | None = None) -> Path:
@@ -121,7 +150,7 @@ def locate(name: str, beside: Path | None = None) -> Path:
             f"no foundation '{name}'.{suggestion(name, names())} Give the path of a run, a stored "
             "potential or a MACE file, or a name that 'piwsl-finetune foundations' lists."
         )
-    if not place.is_dir() or (place / CONFIG).exists():
+    if not place.is_dir() or any((place / name).exists() for name in (CONFIG, ADAPTER_RECORD)):
         return place
     inside = place / BUNDLE
     if (inside / CONFIG).exists():

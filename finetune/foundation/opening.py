@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -53,8 +54,8 @@ def open_model(
     stored = _converted(folder)
     if stored is not None:
         return storage.assemble(*stored, dtype, head, folder), stored[0]
-    model, settings, weights = _convert(path, dtype)
-    config = _keep(settings, weights, folder)
+    model, settings, weights, metadata = _convert(path, dtype)
+    config = _keep(settings, weights, folder, metadata)
     return MacePotential(settings, model, head).eval(), config
 
 
@@ -66,8 +67,8 @@ def read_model(
     stored = _converted(folder)
     if stored is not None:
         return stored
-    _, settings, weights = _convert(path, torch.float64)
-    return _keep(settings, weights, folder), weights
+    _, settings, weights, metadata = _convert(path, torch.float64)
+    return _keep(settings, weights, folder, metadata), weights
 
 
 def _folder(path: Path, sha256: str | None) -> Path:
@@ -98,7 +99,7 @@ def _converted(folder: Path) -> tuple[storage.StoredConfig, dict[str, torch.Tens
 
 def _convert(
     path: Path, dtype: torch.dtype
-) -> tuple[torch.nn.Module, MaceSettings, dict[str, torch.Tensor]]:
+) -> tuple[torch.nn.Module, MaceSettings, dict[str, torch.Tensor], dict[str, Any]]:
     try:
         with path.open("rb") as file:
             content = read_archive(file)
@@ -111,7 +112,7 @@ def _convert(
         with torch.no_grad():
             for name, tensor in weights.items():
                 model.get_parameter(name).copy_(tensor)
-        return model, settings, weights
+        return model, settings, weights, content.metadata
     except OSError as error:
         raise FoundationError(f"'{path}' cannot be read: {error}.") from error
     except FoundationError as error:
@@ -119,12 +120,15 @@ def _convert(
 
 
 def _keep(
-    settings: MaceSettings, weights: dict[str, torch.Tensor], folder: Path
+    settings: MaceSettings,
+    weights: dict[str, torch.Tensor],
+    folder: Path,
+    metadata: dict[str, Any],
 ) -> storage.StoredConfig:
     with suppress(OSError):  # a cache that cannot be written costs time, nothing else
-        return storage.write(folder, settings, weights)
+        return storage.write(folder, settings, weights, metadata=metadata)
     return storage.StoredConfig(
-        fingerprint=storage.fingerprint(settings, weights), settings=settings
+        fingerprint=storage.fingerprint(settings, weights), settings=settings, metadata=metadata
     )
 
 

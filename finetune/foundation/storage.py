@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -141,6 +142,29 @@ def load(
     """
     config, weights = read(folder)
     return assemble(config, weights, dtype, head, folder), config
+
+
+def reopened(
+    potential: Potential,
+    dtype: torch.dtype,
+    head: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    adapters: Sequence[Mapping[str, Any]] = (),
+) -> tuple[Potential, StoredConfig]:
+    """Store a potential for a moment and open it: in another precision, or with another head.
+
+    Unlike ``potential.to(dtype)`` that leaves it exactly equivariant in the new precision.
+
+    Args:
+        potential: Not changed.
+        dtype: Type of the weights and of the computation.
+        head: Name of the head that predicts; that of the potential if None.
+        metadata: JSON values that belong to it.
+        adapters: Those that the potential needs beyond a plain MACE; see `StoredConfig`.
+    """
+    with TemporaryDirectory() as folder:
+        save(potential, Path(folder), metadata or {}, adapters=adapters)
+        return load(Path(folder), dtype, head)
 
 
 def assemble(

@@ -49,6 +49,8 @@ def run(out: Path, arm: str, rate: float, draw: int, epochs: int) -> dict[str, A
                 "learning_rate": rate,
                 "schedule": "cosine",
                 "warmup_epochs": 2,
+                "ema": 0.99,
+                "gradient_clip": 10.0,
                 "seed": draw,
             },
             "output": str(folder),

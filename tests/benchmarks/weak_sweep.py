@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from records import Records
 
 import finetune
 
@@ -77,6 +78,8 @@ def run(
                 "learning_rate": options.learning_rate,
                 "schedule": "cosine",
                 "warmup_epochs": 2,
+                "ema": 0.99,
+                "gradient_clip": 10.0,
                 "seed": draw,
             },
             "output": f"{folder}/run",
@@ -101,24 +104,18 @@ def main() -> None:
     parser.add_argument("--draws", nargs="*", type=int, default=range(len(DRAWS)))
     options = parser.parse_args()
     fingerprint = finetune.load_foundation("tiny-xtb-hcno").fingerprint
-    content: dict[str, Any] = {
+    settings = {
         "foundation": fingerprint,
         "epochs": options.epochs,
         "learning_rate": options.learning_rate,
-        "runs": {},
     }
-    if options.out.is_file():
-        stored = json.loads(options.out.read_text())
-        if all(stored[key] == content[key] for key in content if key != "runs"):
-            content = stored
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    records = Records(options.out, settings)
     cases = itertools.product(options.draws, options.levels, options.molecules, ARMS)
     for draw, level, molecule, arm in cases:
         name = f"{arm} | {molecule}, {level}, draw {draw}"
-        if name not in content["runs"]:
-            content["runs"][name] = run(arm, molecule, level, draw, options)
-            options.out.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-            print(name, content["runs"][name], flush=True)
+        if name not in records:
+            records.keep(name, run(arm, molecule, level, draw, options))
+            print(name, records[name], flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 
 from finetune.errors import FoundationError
 from finetune.foundation import storage
-from finetune.foundation.archive import read_archive
+from finetune.foundation.archive import METADATA, read_archive
 from finetune.foundation.loading import load_foundation
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.storage import CONFIG, WEIGHTS, save
@@ -315,3 +315,12 @@ def test_a_file_saved_on_a_gpu_opens_on_the_cpu(
 def _place(before: str, after: str) -> tuple[bytes, bytes]:
     old, new = (b"X" + len(text).to_bytes(4, "little") + text.encode() for text in (before, after))
     return old, new
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b'{"name": "\\ud800"}', b"[" * 100_000])
+def test_provenance_that_is_none_is_damage(content: bytes, tmp_path: Path) -> None:
+    path = archived(tmp_path / "told.model", pickle.dumps({}, protocol=2))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"model/{METADATA}", content)
+    with path.open("rb") as file, pytest.raises(FoundationError, match="is damaged"):
+        read_archive(file)

@@ -1,0 +1,167 @@
+"""A trained adapter in a folder, and the foundation that it belongs to.
+
+Beside the weights lies ``adapter.json``: the kind of adapter and its options, the fingerprint of
+the foundation, and the reference energies of the level of theory that it was trained to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ase.data import chemical_symbols
+from pydantic import Field, ValidationError
+
+from finetune.adapters import adapters
+from finetune.errors import FoundationError, RecipeError
+from finetune.files import write_atomically
+from finetune.foundation.potential import Potential
+from finetune.foundation.reference_energies import by_symbol
+from finetune.options import Options
+from finetune.resources import expanded
+from finetune.run_folder import ADAPTER, ADAPTER_RECORD
+
+if TYPE_CHECKING:
+    from finetune.adapters.base import AdaptedPotential
+
+
+class Origin(Options):
+    """The foundation that an adapter was trained on: where it was, its head and its sha256."""
+
+    name: str
+    head: str | None = None
+    fingerprint: str
+
+
+class AdapterRecord(Options):
+    """What ``adapter.json`` holds.
+
+    ``reference_energies`` (symbol -> eV) are those that the adapter was trained with, ``precision``
+    is the one it was trained in. ``metadata`` is free: level of theory, lineage.
+    """
+
+    format: Literal["piwsl-finetune/adapter"] = "piwsl-finetune/adapter"
+    format_version: Literal[1] = 1
+    kind: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    foundation: Origin
+    reference_energies: dict[str, float]
+    precision: Literal["float32", "float64"] = "float64"
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def adapter(self) -> dict[str, Any]:
+        """Kind and options, as a recipe has them."""
+        return {"kind": self.kind, **self.options}
+
+    def check_foundation(self, fingerprint: str, name: str, where: Path) -> None:
+        """Refuse another foundation than the adapter was trained on.
+
+        Raises:
+            FoundationError: Naming both.
+        """
+        if fingerprint != self.foundation.fingerprint:
+            raise FoundationError(
+                f"the adapter in '{where}' belongs to the foundation '{self.foundation.name}' "
+                f"(fingerprint {self.foundation.fingerprint[:12]}…), not to '{name}' (fingerprint "
+                f"{fingerprint[:12]}…). Open the foundation that it was trained on."
+            )
+
+    def attach(self, potential: Potential, weights: Path | None) -> AdaptedPotential:
+        """Attach the adapter as it was trained.
+
+        Args:
+            potential: The foundation in the adapter's precision; is changed.
+            weights: The adapter's folder; None for the adapter before any training.
+
+        Raises:
+            FoundationError: If the kind is not known here, or its options have changed.
+            RunFolderError: If the weights are missing, damaged or another adapter's.
+        """
+        potential.set_references(by_symbol(self.reference_energies))
+        try:
+            adapter = adapters.get(self.kind)
+            adapted: AdaptedPotential = adapter(
+                adapter.Options.model_validate(self.options)
+            ).attach(potential)
+        except (RecipeError, ValidationError) as error:
+            raise FoundationError(
+                f"the adapter of the kind '{self.kind}' cannot be attached: {error} If it is one "
+                "of your own, import the module that registers it, as it was when it was trained."
+            ) from error
+        if weights is not None:
+            adapted.load(weights)
+        return adapted
+
+
+def structure_of(potential: Potential) -> tuple[type[Potential], frozenset[str]]:
+    """Return a potential's class and the names of its parameters."""
+    return type(potential), frozenset(dict(potential.named_parameters(remove_duplicate=False)))
+
+
+def adapters_needed(
+    before: tuple[type[Potential], frozenset[str]],
+    tuned: Potential,
+    inside: Sequence[Mapping[str, Any]],
+    adapter: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Return the adapters that a tuned potential needs beyond a plain MACE, in order.
+
+    Args:
+        before: `structure_of` the foundation.
+        tuned: The foundation with the adapter merged, as far as that is possible.
+        inside: Those that the foundation needs already.
+        adapter: Kind and options of the one that was merged.
+    """
+    needed = [dict(item) for item in inside]
+    if structure_of(tuned) != before:
+        needed.append(dict(adapter))
+    return needed
+
+
+def reference_record(energies: Mapping[int, float]) -> dict[str, float]:
+    """Return reference energies by symbol instead of atomic number."""
+    return {chemical_symbols[number]: energy for number, energy in energies.items()}
+
+
+def write_record(folder: Path, record: AdapterRecord) -> None:
+    """Write ``adapter.json`` beside the weights."""
+    content = record.model_dump_json(indent=2) + "\n"
+    write_atomically(folder / ADAPTER_RECORD, content.encode())
+
+
+def locate_adapter(path: str | Path) -> Path:
+    """Return the folder of an adapter, given that folder or a run folder.
+
+    Raises:
+        FoundationError: If there is none.
+    """
+    place = expanded(str(path))
+    for folder in (place, place / ADAPTER):
+        if (folder / ADAPTER_RECORD).is_file():
+            return folder
+    raise FoundationError(
+        f"'{path}' holds no adapter: neither '{ADAPTER_RECORD}' nor '{ADAPTER}/{ADAPTER_RECORD}' "
+        "is there. Give a run folder (of a run in stages, one of its stages) or a run's "
+        f"'{ADAPTER}' folder."
+    )
+
+
+def read_record(folder: Path) -> AdapterRecord:
+    """Read ``adapter.json``.
+
+    Raises:
+        FoundationError: If it is missing, damaged or of another kind.
+    """
+    path = folder / ADAPTER_RECORD
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        return AdapterRecord.model_validate(raw)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise FoundationError(f"'{path}' cannot be read: {error}.") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise FoundationError(f"'{path}' is damaged at '{place}': {fault['msg']}.") from None

@@ -1,0 +1,115 @@
+"""Write what a finished run leaves behind: adapter, fine-tuned potential, report, result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+from finetune import run_folder
+from finetune.environment import versions
+from finetune.evaluation.report import Page, write_curve, write_report
+from finetune.foundation import storage
+from finetune.foundation.adapter_folder import (
+    AdapterRecord,
+    Origin,
+    reference_record,
+    write_record,
+)
+from finetune.foundation.potential import Potential
+from finetune.preparation import Preparation
+from finetune.result import RunResult
+
+CITATION = (
+    "M. Takamoto, V. Zaverkin, M. Niepert, Physics-Informed Weakly Supervised Learning for "
+    "Interatomic Potentials, ICML 2025, arXiv 2408.05215"
+)
+
+
+def write(
+    prepared: Preparation,
+    tuned: Potential,
+    result: RunResult,
+    needed: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Write everything, the result last.
+
+    Args:
+        prepared: The run.
+        tuned: Its merged potential, with MACE's own layers.
+        result: What it found.
+        needed: Adapters that the merged potential needs beyond a plain MACE.
+
+    Raises:
+        OSError: If the folder cannot be written to.
+    """
+    recipe, folder = prepared.recipe, prepared.folder
+    write_potential(prepared, tuned, result.as_dict(), needed)
+    page = Page(
+        name=folder.name,
+        story=result.as_dict(),
+        notes=result.notes,
+        history=result.history,
+        shown=result.shown,
+        recipe=recipe,
+        environment=prepared.environment,
+    )
+    write_report(page, folder / run_folder.REPORT)
+    write_curve(result.history, result.best_epoch, folder / run_folder.CURVE)
+    run_folder.write_json(folder / run_folder.RESULT, result.as_dict())
+
+
+def write_potential(
+    prepared: Preparation,
+    tuned: Potential,
+    metrics: Mapping[str, Any],
+    needed: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Write the adapter and the fine-tuned potential, each with where it comes from.
+
+    Args:
+        prepared: The run.
+        tuned: Its merged potential, with MACE's own layers.
+        metrics: What it was found to be worth, ready for JSON.
+        needed: Adapters that the merged potential needs beyond a plain MACE.
+
+    Raises:
+        OSError: If the folder cannot be written to.
+    """
+    recipe, folder, foundation = prepared.recipe, prepared.folder, prepared.foundation
+    origin = Origin(
+        name=foundation.location, head=foundation.head, fingerprint=foundation.fingerprint
+    )
+    metadata = {
+        "name": folder.name,
+        "level_of_theory": prepared.levels,
+        "compositions": prepared.compositions if prepared.ambiguous else None,
+        "foundation": origin.model_dump(),
+        "lineage": prepared.lineage,
+        "recipe": recipe.model_dump(mode="json"),
+        "trained": prepared.trained,
+        "metrics": metrics,
+        "versions": versions(),
+        "citation": CITATION,
+    }
+    _save_adapter(prepared, tuned, origin, metadata)
+    storage.save(tuned, folder / run_folder.BUNDLE, metadata, adapters=needed)
+
+
+def _save_adapter(
+    prepared: Preparation, tuned: Potential, origin: Origin, metadata: Mapping[str, Any]
+) -> None:
+    recipe, folder = prepared.recipe, prepared.folder / run_folder.ADAPTER
+    adapted = prepared.adapted
+    if getattr(adapted.potential, "acceleration", "none") != "none":
+        adapted = prepared.adapter.attach(deepcopy(tuned))  # the same weights in MACE's own layers
+    adapted.save(folder)
+    record = AdapterRecord(
+        kind=recipe.adapter["kind"],
+        options={key: value for key, value in recipe.adapter.items() if key != "kind"},
+        foundation=origin,
+        reference_energies=reference_record(prepared.reference.references()),
+        precision=recipe.train.precision,
+        metadata=dict(metadata),
+    )
+    write_record(folder, record)
