@@ -1,8 +1,9 @@
 """Potentials on disk: ``config.json`` and ``model.safetensors`` in a folder, never a pickle.
 
-Only the weights are stored. Everything else in a MACE (Clebsch-Gordan tables, bases, buffers)
-follows from its settings and is rebuilt in the precision asked for, so that a potential trained in
-single precision is exactly equivariant when it is opened in double precision.
+Only the weights are stored and, where heads were added, the readouts as they were before. All else
+in a MACE (Clebsch-Gordan tables, bases, buffers) follows from its settings and is rebuilt in the
+precision asked for, so that a potential trained in single precision is exactly equivariant when it
+is opened in double precision.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from safetensors.torch import save as save_tensors
 
 from finetune.errors import FoundationError
 from finetune.files import write_atomically
+from finetune.foundation import heads
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.settings import MaceSettings
 from finetune.options import Options
@@ -62,7 +64,9 @@ def save(
     """
     settings = potential.settings
     head = settings.heads[potential.head] if len(settings.heads) > 1 else None
-    return write(folder, settings, _weights(potential, dtype or potential.dtype), head, metadata)
+    dtype = dtype or potential.dtype
+    kept = {name: item.to("cpu", dtype) for name, item in heads.named(potential.kept_heads).items()}
+    return write(folder, settings, {**_weights(potential, dtype), **kept}, head, metadata)
 
 
 def write(
@@ -118,8 +122,12 @@ def assemble(
     Raises:
         FoundationError: If the weights do not fit the settings, or the head is unknown.
     """
-    potential = MacePotential.build(config.settings, dtype, head or config.head)
-    _fill(potential, weights, folder / WEIGHTS)
+    head = head or config.head
+    own, kept = heads.apart(weights)
+    settings, own, kept = heads.as_it_was(config.settings, own, kept, head)
+    potential = MacePotential.build(settings, dtype, head)
+    _fill(potential, own, folder / WEIGHTS)
+    potential.stored_heads = kept
     return potential.eval()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from finetune.adapters.base import AdaptedPotential
 from finetune.data.graphs import GraphBatch
+from finetune.devices import multiplication
 from finetune.errors import TrainingError
 from finetune.foundation.potential import Potential
 from finetune.losses.total import LossValue, TotalLoss
@@ -121,7 +122,7 @@ class Trainer:
             TrainingError: If the run keeps diverging, naming loss and structures.
             RunStoppedError: On SIGTERM or SIGINT, or when the disk is full; it can be resumed.
         """
-        with self.reporter, StopSignals() as signals:
+        with self.reporter, multiplication(self.settings.precision), StopSignals() as signals:
             try:
                 self._begin(resume)
                 while not self.progress.ending:
@@ -138,10 +139,11 @@ class Trainer:
         taken = []
         self.adapted.potential.train()
         started = time.perf_counter()
-        for pieces in islice(self.feeder.steps(1, 0), count):
-            self._step(pieces)
-            taken.append(time.perf_counter() - started)
-            started = time.perf_counter()
+        with multiplication(self.settings.precision):
+            for pieces in islice(self.feeder.steps(1, 0), count):
+                self._step(pieces)
+                taken.append(time.perf_counter() - started)
+                started = time.perf_counter()
         return taken
 
     def _begin(self, resume: bool) -> None:
