@@ -29,7 +29,6 @@ from finetune.options import Options
 from finetune.plugins import adapter_options, loss_options
 from finetune.stages import check_stages
 
-
 MOST = 10_000_000
 """Epochs, and structures of a batch, beyond which a number is a slip."""
 
@@ -73,7 +72,9 @@ class TrainRecipe(Options):
     unlabelled_batch_size: int = Field(
         5, ge=1, le=MOST, description="structures of `data.unlabelled` added to each step"
     )
-    accumulate: int = Field(1, ge=1, le=10_000, description="batches whose gradients make up a step")
+    accumulate: int = Field(
+        1, ge=1, le=10_000, description="batches whose gradients make up a step"
+    )
     max_steps: int | None = Field(
         None, ge=1, le=10**9, description="steps after which the run ends"
     )
@@ -103,10 +104,16 @@ class TrainRecipe(Options):
         None, ge=1, le=MOST, description="epochs without a better validation"
     )
     rollbacks: int = Field(
-        3, ge=0, le=1000, description="returns of a diverging run to its best weights before it stops"
+        3,
+        ge=0,
+        le=1000,
+        description="returns of a diverging run to its best weights before it stops",
     )
     checkpoint_seconds: float = Field(
-        30.0, ge=0, le=10**9, description="wall time between checkpoints; 0 writes one after each step"
+        30.0,
+        ge=0,
+        le=10**9,
+        description="wall time between checkpoints; 0 writes one after each step",
     )
     workers: int = Field(0, ge=0, le=256, description="processes that put batches together")
     precision: Literal["float32", "float64", "tf32"] = Field(
@@ -164,7 +171,7 @@ class Recipe(Options):
         default_factory=dict,
         description="runs that start from the one before: each says what differs from the above",
     )
-    output: str
+    output: str = Field(pattern=r"\S")
 
     @model_validator(mode="before")
     @classmethod
@@ -208,10 +215,10 @@ class Recipe(Options):
             foundation, head = merged["output"], None
         return found
 
-    @field_validator("output")
+    @field_validator("output", mode="before")
     @classmethod
-    def _folder(cls, value: str) -> str:
-        if not value.strip() or "\x00" in value:
+    def _folder(cls, value: Any) -> Any:
+        if isinstance(value, str) and (not value.strip() or "\x00" in value):
             raise ValueError("name a folder for the run, e.g. output=runs/mine")
         return value
 

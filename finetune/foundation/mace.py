@@ -90,7 +90,9 @@ class MacePotential(Potential):
     @property
     def further_inputs(self) -> frozenset[str]:
         """See `Potential.further_inputs`."""
-        return frozenset(name.removeprefix("total_") for name in self._settings.embedding_specs or {})
+        return frozenset(
+            name.removeprefix("total_") for name in self._settings.embedding_specs or {}
+        )
 
     def add_head(self, name: str) -> tuple[MacePotential, dict[str, torch.Tensor]]:
         """See `Potential.add_head`."""

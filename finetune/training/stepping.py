@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 
 from finetune.data.graphs import GraphBatch
+from finetune.losses.options import PULL
 from finetune.losses.total import LossValue, TotalLoss
 from finetune.training.averaging import WeightAverage
 from finetune.training.processes import Processes
 
 Evaluate = Callable[[GraphBatch, Mapping[str, float]], LossValue | None]
 """Evaluates the losses on a piece, given its share of each loss."""
-PULL = "pull_to_foundation"
 
 
 @dataclass(frozen=True)
