@@ -66,7 +66,9 @@ def _message(fault: Any, model: type[BaseModel]) -> str:
     if kind in _KINDS:
         message = f"must be {_KINDS[kind]}"
     elif kind in _BOUNDS:
-        message = _BOUNDS[kind].format(**fault["ctx"])
+        context = fault["ctx"].items()
+        sizes = {name: f"{v:g}" if isinstance(v, float) else v for name, v in context}
+        message = _BOUNDS[kind].format(**sizes)
     else:
         message = fault["msg"].replace("Input should be", "must be")
     return f"{message}{_shown(fault)}{_hint(fault)}"

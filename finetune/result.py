@@ -39,6 +39,7 @@ class Comparison:
         finetuned_predictions: What the fine-tuned errors were computed from.
         foundation_predictions: The same for the foundation.
         note: What a reader of the errors should know.
+        baseline: What the foundation is called: in a ladder, the stage before.
     """
 
     source: str
@@ -47,6 +48,7 @@ class Comparison:
     finetuned_predictions: LabelledPredictions
     foundation_predictions: LabelledPredictions | None
     note: str = ""
+    baseline: str = "foundation"
 
     def rows(self) -> list[tuple[str, str, float | None, float]]:
         """Return (title, unit, foundation, fine-tuned) for every quantity with labels."""
@@ -67,7 +69,7 @@ class Comparison:
             for title, unit, _, after in self.rows():
                 table.add_row(Text(f"{title} [{unit}]"), f"{after:.2f}")
             return table
-        for name in ("foundation*", "fine-tuned", "change"):
+        for name in (f"{self.baseline}*", "fine-tuned", "change"):
             table.add_column(name, justify="right")
         for title, unit, before, after in self.rows():
             change = f"{100 * (after / before - 1):+.0f} %" if before else ""
@@ -101,7 +103,7 @@ class RunResult:
         folder: The run folder.
         history: One record for each epoch.
         best_epoch: Epoch whose weights were kept.
-        epochs: Epochs done.
+        epochs: Epochs done, of all stages together.
         ending: ``finished``, ``patience``, ``max_steps`` or ``max_hours``.
         valid: Errors on the validation set.
         test: Errors on the test set; None where the recipe names none.
@@ -120,6 +122,21 @@ class RunResult:
     seconds: float
     notes: tuple[str, ...] = ()
     stages: dict[str, RunResult] = dataclasses.field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """How the run ended, in one line."""
+        done = f"{self.epochs} epoch{'' if self.epochs == 1 else 's'} and {self.seconds:.0f} s"
+        if self.stages:
+            count = len(self.stages)
+            return f"{count} stage{'' if count == 1 else 's'} {self.ending} after {done} in all"
+        return f"{self.ending} after {done}; kept epoch {self.best_epoch}"
+
+    def compared_with(self, baseline: str) -> RunResult:
+        """Return the result with another name for what it is compared with."""
+        test = self.test and dataclasses.replace(self.test, baseline=baseline)
+        valid = dataclasses.replace(self.valid, baseline=baseline)
+        return dataclasses.replace(self, valid=valid, test=test)
 
     @property
     def shown(self) -> Comparison:

@@ -164,7 +164,7 @@ def test_every_faulty_loss_is_told_by_its_name() -> None:
     told = str(caught.value).splitlines()
     assert told[0] == "the recipe has 4 faults:"
     assert told[1].startswith("  losses.pisc.weight: must be at least 0")
-    assert told[2].startswith("  losses.far.displacement.size: must be at most 1.0")
+    assert told[2].startswith("  losses.far.displacement.size: must be at most 1 ")
     assert told[3].startswith("  losses.pict: unknown loss 'pict'. Did you mean")
     assert told[4].startswith("  losses.energy: write `energy: {weight: 3}`")
 
