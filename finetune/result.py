@@ -12,6 +12,7 @@ from rich.text import Text
 
 from finetune.evaluation.metrics import Errors, LabelledPredictions
 from finetune.training.progress import Record
+from finetune.wording import counted
 
 ROWS = (
     ("energy MAE per structure", "energy_mae", "meV"),
@@ -126,10 +127,9 @@ class RunResult:
     @property
     def summary(self) -> str:
         """How the run ended, in one line."""
-        done = f"{self.epochs} epoch{'' if self.epochs == 1 else 's'} and {self.seconds:.0f} s"
+        done = f"{counted(self.epochs, 'epoch')} and {self.seconds:.0f} s"
         if self.stages:
-            count = len(self.stages)
-            return f"{count} stage{'' if count == 1 else 's'} {self.ending} after {done} in all"
+            return f"{counted(len(self.stages), 'stage')} {self.ending} after {done} in all"
         return f"{self.ending} after {done}; kept epoch {self.best_epoch}"
 
     def compared_with(self, baseline: str) -> RunResult:

@@ -34,6 +34,7 @@ from finetune.training.seeds import global_generator, structure_generators
 from finetune.training.state import Progress, Weights
 from finetune.training.stepping import Stepper
 from finetune.training.validation import Validator
+from finetune.wording import counted
 
 
 @dataclass(frozen=True)
@@ -235,9 +236,9 @@ class Trainer:
         if guard.rollbacks >= self.settings.rollbacks:
             raise TrainingError(
                 f"training keeps diverging: {guard.trouble}. Went back to the best weights (epoch "
-                f"{state.best_epoch}) {guard.rollbacks} time(s), each time with a lower learning "
-                "rate. Lower train.learning_rate or the weight of that loss, or look at those "
-                f"structures. '{self.folder}' keeps metrics and checkpoint unless it replaced an "
+                f"{state.best_epoch}) {counted(guard.rollbacks, 'time')}, each time with a lower "
+                "learning rate. Lower train.learning_rate or the weight of that loss, or look at "
+                f"those structures. '{self.folder}' keeps metrics and checkpoint unless it replaced an "
                 "earlier run; --overwrite starts again."
             )
         self.weights.return_to_best()
