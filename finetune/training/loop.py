@@ -238,8 +238,8 @@ class Trainer:
                 f"training keeps diverging: {guard.trouble}. Went back to the best weights (epoch "
                 f"{state.best_epoch}) {counted(guard.rollbacks, 'time')}, each time with a lower "
                 "learning rate. Lower train.learning_rate or the weight of that loss, or look at "
-                f"those structures. '{self.folder}' keeps metrics and checkpoint unless it replaced an "
-                "earlier run; --overwrite starts again."
+                f"those structures. '{self.folder}' keeps metrics and checkpoint unless it "
+                "replaced an earlier run; --overwrite starts again."
             )
         self.weights.return_to_best()
         guard.rolled_back()
