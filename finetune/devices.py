@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -47,6 +49,33 @@ def choose_dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise RecipeError(f"unknown precision '{name}'; choose float32 or float64.")
     return DTYPES[name]
+
+
+def training_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the torch type to train in: single precision for ``tf32``.
+
+    Raises:
+        RecipeError: If the device has no TF32, or the precision is unknown.
+    """
+    if precision != "tf32":
+        return choose_dtype(precision)
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+        raise RecipeError(
+            "train.precision=tf32 needs the tensor cores of an NVIDIA GPU of compute capability "
+            f"8.0 or later, and '{device}' has none. Set train.precision=float32."
+        )
+    return torch.float32
+
+
+@contextmanager
+def multiplication(precision: str) -> Iterator[None]:
+    """Multiply matrices of single precision on tensor cores while the precision is ``tf32``."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +20,16 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def process_count() -> int:
+    """Return how many processes train together (`torchrun`, `accelerate launch`); usually one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def process_rank() -> int:
+    """Return which of them this is; 0 is the one that writes and reports."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def environment(
@@ -43,6 +54,7 @@ def environment(
         "versions": versions(),
         "platform": platform.platform(),
         "device": device,
+        "processes": process_count(),
         "seed": seed,
         "foundation": {"name": foundation, "fingerprint": fingerprint, "lineage": list(lineage)},
         "data": {"fingerprint": data},

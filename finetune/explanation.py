@@ -26,40 +26,98 @@ def lines(error: ValidationError, model: type[BaseModel], within: str = "") -> s
         model: The option class.
         within: Dotted key of the recipe that holds the options.
     """
-    found = []
+    found: list[str] = []
+    faults: dict[str, list[Any]] = {}
     for fault in error.errors():
         if fault["type"] == "value_error" and fault["msg"].startswith(_TOLD):
             found.append(fault["msg"].removeprefix(_TOLD.removesuffix("  ")))
             continue
         parts = [within, *(str(part) for part in fault["loc"])]
-        # tags of unions, and pydantic's names of types, are not for the user
         location = ".".join(part for part in parts if part and not _INTERNAL.search(part))
-        if fault["type"] == "extra_forbidden":
-            known = _keys_at(model, fault["loc"][:-1])
-            nearest = suggestion(str(fault["loc"][-1]), known)
-            found.append(f"  {location}: unknown key.{nearest} Known: {', '.join(known)}.")
-        else:
-            message = fault["msg"].removeprefix("Value error, ")
-            shown = "" if "\n" in message or fault["type"] == "value_error" else _shown(fault)
-            mapping = isinstance(fault["input"], dict) and None in fault["input"].values()
-            hint = _HINT if mapping and fault["type"] != "missing" else ""
-            place = f"{location}: " if location else ""
-            found.append(f"  {place}{message}{shown}{hint}")
+        faults.setdefault(location, []).append(fault)
+    for location, alternatives in faults.items():
+        kinds = [fault["type"] for fault in alternatives]
+        is_choice = all(kind in _KINDS or kind == "literal_error" for kind in kinds)
+        if is_choice and any(other.startswith(f"{location}.") for other in faults):
+            continue  # of the forms that a value may have, the one that was meant is told below
+        place = f"{location}: " if location else ""
+        if is_choice and len(alternatives) > 1:
+            forms = list(dict.fromkeys(_KINDS.get(kind, "") for kind in kinds if kind in _KINDS))
+            listed = " or ".join([", ".join(forms[:-1]), forms[-1]] if len(forms) > 1 else forms)
+            found.append(
+                f"  {place}must be {listed}{_shown(alternatives[0])}{_hint(alternatives[0])}"
+            )
+            continue
+        found += [f"  {place}{_message(fault, model)}" for fault in alternatives]
     return "\n".join(dict.fromkeys(found))
 
 
+def _message(fault: Any, model: type[BaseModel]) -> str:
+    """Return what is wrong in the words of a user."""
+    kind = fault["type"]
+    if kind == "extra_forbidden":
+        known = _keys_at(model, fault["loc"][:-1])
+        nearest = suggestion(str(fault["loc"][-1]), known)
+        return f"unknown key.{nearest} Known: {', '.join(known)}."
+    if kind == "missing":
+        return "is missing"
+    if kind == "value_error":
+        return f"{fault['msg'].removeprefix('Value error, ')}{_hint(fault)}"
+    if kind in _KINDS:
+        message = f"must be {_KINDS[kind]}"
+    elif kind in _BOUNDS:
+        context = fault["ctx"].items()
+        sizes = {name: f"{v:g}" if isinstance(v, float) else v for name, v in context}
+        message = _BOUNDS[kind].format(**sizes)
+    else:
+        message = fault["msg"].replace("Input should be", "must be")
+    return f"{message}{_shown(fault)}{_hint(fault)}"
+
+
+_KINDS = {
+    "string_type": "text",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing_size": "a whole number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}
+"""What pydantic's faults of type mean."""
+_BOUNDS = {
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "too_short": "must have at least {min_length} entry",
+    "string_too_short": "must not be empty",
+}
+"""What its faults of size mean."""
 _TOLD = "Value error,   "
 """How a fault begins that is a list of lines already."""
-_INTERNAL = re.compile(r"^\(|[\[\]']")
-
-
+_INTERNAL = re.compile(r"^\(|[\[\]']|^(str|int|float|bool|dict|list|tuple|none)$")
+"""Tags of unions and pydantic's names of types, which are not for the user."""
 _HINT = " YAML reads a value that ends in a colon as a mapping: quote it, 'FILE@100:'."
 
 
+def _hint(fault: Any) -> str:
+    mapping = isinstance(fault["input"], dict) and None in fault["input"].values()
+    return _HINT if mapping else ""
+
+
 def _shown(fault: Any) -> str:
-    if fault["type"] == "missing":
-        return ""
     text = repr(fault["input"])
+    if "\n" in text:
+        return ""
     return f" (got {text if len(text) < 60 else text[:57] + '…'})"
 
 

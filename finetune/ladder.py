@@ -98,15 +98,18 @@ def climb(
     del prepared, first
     with run_folder.opened(folder, recipe.dump(), facts, resuming, processes.main):
         processes.wait()
-        results = {}
+        results: dict[str, RunResult] = {}
+        below = "foundation"
         for name, stage in recipe.climb().items():
             for note in (f"stage {name}", *seen_before[name]):
                 reporter.say(note)
-            results[name] = run_stage(stage, beside, "auto", reporter)
+            results[name] = run_stage(stage, beside, "auto", reporter).compared_with(below)
+            below = f"stage {name}"
         *_, last = results.values()
         result = replace(
             last,
             folder=folder,
+            epochs=sum(stage.epochs for stage in results.values()),
             seconds=time.perf_counter() - started,
             stages=results,
         )

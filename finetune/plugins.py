@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from finetune.adapters.defaults import BUILTIN, STANDARD, TrainingDefaults
 from finetune.errors import RecipeError
 from finetune.explanation import lines
 from finetune.losses import losses
-from finetune.losses.options import LossOptions
+from finetune.losses.options import PULL, LossOptions
 
 
 def adapter_options(value: Any) -> dict[str, Any]:
@@ -65,6 +66,12 @@ def loss_options(value: Any) -> dict[str, BaseModel]:
 
 
 def _loss(name: str, given: Any) -> BaseModel:
+    if not re.fullmatch(r"[\w-]+", name):
+        raise ValueError("the name of a loss is letters, digits, _ and -")
+    if name == PULL:
+        raise ValueError(
+            "the pull of `train.pull_to_foundation` is recorded under this name already"
+        )
     given = {} if given is None else given
     if isinstance(given, LossOptions):
         given = given.model_dump(exclude_unset=True)

@@ -19,7 +19,7 @@ from finetune.data.labels import Structure, fingerprint
 from finetune.data.reading import read_structures
 from finetune.data.sequences import View, mapped
 from finetune.data.splits import hold_out, representative
-from finetune.devices import choose_device, choose_dtype
+from finetune.devices import choose_device, training_dtype
 from finetune.environment import environment
 from finetune.errors import DataError, RecipeError, RunFolderError
 from finetune.evaluation.metrics import errors, predict
@@ -57,7 +57,8 @@ class Preparation:
         self.folder = run_folder.place(recipe.output)
         self.resuming = run_folder.check_output(self.folder, overwrite, resume)
         check_installed(recipe.track)
-        device, dtype = choose_device(recipe.train.device), choose_dtype(recipe.train.precision)
+        device = choose_device(recipe.train.device)
+        dtype = training_dtype(recipe.train.precision, device)
         self.notes: list[str] = []
         structures = _read(recipe, beside)
         self.data_fingerprint = fingerprint(structures)

@@ -9,10 +9,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from ase import units
 
 ENERGY_DTYPE = torch.float64
 """Total energies stay in double precision whatever the model computes in: a CCSD(T) total energy
 of 10⁴ eV has a resolution of 1 meV in single precision."""
+
+FORCE_UNIT, STRESS_UNIT = "eV/Å", "eV/Å³"
+
+
+def energy_unit(normalise: str) -> str:
+    """Return the unit of energies that are taken ``per_atom`` or ``per_structure``."""
+    return "eV/atom" if normalise == "per_atom" else "eV"
+
+
+def readable(value: float, unit: str) -> tuple[float, str]:
+    """Return a value and its unit as people read them: meV for eV, GPa for eV/Å³."""
+    if unit == STRESS_UNIT:
+        return value / units.GPa, "GPa"
+    return (1000 * value, f"m{unit}") if unit.startswith("eV") else (value, unit)
 
 
 @dataclass(frozen=True)

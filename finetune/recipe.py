@@ -29,6 +29,9 @@ from finetune.options import Options
 from finetune.plugins import adapter_options, loss_options, training_defaults
 from finetune.stages import check_stages
 
+MOST = 10_000_000
+"""Epochs, and structures of a batch, beyond which a number is a slip."""
+
 
 class LabelKeys(Options):
     """Names under which the structure files hold the labels, and charge and spin."""
@@ -64,14 +67,20 @@ class DataRecipe(Options):
 class TrainRecipe(Options):
     """How the weights are optimised; see `finetune.adapters.defaults` for what adapters decide."""
 
-    epochs: int = Field(200, ge=1)
-    batch_size: int = Field(5, ge=1, description="labelled structures in a step")
+    epochs: int = Field(200, ge=1, le=MOST)
+    batch_size: int = Field(5, ge=1, le=MOST, description="labelled structures in a step")
     unlabelled_batch_size: int = Field(
-        5, ge=1, description="structures of `data.unlabelled` added to each step"
+        5, ge=1, le=MOST, description="structures of `data.unlabelled` added to each step"
     )
-    accumulate: int = Field(1, ge=1, description="batches whose gradients make up a step")
-    max_steps: int | None = Field(None, ge=1, description="steps after which the run ends")
-    max_hours: float | None = Field(None, gt=0, description="wall time after which the run ends")
+    accumulate: int = Field(
+        1, ge=1, le=10_000, description="batches whose gradients make up a step"
+    )
+    max_steps: int | None = Field(
+        None, ge=1, le=10**9, description="steps after which the run ends"
+    )
+    max_hours: float | None = Field(
+        None, gt=0, le=100_000, description="wall time after which the run ends"
+    )
     optimiser: Literal["adam", "adamw"] = "adamw"
     amsgrad: bool = True
     learning_rate: float = Field(1e-3, gt=0)
@@ -80,8 +89,8 @@ class TrainRecipe(Options):
         description="by block or pattern, the last match counts: {readouts: 10, products.1.*: 0.1}",
     )
     schedule: Literal["constant", "cosine", "plateau"] = "constant"
-    warmup_epochs: int = Field(0, ge=0)
-    plateau_epochs: int = Field(10, ge=1, description="without a better validation")
+    warmup_epochs: int = Field(0, ge=0, le=MOST)
+    plateau_epochs: int = Field(10, ge=1, le=MOST, description="without a better validation")
     plateau_factor: float = Field(0.5, gt=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     pull_to_foundation: float = Field(
@@ -92,15 +101,25 @@ class TrainRecipe(Options):
     monitor: Literal["loss", "energy_mae", "energy_rmse", "forces_mae", "forces_rmse"] = Field(
         "loss", description="validation measure that picks the best weights"
     )
-    patience: int | None = Field(None, ge=1, description="epochs without a better validation")
+    patience: int | None = Field(
+        None, ge=1, le=MOST, description="epochs without a better validation"
+    )
     rollbacks: int = Field(
-        3, ge=0, description="returns of a diverging run to its best weights before it stops"
+        3,
+        ge=0,
+        le=1000,
+        description="returns of a diverging run to its best weights before it stops",
     )
     checkpoint_seconds: float = Field(
-        30.0, ge=0, description="wall time between checkpoints; 0 writes one after each step"
+        30.0,
+        ge=0,
+        le=10**9,
+        description="wall time between checkpoints; 0 writes one after each step",
     )
-    workers: int = Field(0, ge=0, description="processes that put batches together")
-    precision: Literal["float32", "float64"] = "float64"
+    workers: int = Field(0, ge=0, le=256, description="processes that put batches together")
+    precision: Literal["float32", "float64", "tf32"] = Field(
+        "float64", description="tf32: single precision, matrices multiplied on tensor cores (GPU)"
+    )
     device: str = Field("auto", description="auto | cpu | cuda | cuda:0")
     acceleration: Literal["auto", "none", "cueq", "oeq"] = Field(
         "auto", description="layers of cuEquivariance or OpenEquivariance while training"
@@ -153,7 +172,7 @@ class Recipe(Options):
         default_factory=dict,
         description="runs that start from the one before: each says what differs from the above",
     )
-    output: str = Field(min_length=1, pattern=r"^[^\x00]+$")
+    output: str = Field(pattern=r"\S")
 
     @model_validator(mode="before")
     @classmethod
@@ -205,6 +224,13 @@ class Recipe(Options):
                 raise ValueError(f"in the stage '{name}':\n{lines(error, Recipe)}") from None
             foundation, head = merged["output"], None
         return found
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _folder(cls, value: Any) -> Any:
+        if isinstance(value, str) and (not value.strip() or "\x00" in value):
+            raise ValueError("name a folder for the run, e.g. output=runs/mine")
+        return value
 
     @field_validator("reference_energies", mode="before")
     @classmethod

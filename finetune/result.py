@@ -12,6 +12,7 @@ from rich.text import Text
 
 from finetune.evaluation.metrics import Errors, LabelledPredictions
 from finetune.training.progress import Record
+from finetune.wording import counted
 
 ROWS = (
     ("energy MAE per structure", "energy_mae", "meV"),
@@ -40,6 +41,7 @@ class Comparison:
         foundation_predictions: The same for the foundation.
         note: What a reader of the errors should know.
         lineage: The potentials that the fine-tuned one descends from, itself last, a line each.
+        baseline: What the foundation is called: in a ladder, the stage before.
     """
 
     source: str
@@ -49,6 +51,7 @@ class Comparison:
     foundation_predictions: LabelledPredictions | None
     note: str = ""
     lineage: tuple[str, ...] = ()
+    baseline: str = "foundation"
 
     def rows(self) -> list[tuple[str, str, float | None, float]]:
         """Return (title, unit, foundation, fine-tuned) for every quantity with labels."""
@@ -69,7 +72,7 @@ class Comparison:
             for title, unit, _, after in self.rows():
                 table.add_row(Text(f"{title} [{unit}]"), f"{after:.2f}")
             return table
-        for name in ("foundation*", "fine-tuned", "change"):
+        for name in (f"{self.baseline}*", "fine-tuned", "change"):
             table.add_column(name, justify="right")
         for title, unit, before, after in self.rows():
             change = f"{100 * (after / before - 1):+.0f} %" if before else ""
@@ -104,7 +107,7 @@ class RunResult:
         folder: The run folder.
         history: One record for each epoch.
         best_epoch: Epoch whose weights were kept.
-        epochs: Epochs done.
+        epochs: Epochs done, of all stages together.
         ending: ``finished``, ``patience``, ``max_steps`` or ``max_hours``.
         valid: Errors on the validation set.
         test: Errors on the test set; None where the recipe names none.
@@ -123,6 +126,20 @@ class RunResult:
     seconds: float
     notes: tuple[str, ...] = ()
     stages: dict[str, RunResult] = dataclasses.field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """How the run ended, in one line."""
+        done = f"{counted(self.epochs, 'epoch')} and {self.seconds:.0f} s"
+        if self.stages:
+            return f"{counted(len(self.stages), 'stage')} {self.ending} after {done} in all"
+        return f"{self.ending} after {done}; kept epoch {self.best_epoch}"
+
+    def compared_with(self, baseline: str) -> RunResult:
+        """Return the result with another name for what it is compared with."""
+        test = self.test and dataclasses.replace(self.test, baseline=baseline)
+        valid = dataclasses.replace(self.valid, baseline=baseline)
+        return dataclasses.replace(self, valid=valid, test=test)
 
     @property
     def shown(self) -> Comparison:

@@ -89,6 +89,12 @@ def check_origin(folder: Path, recipe: Recipe, environment: Mapping[str, Any]) -
                     f"the {what} {'has' if what == 'foundation' else 'have'} changed since the run "
                     f"in '{folder}' began: it cannot be resumed. Choose another output."
                 )
+        begun, here = stored.get("processes", 1), environment["processes"]
+        if begun != here:
+            raise RunFolderError(
+                f"the run in '{folder}' was begun with {begun} process{'es' * (begun > 1)}, not "
+                f"{here}: its steps would be others. Start as many."
+            )
         versions, now = stored["versions"], environment["versions"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"'{folder / ENVIRONMENT}' cannot be read: {error!r}.") from error

@@ -44,6 +44,7 @@ def notes(
     found = [
         *idle_losses(structures["train"], structures["unlabelled"], losses),
         *mixed_levels(structures),
+        *ignored_inputs(potential, (item for items in structures.values() for item in items)),
         *strange_origin(potential, graphs),
     ]
     spread = energy_spread(potential, graphs)
@@ -87,6 +88,23 @@ def mixed_levels(structures: Mapping[str, Sequence[Structure]]) -> list[str]:
         return []
     listed = "; ".join(f"{split}: {', '.join(found)}" for split, found in levels.items() if found)
     return [f"warning: the labels are of different levels of theory ({listed})."]
+
+
+def ignored_inputs(potential: Potential, structures: Iterable[Structure]) -> list[str]:
+    """Warn of charges and spins that the potential knows nothing of."""
+    usual = {"charge": 0, "spin": 1}
+    ignored = {name: usual[name] for name in usual.keys() - potential.further_inputs}
+    counts = dict.fromkeys(sorted(ignored), 0)
+    for item in structures if ignored else ():
+        for name, value in ignored.items():
+            counts[name] += getattr(item, name) != value
+    return [
+        f"warning: {count} structure{'' if count == 1 else 's'} ha{'s' if count == 1 else 've'} a "
+        f"{name} other than {ignored[name]}, which the foundation ignores: it has no input for it. "
+        "Leave these structures out, or choose a foundation that has one (mace-omol-0)."
+        for name, count in counts.items()
+        if count
+    ]
 
 
 Frames = Mapping[str, Sequence[bytes]]

@@ -14,6 +14,7 @@ from finetune.preparation import Preparation
 from finetune.training.loop import Trainer
 from finetune.training.optimiser import count_by_group
 from finetune.training.progress import Silent
+from finetune.wording import counted
 
 SHOWN = (
     ("energy MAE", "energy_per_atom_mae", "meV/atom"),
@@ -70,8 +71,9 @@ class Survey:
         found = list(self.described)
         for split, item in self.coverage.items():
             found.append(
-                f"{split}: {item.structures} structures of {item.compositions} composition(s), "
-                f"{item.atoms} atoms of {' '.join(item.elements)}; labelled: {item.energy} "
+                f"{split}: {counted(item.structures, 'structure')} of "
+                f"{counted(item.compositions, 'composition')}, {counted(item.atoms, 'atom')} of "
+                f"{' '.join(item.elements)}; labelled: {item.energy} "
                 f"energies, {item.forces} with forces, {item.stress} with stress"
             )
         for title, name, unit in SHOWN:
@@ -83,7 +85,7 @@ class Survey:
                     + (own if without != after else "")
                 )
         found.append(
-            f"an epoch: {self.steps} steps, about {self.epoch_seconds:.1f} s, "
+            f"an epoch: {counted(self.steps, 'step')}, about {self.epoch_seconds:.1f} s, "
             f"{self.memory / 2**20:.0f} MiB at most (measured on one step)"
         )
         return [*found, *self.notes]

@@ -9,7 +9,7 @@ import finetune
 
 ROOT = Path(finetune.__file__).parent
 FLOORS = [
-    {"errors", "files", "mappings", "options"},
+    {"errors", "files", "mappings", "options", "wording"},
     {"explanation", "stages"},
     {"registry", "resources", "environment"},
     {"schedules"},

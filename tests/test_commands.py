@@ -213,6 +213,18 @@ def test_validate_checks_all_and_writes_nothing(recipe: Path, tmp_path: Path) ->
     assert done.exit_code == 2
 
 
+@pytest.mark.parametrize(("width", "theory"), [(30, False), (60, True), (120, True)])
+def test_the_catalogue_keeps_names_whole(
+    width: int, theory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = runner.invoke(app, ["foundations"]).output.splitlines()
+    assert any("mace-matpes-r2scan-0" in line for line in lines)
+    assert any("ωB97M-D3(BJ)/def2-TZVPPD" in line for line in lines) == theory
+    assert not any("…" in line for line in lines)
+    assert max(map(len, lines)) <= width
+
+
 def test_recipes_are_listed_printed_and_copied(tmp_path: Path) -> None:
     assert "quickstart.yaml" in runner.invoke(app, ["recipes"]).output
     text = runner.invoke(app, ["recipes", "quickstart"]).output

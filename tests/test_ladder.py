@@ -71,6 +71,10 @@ def test_the_ladder_is_reported_evaluated_and_exported_as_a_run(
     for name in ("cheap", "dear"):
         assert f'href="stages/{name}/report.html"' in page
         assert (climbed.folder / "stages" / name / "report.html").is_file()
+    assert "<th>foundation</th>" in page and "<th>stage cheap</th>" in page
+    assert climbed.stages["dear"].shown.table().columns[1].header == "stage cheap*"
+    assert climbed.epochs == 5
+    assert climbed.summary.startswith("2 stages finished after 5 epochs and")
     stored = json.loads((climbed.folder / "result.json").read_text())
     assert list(stored["stages"]) == ["cheap", "dear"]
     found = finetune.evaluate(climbed.folder, workspace / "test.xyz")

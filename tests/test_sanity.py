@@ -21,12 +21,14 @@ from finetune.sanity import (
     energy_spread,
     frames,
     idle_losses,
+    ignored_inputs,
     mixed_levels,
     shared_frames,
     strange_origin,
 )
 from finetune.testing import tiny_mace
 from tests.conftest import rattled, recipe_for, structure
+from tests.foundation.architectures import CHARGE_AND_SPIN
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,28 @@ def test_relative_and_atomisation_energies_are_noticed(kind: str, message: str) 
     assert bool(found) == bool(message)
     if message:
         assert re.search(message, found[0])
+
+
+def test_charges_that_nothing_takes_are_not_ignored_silently(
+    labelled: list[Structure], workspace: Path, tmp_path: Path
+) -> None:
+    ions = [replace(labelled[0], charge=1, spin=2), replace(labelled[1], charge=-1)]
+    charge, spin = ignored_inputs(tiny_mace(), [*ions, *labelled])
+    assert "2 structures have a charge other than 0, which the foundation ignores" in charge
+    assert "1 structure has a spin other than 1" in spin
+    assert ignored_inputs(tiny_mace(), labelled) == []
+    assert ignored_inputs(tiny_mace(embedding_specs=CHARGE_AND_SPIN), ions) == []
+    atoms = rattled("CH3OH", 1)
+    atoms.info["charge"] = 1
+    atoms.calc = PotentialCalculator(tiny_mace())
+    with pytest.warns(UserWarning, match=r"no input for the charge \(1\) of CH4O"):
+        atoms.get_potential_energy()
+    frames = ase.io.read(workspace / "train.xyz", ":")
+    frames[0].info["charge"] = 1
+    ase.io.write(tmp_path / "ions.xyz", frames)
+    data = {"train": str(tmp_path / "ions.xyz"), "valid": str(workspace / "valid.xyz")}
+    notes = finetune.validate(recipe_for(workspace, "x", data=data)).notes
+    assert sum("a charge other than 0" in note for note in notes) == 1
 
 
 def test_idle_losses_mixed_levels_and_shared_frames(labelled: list[Structure]) -> None:

@@ -37,9 +37,9 @@ def test_a_plain_number_stays() -> None:
     [
         ({"kind": "constant", "first": 1.0, "last": 1.0}, "`first` has no meaning"),
         ({"kind": "linear", "last": 1.0, "begin": 0.6, "end": 0.5}, "must lie before"),
-        ({"kind": "linear", "last": -1.0}, "weight.last: Input should be greater"),
+        ({"kind": "linear", "last": -1.0}, "weight.last: must be at least 0 "),
         ({"kind": "linear", "lst": 1.0}, "weight.lst: unknown key. Did you mean 'last'"),
-        ({"kind": "linaer", "last": 1.0}, "weight.kind: Input should be 'constant', 'linear'"),
+        ({"kind": "linaer", "last": 1.0}, "weight.kind: must be 'constant', 'linear'"),
     ],
 )
 def test_faults_are_told_once_and_where(options: dict[str, object], message: str) -> None:

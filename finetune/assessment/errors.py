@@ -19,6 +19,7 @@ from finetune.foundation import lineage
 from finetune.preparation import foreign_compositions
 from finetune.recipe import label_keys
 from finetune.result import Comparison
+from finetune.sanity import ignored_inputs
 
 OTHER_ORIGIN = (
     "note: the labels have another zero of energy than the potential (another level of theory, "
@@ -73,6 +74,7 @@ def evaluate(
             f"warning: trained on {', '.join(known)} alone, so total energies of "
             f"{', '.join(foreign)} mean nothing; forces and energy differences may. {note}"
         )
+    note = " ".join(filter(None, [*ignored_inputs(pair.tuned.potential, structures), note]))
     named = [files] if isinstance(files, (str, Path)) else files
     found = compare(
         ", ".join(map(str, named)),

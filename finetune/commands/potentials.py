@@ -47,7 +47,7 @@ def foundations(
     console = Console()
     with user_errors():
         if not name:
-            console.print(_catalogue())
+            console.print(_catalogue(console.width))
             return
         from finetune.foundation.catalog import fetch
         from finetune.foundation.description import describe
@@ -59,12 +59,26 @@ def foundations(
             console.print(f"{label:22} {value}", soft_wrap=True, markup=False, highlight=False)
 
 
-def _catalogue() -> Table:
+def _catalogue(width: int) -> Table:
+    """Return the catalogue; a narrow terminal gets fewer columns, and every name whole."""
     from finetune.foundation.catalog import entries
 
-    table = Table("name", "elements", "level of theory", "MB", "licence", "", box=None)
+    columns: dict[str, list[str]] = {
+        title: [] for title in ("name", "level of theory", "where", "elements", "licence", "MB")
+    }
     for entry in entries():
         size = "" if entry.size is None else f"{entry.size / 1e6:.0f}"
-        cells = (entry.name, str(entry.elements), entry.level_of_theory, size)
-        table.add_row(*cells, entry.licence, entry.state)
+        cells = (entry.name, entry.level_of_theory, entry.state, str(entry.elements), entry.licence)
+        for column, cell in zip(columns.values(), (*cells, size), strict=True):
+            column.append(cell)
+    widths = [max(map(len, [title, *cells])) + 2 for title, cells in columns.items()]
+    fitting = sum(sum(widths[: place + 1]) <= width for place in range(len(widths)))
+    shown = list(columns)[: max(fitting, 1)]
+    table = Table(box=None, caption_justify="left")
+    for title in shown:
+        table.add_column(title, overflow="fold", no_wrap=len(shown) > 1)
+    for row in zip(*(columns[title] for title in shown), strict=True):
+        table.add_row(*row)
+    if len(shown) < len(columns):
+        table.caption = f"a wider terminal shows: {', '.join(list(columns)[len(shown) :])}"
     return table

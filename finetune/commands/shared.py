@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from finetune.errors import FinetuneError, RunStoppedError
+from finetune.environment import process_count, process_rank
+from finetune.errors import FinetuneError, RunStoppedError, TrainingError
 
 RecipeName = Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped recipe.")]
 Overrides = Annotated[
@@ -27,16 +28,21 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 def user_errors(again: str = "") -> Iterator[None]:
     """Print an error that the user can mend without a traceback and leave with its exit code.
 
+    Of several processes that stop together the first one alone tells why.
+
     Args:
         again: The command that resumes a run that was stopped.
     """
     try:
         yield
     except (FinetuneError, OSError) as error:
-        console = Console(file=sys.stderr, stderr=True)
+        rank, together = process_rank(), isinstance(error, (RunStoppedError, TrainingError))
+        console = Console(file=sys.stderr, stderr=True, quiet=rank > 0 and together)
         stopped = isinstance(error, RunStoppedError)
         title = "[bold yellow]stopped:[/]" if stopped else "[bold red]error:[/]"
-        console.print(f"{title} {escape(str(error))}", soft_wrap=True, highlight=False)
+        where = f"(process {rank}) " if rank else ""
+        console.print(f"{title} {where}{escape(str(error))}", soft_wrap=True, highlight=False)
         if stopped:
-            console.print(f"resume with  {escape(again)}", soft_wrap=True, highlight=False)
+            several = "  (launched as before)" if process_count() > 1 else ""
+            console.print(f"resume with  {escape(again)}{several}", soft_wrap=True, highlight=False)
         raise typer.Exit(getattr(error, "exit_code", FinetuneError.exit_code)) from None

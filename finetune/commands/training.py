@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from finetune.commands.shared import Overrides, Overwrite, RecipeName, user_errors
+from finetune.environment import process_rank
 
 
 def run(
@@ -35,7 +36,7 @@ def run(
     if dry_run:
         validate(recipe, overrides, overwrite)
         return
-    console = Console()
+    console = Console(quiet=process_rank() > 0)
     again = shlex.join(["piwsl-finetune", "run", recipe, *(overrides or []), "--resume", "auto"])
     with user_errors(again):
         from finetune.training.progress import reporter_for
@@ -49,14 +50,11 @@ def run(
             reporter=reporter_for(console, quiet, plain),
         )
     for name, stage in result.stages.items():
-        console.print(f"stage {name}")
+        console.print(f"stage {name}: {stage.summary}", highlight=False)
         console.print(stage.shown.table())
     if not result.stages:
         console.print(result.shown.table())
-    console.print(
-        f"{result.ending} after {result.epochs} epochs and {result.seconds:.0f} s; "
-        f"kept epoch {result.best_epoch}"
-    )
+    console.print(result.summary)
     if not quiet:
         console.print(
             f"run folder  {escape(str(result.folder))}\n"

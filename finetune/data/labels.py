@@ -23,6 +23,9 @@ CLOSEST = 0.2
 """Å; atoms nearer than this are a damaged file, not chemistry."""
 LARGEST_NUMBER = 1000
 """Of a charge or spin multiplicity."""
+LARGEST_LABEL = {"energy": 1e7, "forces": 1e5, "stress": 1e3}
+"""eV/atom, eV/Å and eV/Å³ that no structure has: a uranium atom has −8·10⁵ eV, and atoms 0.2 Å
+apart push each other with less than 10⁴ eV/Å."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def from_atoms(atoms: Atoms, keys: LabelKeys, where: str) -> Structure:
         tags=_tags(atoms),
     )
     check_geometry(structure)
+    check_sizes(structure, keys)
     return structure
 
 
@@ -199,6 +203,26 @@ def check_geometry(structure: Structure) -> None:
             f"{where}: atoms {first[0]} and {second[0]} are {distance[0]:.3f} Å apart "
             f"(closer than {CLOSEST} Å). Check the file's units (Å) and its cell, or drop it."
         )
+
+
+def check_sizes(structure: Structure, keys: LabelKeys) -> None:
+    """Refuse labels so large that they are damaged or of another unit.
+
+    Raises:
+        DataError: Naming the structure and the label.
+    """
+    units = {"energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å³"}
+    for name, largest in LARGEST_LABEL.items():
+        value = getattr(structure, name)
+        if value is None:
+            continue
+        found = float(np.abs(value).max()) / (len(structure) if name == "energy" else 1)
+        if found > largest:
+            raise DataError(
+                f"{structure.where}: '{getattr(keys, name)}' reaches {found:.3g} {units[name]}; "
+                f"nothing has more than {largest:.0e}. Is the file damaged, or are the numbers in "
+                "another unit? Mend or drop the structure."
+            )
 
 
 def fingerprint(splits: Mapping[str, Iterable[Structure]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -74,6 +75,12 @@ class PotentialCalculator(Calculator):
             where=where,
         )
         check_geometry(structure)
+        if structure.charge and "charge" not in self.potential.further_inputs:
+            warnings.warn(
+                f"the potential has no input for the charge ({structure.charge}) of {where}: it is "
+                "ignored.",
+                stacklevel=2,
+            )
         batch = graph(structure, self.potential.cutoff)
         stress = bool(structure.pbc.all())
         found = self.potential(

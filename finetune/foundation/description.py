@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from ase.data import chemical_symbols
 
+from finetune.foundation.heads import apart
 from finetune.foundation.lineage import ancestors, level_of_theory, told
 from finetune.foundation.loading import locate, merged_adapter
 from finetune.foundation.opening import read_model
@@ -48,7 +49,7 @@ def describe(name: str) -> list[tuple[str, str]]:
         ("path", str(place)),
         ("fingerprint", config.fingerprint),
         *_architecture(config.settings),
-        *_weights(weights),
+        *_weights(apart(weights)[0]),
     ]
 
 

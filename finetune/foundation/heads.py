@@ -1,17 +1,25 @@
-"""Add a head to a MACE model: what the other heads predict stays as it is."""
+"""Add a head to a MACE model: what the other heads predict stays as it is.
+
+One more head makes the matrices of the readouts larger, which rounds otherwise. The readouts as
+they were are therefore kept beside the new ones, and an old head is opened with its own model.
+"""
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from finetune.errors import RecipeError
-from finetune.foundation.mace import MacePotential, construct
+from finetune.foundation.mace import KeptHeads, MacePotential, construct
 from finetune.foundation.settings import MaceSettings
 
 _PER_HEAD = ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift")
+_KEPT = re.compile(r"heads-(\d+)/(.+)")
+"""Names of kept readouts among stored weights."""
 
 
 def add_head(potential: MacePotential, name: str) -> tuple[MacePotential, dict[str, torch.Tensor]]:
@@ -50,8 +58,48 @@ def add_head(potential: MacePotential, name: str) -> tuple[MacePotential, dict[s
             if parameter_name not in masks:
                 parameter.copy_(parameters[parameter_name])
     extended = MacePotential(settings, model, name)
+    kept = {key: parameters[key].detach().clone() for key in masks}
+    extended.kept_heads = {**potential.stored_heads, len(before.heads): kept}
     extended.set_references(potential.references())
     return extended.eval(), {f"model.{key}": mask for key, mask in masks.items()}
+
+
+def named(kept: KeptHeads) -> dict[str, torch.Tensor]:
+    """Return kept readouts under the names that they have among stored weights."""
+    return {
+        f"heads-{count}/{name}": tensor
+        for count, tensors in kept.items()
+        for name, tensor in tensors.items()
+    }
+
+
+def apart(
+    weights: Mapping[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], KeptHeads]:
+    """Tell a model's weights from the kept readouts that are stored beside them."""
+    own: dict[str, torch.Tensor] = {}
+    kept: KeptHeads = {}
+    for name, tensor in weights.items():
+        match = _KEPT.fullmatch(name)
+        if match:
+            kept.setdefault(int(match[1]), {})[match[2]] = tensor
+        else:
+            own[name] = tensor
+    return own, kept
+
+
+def as_it_was(
+    settings: MaceSettings, weights: Mapping[str, torch.Tensor], kept: KeptHeads, head: str | None
+) -> tuple[MaceSettings, dict[str, torch.Tensor], KeptHeads]:
+    """Return settings, weights and kept readouts of the model in which a head was trained."""
+    place = settings.heads.index(head) if head in settings.heads else len(settings.heads)
+    counts = [count for count in sorted(kept) if place < count]
+    if not counts:
+        return settings, dict(weights), kept
+    rows = {key: getattr(settings, key)[: counts[0]] for key in _PER_HEAD}
+    fewer = settings.model_copy(update={"heads": settings.heads[: counts[0]], **rows})
+    below = {count: tensors for count, tensors in kept.items() if count < counts[0]}
+    return fewer, {**weights, **kept[counts[0]]}, below
 
 
 def _extended(settings: MaceSettings, name: str, source: int) -> MaceSettings:

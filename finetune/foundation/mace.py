@@ -25,6 +25,9 @@ REFUSALS = (
     RuntimeError,
 )
 
+KeptHeads = dict[int, dict[str, torch.Tensor]]
+"""Number of heads -> parameters of the readouts, by name, while there were that many."""
+
 
 class MacePotential(Potential):
     """A MACE model with one of its heads chosen.
@@ -35,6 +38,10 @@ class MacePotential(Potential):
             energies are set to zero: the potential adds them in double precision.
         head: Name of the head that predicts; may be left out where there is one.
         acceleration: Whose layers the model has: ``none`` for MACE's own, ``cueq`` or ``oeq``.
+
+    Attributes:
+        kept_heads: Readouts as they were before a head was added, to be stored beside the weights.
+        stored_heads: Those that were stored beside the weights that the potential was opened with.
 
     Raises:
         FoundationError: If the head is unknown, or not named although there are several.
@@ -55,6 +62,8 @@ class MacePotential(Potential):
         )
         self.head = chosen
         self.acceleration = acceleration
+        self.kept_heads: KeptHeads = {}
+        self.stored_heads: KeptHeads = {}
         self._settings = settings
         self.model = model
         model.atomic_energies_fn.atomic_energies.zero_()  # type: ignore[union-attr,operator]
@@ -77,6 +86,13 @@ class MacePotential(Potential):
         references = self.references()
         energies[self.head] = tuple(references[n] for n in self._settings.atomic_numbers)
         return self._settings.model_copy(update={"atomic_energies": tuple(energies)})
+
+    @property
+    def further_inputs(self) -> frozenset[str]:
+        """See `Potential.further_inputs`."""
+        return frozenset(
+            name.removeprefix("total_") for name in self._settings.embedding_specs or {}
+        )
 
     def add_head(self, name: str) -> tuple[MacePotential, dict[str, torch.Tensor]]:
         """See `Potential.add_head`."""

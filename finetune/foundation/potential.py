@@ -85,6 +85,11 @@ class Potential(torch.nn.Module, ABC):
         """Device of the weights."""
         return next(self.parameters()).device
 
+    @property
+    def further_inputs(self) -> frozenset[str]:
+        """What the energy depends on beside the geometry: of ``charge`` and ``spin``, none here."""
+        return frozenset()
+
     def references(self) -> dict[int, float]:
         """Return the reference energies: atomic number -> eV."""
         return dict(zip(self.elements, self.reference_energies.tolist(), strict=True))

@@ -1,8 +1,9 @@
 """Potentials on disk: ``config.json`` and ``model.safetensors`` in a folder, never a pickle.
 
-Only the weights are stored. Everything else in a MACE (Clebsch-Gordan tables, bases, buffers)
-follows from its settings and is rebuilt in the precision asked for, so that a potential trained in
-single precision is exactly equivariant when it is opened in double precision.
+Only the weights are stored and, where heads were added, the readouts as they were before. All else
+in a MACE (Clebsch-Gordan tables, bases, buffers) follows from its settings and is rebuilt in the
+precision asked for, so that a potential trained in single precision is exactly equivariant when it
+is opened in double precision.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from safetensors.torch import save as save_tensors
 from finetune.adapters import adapters
 from finetune.errors import FinetuneError, FoundationError, RecipeError
 from finetune.files import write_atomically
+from finetune.foundation import heads
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.potential import Potential
 from finetune.foundation.settings import MaceSettings
@@ -76,9 +78,11 @@ def save(
     settings = inside.settings
     head = settings.heads[inside.head] if len(settings.heads) > 1 else None
     holder = potential if adapters else inside.model
+    kept = {} if adapters else heads.named(inside.kept_heads)
     kind = dtype or potential.dtype
     weights = {
-        name: parameter.detach().to("cpu", kind) for name, parameter in _parameters(holder).items()
+        name: tensor.detach().to("cpu", kind)
+        for name, tensor in {**_parameters(holder), **kept}.items()
     }
     return write(folder, settings, weights, head, metadata, adapters)
 
@@ -180,11 +184,15 @@ def assemble(
         FoundationError: If the weights do not fit the settings, the head is unknown, or an adapter
             that the potential needs is.
     """
-    potential: Potential = MacePotential.build(config.settings, dtype, head or config.head)
+    head = head or config.head
+    own, kept = heads.apart(weights)
+    settings, own, kept = heads.as_it_was(config.settings, own, kept, head)
+    mace = MacePotential.build(settings, dtype, head)
+    mace.stored_heads = kept
+    potential: Potential = mace
     for item in config.adapters:
         potential = _attached(potential, item, folder)
-    holder = potential if config.adapters else mace_inside(potential).model
-    _fill(holder, weights, folder / WEIGHTS)
+    _fill(potential if config.adapters else mace.model, own, folder / WEIGHTS)
     return potential.requires_grad_(True).eval()
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -24,6 +25,8 @@ class Loss(ABC):
     """
 
     Options: ClassVar[type[LossOptions]] = LossOptions
+    factor: float = 1.0
+    """Of a part in the loss that it is a part of; see `parts`."""
 
     def __init__(self, options: LossOptions) -> None:
         self.options = options
@@ -38,6 +41,36 @@ class Loss(ABC):
 
         Called only where `requests` was not empty.
         """
+
+    @property
+    def unit(self) -> str:
+        """Unit of the residual that `measure` was applied to, such as ``eV/atom``.
+
+        Empty for a loss that is no mean of measured residuals: such a loss is recorded as it is.
+        """
+        return ""
+
+    def parts(self) -> Mapping[str, Loss]:
+        """Return what the loss adds up, by name: itself, unless a loss says otherwise.
+
+        A sum of means over different things (energies of structures and forces of atoms, say) names
+        each as a part with its own ``factor``, `count` and `unit`: then each counts by its own
+        share where a step is made of several batches, and each is recorded by itself.
+        """
+        return {"": self}
+
+    def typical_residual(self, mean: float) -> float:
+        """Return the size of the residuals, in `unit`, from the mean of their measure.
+
+        The root mean square of ``squared`` ones, the mean absolute value of ``absolute`` ones, and
+        of ``huber`` ones the residual that alone would give this mean.
+        """
+        if self.options.distance == "absolute":
+            return mean
+        if self.options.distance == "huber":
+            delta = self.options.huber_delta
+            return math.sqrt(2 * mean) if mean <= delta**2 / 2 else mean / delta + delta / 2
+        return math.sqrt(mean)
 
     def count(self, batch: GraphBatch) -> int:
         """Return how many things the mean runs over: structures, unless a loss says otherwise.

@@ -12,7 +12,7 @@ from finetune.data.graphs import GraphBatch
 from finetune.losses.base import Loss, Request, Site
 from finetune.losses.context import LossContext
 from finetune.losses.options import ConsistencyOptions
-from finetune.quantities import Prediction
+from finetune.quantities import Prediction, energy_unit
 
 
 class ConsistencyLoss(Loss):
@@ -25,6 +25,11 @@ class ConsistencyLoss(Loss):
 
     Options = ConsistencyOptions
     options: ConsistencyOptions
+
+    @property
+    def unit(self) -> str:
+        """See `Loss.unit`."""
+        return energy_unit(self.options.normalise)
 
     @abstractmethod
     def needs(self, copy: int) -> Sequence[Request]:

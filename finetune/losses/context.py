@@ -10,7 +10,7 @@ import torch
 from finetune.data.graphs import GraphBatch, concatenate
 from finetune.foundation.potential import Potential
 from finetune.losses.sites import BASE, Request, Site
-from finetune.perturbation import draw, draw_strain
+from finetune.perturbation import Generators, draw, draw_strain
 from finetune.quantities import Prediction
 from finetune.schedules import at
 from finetune.teacher import Teacher
@@ -29,7 +29,7 @@ class LossContext:
         batch: The structures of the step, labelled or not.
         potential: The potential in training.
         requests: What all losses of the step ask for.
-        generator: Draws displacements and strains; on the CPU.
+        generator: Draws displacements and strains; one for all structures or one for each.
         teacher: The frozen foundation; may be None where nothing asks for it.
         progress: Of the run, 0 to 1, for scheduled sizes.
         drawn: Displacements ``[N, 3]`` and strains ``[B, 3, 3]`` of sites that are not to be drawn.
@@ -40,7 +40,7 @@ class LossContext:
         batch: GraphBatch,
         potential: Potential | Callable[..., Prediction],
         requests: Iterable[Request],
-        generator: torch.Generator,
+        generator: Generators,
         teacher: Teacher | None = None,
         progress: float = 1.0,
         drawn: Mapping[Site, torch.Tensor] | None = None,

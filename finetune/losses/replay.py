@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,6 +11,7 @@ from finetune.data.graphs import GraphBatch
 from finetune.losses.base import BASE, Loss, Request, Site
 from finetune.losses.context import LossContext
 from finetune.losses.options import ReplayOptions
+from finetune.quantities import FORCE_UNIT
 
 
 class ReplayLoss(Loss):
@@ -23,29 +24,73 @@ class ReplayLoss(Loss):
     Options = ReplayOptions
     options: ReplayOptions
 
+    def parts(self) -> Mapping[str, Loss]:
+        """See `Loss.parts`."""
+        energies, forces = ReplayedEnergies(self.options), ReplayedForces(self.options)
+        if energies.factor and forces.factor:
+            return {"energy": energies, "forces": forces}
+        return {"": energies if energies.factor else forces}
+
     def requests(self, batch: GraphBatch) -> Sequence[Request]:
         """See `Loss.requests`."""
-        asked = [Request(site, forces=self.options.forces > 0) for site in self._sites()]
-        return [*asked, *(replace(request, of="foundation") for request in asked)]
-
-    def count(self, batch: GraphBatch) -> int:
-        """Count atoms, or structures where only energies are compared."""
-        return int(batch.numbers.numel()) if self.options.forces > 0 else len(batch)
+        return [request for part in self.parts().values() for request in part.requests(batch)]
 
     def __call__(self, context: LossContext) -> torch.Tensor:
         """See `Loss.__call__`."""
-        corrections = [context.correction(site) for site in self._sites()]
-        total = torch.zeros_like(corrections[0].energy.sum())
-        if self.options.energy > 0:
-            per_atom = torch.stack([c.energy / context.batch.atoms for c in corrections])
-            total = total + self.options.energy * self.measure(per_atom).mean()
-        if self.options.forces > 0:
-            forces = torch.stack([c.forces for c in corrections if c.forces is not None])
-            total = total + self.options.forces * self.measure(forces.double()).mean()
-        return total
+        return torch.stack([part.factor * part(context) for part in self.parts().values()]).sum()
 
-    def _sites(self) -> list[Site]:
+
+class _Replayed(Loss):
+    """One of the two parts."""
+
+    options: ReplayOptions
+    forces: bool
+
+    def requests(self, batch: GraphBatch) -> Sequence[Request]:
+        """See `Loss.requests`."""
+        asked = [Request(site, forces=self.forces) for site in self.sites()]
+        return [*asked, *(replace(request, of="foundation") for request in asked)]
+
+    def sites(self) -> list[Site]:
+        """Return the copies of the structures that are compared."""
         displaced = self.options.displaced
         if displaced is None:
             return [BASE]
         return [Site(displaced, copy=copy) for copy in range(self.options.copies)]
+
+
+class ReplayedEnergies(_Replayed):
+    """Mean over structures and copies of ℓ((E − E_f) / n)."""
+
+    unit = "eV/atom"
+    forces = False
+
+    def __init__(self, options: ReplayOptions) -> None:
+        super().__init__(options)
+        self.factor = options.energy
+
+    def __call__(self, context: LossContext) -> torch.Tensor:
+        """See `Loss.__call__`."""
+        energies = [context.correction(site).energy for site in self.sites()]
+        return self.measure(torch.stack(energies) / context.batch.atoms).mean()
+
+
+class ReplayedForces(_Replayed):
+    """Mean over components and copies of ℓ(F − F_f)."""
+
+    unit = FORCE_UNIT
+    forces = True
+
+    def __init__(self, options: ReplayOptions) -> None:
+        super().__init__(options)
+        self.factor = options.forces
+
+    def count(self, batch: GraphBatch) -> int:
+        """Count atoms."""
+        return int(batch.numbers.numel())
+
+    def __call__(self, context: LossContext) -> torch.Tensor:
+        """See `Loss.__call__`."""
+        corrections = [context.correction(site).forces for site in self.sites()]
+        forces = torch.stack([item for item in corrections if item is not None])
+        return self.measure(forces.double()).mean()

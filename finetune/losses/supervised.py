@@ -10,6 +10,7 @@ from finetune.data.graphs import GraphBatch
 from finetune.losses.base import BASE, Loss, Request
 from finetune.losses.context import LossContext
 from finetune.losses.options import EnergyOptions, ForcesOptions, StressOptions
+from finetune.quantities import FORCE_UNIT, STRESS_UNIT, energy_unit
 
 
 class EnergyLoss(Loss):
@@ -17,6 +18,11 @@ class EnergyLoss(Loss):
 
     Options = EnergyOptions
     options: EnergyOptions
+
+    @property
+    def unit(self) -> str:
+        """See `Loss.unit`."""
+        return energy_unit(self.options.normalise)
 
     def requests(self, batch: GraphBatch) -> Sequence[Request]:
         """See `Loss.requests`."""
@@ -39,6 +45,7 @@ class ForcesLoss(Loss):
     """Mean over the components of labelled forces of ℓ(F̂ − F)."""
 
     Options = ForcesOptions
+    unit = FORCE_UNIT
 
     def requests(self, batch: GraphBatch) -> Sequence[Request]:
         """See `Loss.requests`."""
@@ -60,6 +67,7 @@ class StressLoss(Loss):
     """Mean over the nine components of labelled stresses of ℓ(σ̂ − σ)."""
 
     Options = StressOptions
+    unit = STRESS_UNIT
 
     def requests(self, batch: GraphBatch) -> Sequence[Request]:
         """See `Loss.requests`."""

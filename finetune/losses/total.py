@@ -14,14 +14,14 @@ from finetune.losses.base import Loss
 from finetune.losses.context import LossContext
 from finetune.losses.options import DisplacedOptions, LossOptions, ReplayOptions, StrainOptions
 from finetune.losses.sites import Request
-from finetune.perturbation import reach, strain_reach
+from finetune.perturbation import Generators, reach, strain_reach
 from finetune.schedules import peak
 from finetune.teacher import Teacher
 
 
 @dataclass(frozen=True)
 class LossValue:
-    """The total of one step, and its parts before their weights by the recipe's names."""
+    """The total of one step, and each loss before its weight by the recipe's names."""
 
     total: torch.Tensor
     parts: dict[str, torch.Tensor]
@@ -32,13 +32,17 @@ class TotalLoss:
 
     Args:
         options: The recipe's losses by name.
+
+    Attributes:
+        losses: The losses by the recipe's names; a loss of several parts is there as ``NAME/PART``.
     """
 
     def __init__(self, options: Mapping[str, LossOptions]) -> None:
         self.losses: dict[str, Loss] = {
-            name: registry.get(chosen.kind)(chosen)
+            f"{name}/{part}" if part else name: loss
             for name, chosen in options.items()
             if chosen.peak_weight > 0
+            for part, loss in registry.get(chosen.kind)(chosen).parts().items()
         }
 
     def skin(self, cutoff: float) -> float:
@@ -52,6 +56,13 @@ class TotalLoss:
                 reaches.append(0.0 if displaced is None else reach(displaced))
         return max(reaches)
 
+    def weights(self, progress: float) -> dict[str, float]:
+        """Return what each loss is multiplied by in the total at a progress of 0 to 1, by name."""
+        return {
+            name: loss.factor * loss.options.weight_at(progress)
+            for name, loss in self.losses.items()
+        }
+
     def counts(self, batch: GraphBatch, progress: float = 1.0) -> dict[str, int]:
         """Return what each loss averages over in the batch, by name; 0 where it does not apply."""
         wanted = self._wanted(batch, progress)
@@ -63,7 +74,7 @@ class TotalLoss:
         self,
         batch: GraphBatch,
         potential: Potential,
-        generator: torch.Generator,
+        generator: Generators,
         teacher: Teacher | None = None,
         progress: float = 1.0,
         shares: Mapping[str, float] | None = None,
@@ -73,14 +84,14 @@ class TotalLoss:
         Args:
             batch: The structures of the step, on the potential's device and in its dtype.
             potential: The potential in training.
-            generator: Draws displacements and strains; on the CPU.
+            generator: Draws displacements and strains; one for all structures or one for each.
             teacher: The frozen foundation; may be None where no loss needs it.
             progress: Share of the run's steps that are done, 0 to 1, for schedules. A loss whose
                 weight is 0 at the moment costs nothing.
             shares: Factors of the losses in the total beside their weights, by name: the batch's
                 shares of a step that is made of several; 1 by default.
         """
-        weights = {name: loss.options.weight_at(progress) for name, loss in self.losses.items()}
+        weights = self.weights(progress)
         wanted = self._wanted(batch, progress)
         requests = [request for asked in wanted.values() for request in asked]
         if not requests:

@@ -80,6 +80,11 @@ class LossSuite:
         assert value.dtype == torch.float64
         assert bool(torch.isfinite(value))
 
+    def test_its_parts_add_up(self) -> None:
+        context = self.context(concatenate(self.structures()))
+        parts = [part.factor * part(context).item() for part in self.loss().parts().values()]
+        assert sum(parts) == pytest.approx(self.loss()(context).item(), rel=ENERGIES)
+
     def test_it_repeats_with_the_generator(self) -> None:
         batch = concatenate(self.structures())
         first, again = (self.loss()(self.context(batch)).item() for _ in range(2))

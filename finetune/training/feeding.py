@@ -28,23 +28,23 @@ class TrainingData:
     unlabelled: Sequence[GraphBatch]
 
 
-class _Batches(torch.utils.data.Dataset[list[tuple[int, GraphBatch]]]):
+class _Batches(torch.utils.data.Dataset[list[GraphBatch]]):
     """Batches by step: the item of a step is what this process does of it."""
 
-    def __init__(self, data: TrainingData, steps: Sequence[Sequence[tuple[int, Piece]]]) -> None:
+    def __init__(self, data: TrainingData, steps: Sequence[Sequence[Piece]]) -> None:
         self.data = data
         self.steps = steps
 
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __getitem__(self, index: int) -> list[tuple[int, GraphBatch]]:
+    def __getitem__(self, index: int) -> list[GraphBatch]:
         found = []
-        for number, (chosen, extra) in self.steps[index]:
+        for chosen, extra in self.steps[index]:
             graphs = [self.data.train[place] for place in chosen]
             graphs += [self.data.unlabelled[place] for place in extra]
             if graphs:
-                found.append((number, concatenate(graphs)))
+                found.append(concatenate(graphs))
         return found
 
 
@@ -66,16 +66,13 @@ class Feeder:
         self.processes = processes
         self.workers = workers
 
-    def steps(self, epoch: int, position: int) -> Iterator[dict[int, GraphBatch]]:
-        """Yield this process's batches, by piece, for each step from ``position`` on."""
+    def steps(self, epoch: int, position: int) -> Iterator[list[GraphBatch]]:
+        """Yield this process's batches for each step from ``position`` on."""
         mine = slice(self.processes.rank, None, self.processes.count)
-        steps = [
-            list(enumerate(self.order.step(epoch, step)))[mine]
-            for step in range(position, self.order.steps)
-        ]
+        steps = [self.order.step(epoch, step)[mine] for step in range(position, self.order.steps)]
         dataset = _Batches(self.data, steps)
         if self.workers == 0:
-            yield from (dict(dataset[index]) for index in range(len(dataset)))
+            yield from (dataset[index] for index in range(len(dataset)))
             return
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
@@ -86,4 +83,4 @@ class Feeder:
                 generator=torch.Generator().manual_seed(0),  # leaves the global one alone
             )
             iterator = iter(loader)
-        yield from map(dict, iterator)
+        yield from iterator

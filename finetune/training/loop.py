@@ -11,9 +11,8 @@ from pathlib import Path
 
 from finetune.adapters.base import AdaptedPotential
 from finetune.data.graphs import GraphBatch
-from finetune.devices import peak_memory
+from finetune.devices import multiplication
 from finetune.errors import TrainingError
-from finetune.evaluation.metrics import errors, predict
 from finetune.foundation.potential import Potential
 from finetune.losses.total import LossValue, TotalLoss
 from finetune.recipe import Recipe
@@ -25,14 +24,17 @@ from finetune.training.feeding import Feeder, TrainingData
 from finetune.training.guard import diverged
 from finetune.training.interruption import StopSignals
 from finetune.training.keeping import Keeper
-from finetune.training.optimiser import build_optimiser, learning_rate, set_learning_rate
+from finetune.training.optimiser import build_optimiser, set_learning_rate
 from finetune.training.order import Order
+from finetune.training.pace import Pace
 from finetune.training.processes import Processes
 from finetune.training.progress import Record, Reporter
-from finetune.training.records import MetricsLog, finite, validation_record
-from finetune.training.seeds import Purpose, global_generator, torch_generator
+from finetune.training.records import MetricsLog, finite, step_values
+from finetune.training.seeds import global_generator, structure_generators
 from finetune.training.state import Progress, Weights
 from finetune.training.stepping import Stepper
+from finetune.training.validation import Validator
+from finetune.wording import counted
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,10 @@ class Trainer:
             pieces=settings.accumulate * self.processes.count,
         )
         self.feeder = Feeder(data, self.order, self.processes, settings.workers)
-        self.length = float(settings.epochs)
-        if settings.max_steps is not None:
-            self.length = min(self.length, settings.max_steps / self.order.steps)
+        self.pace = Pace(settings, self.order.steps)
+        self.validator = Validator(
+            adapted.potential, self.average, data.valid, self.total, recipe.losses
+        )
         self.keeper = Keeper(
             folder, folder / CHECKPOINTS, settings.checkpoint_seconds, self.processes.main
         )
@@ -120,7 +123,7 @@ class Trainer:
             TrainingError: If the run keeps diverging, naming loss and structures.
             RunStoppedError: On SIGTERM or SIGINT, or when the disk is full; it can be resumed.
         """
-        with self.reporter, StopSignals() as signals:
+        with self.reporter, multiplication(self.settings.precision), StopSignals() as signals:
             try:
                 self._begin(resume)
                 while not self.progress.ending:
@@ -137,10 +140,11 @@ class Trainer:
         taken = []
         self.adapted.potential.train()
         started = time.perf_counter()
-        for pieces in islice(self.feeder.steps(1, 0), count):
-            self._step(pieces)
-            taken.append(time.perf_counter() - started)
-            started = time.perf_counter()
+        with multiplication(self.settings.precision):
+            for pieces in islice(self.feeder.steps(1, 0), count):
+                self._step(pieces)
+                taken.append(time.perf_counter() - started)
+                started = time.perf_counter()
         return taken
 
     def _begin(self, resume: bool) -> None:
@@ -197,15 +201,13 @@ class Trainer:
         if self.keeper.due:
             self._save()
 
-    def _step(self, pieces: dict[int, GraphBatch]) -> None:
+    def _step(self, pieces: list[GraphBatch]) -> None:
         state, guard = self.progress, self.progress.guard
-        set_learning_rate(self.weights.optimiser, self._rate(self._done()))
+        set_learning_rate(self.weights.optimiser, self.pace.rate(state, self.pace.done(state)))
         potential = self.adapted.potential
-        pieces = {
-            number: batch.to(potential.device, potential.dtype) for number, batch in pieces.items()
-        }
+        pieces = [batch.to(potential.device, potential.dtype) for batch in pieces]
         with global_generator(self.settings.seed, state.step, self.processes.rank):
-            outcome = self.stepper.take(pieces, self._evaluate, self._done() / self.length)
+            outcome = self.stepper.take(pieces, self._evaluate, self.pace.share(state))
         if outcome is None:
             return
         if outcome.trouble:
@@ -215,29 +217,14 @@ class Trainer:
             return
         guard.step_went_well()
         state.add("gradient_norm", outcome.gradient_norm)
-        for name, value in outcome.means.items():
-            state.add(f"loss/{name}", value)
+        for name, value in step_values(outcome.means, outcome.weights).items():
+            state.add(name, value)
 
-    def _rate(self, epoch: float) -> float:
-        """Return the learning rate after ``epoch`` epochs, as the guard allows."""
-        monitored = f"valid/{self.settings.monitor}"
-        values = [record[monitored] for record in self.progress.history]
-        values = [math.inf if value is None else value for value in values]
-        rate = learning_rate(self.settings, epoch, self.length, values)
-        return self.progress.guard.factor * rate
-
-    def _evaluate(
-        self, batch: GraphBatch, piece: int, shares: Mapping[str, float]
-    ) -> LossValue | None:
-        place = (self.progress.step, piece)
-        generator = torch_generator(self.settings.seed, Purpose.DISPLACEMENTS, *place)
-        potential = self.adapted.potential
-        done = self._done() / self.length
-        return self.total(batch, potential, generator, self.teacher, done, shares)
-
-    def _done(self) -> float:
-        """Return how many epochs are done, with the share of the one in progress."""
-        return self.progress.epoch - 1 + self.progress.position / self.order.steps
+    def _evaluate(self, batch: GraphBatch, shares: Mapping[str, float]) -> LossValue | None:
+        step, identities = self.progress.step, batch.identity.tolist()
+        generators = structure_generators(self.settings.seed, step, identities)
+        potential, done = self.adapted.potential, self.pace.share(self.progress)
+        return self.total(batch, potential, generators, self.teacher, done, shares)
 
     def _roll_back(self) -> None:
         """Return to the best weights at a lower learning rate.
@@ -249,10 +236,10 @@ class Trainer:
         if guard.rollbacks >= self.settings.rollbacks:
             raise TrainingError(
                 f"training keeps diverging: {guard.trouble}. Went back to the best weights (epoch "
-                f"{state.best_epoch}) {guard.rollbacks} time(s), each time with a lower learning "
-                "rate. Lower train.learning_rate or the weight of that loss, or look at those "
-                f"structures. '{self.folder}' keeps metrics and checkpoint unless it replaced an "
-                "earlier run; --overwrite starts again."
+                f"{state.best_epoch}) {counted(guard.rollbacks, 'time')}, each time with a lower "
+                "learning rate. Lower train.learning_rate or the weight of that loss, or look at "
+                f"those structures. '{self.folder}' keeps metrics and checkpoint unless it "
+                "replaced an earlier run; --overwrite starts again."
             )
         self.weights.return_to_best()
         guard.rolled_back()
@@ -283,29 +270,10 @@ class Trainer:
             self._roll_back()
 
     def _record(self, epoch: int) -> Record:
-        """Validate the averaged weights; in the main process, the others wait for its record."""
+        """Validate in the main process; the others wait for its record."""
         if not self.processes.main:
             return {}
-        state = self.progress
-        started = time.perf_counter()
-        with self.average.applied():
-            measured = errors(
-                predict(self.adapted.potential, self.data.valid), len(self.data.valid)
-            )
-        state.spend(time.perf_counter() - started)
-        means = state.means()
-        gradient_norm = means.pop("gradient_norm", 0.0)
-        return {
-            "epoch": epoch,
-            **means,
-            **validation_record(measured, self.recipe.losses),
-            "learning_rate": self._rate(epoch),
-            "gradient_norm": gradient_norm,
-            "skipped_steps": state.guard.skipped,
-            "steps_per_second": state.position / max(state.step_seconds, 1e-9),
-            "memory_mib": round(peak_memory(self.adapted.potential.device) / 2**20, 1),
-            "seconds": state.epoch_seconds,
-        }
+        return self.validator.record(self.progress, epoch, self.pace.rate(self.progress, epoch))
 
     def _save(self, final: bool = False) -> None:
         self.keeper.write(self.weights.tensors(), self.progress.as_dict(), final)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, TypeVar
 
 import torch
+
+from finetune.environment import process_count
 
 T = TypeVar("T")
 
@@ -22,7 +23,7 @@ class Processes:
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
-        self.count = int(os.environ.get("WORLD_SIZE", "1"))
+        self.count = process_count()
         self.rank = 0
         if self.count > 1:
             from accelerate import PartialState

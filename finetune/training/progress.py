@@ -18,8 +18,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from finetune.quantities import readable
+
 Record = dict[str, Any]
-"""One epoch: ``epoch``, ``loss/NAME``, ``valid/…``, ``learning_rate``, ``gradient_norm``, …"""
+"""One epoch: ``epoch``, ``loss/NAME``, ``residual/NAME``, ``valid/…``, ``learning_rate``, …"""
 
 
 class Reporter(ABC):
@@ -146,13 +148,25 @@ def reporter_for(console: Console, quiet: bool = False, plain: bool = False) -> 
     return Bar(console) if console.is_terminal and not plain else Plain(console)
 
 
+def residuals(record: Record) -> dict[str, tuple[float, str]]:
+    """Return the size of each loss's residuals in an epoch, as people read it: value and unit."""
+    units: dict[str, str] = record.get("units", {})
+    return {
+        name: readable(record[f"residual/{name}"], unit)
+        for name, unit in units.items()
+        if record.get(f"residual/{name}") is not None
+    }
+
+
 def summary(record: Record) -> str:
     """Return an epoch's losses by name and its validation errors in one line."""
-    parts = [
-        f"{name.removeprefix('loss/')} {value:.2e}"
-        for name, value in record.items()
-        if name.startswith("loss/")
-    ]
+    found = residuals(record)
+    parts = [f"loss {record['train/loss']:.2e}"] if record.get("train/loss") is not None else []
+    for key, value in record.items():
+        kind, _, name = key.partition("/")
+        if kind == "loss" and value is not None:
+            size, unit = found.get(name, (value, ""))
+            parts.append(f"{name} {size:.3g} {unit}" if unit else f"{name} {value:.2e}")
     shown = {
         "valid/energy_per_atom_mae": ("valid E", "meV/atom"),
         "valid/forces_mae": ("valid F", "meV/Å"),

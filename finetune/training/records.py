@@ -10,6 +10,7 @@ from pathlib import Path
 from finetune.evaluation.metrics import Errors
 from finetune.files import write_atomically
 from finetune.losses.options import LossOptions
+from finetune.losses.total import TotalLoss
 from finetune.training.progress import Record
 
 
@@ -33,6 +34,40 @@ class MetricsLog:
         if self.active:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(record))
+
+
+def step_values(means: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
+    """Return what of a step's losses is averaged over the epoch.
+
+    Args:
+        means: Each loss by name, before its weight.
+        weights: What each is multiplied by in the total.
+    """
+    weighted = {f"loss/{name}": weights[name] * mean for name, mean in means.items()}
+    measures = {f"measure/{name}": mean for name, mean in means.items()}
+    return {"train/loss": sum(weighted.values()), **weighted, **measures}
+
+
+def training_record(means: Mapping[str, float], total: TotalLoss) -> Record:
+    """Return what is recorded of an epoch's steps.
+
+    ``train/loss`` is the total that was optimised, ``loss/NAME`` what each loss added to it (its
+    weight included), ``residual/NAME`` the size of its residuals in the unit that ``units`` names.
+
+    Args:
+        means: Means over the epoch of what `step_values` returns.
+        total: The losses.
+    """
+    record: Record = {}
+    units: dict[str, str] = {}
+    for name, mean in means.items():
+        kind, _, loss = name.partition("/")
+        if kind != "measure":
+            record[name] = mean
+        elif loss in total.losses and total.losses[loss].unit:
+            record[f"residual/{loss}"] = total.losses[loss].typical_residual(max(mean, 0.0))
+            units[loss] = total.losses[loss].unit
+    return {**record, "units": units} if units else record
 
 
 def validation_record(measured: Errors, losses: Mapping[str, LossOptions]) -> Record:
@@ -70,4 +105,4 @@ def finite(record: Record) -> Record:
 
 
 def _line(record: Record) -> str:
-    return json.dumps(record) + "\n"
+    return json.dumps(record, ensure_ascii=False) + "\n"

@@ -6,7 +6,7 @@ processes, draws what it would have drawn otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 
@@ -28,9 +28,15 @@ def numpy_generator(seed: int, purpose: Purpose, *place: int) -> np.random.Gener
     return np.random.default_rng([seed, int(purpose), *place])
 
 
-def torch_generator(seed: int, purpose: Purpose, *place: int) -> torch.Generator:
-    """Return a CPU generator of torch for a purpose and a place."""
-    return torch.Generator().manual_seed(_number(seed, purpose, *place))
+def structure_generators(seed: int, step: int, identities: Sequence[int]) -> list[torch.Generator]:
+    """Return a CPU generator for the displacements of each structure of a step.
+
+    It follows from the structure alone, whatever batch or process the structure is part of.
+    """
+    return [
+        torch.Generator().manual_seed(_number(seed, Purpose.DISPLACEMENTS, step, identity % 2**64))
+        for identity in identities
+    ]
 
 
 @contextmanager

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 
 from finetune.data.graphs import GraphBatch
+from finetune.losses.options import PULL
 from finetune.losses.total import LossValue, TotalLoss
 from finetune.training.averaging import WeightAverage
 from finetune.training.processes import Processes
 
-Evaluate = Callable[[GraphBatch, int, Mapping[str, float]], LossValue | None]
-"""Evaluates the losses on a piece, given its number within the step and its share of each loss."""
-PULL = "pull_to_foundation"
+Evaluate = Callable[[GraphBatch, Mapping[str, float]], LossValue | None]
+"""Evaluates the losses on a piece, given its share of each loss."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,13 @@ class StepOutcome:
 
     Attributes:
         means: Each loss by name, before its weight, over the whole step.
+        weights: What each is multiplied by in the total.
         gradient_norm: Before clipping.
         trouble: Why the step was not taken; empty where it was.
     """
 
     means: dict[str, float]
+    weights: dict[str, float]
     gradient_norm: float
     trouble: str = ""
 
@@ -69,21 +71,21 @@ class Stepper:
         self.origin = [item.detach().clone() for item in parameters] if pull else []
 
     def take(
-        self, pieces: Mapping[int, GraphBatch], evaluate: Evaluate, progress: float
+        self, pieces: Sequence[GraphBatch], evaluate: Evaluate, progress: float
     ) -> StepOutcome | None:
         """Take a step; None where no loss applies to any piece of it.
 
         The weights stay as they were where a loss or the gradient norm is not finite.
 
         Args:
-            pieces: The pieces that this process works on, by their number within the step.
+            pieces: The pieces of the step that this process works on.
             evaluate: Evaluates the losses on one.
             progress: Share of the run's steps that are done.
         """
-        counts = {number: self.total.counts(batch, progress) for number, batch in pieces.items()}
+        counts = [self.total.counts(batch, progress) for batch in pieces]
         names = list(self.total.losses)
         whole = torch.tensor(
-            [sum(found[name] for found in counts.values()) for name in names], dtype=torch.float64
+            [sum(found[name] for found in counts) for name in names], dtype=torch.float64
         )
         whole = self.processes.sum(whole.to(self.parameters[0].device)).cpu()
         of_all = dict(zip(names, whole.tolist(), strict=True))
@@ -92,9 +94,9 @@ class Stepper:
         self.optimiser.zero_grad(set_to_none=True)
         sums = dict.fromkeys(names, 0.0)
         trouble = ""
-        for number, batch in pieces.items():
-            shares = {name: n / of_all[name] for name, n in counts[number].items() if n}
-            value = evaluate(batch, number, shares)
+        for batch, count in zip(pieces, counts, strict=True):
+            shares = {name: n / of_all[name] for name, n in count.items() if n}
+            value = evaluate(batch, shares)
             if value is None:
                 continue
             for name, part in value.parts.items():
@@ -105,15 +107,18 @@ class Stepper:
             torch.autograd.backward(value.total, inputs=self.parameters)
         means = self._gather({name: sums[name] for name in names})
         means = {name: mean for name, mean in means.items() if of_all[name]}
+        weights = self.total.weights(progress)
         if self.pull:
-            means[PULL] = self._add_pull()
+            means[PULL], weights[PULL] = self._add_pull(), self.pull
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip))
         if not math.isfinite(norm) or not all(map(math.isfinite, means.values())):
-            names_of = "; ".join(_of(batch) for batch in pieces.values())
-            return StepOutcome(means, norm, trouble or f"the gradient norm is {norm} on {names_of}")
+            known = self.processes.first(trouble or None)
+            names_of = "; ".join(map(_of, pieces))
+            trouble = known or f"the gradient norm is {norm} on {names_of}"
+            return StepOutcome(means, weights, norm, trouble)
         self.optimiser.step()
         self.average.update()
-        return StepOutcome(means, norm)
+        return StepOutcome(means, weights, norm)
 
     def _gather(self, sums: dict[str, float]) -> dict[str, float]:
         """Add up gradients and loss values over the processes."""
@@ -131,14 +136,14 @@ class Stepper:
         return dict(zip(sums, values.tolist(), strict=True))
 
     def _add_pull(self) -> float:
-        """Add the gradient of the pull; return the pull."""
+        """Add the gradient of the pull; return Σ (w − w₀)²."""
         total = 0.0
         for parameter, origin in zip(self.parameters, self.origin, strict=True):
             difference = parameter.detach() - origin
             assert parameter.grad is not None
             parameter.grad.add_(difference, alpha=2 * self.pull)
             total += float(difference.square().sum())
-        return self.pull * total
+        return total
 
 
 def _of(batch: GraphBatch) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from finetune.errors import RecipeError
 from finetune.recipe import TrackRecipe
 from finetune.run_folder import TENSORBOARD, WANDB
-from finetune.training.progress import Record, Reporter, Silent
+from finetune.training.progress import Record, Reporter, Silent, residuals
 
 
 class Several(Reporter):
@@ -118,9 +118,11 @@ def trackers(
 
 
 def numbers(record: Record) -> dict[str, float]:
-    """Return what is a number in a record."""
-    return {
+    """Return what is a number in a record; residuals as people read them, with their units."""
+    found = {
         name: value
         for name, value in record.items()
-        if isinstance(value, (int, float)) and name != "epoch"
+        if isinstance(value, (int, float)) and not name.startswith(("epoch", "residual/"))
     }
+    named = {f"residual/{name} ({unit})": size for name, (size, unit) in residuals(record).items()}
+    return {**found, **named}

@@ -1,6 +1,7 @@
 """What a user's files may hold, and what each fault in them gets."""
 
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -169,3 +170,27 @@ def test_missing_unreadable_and_empty_files(tmp_path: Path) -> None:
 def test_absurd_structures_are_refused_at_once(atoms: Atoms, message: str) -> None:
     with pytest.raises(DataError, match=message):
         from_atoms(atoms, LabelKeys(), "here")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("REF_energy", 1e300, r"'REF_energy' reaches .* eV/atom; nothing has more than 1e\+07"),
+        ("REF_forces", np.full((6, 3), -1e20), r"'REF_forces' reaches 1e\+20 eV/Å"),
+        ("REF_stress", np.full(6, 1e4), r"'REF_stress' reaches 1e\+04 eV/Å³"),
+    ],
+)
+def test_absurd_labels_are_named(key: str, value: Any, message: str) -> None:
+    atoms = molecule("CH3OH")
+    atoms.set_cell(np.eye(3) * 9)
+    atoms.pbc = True
+    if key == "REF_forces":
+        atoms.arrays[key] = value
+    else:
+        atoms.info[key] = value
+    with pytest.raises(DataError, match=message):
+        from_atoms(atoms, LabelKeys(), "a.xyz, structure 3")
+    atoms.info["REF_energy"] = -8e5 * 6  # as of six uranium atoms
+    atoms.arrays.pop("REF_forces", None)
+    atoms.info.pop("REF_stress", None)
+    assert from_atoms(atoms, LabelKeys(), "a.xyz").energy == -8e5 * 6

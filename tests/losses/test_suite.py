@@ -22,7 +22,10 @@ FORMS: dict[str, list[dict[str, object]]] = {
     "pisc": [{"displacement": 0.05}, {"anchored": True, "copies": 2, "displacement": 0.05}],
     "second_difference": [{"displacement": 0.05}, {"anchored": True, "displacement": 0.1}],
     "strain": [{}, {"form": "symmetric", "strain": 0.02}, {"anchored": True, "copies": 2}],
-    "replay": [{"energy": 1.0, "forces": 0.0}, {"displacement": None}, {"copies": 2}],
+    "replay": [
+        *({"energy": 1.0, "forces": 0.0}, {"displacement": None}),
+        {"copies": 2, "energy": 2.0, "forces": 0.5},
+    ],
 }
 CASES = [(name, form) for name, forms in FORMS.items() for form in forms]
 

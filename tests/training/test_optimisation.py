@@ -1,7 +1,9 @@
 """What a step is: optimiser, groups, accumulation, the pull to the foundation, budgets."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,11 @@ from finetune.training.optimiser import build_optimiser, set_learning_rate
 from finetune.training.order import Order
 from tests.conftest import recipe_for
 from tests.training.test_loop import weights
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def largest_difference(first: Path, second: Path) -> float:
@@ -38,20 +45,34 @@ def labelled_unevenly(workspace: Path, tmp_path: Path) -> dict[str, str]:
 def test_accumulated_batches_make_the_step_of_a_large_one(
     workspace: Path, tmp_path: Path, labelled_unevenly: dict[str, str]
 ) -> None:
+    """Whatever the loss: what a structure draws does not depend on its batch."""
+    losses = {
+        "energy": {},
+        "forces": {"weight": 0.1, "distance": "huber"},
+        "pitc": {"displacement": 0.05},
+        "near": {"kind": "pisc", "anchored": True, "displacement": {"kind": "sphere"}},
+        "replay": {"weight": 0.1, "energy": 3.0, "forces": 1.0},
+    }
+    data = {**labelled_unevenly, "unlabelled": str(workspace / "test.xyz")}
     for name, train in (
-        ("large", {"batch_size": 6}),
-        ("accumulated", {"batch_size": 2, "accumulate": 3}),
+        ("large", {"batch_size": 6, "unlabelled_batch_size": 3}),
+        ("accumulated", {"batch_size": 2, "unlabelled_batch_size": 1, "accumulate": 3}),
     ):
         finetune.run(
             recipe_for(
                 workspace,
                 tmp_path / name,
-                data=labelled_unevenly,
-                losses={"energy": {}, "forces": {}},
-                train={"epochs": 3, "learning_rate": 0.01, "monitor": "energy_mae", **train},
+                data=data,
+                losses=losses,
+                train={"epochs": 2, "learning_rate": 0.01, "monitor": "energy_mae", **train},
             )
         )
     assert largest_difference(tmp_path / "large", tmp_path / "accumulated") < 1e-8
+    first, second = (read_metrics(tmp_path / name)[-1] for name in ("large", "accumulated"))
+    assert {"residual/replay/energy", "residual/replay/forces", "residual/near"} <= set(first)
+    for name in first:
+        if name.startswith(("loss/", "residual/")):
+            assert first[name] == pytest.approx(second[name], rel=1e-6), name
 
 
 def test_groups_have_learning_rates_of_their_own(potential: MacePotential) -> None:

@@ -1,4 +1,4 @@
-"""Run a recipe in this process, one of several: python two_ranks.py RECIPE [CRASH_RANK]."""
+"""Run a recipe in this process, one of several, of which one crashes: RECIPE RANK."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ import finetune
 from finetune.training.stepping import Stepper
 
 torch.set_num_threads(1)
-if len(sys.argv) > 2 and os.environ["RANK"] == sys.argv[2]:
+if os.environ["RANK"] == sys.argv[2]:
 
     def crash(self: Stepper, *given: object) -> object:
         raise RuntimeError("this rank has had enough")
