@@ -28,6 +28,7 @@ from finetune.mappings import flattened, merged_deeply
 from finetune.options import Options
 from finetune.plugins import adapter_options, loss_options
 from finetune.stages import check_stages
+from finetune.units import Units
 
 
 class LabelKeys(Options):
@@ -41,7 +42,7 @@ class LabelKeys(Options):
 
 
 class DataRecipe(Options):
-    """Where the structures are. Each entry is a path or a list of paths, with ASE's ``@:50``."""
+    """Where the structures are: paths, folders, patterns or lists of them, with ASE's ``@:50``."""
 
     train: str | tuple[str, ...]
     valid: str | tuple[str, ...] | float = Field(
@@ -49,6 +50,10 @@ class DataRecipe(Options):
     )
     test: str | tuple[str, ...] | None = None
     keys: LabelKeys = LabelKeys()
+    units: Units = Units()
+    faulty: Literal["stop", "skip"] = Field(
+        "stop", description="whether a structure that cannot be used stops the run or is left out"
+    )
     unlabelled: str | tuple[str, ...] | None = Field(
         None, description="more geometries for the weak losses; their labels are not read"
     )

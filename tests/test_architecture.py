@@ -10,7 +10,7 @@ import finetune
 ROOT = Path(finetune.__file__).parent
 FLOORS = [
     {"errors", "files", "mappings", "options"},
-    {"explanation", "stages"},
+    {"explanation", "stages", "units"},
     {"registry", "resources", "environment"},
     {"schedules"},
     {"displacements"},

@@ -33,9 +33,10 @@ from finetune.data.sequences import LazySequence
 from finetune.errors import DataError
 
 FORMAT, VERSION = "piwsl-finetune/structures", 1
+SUFFIXES = {".h5", ".hdf5"}
 LABELS: dict[str, tuple[int, ...]] = {"energy": (), "forces": (3,), "stress": (3, 3)}
-CHUNK = 4096
-"""Rows of a chunk."""
+CHUNK = 1024
+"""Rows of a chunk, compressed without loss."""
 BLOCK = 1024
 """Structures read at once when all are read in turn."""
 _COLUMNS: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -60,10 +61,12 @@ class StoreWriter:
         path: The file; it appears when the context ends without an error.
 
     Raises:
-        DataError: If it exists or cannot be made.
+        DataError: If it exists or cannot be made, or its name does not end in .h5 or .hdf5.
     """
 
     def __init__(self, path: Path) -> None:
+        if path.suffix not in SUFFIXES:
+            raise DataError(f"a store is an HDF5 file: name it '{path}.h5', not '{path}'.")
         if path.exists():
             raise DataError(f"'{path}' exists. Choose another name.")
         self.path = path
@@ -74,7 +77,14 @@ class StoreWriter:
             raise DataError(f"'{path}' cannot be written: {error}.") from error
         for name, (shape, dtype) in _COLUMNS.items():
             self._file.create_dataset(
-                name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(CHUNK, *shape)
+                name,
+                (0, *shape),
+                dtype,
+                maxshape=(None, *shape),
+                chunks=(CHUNK, *shape),
+                shuffle=True,
+                compression="gzip",
+                compression_opts=1,
             )
         self._add("offsets", [0])
         self._sources: dict[str, int] = {}
@@ -144,6 +154,15 @@ class StoreWriter:
             self._temporary.unlink(missing_ok=True)
 
 
+def is_store(path: Path) -> bool:
+    """Whether an HDF5 file says that it is a store; a damaged one is none."""
+    try:
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs.get("format") == FORMAT)
+    except OSError:
+        return False
+
+
 class Store(LazySequence[Structure]):
     """The structures of a store, read when they are asked for.
 
@@ -174,8 +193,37 @@ class Store(LazySequence[Structure]):
             self._source: NDArray[np.int64] = file["source"][:]
             self._levels = [item.decode() for item in file["levels"][:]]
             self._sources = [item.decode() for item in file["sources"][:]]
+            self._check(file)
         except (OSError, KeyError, ValueError) as error:
             raise DataError(f"'{path}' cannot be read as a store: {error}.") from error
+
+    def _check(self, file: h5py.File) -> None:
+        """Refuse tables that do not fit together.
+
+        Raises:
+            ValueError: Saying which.
+        """
+        atoms, count = self._offsets, len(self._offsets) - 1
+        if count < 1 or atoms[0] != 0 or (np.diff(atoms) < 1).any():
+            raise ValueError("'offsets' do not rise from 0")
+        for name in ("numbers", "positions"):
+            if len(file[name]) != atoms[-1]:
+                raise ValueError(f"'{name}' has {len(file[name])} rows for {atoms[-1]} atoms")
+        for name in ("cell", "pbc", "charge", "spin", "level", "source"):
+            if len(file[name]) != count:
+                raise ValueError(f"'{name}' has {len(file[name])} rows for {count} structures")
+        for name, rows in self._rows.items():
+            present = rows >= 0
+            size = np.diff(atoms)[present] if name == "forces" else np.ones(present.sum(), int)
+            expected = np.concatenate([[0], np.cumsum(size)])
+            if len(rows) != count or (rows[present] != expected[:-1]).any():
+                raise ValueError(f"'{name}/row' does not number the labels")
+            if len(file[f"{name}/values"]) != expected[-1]:
+                raise ValueError(f"'{name}/values' does not have {expected[-1]} rows")
+        if (self._level >= len(self._levels)).any():
+            raise ValueError("'level' names levels of theory that are not there")
+        if ((self._source[:, 0] < 0) | (self._source[:, 0] >= len(self._sources))).any():
+            raise ValueError("'source' names files that are not there")
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -198,6 +246,12 @@ class Store(LazySequence[Structure]):
             file[name][start:stop] for name in ("cell", "pbc", "charge", "spin")
         )
         labels = {name: self._labels(name, start, stop) for name in LABELS}
+        for values in (positions, *(found[2] for found in labels.values())):
+            if not np.isfinite(values).all():
+                raise DataError(
+                    f"'{self.path}' holds NaN or infinite values in structures {start} to "
+                    f"{stop - 1}. Write it anew with `data convert`."
+                )
         for index in range(start, stop):
             atoms = slice(offsets[index] - first, offsets[index + 1] - first)
             level = self._level[index]
