@@ -94,9 +94,43 @@ class MacePotential(Potential):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """See `Potential.interaction`."""
         positions = batch.positions.detach().requires_grad_(torch.is_grad_enabled())
+        output: dict[str, Any] = self.model(
+            self._inputs(batch, element, positions),
+            compute_force=False,
+            compute_displacement=strain,
+            training=self.training,
+        )
+        node_energy = output["node_energy"]
+        if self._settings.use_embedding_readout:  # MACE counts it in the structure's energy alone
+            missing = output["energy"] - batch.sum_atoms(node_energy)
+            node_energy = node_energy + (missing / batch.atoms)[batch.structure]
+        return node_energy, positions, output["displacement"] if strain else None
+
+    @torch.no_grad()
+    def descriptors(self, batch: GraphBatch) -> torch.Tensor:
+        """See `Potential.descriptors`: the invariant node features of every layer."""
+        element = self.element_index(batch.numbers)
+        output = self.model(
+            self._inputs(batch, element, batch.positions),
+            compute_force=False,
+            training=False,
+        )
+        features, start, kept = output["node_feats"], 0, []
+        for product in self.model.products:  # type: ignore[union-attr]
+            for (multiplicity, irrep) in product.linear.irreps_out:
+                size = multiplicity * irrep.dim
+                if irrep.l == 0 and irrep.p == 1:
+                    kept.append(features[:, start : start + size])
+                start += size
+        return torch.cat(kept, dim=1)
+
+    def _inputs(
+        self, batch: GraphBatch, element: torch.Tensor, positions: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Return a batch as MACE wants it."""
         sender = batch.edge_index[0]
         counts = torch.cumsum(batch.atoms, dim=0)
-        data = {
+        return {
             "positions": positions,
             "cell": batch.cell.reshape(-1, 3),
             "node_attrs": torch.nn.functional.one_hot(element, len(self.elements)).to(self.dtype),
@@ -110,14 +144,6 @@ class MacePotential(Potential):
             "head": torch.full_like(batch.atoms, self.head),
             **self._further_inputs(batch),
         }
-        output: dict[str, Any] = self.model(
-            data, compute_force=False, compute_displacement=strain, training=self.training
-        )
-        node_energy = output["node_energy"]
-        if self._settings.use_embedding_readout:  # MACE counts it in the structure's energy alone
-            missing = output["energy"] - batch.sum_atoms(node_energy)
-            node_energy = node_energy + (missing / batch.atoms)[batch.structure]
-        return node_energy, positions, output["displacement"] if strain else None
 
     def _further_inputs(self, batch: GraphBatch) -> dict[str, torch.Tensor]:
         """Return charge and spin ``[B]`` for a model that embeds them.

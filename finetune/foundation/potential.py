@@ -53,6 +53,14 @@ class Potential(torch.nn.Module, ABC):
             None) that they can be differentiated by.
         """
 
+    def descriptors(self, batch: GraphBatch) -> torch.Tensor:
+        """Return what the potential sees of each atom ``[N, D]``, the same under rotations.
+
+        Raises:
+            FoundationError: If the potential has none, or does not know an element.
+        """
+        raise FoundationError(f"a {type(self).__name__} has no descriptors. Choose another one.")
+
     @property
     def dtype(self) -> torch.dtype:
         """Floating type of the weights."""
