@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -21,7 +22,7 @@ def versions() -> dict[str, str]:
 
 
 def environment(
-    device: str, seed: int, foundation: str, fingerprint: str, data: str
+    device: str, seed: int, foundation: str, fingerprint: str, data: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the content of a run's ``environment.json``."""
     return {
@@ -30,5 +31,5 @@ def environment(
         "device": device,
         "seed": seed,
         "foundation": {"name": foundation, "fingerprint": fingerprint},
-        "data": {"fingerprint": data},
+        "data": dict(data),
     }

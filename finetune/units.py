@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
+from finetune.errors import RecipeError
+from finetune.explanation import explain
 from finetune.options import Options
 
 ENERGIES = {
@@ -94,6 +97,19 @@ def _factors(given: Units) -> dict[str, float]:
             else _energy_in_ev(per_volume[0]) / _length_in_angstrom(per_volume[2][:-1]) ** 3
         ),
     }
+
+
+def parse_units(given: Sequence[str]) -> Units:
+    """Read units written as ``quantity=unit``.
+
+    Raises:
+        RecipeError: For a quantity or a unit that is unknown.
+    """
+    pairs = [item.partition("=") for item in given]
+    try:
+        return Units.model_validate({name.strip(): unit.strip() for name, _, unit in pairs})
+    except ValidationError as error:
+        raise RecipeError(explain(error, Units, "the units")) from None
 
 
 def energy_name(value: str) -> str:

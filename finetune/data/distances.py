@@ -64,8 +64,10 @@ def nearest(
         fractional = np.linalg.solve(box.T, positions.T).T
         fractional = np.where(pbc, fractional % 1.0, fractional)
         margin = reach * np.linalg.norm(np.linalg.inv(box), axis=0)
-        steps = [range(-int(np.ceil(m)), int(np.ceil(m)) + 1) if p else (0,)
-                 for m, p in zip(margin, pbc, strict=True)]
+        steps = [
+            range(-int(np.ceil(m)), int(np.ceil(m)) + 1) if p else (0,)
+            for m, p in zip(margin, pbc, strict=True)
+        ]
         found, owned = [fractional], [owners]
         for shift in product(*steps):
             moved = fractional + shift

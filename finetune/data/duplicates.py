@@ -94,7 +94,7 @@ def _padded(found: Sequence[Distances]) -> Array:
     for row, item in zip(rows, found, strict=True):
         start = 0
         for pair, length in lengths.items():
-            values = item.get(pair, ())
+            values = item.get(pair, np.empty(0))
             row[start : start + len(values)] = values
             start += length
     return rows

@@ -66,9 +66,7 @@ class Structure:
         return len(self.numbers)
 
 
-def from_atoms(
-    atoms: Atoms, keys: LabelKeys, where: str, units: Units | None = None
-) -> Structure:
+def from_atoms(atoms: Atoms, keys: LabelKeys, where: str, units: Units | None = None) -> Structure:
     """Take geometry and labels from an `ase.Atoms`, checking both.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from ase.symbols import Symbols
@@ -16,6 +16,7 @@ from finetune.data.labels import Structure
 from finetune.errors import DataError
 
 Kind = Literal["random", "composition", "block", "energy"]
+KINDS: tuple[str, ...] = get_args(Kind)
 REST = "rest"
 
 

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from finetune.data.labels import Structure
 from finetune.data.sequences import LazySequence
+from finetune.data.tables import check_tables
 from finetune.errors import DataError
 
 FORMAT, VERSION = "piwsl-finetune/structures", 1
@@ -65,8 +66,7 @@ class StoreWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        if path.suffix not in SUFFIXES:
-            raise DataError(f"a store is an HDF5 file: name it '{path}.h5', not '{path}'.")
+        check_suffix(path)
         if path.exists():
             raise DataError(f"'{path}' exists. Choose another name.")
         self.path = path
@@ -154,6 +154,16 @@ class StoreWriter:
             self._temporary.unlink(missing_ok=True)
 
 
+def check_suffix(path: Path) -> None:
+    """Refuse a name that does not say that it is HDF5.
+
+    Raises:
+        DataError: With a name that does.
+    """
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"a store is an HDF5 file: name it '{path}.h5', not '{path}'.")
+
+
 def is_store(path: Path) -> bool:
     """Whether an HDF5 file says that it is a store; a damaged one is none."""
     try:
@@ -193,37 +203,9 @@ class Store(LazySequence[Structure]):
             self._source: NDArray[np.int64] = file["source"][:]
             self._levels = [item.decode() for item in file["levels"][:]]
             self._sources = [item.decode() for item in file["sources"][:]]
-            self._check(file)
+            check_tables(file, tuple(LABELS), len(self._levels), len(self._sources))
         except (OSError, KeyError, ValueError) as error:
             raise DataError(f"'{path}' cannot be read as a store: {error}.") from error
-
-    def _check(self, file: h5py.File) -> None:
-        """Refuse tables that do not fit together.
-
-        Raises:
-            ValueError: Saying which.
-        """
-        atoms, count = self._offsets, len(self._offsets) - 1
-        if count < 1 or atoms[0] != 0 or (np.diff(atoms) < 1).any():
-            raise ValueError("'offsets' do not rise from 0")
-        for name in ("numbers", "positions"):
-            if len(file[name]) != atoms[-1]:
-                raise ValueError(f"'{name}' has {len(file[name])} rows for {atoms[-1]} atoms")
-        for name in ("cell", "pbc", "charge", "spin", "level", "source"):
-            if len(file[name]) != count:
-                raise ValueError(f"'{name}' has {len(file[name])} rows for {count} structures")
-        for name, rows in self._rows.items():
-            present = rows >= 0
-            size = np.diff(atoms)[present] if name == "forces" else np.ones(present.sum(), int)
-            expected = np.concatenate([[0], np.cumsum(size)])
-            if len(rows) != count or (rows[present] != expected[:-1]).any():
-                raise ValueError(f"'{name}/row' does not number the labels")
-            if len(file[f"{name}/values"]) != expected[-1]:
-                raise ValueError(f"'{name}/values' does not have {expected[-1]} rows")
-        if (self._level >= len(self._levels)).any():
-            raise ValueError("'level' names levels of theory that are not there")
-        if ((self._source[:, 0] < 0) | (self._source[:, 0] >= len(self._sources))).any():
-            raise ValueError("'source' names files that are not there")
 
     def __len__(self) -> int:
         return len(self._offsets) - 1

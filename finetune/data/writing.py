@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -16,6 +18,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from finetune.data.labels import Structure
 from finetune.data.store import SUFFIXES, StoreWriter
 from finetune.errors import DataError, system_errors
+from finetune.files import write_atomically
 from finetune.recipe import LabelKeys
 
 XYZ = {".xyz", ".extxyz"}
@@ -44,6 +47,44 @@ def write_structures(path: Path, structures: Iterable[Structure]) -> int:
     return _write_xyz(path, structures)
 
 
+@system_errors()
+def write_parts(
+    folder: Path,
+    structures: Sequence[Structure],
+    parts: Mapping[str, Sequence[int]],
+    suffix: str,
+    facts: Mapping[str, Any],
+) -> dict[Path, int]:
+    """Write the parts of a split, and ``split.json`` on how they were made.
+
+    Args:
+        folder: Made if needed.
+        structures: All structures.
+        parts: Indices by the name of the part.
+        suffix: ``xyz`` or ``h5``.
+        facts: What to record beside the indices.
+
+    Returns:
+        The files and how many structures each has.
+
+    Raises:
+        DataError: If a file exists, before anything is written.
+    """
+    paths = {name: folder / f"{name}.{suffix.lstrip('.')}" for name in parts}
+    for path in (*paths.values(), folder / "split.json"):
+        if path.suffix != ".json":
+            check_name(path)
+        elif path.exists():
+            raise DataError(f"'{path}' exists. Choose another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = {}
+    for name, path in paths.items():
+        counts[path] = write_structures(path, (structures[index] for index in parts[name]))
+    content = {**facts, "parts": {name: list(indices) for name, indices in parts.items()}}
+    write_atomically(folder / "split.json", json.dumps(content, indent=1).encode())
+    return counts
+
+
 def check_name(path: Path) -> None:
     """Refuse a name that tells no format, or a file that is there.
 
@@ -62,9 +103,7 @@ def check_name(path: Path) -> None:
 def to_atoms(structure: Structure) -> Atoms:
     """Return a structure with its labels under the default names, eV and Å."""
     keys = LabelKeys()
-    atoms = Atoms(
-        structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc
-    )
+    atoms = Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
     if structure.energy is not None:
         atoms.info[keys.energy] = structure.energy
     if structure.forces is not None:
@@ -84,7 +123,11 @@ def to_atoms(structure: Structure) -> Atoms:
 
 def _write_store(path: Path, structures: Iterable[Structure]) -> int:
     with StoreWriter(path) as writer:
-        return sum(writer.append(block) or len(block) for block in _blocks(structures))
+        count = 0
+        for block in _blocks(structures):
+            writer.append(block)
+            count += len(block)
+        return count
 
 
 def _write_xyz(path: Path, structures: Iterable[Structure]) -> int:

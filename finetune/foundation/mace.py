@@ -117,7 +117,7 @@ class MacePotential(Potential):
         )
         features, start, kept = output["node_feats"], 0, []
         for product in self.model.products:  # type: ignore[union-attr]
-            for (multiplicity, irrep) in product.linear.irreps_out:
+            for multiplicity, irrep in product.linear.irreps_out:
                 size = multiplicity * irrep.dim
                 if irrep.l == 0 and irrep.p == 1:
                     kept.append(features[:, start : start + size])

@@ -122,7 +122,9 @@ def zeros(structures: Sequence[Structure]) -> list[Finding]:
                 f"{len(zero)} of {len(present)} structures have {name} of exactly zero (first: "
                 f"{zero[0].where}). Remove labels that are absent, unless symmetry makes them so"
             )
-            symmetric = name == "forces" and bool(zero[0].pbc.all()) and 2 * len(zero) < len(present)
+            symmetric = (
+                name == "forces" and bool(zero[0].pbc.all()) and 2 * len(zero) < len(present)
+            )
             found.append(Finding("note" if symmetric else "warning", text))
     return found
 

@@ -132,7 +132,7 @@ def _groups(structures: Sequence[Structure]) -> Iterator[list[Structure]]:
             continue
         cell = item.cell.round(4).tobytes() if item.pbc.any() else b""
         state = (item.charge, item.spin, item.pbc.tobytes(), cell)
-        groups[(item.numbers.tobytes(), *state)].append(item)
+        groups[(item.numbers.tobytes(), item.level_of_theory, state)].append(item)
     for group in groups.values():
         if len(group) > 1:
             chosen = np.linspace(0, len(group) - 1, min(len(group), MOST), dtype=int)

@@ -63,7 +63,8 @@ class Inspection:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything but the structures as plain data."""
-        slopes = {"forces": self.force_slope, "stress": self.stress and self.stress.slope}
+        stress = None if self.stress is None else self.stress.slope
+        slopes = {"forces": self.force_slope, "stress": stress}
         return {
             "sets": {name: asdict(item) for name, item in self.coverage.items()},
             "compositions": self.compositions,
@@ -104,9 +105,7 @@ class Inspection:
         return found + [str(item) for item in self.findings]
 
 
-def inspect(
-    sets: Mapping[str, Sequence[Structure]], tolerance: float = TOLERANCE
-) -> Inspection:
+def inspect(sets: Mapping[str, Sequence[Structure]], tolerance: float = TOLERANCE) -> Inspection:
     """Look at one or several sets of structures together.
 
     Args:

@@ -6,8 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
+from finetune.errors import DataError
 from finetune.inspection.geometry import shortest
 from finetune.inspection.inspect import Inspection
+
+
+def check_plot(path: Path) -> None:
+    """Refuse a name that no picture can have.
+
+    Raises:
+        DataError: With names that can.
+    """
+    if path.suffix not in {".png", ".pdf", ".svg"}:
+        raise DataError(f"'{path}' is no picture: end its name in .png, .pdf or .svg.")
 
 
 def draw(inspection: Inspection, path: Path) -> None:

@@ -87,8 +87,7 @@ def stress_check(structures: Sequence[Structure]) -> StressCheck | None:
         order: float(
             np.median(
                 np.abs(
-                    found
-                    - slope.value * (normal + shear[:, list(order), range(3)].sum(axis=1))
+                    found - slope.value * (normal + shear[:, list(order), range(3)].sum(axis=1))
                 )[_sheared(shear)]
             )
         )
@@ -114,7 +113,8 @@ def _groups(structures: Sequence[Structure]) -> Iterator[list[Structure]]:
     groups: dict[Any, list[Structure]] = defaultdict(list)
     for item in structures:
         if item.energy is not None and item.stress is not None:
-            groups[(item.numbers.tobytes(), item.charge, item.spin)].append(item)
+            state = (item.charge, item.spin, item.level_of_theory)
+            groups[(item.numbers.tobytes(), state)].append(item)
     for group in groups.values():
         if len(group) > 1:
             chosen = np.linspace(0, len(group) - 1, min(len(group), MOST), dtype=int)
@@ -177,10 +177,7 @@ def _work(
     normal = float(np.diag(mean_density) @ np.diag(strain))
     slots = [(1, 2), (0, 2), (0, 1)]
     shear = np.array(
-        [
-            [(mean_density[a] + mean_density[a[::-1]]) * strain[b] for b in slots]
-            for a in slots
-        ]
+        [[(mean_density[a] + mean_density[a[::-1]]) * strain[b] for b in slots] for a in slots]
     )
     return normal, shear, second.energy - first.energy + work, sum(volumes) / 2
 

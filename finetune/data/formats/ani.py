@@ -86,7 +86,8 @@ def _group(group: h5py.Group, name: str, keys: LabelKeys) -> Iterator[Atoms]:
     shape = group["coordinates"].shape
     if len(shape) != 3 or shape[1:] != (len(numbers), 3):
         raise DataError(
-            f"the group '{name}' has {len(numbers)} atomic numbers and coordinates of shape {shape}."
+            f"the group '{name}' has {len(numbers)} atomic numbers and coordinates of shape "
+            f"{shape}."
         )
     wanted = {}
     for quantity, size in (("energy", shape[:1]), ("forces", shape)):

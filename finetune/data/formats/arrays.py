@@ -49,7 +49,9 @@ def open_npz(path: Path, source: str) -> Frames:
         )
     coordinates, species, energy, forces = _LAYOUTS[layout]
     usual = None if layout == "PhysNet" else _KCAL
-    labels = {name: a for name, a in arrays.items() if name not in _GEOMETRY and a.dtype.kind in "f"}
+    labels = {
+        name: a for name, a in arrays.items() if name not in _GEOMETRY and a.dtype.kind in "f"
+    }
     return Frames(
         f"NumPy archive ({layout})",
         _stream(arrays, labels, coordinates, species, forces, source),
