@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
-
-from ase.io.formats import string2index
 
 from finetune.data.formats.ani import open_ani
 from finetune.data.formats.arrays import open_npz
@@ -16,6 +15,7 @@ from finetune.data.sources import File
 from finetune.errors import DataError
 from finetune.recipe import LabelKeys
 
+_INDEX = re.compile(r"[-\d:]*")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -43,5 +43,6 @@ def open_frames(file: File, keys: LabelKeys) -> Frames:
     kind = kind_of(path, name)
     if kind in {"xyz", "extxyz"}:
         return open_xyz(path, name)
-    query = isinstance(string2index(file.index), str)
-    return open_with_ase(path, name, file.index if query and kind == "db" else ":", kind)
+    if kind == "db" and not _INDEX.fullmatch(file.index):
+        return open_with_ase(path, name, file.index, kind)  # a query
+    return open_with_ase(path, name, ":", kind)

@@ -164,7 +164,8 @@ class Reader:
             units = (opened.stated or self.units).filled(opened.usual)
             record.format, record.units = opened.format, units.model_dump()
             seen = 0
-            for index, frame in select(opened.stream, file):
+            chosen = opened.stream if opened.chosen else select(opened.stream, file)
+            for index, frame in chosen:
                 seen += 1
                 where = f"'{file.name}', structure {index}"
                 if isinstance(frame, Atoms):
@@ -182,7 +183,7 @@ class Reader:
                 raise DataError(f"'{file.name}' holds no structures{at}.")
         check_keys(names, keys, f"'{record.source}'", need_labels)
         if found == 0:
-            why = record.left_out[:1] or ["none of them has a label that was asked for"]
+            why = record.left_out[:1] or ["none of them has a label that was asked for."]
             raise DataError(f"'{record.source}' holds no structure that can be used: {why[0]}")
 
     def _structure(

@@ -108,15 +108,21 @@ def select(stream: Iterator[Frame], file: File) -> Iterator[Frame]:
     Raises:
         DataError: If the expression is none, or a single index lies beyond the end.
     """
-    chosen = string2index(file.index)
+    try:
+        chosen = string2index(file.index)
+    except (TypeError, ValueError):
+        chosen = file.index
     if isinstance(chosen, str):
         raise DataError(
             f"'{file.name}': '{file.index}' is no index expression; write FILE@5, FILE@:50 or "
             "FILE@-10:."
         )
     if isinstance(chosen, int):
-        found = stream if chosen >= 0 else iter(list(stream)[chosen:])
-        yield from islice(found, max(chosen, 0), max(chosen, 0) + 1)
+        if chosen >= 0:
+            yield from islice(stream, chosen, chosen + 1)
+        else:
+            found = list(stream)
+            yield from found[chosen:][:1] if len(found) >= -chosen else []
         return
     parts = (chosen.start, chosen.stop, chosen.step)
     if all(part is None or part >= 0 for part in parts) and chosen.step != 0:

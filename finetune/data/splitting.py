@@ -95,7 +95,7 @@ def _next(parts: Mapping[str, list[int]], wanted: Mapping[str, float], kind: Kin
     lacking = {name: wanted[name] - len(indices) for name, indices in parts.items()}
     if kind == "energy":
         return next((name for name, size in lacking.items() if size >= 0.5), [*parts][-1])
-    return max(lacking, key=lambda name: lacking[name])
+    return max(lacking, key=lambda name: lacking[name] / max(wanted[name], 1e-9))
 
 
 def _joined(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:

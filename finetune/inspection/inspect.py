@@ -206,7 +206,9 @@ def _duplicates(sets: Mapping[str, Sequence[Structure]], tolerance: float) -> li
         counts = Counter(name for name, _ in entries)
         within.update({name: count - 1 for name, count in counts.items() if count > 1})
         names = [name for name in sets if name in counts]
-        across.update({(a, b): counts[b] for a in names for b in names if a < b})
+        across.update(
+            {(a, b): counts[b] for place, a in enumerate(names) for b in names[place + 1 :]}
+        )
     for (first, second), count in across.items():
         text = f"{count} structures of '{second}' are in '{first}' too (within {tolerance:g} Å)"
         found.append(Finding("warning", f"{text}: a leak, if one tests the other"))

@@ -26,6 +26,7 @@ class Frames:
         stated: Units that the file itself names.
         usual: Units that files of this format are in.
         names: Names of all labels that the file holds, where they are known beforehand.
+        chosen: Whether the reader has already taken the index expression into account.
         sparse: Whether a structure without any label is left out rather than kept.
     """
 
@@ -35,6 +36,7 @@ class Frames:
     stated: Units | None = None
     usual: Units | None = None
     names: frozenset[str] = frozenset()
+    chosen: bool = False
     sparse: bool = False
 
 

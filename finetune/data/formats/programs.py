@@ -48,7 +48,7 @@ def open_with_ase(path: Path, source: str, index: str, kind: str) -> Frames:
     description = ioformats[kind].description if kind in ioformats else kind
     stream = _stream(path, source, index, kind)
     if kind in _NAMED:
-        return Frames(description, stream)
+        return Frames(description, stream, chosen=index != ":")
     return Frames(description, stream, natural=_NATURAL, stated=Units().filled())
 
 

@@ -23,6 +23,7 @@ from finetune.errors import DataError
 _COUNT = re.compile(r"\s*[+-]?[0-9]{1,18}\s*", re.ASCII)
 _QUOTED = re.compile(r"\"(?:\\.|[^\"])*\"|'(?:\\.|[^'])*'|\{[^}]*\}|\[[^\]]*\]")
 _KEY = re.compile(r"(?:^|\s)([^\s=]+)\s*=")
+_PBC = re.compile(r"(?:^|\s)pbc=[\"']([^\"']*)[\"']")
 
 
 def open_xyz(path: Path, source: str) -> Frames:
@@ -113,6 +114,9 @@ def _fault(header: str, body: list[str]) -> str:
     repeated = sorted({key for key in keys if keys.count(key) > 1})
     if repeated:
         return f"names '{repeated[0]}' twice in its header. Keep the one that holds"
+    periodic = _PBC.search(body[0])
+    if periodic and not set(periodic[1].split()) <= {"T", "F", "True", "False", "1", "0"}:
+        return f'has pbc {_shown(periodic[1])}; write it as pbc="T T F"'
     for offset, line in enumerate(body[1:]):
         if not line.strip() or _COUNT.fullmatch(line):
             return (
