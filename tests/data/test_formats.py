@@ -15,6 +15,7 @@ from ase.db import connect
 from ase.units import Bohr, Hartree, kcal, mol
 from typer.testing import CliRunner
 
+import finetune
 from finetune.commands import app
 from finetune.data.labels import Structure
 from finetune.data.reading import Reader, read_structures
@@ -22,6 +23,7 @@ from finetune.data.store import Store
 from finetune.errors import DataError, RecipeError
 from finetune.recipe import LabelKeys
 from finetune.units import Units, parse_units
+from tests.conftest import recipe_for
 
 RESULTS = LabelKeys(energy="energy", forces="forces")
 COUNT = 5
@@ -161,6 +163,7 @@ CARTESIAN COORDINATES (ANGSTROEM)
   H      0.000000    0.000000    0.000000
   H      0.000000    0.000000    0.740000
 
+Number of atoms                             ...      2
 ----------------------------
  Total Charge           Charge          ....    0
 FINAL SINGLE POINT ENERGY        -1.172000000000
@@ -252,3 +255,27 @@ def test_splits_are_written_with_how_they_were_made(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "parts" / "split.json").read_text())
     assert sorted(sum(record["parts"].values(), [])) == list(range(COUNT))
     assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+def test_a_run_converts_units_once_and_records_them(workspace: Path, tmp_path: Path) -> None:
+    data = {split: f"{tmp_path}/{split}.xyz" for split in ("train", "valid")}
+    for split, path in data.items():
+        atoms = ase.io.read(workspace / f"{split}.xyz", ":")
+        for item in atoms:
+            item.info["REF_energy"] /= Hartree
+        atoms[1].info["REF_energy"] = float("nan")
+        ase.io.write(path, atoms)
+    units = {"units": {"energy": "Hartree"}}
+    with pytest.raises(DataError, match="structure 1: 'REF_energy' holds NaN"):
+        finetune.validate(recipe_for(workspace, "x", data={**data, **units}))
+    skipping = recipe_for(workspace, "x", data={**data, **units, "faulty": "skip"})
+    prepared = finetune.validate(skipping)
+    plain = read_structures(workspace / "train.xyz")
+    energies = [float(item.energy) for item in prepared.data.train]
+    kept = [item.energy for index, item in enumerate(plain) if index != 1]
+    assert energies == pytest.approx(kept)
+    assert sum("left out of" in note and "structure 1" in note for note in prepared.notes) == 2
+    record = prepared.environment["data"]["files"][0]
+    assert record["units"]["energy"] == "Hartree"
+    assert record["structures"] == 11
+    assert len(record["left_out"]) == 1
