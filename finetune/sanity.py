@@ -12,6 +12,7 @@ from finetune.data.graphs import GraphBatch, batches
 from finetune.data.labels import Structure
 from finetune.evaluation.metrics import errors, predict
 from finetune.foundation.potential import Potential
+from finetune.inspection.forces import diagnosis, force_slope
 from finetune.losses.options import LossOptions
 
 STRANGE = 0.5
@@ -44,6 +45,7 @@ def notes(
     found = [
         *idle_losses(structures["train"], structures["unlabelled"], losses),
         *mixed_levels(structures),
+        *strange_forces(structures["train"]),
         *strange_origin(potential, graphs),
     ]
     spread = energy_spread(potential, graphs)
@@ -87,6 +89,20 @@ def mixed_levels(structures: Mapping[str, Sequence[Structure]]) -> list[str]:
         return []
     listed = "; ".join(f"{split}: {', '.join(found)}" for split, found in levels.items() if found)
     return [f"warning: the labels are of different levels of theory ({listed})."]
+
+
+def strange_forces(train: Sequence[Structure], limit: int = 600) -> list[str]:
+    """Warn where energies of near structures do not change as their forces say."""
+    some = list(islice(train, limit))
+    slope = force_slope(some)
+    if slope is None or not slope.told or slope.right:
+        return []
+    sizes = {len(item) for item in some}
+    why = diagnosis(slope.value, sizes.pop() if len(sizes) == 1 else None, slope.tolerance)
+    return [
+        f"warning: energies change by {slope.value:.3g} times −F·ΔR between near structures, not "
+        f"1: {why or 'do energies and forces belong together?'}. See `data inspect`."
+    ]
 
 
 Frames = Mapping[str, Sequence[bytes]]
