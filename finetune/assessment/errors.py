@@ -60,8 +60,8 @@ def evaluate(
         DataError: For files that cannot be used.
     """
     pair = open_pair(path, against, choose_dtype(dtype), choose_device(device), head)
-    named = label_keys({**trained_keys(pair), **(keys or {})})
-    structures = read_structures(files, named, units=trained_units(pair))
+    label_names = label_keys({**trained_keys(pair), **(keys or {})})
+    structures = read_structures(files, label_names, units=trained_units(pair))
     check_pair(pair, structures)
     cutoff = max(potential.cutoff for potential in pair.potentials.values())
     graphs = [graph(item, cutoff) for item in structures]
