@@ -37,7 +37,7 @@ def environment(
     seed: int,
     foundation: str,
     fingerprint: str,
-    data: str,
+    data: Mapping[str, Any],
     lineage: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Return the content of a run's ``environment.json``.
@@ -47,7 +47,7 @@ def environment(
         seed: Of everything random.
         foundation: Name of what it starts from.
         fingerprint: sha256 of that.
-        data: sha256 of structures and labels.
+        data: sha256 of structures and labels, and where they come from.
         lineage: The potentials that the foundation descends from, itself last.
     """
     return {
@@ -57,5 +57,5 @@ def environment(
         "processes": process_count(),
         "seed": seed,
         "foundation": {"name": foundation, "fingerprint": fingerprint, "lineage": list(lineage)},
-        "data": {"fingerprint": data},
+        "data": dict(data),
     }

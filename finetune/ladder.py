@@ -86,7 +86,7 @@ def climb(
         recipe.train.seed,
         first.foundation.name,
         first.foundation.fingerprint,
-        " ".join(stage.data_fingerprint for stage in prepared.values()),
+        {"fingerprint": " ".join(stage.data_fingerprint for stage in prepared.values())},
         first.lineage,
     )
     if resuming:

@@ -16,7 +16,7 @@ from finetune.adapters import adapters
 from finetune.data.coverage import coverage
 from finetune.data.graphs import graph
 from finetune.data.labels import Structure, fingerprint
-from finetune.data.reading import read_structures
+from finetune.data.reading import Reader
 from finetune.data.sequences import View, mapped
 from finetune.data.splits import hold_out, representative
 from finetune.devices import choose_device, training_dtype
@@ -60,7 +60,10 @@ class Preparation:
         device = choose_device(recipe.train.device)
         dtype = training_dtype(recipe.train.precision, device)
         self.notes: list[str] = []
-        structures = _read(recipe, beside)
+        reader = Reader.of(recipe.data, beside)
+        structures = _read(recipe, reader)
+        self.files = reader.as_dicts()
+        self.notes += reader.notes()
         self.data_fingerprint = fingerprint(structures)
         free_atoms: dict[int, float] = {}
         if recipe.reference_energies == "isolated":
@@ -233,20 +236,20 @@ class Preparation:
             self.recipe.train.seed,
             self.foundation.name,
             self.foundation.fingerprint,
-            self.data_fingerprint,
+            {"fingerprint": self.data_fingerprint, "files": self.files},
             self.lineage,
         )
 
 
-def _read(recipe: Recipe, beside: Path | None) -> dict[str, Sequence[Structure]]:
+def _read(recipe: Recipe, reader: Reader) -> dict[str, Sequence[Structure]]:
     data = recipe.data
-    train = read_structures(data.train, data.keys, beside)
+    train = reader.read(data.train)
     if isinstance(data.valid, float):
         train, valid = hold_out(train, data.valid, recipe.train.seed)
     else:
-        valid = read_structures(data.valid, data.keys, beside)
-    test = read_structures(data.test, data.keys, beside) if data.test else []
-    pool = read_structures(data.unlabelled, data.keys, beside, False) if data.unlabelled else []
+        valid = reader.read(data.valid)
+    test = reader.read(data.test) if data.test else []
+    pool = reader.read(data.unlabelled, need_labels=False) if data.unlabelled else []
     return {
         "train": train,
         "valid": valid,

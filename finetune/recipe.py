@@ -28,6 +28,7 @@ from finetune.mappings import flattened, merged_deeply
 from finetune.options import Options
 from finetune.plugins import adapter_options, loss_options, training_defaults
 from finetune.stages import check_stages
+from finetune.units import Units
 
 MOST = 10_000_000
 """Epochs, and structures of a batch, beyond which a number is a slip."""
@@ -44,7 +45,7 @@ class LabelKeys(Options):
 
 
 class DataRecipe(Options):
-    """Where the structures are. Each entry is a path or a list of paths, with ASE's ``@:50``."""
+    """Where the structures are: paths, folders, patterns or lists of them, with ASE's ``@:50``."""
 
     train: str | tuple[str, ...]
     valid: str | tuple[str, ...] | float = Field(
@@ -52,6 +53,10 @@ class DataRecipe(Options):
     )
     test: str | tuple[str, ...] | None = None
     keys: LabelKeys = LabelKeys()
+    units: Units = Units()
+    faulty: Literal["stop", "skip"] = Field(
+        "stop", description="whether a structure that cannot be used stops the run or is left out"
+    )
     unlabelled: str | tuple[str, ...] | None = Field(
         None, description="more geometries for the weak losses; their labels are not read"
     )

@@ -12,6 +12,7 @@ from finetune.data.graphs import GraphBatch, batches
 from finetune.data.labels import Structure
 from finetune.evaluation.metrics import errors, predict
 from finetune.foundation.potential import Potential
+from finetune.inspection.forces import diagnosis, force_slope
 from finetune.losses.options import LossOptions
 
 STRANGE = 0.5
@@ -45,6 +46,7 @@ def notes(
         *idle_losses(structures["train"], structures["unlabelled"], losses),
         *mixed_levels(structures),
         *ignored_inputs(potential, (item for items in structures.values() for item in items)),
+        *strange_forces(structures["train"]),
         *strange_origin(potential, graphs),
     ]
     spread = energy_spread(potential, graphs)
@@ -104,6 +106,20 @@ def ignored_inputs(potential: Potential, structures: Iterable[Structure]) -> lis
         "Leave these structures out, or choose a foundation that has one (mace-omol-0)."
         for name, count in counts.items()
         if count
+    ]
+
+
+def strange_forces(train: Sequence[Structure], limit: int = 600) -> list[str]:
+    """Warn where energies of near structures do not change as their forces say."""
+    some = list(islice(train, limit))
+    slope = force_slope(some)
+    if slope is None or not slope.told or slope.right:
+        return []
+    sizes = {len(item) for item in some}
+    why = diagnosis(slope.value, sizes.pop() if len(sizes) == 1 else None, slope.tolerance)
+    return [
+        f"warning: energies change by {slope.value:.3g} times −F·ΔR between near structures, not "
+        f"1: {why or 'do energies and forces belong together?'}. See `data inspect`."
     ]
 
 

@@ -24,6 +24,7 @@ from finetune.sanity import (
     ignored_inputs,
     mixed_levels,
     shared_frames,
+    strange_forces,
     strange_origin,
 )
 from finetune.testing import tiny_mace
@@ -133,6 +134,19 @@ def test_idle_losses_mixed_levels_and_shared_frames(labelled: list[Structure]) -
     found = frames(splits)
     assert "2 of the valid structures are in" in shared_frames(found, found["train"])[0]
     assert shared_frames({**found, "valid": []}, found["train"]) == []
+
+
+def test_gradients_in_place_of_forces_are_noticed() -> None:
+    calculator, found = PotentialCalculator(tiny_mace()), []
+    for seed in range(40):
+        atoms = rattled("CH3OH", seed, 0.02)
+        atoms.calc = calculator
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        atoms.calc = None
+        found.append(replace(structure(atoms), energy=energy, forces=forces))
+    assert strange_forces(found) == []
+    turned = [replace(item, forces=-item.forces) for item in found if item.forces is not None]
+    assert "data.units.forces=-eV/Å" in strange_forces(turned)[0]
 
 
 def test_energies_of_other_compositions_are_not_passed_off(workspace: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.assessment.shared import check_pair, trained_keys
+from finetune.assessment.shared import check_pair, trained_keys, trained_units
 from finetune.data.graphs import graph
 from finetune.data.reading import read_structures
 from finetune.devices import choose_device, choose_dtype
@@ -62,7 +62,8 @@ def evaluate(
         DataError: For files that cannot be used.
     """
     pair = open_pair(path, against, choose_dtype(dtype), choose_device(device), head)
-    structures = read_structures(files, label_keys({**trained_keys(pair), **(keys or {})}))
+    label_names = label_keys({**trained_keys(pair), **(keys or {})})
+    structures = read_structures(files, label_names, units=trained_units(pair))
     check_pair(pair, structures)
     cutoff = max(potential.cutoff for potential in pair.potentials.values())
     graphs = [graph(item, cutoff) for item in structures]

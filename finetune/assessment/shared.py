@@ -16,6 +16,7 @@ from finetune.errors import DataError, RunFolderError
 from finetune.evaluation.side_by_side import Pair
 from finetune.preparation import check_elements
 from finetune.recipe import label_keys
+from finetune.units import Units
 
 
 def output_folder(path: str | Path, to: str | Path | None, kind: str) -> Path:
@@ -67,7 +68,8 @@ def structures_for(pair: Pair, files: str | Path | Sequence[str | Path]) -> Sequ
     own = data.get("test") or data.get("valid")
     if not files and not isinstance(own, (str, list)):
         raise DataError("no structures are named, and the potential brings none: name a file.")
-    found = read_structures(files or own, label_keys(trained_keys(pair)), need_labels=False)
+    keys, units = label_keys(trained_keys(pair)), trained_units(pair)
+    found = read_structures(files or own, keys, need_labels=False, units=units)
     check_pair(pair, found)
     return found
 
@@ -86,6 +88,12 @@ def check_pair(pair: Pair, structures: Sequence[Structure]) -> None:
 def trained_keys(pair: Pair) -> dict[str, str]:
     """Return the names of the labels in the recipe that a potential was tuned with."""
     return dict(pair.tuned.metadata.get("recipe", {}).get("data", {}).get("keys", {}))
+
+
+def trained_units(pair: Pair) -> Units:
+    """Return the units in the recipe that a potential was tuned with."""
+    data = pair.tuned.metadata.get("recipe", {}).get("data", {})
+    return Units.model_validate(data.get("units", {}))
 
 
 def chosen_structures(structures: Sequence[Structure], number: int) -> list[Structure]:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from finetune import __version__
+from finetune.commands import data
 from finetune.commands.evaluation import evaluate, md, report, scan
 from finetune.commands.potentials import export, foundations
 from finetune.commands.recipes import recipes, schema
@@ -51,3 +52,4 @@ for command in (
     schema,
 ):
     app.command()(command)
+app.add_typer(data.app, name="data")

@@ -6,24 +6,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
+from finetune.commands.data import ENERGY, FORCES, STRESS, EnergyKey, ForcesKey, StressKey, convert
 from finetune.commands.shared import user_errors
 
 
 def store(
     files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Labelled structures.")],
     to: Annotated[Path, typer.Option("--to", help="HDF5 file to write, e.g. train.h5.")],
-    energy_key: Annotated[str, typer.Option(help="Name of the energies.")] = "REF_energy",
-    forces_key: Annotated[str, typer.Option(help="Name of the forces.")] = "REF_forces",
-    stress_key: Annotated[str, typer.Option(help="Name of the stresses.")] = "REF_stress",
+    energy_key: EnergyKey = ENERGY,
+    forces_key: ForcesKey = FORCES,
+    stress_key: StressKey = STRESS,
 ) -> None:
-    """Put structures and labels into one HDF5 file, which recipes train from without loading it."""
+    """Put structures and labels into one HDF5 file: `data convert` to a name ending in .h5."""
     with user_errors():
-        from finetune.data.reading import store as store_files
-        from finetune.recipe import label_keys
+        from finetune.data.store import check_suffix
 
-        given = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
-        count = store_files(files, to, label_keys(given))
-    Console().print(f"wrote {count} structures to {escape(str(to))}", soft_wrap=True)
+        check_suffix(to)
+    convert(files, to, energy_key, forces_key, stress_key)

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from ase.geometry import complete_cell
-from matscipy.neighbours import neighbour_list
 from numpy.typing import NDArray
 
+from finetune.data.distances import neighbours
 from finetune.data.labels import Structure
 from finetune.quantities import ENERGY_DTYPE, sum_per_structure
 
@@ -215,18 +214,7 @@ def batches(graphs: Sequence[GraphBatch], size: int) -> Iterator[GraphBatch]:
 
 def _edges(structure: Structure, reach: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return edge_index ``[2, E]`` and unit shifts ``[E, 3]`` of all pairs within ``reach``."""
-    cell = np.where(structure.pbc[:, None], structure.cell, 0.0)
-    cell = np.asarray(complete_cell(cell), dtype=np.float64)
-    positions = structure.positions
-    open_directions = ~structure.pbc
-    if open_directions.any():
-        # The neighbour search wants a box around the atoms along directions that are not periodic.
-        fractional = np.linalg.solve(cell.T, positions.T).T
-        low, high = fractional.min(axis=0), fractional.max(axis=0)
-        margin = 1.0
-        positions = positions - np.where(open_directions, low - margin, 0.0) @ cell
-        cell = cell * np.where(open_directions, high - low + 2 * margin, 1.0)[:, None]
-    sender, receiver, shifts = neighbour_list(
-        "ijS", cutoff=reach, positions=positions, cell=cell, pbc=structure.pbc
+    sender, receiver, shifts = neighbours(
+        "ijS", structure.positions, structure.cell, structure.pbc, reach
     )
     return np.stack([sender, receiver]).astype(np.int64), shifts.astype(np.int64)

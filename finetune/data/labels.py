@@ -15,12 +15,16 @@ from ase.data import chemical_symbols
 from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
+from finetune.data.distances import nearest
 from finetune.errors import DataError
 from finetune.recipe import LabelKeys
+from finetune.units import Units
 
 Array = NDArray[np.float64]
 CLOSEST = 0.2
 """Å; atoms nearer than this are a damaged file, not chemistry."""
+LARGEST_EXTENT = 1e4
+"""Å, of a structure or a cell."""
 LARGEST_NUMBER = 1000
 """Of a charge or spin multiplicity."""
 LARGEST_LABEL = {"energy": 1e7, "forces": 1e5, "stress": 1e3}
@@ -65,21 +69,31 @@ class Structure:
         return len(self.numbers)
 
 
-def from_atoms(atoms: Atoms, keys: LabelKeys, where: str) -> Structure:
+def from_atoms(atoms: Atoms, keys: LabelKeys, where: str, units: Units | None = None) -> Structure:
     """Take geometry and labels from an `ase.Atoms`, checking both.
+
+    Args:
+        atoms: Geometry, with labels in info, arrays or calculator results.
+        keys: Names of the labels.
+        where: File and index, for messages.
+        units: What geometry and labels are in; eV and Å where None.
 
     Raises:
         DataError: For no atoms, non-finite or colliding positions, a flat periodic cell, and labels
             of the wrong shape or with NaN or infinite values.
     """
+    energy = _energy(label(atoms, keys.energy), keys.energy, where)
+    forces = _forces(label(atoms, keys.forces), keys.forces, len(atoms), where)
+    stress = _stress(label(atoms, keys.stress), keys.stress, where) if atoms.pbc.all() else None
+    scale = (units or Units()).factors()
     structure = Structure(
         numbers=np.asarray(atoms.numbers, dtype=np.int64),
-        positions=np.array(atoms.positions, dtype=np.float64),
-        cell=np.array(atoms.cell.array, dtype=np.float64),
+        positions=np.array(atoms.positions, dtype=np.float64) * scale["length"],
+        cell=np.array(atoms.cell.array, dtype=np.float64) * scale["length"],
         pbc=np.array(atoms.pbc, dtype=bool),
-        energy=_energy(label(atoms, keys.energy), keys.energy, where),
-        forces=_forces(label(atoms, keys.forces), keys.forces, len(atoms), where),
-        stress=_stress(label(atoms, keys.stress), keys.stress, where) if atoms.pbc.all() else None,
+        energy=None if energy is None else energy * scale["energy"],
+        forces=None if forces is None else forces * scale["forces"],
+        stress=None if stress is None else stress * scale["stress"],
         charge=whole_number(atoms, keys.charge, 0, -LARGEST_NUMBER, where),
         spin=whole_number(atoms, keys.spin, 1, 1, where),
         where=where,
@@ -126,27 +140,31 @@ def whole_number(atoms: Atoms, key: str, absent: int, least: int, where: str) ->
     return round(number)
 
 
-def keys_present(frames: Iterable[Atoms]) -> list[str]:
-    """Return every name under which the frames hold something that could be a label."""
-    names: set[str] = set()
-    for atoms in frames:
-        names.update(str(key) for key in atoms.info)
-        names.update(key for key in atoms.arrays if key not in {"numbers", "positions"})
-        names.update(getattr(atoms.calc, "results", {}))
-    return sorted(names)
+def label_names(atoms: Atoms) -> set[str]:
+    """Return every name under which an `ase.Atoms` holds something that could be a label."""
+    return {
+        *(str(key) for key in atoms.info),
+        *(key for key in atoms.arrays if key not in {"numbers", "positions"}),
+        *getattr(atoms.calc, "results", {}),
+    }
 
 
-def check_keys(frames: Iterable[Atoms], keys: LabelKeys, where: str, need_labels: bool) -> None:
-    """Refuse label keys that no frame has, where that is more likely a slip than a choice.
+def check_keys(names: Iterable[str], keys: LabelKeys, where: str, need_labels: bool) -> None:
+    """Refuse label keys that no structure has, where that is more likely a slip than a choice.
 
     An energy key without any energy is one (unless forces are there); a forces or stress key is one
-    when the frames hold a near namesake.
+    when there is a near namesake.
+
+    Args:
+        names: Under which the structures hold something.
+        keys: Names asked for.
+        where: The file, for messages.
+        need_labels: Whether there must be energies or forces.
 
     Raises:
-        DataError: Listing the keys that the frames do have.
+        DataError: Listing the names that there are.
     """
-    frames = list(frames)
-    present = keys_present(frames)
+    present = sorted(names)
     listed = ", ".join(present) if present else "none at all"
     for quantity in ("forces", "stress"):
         key = getattr(keys, quantity)
@@ -155,14 +173,15 @@ def check_keys(frames: Iterable[Atoms], keys: LabelKeys, where: str, need_labels
         if key not in present and near and near[0] not in other:
             raise DataError(
                 f"{where} has no {quantity} under '{key}', but has '{near[0]}'. "
-                f"Set data.keys.{quantity}={near[0]}. Keys present: {listed}."
+                f"Set data.keys.{quantity}={near[0]} (command: --{quantity}-key {near[0]}). "
+                f"Keys present: {listed}."
             )
     if need_labels and keys.energy not in present and keys.forces not in present:
         near = get_close_matches(keys.energy, present, n=1, cutoff=0.5)
         hint = near[0] if near else "NAME"
         raise DataError(
             f"{where} has no energies under '{keys.energy}' and no forces under '{keys.forces}'. "
-            f"Set data.keys.energy={hint} (evaluate: --energy-key {hint}). Keys present: {listed}."
+            f"Set data.keys.energy={hint} (command: --energy-key {hint}). Keys present: {listed}."
         )
 
 
@@ -172,8 +191,6 @@ def check_geometry(structure: Structure) -> None:
     Raises:
         DataError: Naming the structure and the atoms.
     """
-    from ase.neighborlist import neighbor_list
-
     where = structure.where
     if len(structure) == 0:
         raise DataError(f"{where} has no atoms.")
@@ -196,12 +213,19 @@ def check_geometry(structure: Structure) -> None:
             f"{where} has a cell vector of {lengths.min():.3g} Å: an atom would be that close to "
             "its own image. Check the unit of the cell (Å)."
         )
-    atoms = Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
-    first, second, distance = neighbor_list("ijd", atoms, CLOSEST)
-    if len(first):
+    geometry = (structure.positions, structure.cell, structure.pbc)
+    extent = float(np.ptp(structure.positions, axis=0).max())
+    if max(extent, *lengths, 0.0) > LARGEST_EXTENT:
         raise DataError(
-            f"{where}: atoms {first[0]} and {second[0]} are {distance[0]:.3f} Å apart "
-            f"(closer than {CLOSEST} Å). Check the file's units (Å) and its cell, or drop it."
+            f"{where} spreads over {max(extent, *lengths, 0.0):.3g} Å. Check the file's units (Å) "
+            "and its numbers, or drop it."
+        )
+    distance, partner = nearest(*geometry, CLOSEST)
+    first = int(distance.argmin())
+    if distance[first] < CLOSEST:
+        raise DataError(
+            f"{where}: atoms {first} and {partner[first]} are {distance[first]:.3f} Å "
+            f"apart (closer than {CLOSEST} Å). Check the file's units (Å) and its cell, or drop it."
         )
 
 

@@ -3,38 +3,225 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
-import ase.io
 from ase import Atoms
 from ase.io.formats import string2index
 
-from finetune.data.labels import Structure, check_keys, from_atoms
+from finetune.data.formats.frames import Frames
+from finetune.data.labels import Structure, check_keys, from_atoms, label, label_names
+from finetune.data.opening import is_hdf5, open_frames
 from finetune.data.sequences import Joined, LazySequence
-from finetune.data.store import Store, StoreWriter
+from finetune.data.sources import File, find_files, select
+from finetune.data.store import Store, is_store
 from finetune.errors import DataError, system_errors
-from finetune.recipe import LabelKeys
-from finetune.resources import find
+from finetune.recipe import DataRecipe, LabelKeys
+from finetune.units import Units
 
-STORES = {".h5", ".hdf5"}
+Sources = str | Path | Sequence[str | Path]
+
+
+@dataclass
+class FileRecord:
+    """What was read from a file, folder or pattern.
+
+    Attributes:
+        source: As it was named.
+        format: Of its files.
+        units: What its labels were in, by quantity.
+        structures: How many were read.
+        files: How many files they are from.
+        left_out: Why structures, and which files of a folder, were not taken.
+        unlabelled: Structures without any label that were left out, of a set where that is usual.
+    """
+
+    source: str
+    format: str = ""
+    units: dict[str, Any] = field(default_factory=dict)
+    structures: int = 0
+    files: int = 0
+    left_out: list[str] = field(default_factory=list)
+    unlabelled: int = 0
+
+    def notes(self) -> list[str]:
+        """Say what was left out."""
+        found = []
+        if self.unlabelled:
+            found.append(
+                f"note: {self.unlabelled} of {self.unlabelled + self.structures} structures of "
+                f"'{self.source}' have none of the labels asked for and are left out."
+            )
+        if self.left_out:
+            listed = " ".join(f"[{item}]" for item in self.left_out[:10])
+            more = f" and {len(self.left_out) - 10} more" if len(self.left_out) > 10 else ""
+            found.append(
+                f"warning: left out of '{self.source}', {len(self.left_out)} in all: {listed}{more}"
+            )
+        return found
+
+
+class Reader:
+    """Reads structures and keeps a record of what it read.
+
+    Args:
+        keys: Names of the labels in the files.
+        units: What the labels are in, for files that do not say.
+        faulty: Whether a structure that cannot be used is an error or left out and recorded.
+        beside: Folder of the recipe, where relative paths are looked up too.
+
+    Attributes:
+        records: One for each source read.
+        faults: Every structure that was left out, with the reason.
+    """
+
+    def __init__(
+        self,
+        keys: LabelKeys | None = None,
+        units: Units | None = None,
+        faulty: Literal["stop", "skip"] = "stop",
+        beside: Path | None = None,
+    ) -> None:
+        self.keys = keys or LabelKeys()
+        self.units = units or Units()
+        self.faulty = faulty
+        self.beside = beside
+        self.records: list[FileRecord] = []
+
+    @classmethod
+    def of(cls, data: DataRecipe, beside: Path | None) -> Reader:
+        """Return the reader that a recipe asks for."""
+        return cls(data.keys, data.units, data.faulty, beside)
+
+    def read(self, sources: Sources, need_labels: bool = True) -> Sequence[Structure]:
+        """Read every structure of one or several sources, in order; stores stay on disk.
+
+        Args:
+            sources: Files, folders of files of one kind, or patterns; ``FILE@:50`` takes ASE's
+                index expressions.
+            need_labels: Whether files without a single energy or force are an error.
+
+        Raises:
+            DataError: For missing, unreadable or empty files, absent label keys and bad labels.
+        """
+        parts: list[Sequence[Structure]] = []
+        for source in _listed(sources):
+            files, record = self._begin(source)
+            for file in files:
+                if is_hdf5(file.path) and is_store(file.path):
+                    parts.append(self._open_store(file, record))
+            rest = [file for file in files if not (is_hdf5(file.path) and is_store(file.path))]
+            if rest:
+                parts.append(list(self._structures(rest, record, need_labels)))
+        if len(parts) == 1:
+            return parts[0]
+        if any(isinstance(part, LazySequence) for part in parts):
+            return Joined(parts)
+        return [item for part in parts for item in part]
+
+    def stream(self, sources: Sources, need_labels: bool = True) -> Iterator[Structure]:
+        """Yield what `read` returns, one by one, without keeping it."""
+        for source in _listed(sources):
+            files, record = self._begin(source)
+            for file in files:
+                if is_hdf5(file.path) and is_store(file.path):
+                    yield from self._open_store(file, record)
+                else:
+                    yield from self._structures([file], record, need_labels)
+
+    def notes(self) -> list[str]:
+        """Say what was left out."""
+        return [note for record in self.records for note in record.notes()]
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """Return the records as plain data."""
+        return [asdict(record) for record in self.records]
+
+    def _begin(self, source: str) -> tuple[list[File], FileRecord]:
+        files, notes = find_files(source, self.beside)
+        record = FileRecord(source, left_out=notes, files=len(files))
+        self.records.append(record)
+        return files, record
+
+    def _open_store(self, file: File, record: FileRecord) -> Sequence[Structure]:
+        opened = _part(Store(file.path), file)
+        record.format = "HDF5 store"
+        record.units = Units().filled().model_dump()
+        record.structures += len(opened)
+        return opened
+
+    def _structures(
+        self, files: Sequence[File], record: FileRecord, need_labels: bool
+    ) -> Iterator[Structure]:
+        names: set[str] = set()
+        found = 0
+        keys = self.keys
+        for file in files:
+            opened = open_frames(file, self.keys)
+            keys = _natural(self.keys, opened)
+            names |= opened.names
+            units = (opened.stated or self.units).filled(opened.usual)
+            record.format, record.units = opened.format, units.model_dump()
+            seen = 0
+            chosen = opened.stream if opened.chosen else select(opened.stream, file)
+            for index, frame in chosen:
+                seen += 1
+                where = f"'{file.name}', structure {index}"
+                if isinstance(frame, Atoms):
+                    names |= label_names(frame)
+                    if opened.sparse and need_labels and not _labelled(frame, keys):
+                        record.unlabelled += 1
+                        continue
+                structure = self._structure(frame, keys, where, units, record)
+                if structure is not None:
+                    found += 1
+                    record.structures += 1
+                    yield structure
+            if seen == 0:
+                at = "" if file.index == ":" else " at that index"
+                raise DataError(f"'{file.name}' holds no structures{at}.")
+        check_keys(names, keys, f"'{record.source}'", need_labels)
+        if found == 0:
+            why = record.left_out[:1] or ["none of them has a label that was asked for."]
+            raise DataError(f"'{record.source}' holds no structure that can be used: {why[0]}")
+
+    def _structure(
+        self,
+        frame: Atoms | DataError,
+        keys: LabelKeys,
+        where: str,
+        units: Units,
+        record: FileRecord,
+    ) -> Structure | None:
+        try:
+            if isinstance(frame, DataError):
+                raise frame
+            return from_atoms(frame, keys, where, units)
+        except DataError as error:
+            if self.faulty == "stop":
+                raise
+            record.left_out.append(str(error))
+            return None
 
 
 @system_errors()
 def read_structures(
-    sources: str | Path | Sequence[str | Path],
+    sources: Sources,
     keys: LabelKeys | None = None,
     beside: Path | None = None,
     need_labels: bool = True,
+    units: Units | None = None,
 ) -> Sequence[Structure]:
-    """Read every structure of one or several files.
+    """Read every structure of one or several sources: see `Reader.read`.
 
     Args:
-        sources: Paths of anything ASE reads, or of stores (``.h5``), which are left on disk;
-            ``file.xyz@:50`` takes ASE's index expressions.
+        sources: Files, folders or patterns, of anything ASE reads, NumPy archives, ANI files and
+            stores, which are left on disk; ``file.xyz@:50`` takes ASE's index expressions.
         keys: Names of the labels in the files.
         beside: Folder of the recipe, where relative paths are looked up too.
         need_labels: Whether files without a single energy or force are an error.
+        units: What the labels are in, for files that do not say.
 
     Returns:
         The structures in file order, at least one.
@@ -42,112 +229,37 @@ def read_structures(
     Raises:
         DataError: For missing, unreadable or empty files, absent label keys and bad labels.
     """
-    keys = keys or LabelKeys()
-    paths = [sources] if isinstance(sources, (str, Path)) else list(sources)
-    if not paths:
+    return Reader(keys, units, beside=beside).read(sources, need_labels)
+
+
+def _listed(sources: Sources) -> list[str]:
+    found = [sources] if isinstance(sources, (str, Path)) else list(sources)
+    if not found:
         raise DataError("no structure file is named.")
-    parts: list[Sequence[Structure]] = []
-    for source in paths:
-        path, index = _find(str(source), beside)
-        if path.suffix in STORES:
-            parts.append(_from_store(path, index, str(source)))
-            continue
-        frames = _read(str(source), path, index)
-        check_keys(frames, keys, f"'{source}'", need_labels)
-        parts.append(
-            [
-                from_atoms(atoms, keys, f"'{source}', structure {index}")
-                for index, atoms in enumerate(frames)
-            ]
-        )
-    if len(parts) == 1:
-        return parts[0]
-    if any(isinstance(part, LazySequence) for part in parts):
-        return Joined(parts)
-    return [item for part in parts for item in part]
+    return [str(source) for source in found]
 
 
-@system_errors()
-def store(
-    sources: Sequence[str | Path], to: Path, keys: LabelKeys | None = None, block: int = 1000
-) -> int:
-    """Write the structures of files into a store, a block at a time.
-
-    Args:
-        sources: Paths of anything ASE reads.
-        to: The store; must not exist.
-        keys: Names of the labels in the files.
-        block: Structures held in memory at once, where the format can be read in steps.
-
-    Returns:
-        The number of structures.
-
-    Raises:
-        DataError: For what `read_structures` refuses, and if the store cannot be written.
-    """
-    keys = keys or LabelKeys()
-    count = 0
-    with StoreWriter(to) as writer:
-        for source in sources:
-            path, index = _find(str(source), None)
-            frames = _iterate(str(source), path, index)
-            place = 0
-            while items := list(islice(frames, block)):
-                if place == 0:
-                    check_keys(items, keys, f"'{source}'", need_labels=True)
-                writer.append(
-                    from_atoms(atoms, keys, f"'{source}', structure {place + offset}")
-                    for offset, atoms in enumerate(items)
-                )
-                place += len(items)
-            if place == 0:
-                raise DataError(f"'{source}' holds no structures.")
-            count += place
-    return count
+def _natural(keys: LabelKeys, opened: Frames) -> LabelKeys:
+    """Take the format's own names of labels where the recipe keeps the default ones."""
+    default = LabelKeys()
+    own = {
+        quantity: name
+        for quantity, name in opened.natural.items()
+        if getattr(keys, quantity) == getattr(default, quantity)
+    }
+    return keys.model_copy(update=own)
 
 
-def _iterate(source: str, path: Path, index: str) -> Iterator[Atoms]:
+def _labelled(atoms: Atoms, keys: LabelKeys) -> bool:
+    return any(label(atoms, key) is not None for key in (keys.energy, keys.forces, keys.stress))
+
+
+def _part(opened: Store, file: File) -> Sequence[Structure]:
     try:
-        yield from ase.io.iread(path, index=index, do_not_split_by_at_sign=True)
-    except Exception as error:  # ASE's readers raise whatever their parsers raise
-        reason = f"{type(error).__name__}: {error}"
-        raise DataError(f"'{source}' cannot be read by ASE ({reason}).") from error
-
-
-def _from_store(path: Path, index: str, source: str) -> Sequence[Structure]:
-    opened = Store(path)
-    try:
-        chosen = string2index(index)
+        chosen = string2index(file.index)
         found = opened[chosen] if isinstance(chosen, slice) else [opened[chosen]]
-    except (ValueError, IndexError):
-        raise DataError(f"'{source}' holds no structure at that index.") from None
+    except (ValueError, IndexError, TypeError):
+        raise DataError(f"'{file.name}' holds no structure at that index.") from None
     if not len(found):
-        raise DataError(f"'{source}' holds no structures.")
+        raise DataError(f"'{file.name}' holds no structures.")
     return opened if len(found) == len(opened) else found
-
-
-def _find(source: str, beside: Path | None) -> tuple[Path, str]:
-    """Return the file that a source names, and the index expression."""
-    name, at, index = source.rpartition("@")
-    if not at or find(source, beside) is not None:
-        name, index = source, ":"
-    path = find(name, beside)
-    if path is None or not path.is_file():
-        places = dict.fromkeys((Path.cwd(), beside.resolve() if beside else Path.cwd()))
-        folders = ", ".join(str(place) for place in places)
-        raise DataError(f"no structure file '{name}' (looked in {folders}).")
-    return path, index
-
-
-def _read(source: str, path: Path, index: str) -> list[Atoms]:
-    try:
-        frames = ase.io.read(path, index=index, do_not_split_by_at_sign=True)
-    except (StopIteration, IndexError):
-        raise DataError(f"'{source}' holds no structure at that index.") from None
-    except Exception as error:  # ASE's readers raise whatever their parsers raise
-        reason = f"{type(error).__name__}: {error}"
-        raise DataError(f"'{source}' cannot be read by ASE ({reason}).") from error
-    frames = frames if isinstance(frames, list) else [frames]
-    if not frames:
-        raise DataError(f"'{source}' holds no structures.")
-    return frames

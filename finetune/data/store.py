@@ -30,12 +30,14 @@ from numpy.typing import NDArray
 
 from finetune.data.labels import Structure
 from finetune.data.sequences import LazySequence
+from finetune.data.tables import check_tables
 from finetune.errors import DataError
 
 FORMAT, VERSION = "piwsl-finetune/structures", 1
+SUFFIXES = {".h5", ".hdf5"}
 LABELS: dict[str, tuple[int, ...]] = {"energy": (), "forces": (3,), "stress": (3, 3)}
-CHUNK = 4096
-"""Rows of a chunk."""
+CHUNK = 1024
+"""Rows of a chunk, compressed without loss."""
 BLOCK = 1024
 """Structures read at once when all are read in turn."""
 _COLUMNS: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -60,10 +62,11 @@ class StoreWriter:
         path: The file; it appears when the context ends without an error.
 
     Raises:
-        DataError: If it exists or cannot be made.
+        DataError: If it exists or cannot be made, or its name does not end in .h5 or .hdf5.
     """
 
     def __init__(self, path: Path) -> None:
+        check_suffix(path)
         if path.exists():
             raise DataError(f"'{path}' exists. Choose another name.")
         self.path = path
@@ -74,7 +77,14 @@ class StoreWriter:
             raise DataError(f"'{path}' cannot be written: {error}.") from error
         for name, (shape, dtype) in _COLUMNS.items():
             self._file.create_dataset(
-                name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(CHUNK, *shape)
+                name,
+                (0, *shape),
+                dtype,
+                maxshape=(None, *shape),
+                chunks=(CHUNK, *shape),
+                shuffle=True,
+                compression="gzip",
+                compression_opts=1,
             )
         self._add("offsets", [0])
         self._sources: dict[str, int] = {}
@@ -144,6 +154,25 @@ class StoreWriter:
             self._temporary.unlink(missing_ok=True)
 
 
+def check_suffix(path: Path) -> None:
+    """Refuse a name that does not say that it is HDF5.
+
+    Raises:
+        DataError: With a name that does.
+    """
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"a store is an HDF5 file: name it '{path}.h5', not '{path}'.")
+
+
+def is_store(path: Path) -> bool:
+    """Whether an HDF5 file says that it is a store; a damaged one is none."""
+    try:
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs.get("format") == FORMAT)
+    except OSError:
+        return False
+
+
 class Store(LazySequence[Structure]):
     """The structures of a store, read when they are asked for.
 
@@ -174,6 +203,7 @@ class Store(LazySequence[Structure]):
             self._source: NDArray[np.int64] = file["source"][:]
             self._levels = [item.decode() for item in file["levels"][:]]
             self._sources = [item.decode() for item in file["sources"][:]]
+            check_tables(file, tuple(LABELS), len(self._levels), len(self._sources))
         except (OSError, KeyError, ValueError) as error:
             raise DataError(f"'{path}' cannot be read as a store: {error}.") from error
 
@@ -198,6 +228,12 @@ class Store(LazySequence[Structure]):
             file[name][start:stop] for name in ("cell", "pbc", "charge", "spin")
         )
         labels = {name: self._labels(name, start, stop) for name in LABELS}
+        for values in (positions, *(found[2] for found in labels.values())):
+            if not np.isfinite(values).all():
+                raise DataError(
+                    f"'{self.path}' holds NaN or infinite values in structures {start} to "
+                    f"{stop - 1}. Write it anew with `data convert`."
+                )
         for index in range(start, stop):
             atoms = slice(offsets[index] - first, offsets[index + 1] - first)
             level = self._level[index]

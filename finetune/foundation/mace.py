@@ -140,9 +140,26 @@ class MacePotential(Potential):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """Run the model; return energies, what they can be differentiated by, and node features."""
         positions = batch.positions.detach().requires_grad_(torch.is_grad_enabled())
+        output: dict[str, Any] = self.model(
+            self._inputs(batch, element, positions),
+            compute_force=False,
+            compute_displacement=strain,
+            training=self.training,
+        )
+        node_energy = output["node_energy"]
+        if self._settings.use_embedding_readout:  # MACE counts it in the structure's energy alone
+            missing = output["energy"] - batch.sum_atoms(node_energy)
+            node_energy = node_energy + (missing / batch.atoms)[batch.structure]
+        displacement = output["displacement"] if strain else None
+        return node_energy, positions, displacement, output["node_feats"]
+
+    def _inputs(
+        self, batch: GraphBatch, element: torch.Tensor, positions: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Return a batch as MACE wants it."""
         sender = batch.edge_index[0]
         counts = torch.cumsum(batch.atoms, dim=0)
-        data = {
+        return {
             "positions": positions,
             "cell": batch.cell.reshape(-1, 3),
             "node_attrs": torch.nn.functional.one_hot(element, len(self.elements)).to(self.dtype),
@@ -156,15 +173,6 @@ class MacePotential(Potential):
             "head": torch.full_like(batch.atoms, self.head),
             **self._further_inputs(batch),
         }
-        output: dict[str, Any] = self.model(
-            data, compute_force=False, compute_displacement=strain, training=self.training
-        )
-        node_energy = output["node_energy"]
-        if self._settings.use_embedding_readout:  # MACE counts it in the structure's energy alone
-            missing = output["energy"] - batch.sum_atoms(node_energy)
-            node_energy = node_energy + (missing / batch.atoms)[batch.structure]
-        displacement = output["displacement"] if strain else None
-        return node_energy, positions, displacement, output["node_feats"]
 
     def _further_inputs(self, batch: GraphBatch) -> dict[str, torch.Tensor]:
         """Return charge and spin ``[B]`` for a model that embeds them.

@@ -62,18 +62,27 @@ class Potential(torch.nn.Module, ABC):
         differentiable by the positions as the energies are.
 
         Raises:
-            RecipeError: If the potential has no node features.
+            FoundationError: If the potential has no node features.
         """
-        raise RecipeError(f"a {type(self).__name__} has no node features. Choose another adapter.")
+        raise FoundationError(f"a {type(self).__name__} has no features of atoms.")
 
     @property
     def feature_size(self) -> int:
         """Number of invariant features of an atom.
 
         Raises:
-            RecipeError: If the potential has no node features.
+            FoundationError: If the potential has no node features.
         """
-        raise RecipeError(f"a {type(self).__name__} has no node features. Choose another adapter.")
+        raise FoundationError(f"a {type(self).__name__} has no features of atoms.")
+
+    @torch.no_grad()
+    def descriptors(self, batch: GraphBatch) -> torch.Tensor:
+        """Return the invariant features of the atoms ``[N, feature_size]``, without gradients.
+
+        Raises:
+            FoundationError: If the potential has none, or does not know an element.
+        """
+        return self.interaction_and_features(batch, self.element_index(batch.numbers), False)[-1]
 
     @property
     def dtype(self) -> torch.dtype:

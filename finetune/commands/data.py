@@ -1,0 +1,221 @@
+"""Commands on structures and labels: look at them, divide them, convert them, choose from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from finetune.commands.shared import Device, Precision, user_errors
+from finetune.errors import DataError
+
+if TYPE_CHECKING:
+    from finetune.data.reading import Reader
+
+app = typer.Typer(
+    help="Inspect, split, convert and select structures and their labels.", no_args_is_help=True
+)
+
+Files = Annotated[
+    list[str], typer.Argument(metavar="FILE…", help="Files, folders, or quoted patterns.")
+]
+EnergyKey = Annotated[str, typer.Option(help="Name of the energies.")]
+ForcesKey = Annotated[str, typer.Option(help="Name of the forces.")]
+StressKey = Annotated[str, typer.Option(help="Name of the stresses.")]
+UnitsOption = Annotated[
+    Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
+    typer.Option("--units", help="energy=Hartree, length=Bohr, forces=-eV/Å, stress=GPa …"),
+]
+SkipFaulty = Annotated[
+    bool, typer.Option("--skip-faulty", help="List structures that cannot be used, and go on.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Seed = Annotated[int, typer.Option(help="Of what is random.")]
+Tolerance = Annotated[
+    float, typer.Option(help="Å, up to which distances of duplicates differ.", min=0.0)
+]
+ENERGY, FORCES, STRESS = "REF_energy", "REF_forces", "REF_stress"
+
+
+@app.command()
+def inspect(
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE…", help="Files, folders, quoted patterns, or one recipe."),
+    ],
+    energy_key: EnergyKey = ENERGY,
+    forces_key: ForcesKey = FORCES,
+    stress_key: StressKey = STRESS,
+    units: UnitsOption = None,
+    tolerance: Tolerance = 0.001,
+    plot: Annotated[
+        Optional[Path],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
+        typer.Option("--plot", help="Picture to write: .png, .pdf or .svg."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what structures hold and what is strange: units, signs, outliers, duplicates, leaks."""
+    with user_errors():
+        from finetune.inspection.inspect import inspect as look
+        from finetune.inspection.plot import check_plot, draw
+
+        if plot is not None:
+            check_plot(plot)
+        if len(files) == 1 and files[0].endswith((".yaml", ".yml")):
+            reader, sources = _of_recipe(files[0])
+        else:
+            reader = _reader(energy_key, forces_key, stress_key, units, skip=True)
+            sources = {name: [name] for name in files}
+        sets = {name: reader.read(items, need_labels=False) for name, items in sources.items()}
+        found = look(sets, tolerance)
+        if plot is not None:
+            draw(found, plot)
+    if as_json:
+        print(json.dumps({**found.as_dict(), "files": reader.as_dicts()}, indent=2))
+        return
+    lines = [f"{r.source}: {r.format}, {_units(r.units)}" for r in reader.records]
+    _say([*lines, *found.lines(), *reader.notes()])
+
+
+@app.command()
+def split(
+    files: Files,
+    to: Annotated[Path, typer.Option("--to", help="Folder for train, valid and test.")],
+    train: Annotated[float, typer.Option(help="Fraction or number; 0 takes the rest.")] = 0.0,
+    valid: Annotated[float, typer.Option(help="Fraction or number.")] = 0.1,
+    test: Annotated[float, typer.Option(help="Fraction or number.")] = 0.1,
+    by: Annotated[str, typer.Option(help="random, composition, block or energy.")] = "random",
+    block: Annotated[int, typer.Option(help="Structures of a trajectory block.", min=1)] = 20,
+    seed: Seed = 0,
+    tolerance: Tolerance = 0.001,
+    suffix: Annotated[str, typer.Option(help="xyz or h5.")] = "xyz",
+    energy_key: EnergyKey = ENERGY,
+    forces_key: ForcesKey = FORCES,
+    stress_key: StressKey = STRESS,
+    units: UnitsOption = None,
+    skip_faulty: SkipFaulty = False,
+) -> None:
+    """Divide structures into train, valid and test; duplicates stay in one part."""
+    with user_errors():
+        from finetune.data.splitting import KINDS
+        from finetune.data.splitting import split as divide
+        from finetune.data.writing import write_parts
+
+        if by not in KINDS:
+            raise DataError(f"--by is '{by}'; choose {', '.join(KINDS)}.")
+        reader = _reader(energy_key, forces_key, stress_key, units, skip_faulty)
+        structures = reader.read(files, need_labels=False)
+        asked = {"train": train, "valid": valid, "test": test}
+        sizes = {name: size for name, size in asked.items() if size or name == "train"}
+        parts = divide(structures, sizes, cast(Any, by), seed, block, tolerance)
+        facts = {
+            "files": reader.as_dicts(),
+            "by": by,
+            "block": block if by == "block" else None,
+            "seed": seed,
+            "tolerance": tolerance,
+        }
+        counts = write_parts(to, structures, parts, suffix, facts)
+    _say([f"wrote {count} structures to {path}" for path, count in counts.items()])
+    _say(reader.notes())
+
+
+@app.command()
+def convert(
+    files: Files,
+    to: Annotated[Path, typer.Option("--to", help="File to write: .h5 (store) or .xyz.")],
+    energy_key: EnergyKey = ENERGY,
+    forces_key: ForcesKey = FORCES,
+    stress_key: StressKey = STRESS,
+    units: UnitsOption = None,
+    skip_faulty: SkipFaulty = False,
+) -> None:
+    """Write structures and labels of any format to extended XYZ or an HDF5 store, in eV and Å."""
+    with user_errors():
+        from finetune.data.writing import write_structures
+
+        reader = _reader(energy_key, forces_key, stress_key, units, skip_faulty)
+        count = write_structures(to, reader.stream(files))
+    _say([f"wrote {count} structures to {to}", *reader.notes()])
+
+
+@app.command()
+def select(
+    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Structures to choose from.")],
+    to: Annotated[Path, typer.Option("--to", help="File to write: .xyz or .h5.")],
+    count: Annotated[int, typer.Option(help="How many to choose.", min=1)] = 50,
+    foundation: Annotated[
+        str, typer.Option(help="Farthest points by the descriptors of this potential.")
+    ] = "",
+    committee: Annotated[
+        Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
+        typer.Option(help="Run folder; several of them, whose forces differ most there."),
+    ] = None,
+    labelled: Annotated[
+        Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
+        typer.Option(help="Structures that have labels already; far from these."),
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = "float64",
+) -> None:
+    """Choose the structures to label next."""
+    with user_errors():
+        from finetune.data.writing import check_name, write_structures
+        from finetune.devices import choose_device, choose_dtype
+        from finetune.foundation.loading import load_foundation
+        from finetune.selection import disagreement, farthest_points
+
+        if bool(foundation) == bool(committee):
+            raise DataError("give either --foundation NAME or --committee RUN for each member.")
+        check_name(to)
+        reader = _reader(ENERGY, FORCES, STRESS, None, skip=True)
+        pool = list(reader.read(files, need_labels=False))
+        known = list(reader.read(labelled, need_labels=False)) if labelled else []
+        where = (choose_dtype(precision), choose_device(device))
+        if foundation:
+            potential = load_foundation(foundation, *where).potential
+            chosen, scores = farthest_points(potential, pool, count, known)
+            what = "distance from those before"
+        else:
+            members = [load_foundation(name, *where).potential for name in committee or []]
+            chosen, scores = disagreement(members, pool, count)
+            what = "disagreement on a force, eV/Å"
+        write_structures(to, (pool[index] for index in chosen))
+    _say([f"{pool[i].where}: {what} {s:.4g}" for i, s in zip(chosen, scores, strict=True)][:20])
+    _say([f"wrote {len(chosen)} structures to {to}", *reader.notes()])
+
+
+def _reader(energy: str, forces: str, stress: str, units: list[str] | None, skip: bool) -> Reader:
+    from finetune.data.reading import Reader
+    from finetune.recipe import label_keys
+    from finetune.units import parse_units
+
+    keys = label_keys({"energy": energy, "forces": forces, "stress": stress})
+    return Reader(keys, parse_units(units or []), "skip" if skip else "stop")
+
+
+def _of_recipe(name: str) -> tuple[Reader, dict[str, Any]]:
+    from finetune import resources
+    from finetune.data.reading import Reader
+    from finetune.recipe import Recipe
+
+    path = resources.recipe(name)
+    data = Recipe.load(path).data
+    sources = {"train": data.train, "valid": data.valid, "test": data.test}
+    named = {key: value for key, value in sources.items() if value and not isinstance(value, float)}
+    return Reader(data.keys, data.units, "skip", path.parent), named
+
+
+def _units(units: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {unit}" for name, unit in units.items())
+
+
+def _say(lines: Iterable[str]) -> None:
+    console = Console()
+    for line in lines:
+        console.print(escape(line), soft_wrap=True, highlight=False)

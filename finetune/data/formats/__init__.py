@@ -1,0 +1,1 @@
+"""File formats: each opens as a stream of structures with labels by name."""

@@ -1,0 +1,180 @@
+"""NumPy archives: sGDML, (r)MD17 and PhysNet layouts.
+
+sGDML: ``R [S, n, 3]``, ``z [n]``, ``E [S]``, ``F [S, n, 3]``, units in ``r_unit`` and ``e_unit``.
+rMD17: ``coords``, ``nuclear_charges``, ``energies``, ``forces`` in kcal/mol and Å.
+PhysNet: ``R [S, most, 3]``, ``Z [S, most]``, ``N [S]``, ``E``, ``F``, ``Q`` in eV and Å.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from finetune.data.formats.frames import Frame, Frames, reason
+from finetune.errors import DataError
+from finetune.units import Units
+
+_LAYOUTS = {
+    "sGDML": ("R", "z", "E", "F"),
+    "rMD17": ("coords", "nuclear_charges", "energies", "forces"),
+    "PhysNet": ("R", "Z", "E", "F"),
+}
+_KCAL = Units(energy="kcal/mol", length="Å")
+_GEOMETRY = {"R", "z", "Z", "N", "coords", "nuclear_charges", "lattice"}
+
+
+def open_npz(path: Path, source: str) -> Frames:
+    """Open a NumPy archive of one of the layouts.
+
+    Raises:
+        DataError: For a damaged archive, another layout, or arrays that do not fit together.
+    """
+    try:
+        arrays = _load(path)
+    except DataError as error:
+        raise DataError(f"'{source}' {error}") from None
+    except Exception as error:  # zip and numpy raise whatever damage makes them
+        raise DataError(f"'{source}' is no whole NumPy archive ({reason(error)}).") from None
+    layout = next((n for n, names in _LAYOUTS.items() if set(names[:2]) <= set(arrays)), None)
+    if layout is None:
+        raise DataError(
+            f"'{source}' holds {', '.join(sorted(arrays)) or 'nothing'}; a NumPy archive needs R "
+            "and z (sGDML), coords and nuclear_charges (rMD17), or R, Z and N (PhysNet)."
+        )
+    coordinates, species, energy, forces = _LAYOUTS[layout]
+    usual = None if layout == "PhysNet" else _KCAL
+    labels = {
+        name: a for name, a in arrays.items() if name not in _GEOMETRY and a.dtype.kind in "f"
+    }
+    return Frames(
+        f"NumPy archive ({layout})",
+        _stream(arrays, labels, coordinates, species, forces, source),
+        natural={"energy": energy, "forces": forces},
+        stated=_stated(arrays, source),
+        usual=usual,
+        names=frozenset(labels),
+    )
+
+
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as content:
+                version = np.lib.format.read_magic(content)
+                read = {
+                    (1, 0): np.lib.format.read_array_header_1_0,
+                    (2, 0): np.lib.format.read_array_header_2_0,
+                }.get(version)
+                if read is None:
+                    raise DataError(f"has a format version of '{member.filename}' that is unknown.")
+                shape, _, dtype = read(content)
+                if dtype.hasobject:
+                    continue
+                claimed = dtype.itemsize * int(np.prod(shape, dtype=object))
+                if claimed > member.file_size:
+                    raise DataError(
+                        f"is damaged: '{member.filename}' claims {claimed} bytes and has "
+                        f"{member.file_size}."
+                    )
+    arrays: dict[str, NDArray[Any]] = {}
+    with np.load(path, allow_pickle=False) as archive:
+        for name in archive.files:
+            try:
+                arrays[name] = archive[name]
+            except ValueError as error:
+                if "allow_pickle" not in str(error):
+                    raise
+                if name in _GEOMETRY or name in {"E", "F", "energies", "forces"}:
+                    raise DataError(
+                        f"keeps '{name}' as pickled objects, which are not opened. Save it as an "
+                        "array of numbers."
+                    ) from None
+    return arrays
+
+
+def _stated(arrays: Mapping[str, NDArray[Any]], source: str) -> Units | None:
+    given = {"energy": _text(arrays.get("e_unit")), "length": _text(arrays.get("r_unit"))}
+    given = {name: unit for name, unit in given.items() if unit}
+    try:
+        return Units.model_validate(given) if given else None
+    except ValueError:
+        raise DataError(
+            f"'{source}' names units that are unknown ({', '.join(map(str, given.values()))}). "
+            "Convert it, or correct e_unit and r_unit."
+        ) from None
+
+
+def _text(value: NDArray[Any] | None) -> str | None:
+    if value is None or value.size != 1:
+        return None
+    item = value.reshape(()).item()
+    text = item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)
+    return text.strip() or None
+
+
+def _stream(
+    arrays: Mapping[str, NDArray[Any]],
+    labels: Mapping[str, NDArray[Any]],
+    coordinates: str,
+    species: str,
+    forces: str,
+    source: str,
+) -> Iterator[Frame]:
+    positions, numbers = arrays[coordinates], arrays[species]
+    if positions.ndim == 2:
+        positions = positions[None]
+        labels = {k: v[None] if k == forces and v.ndim == 2 else v for k, v in labels.items()}
+    if positions.ndim != 3 or positions.shape[2] != 3 or positions.dtype.kind not in "fiu":
+        raise DataError(
+            f"'{source}': '{coordinates}' has shape {positions.shape}; it needs "
+            "(structures, atoms, 3)."
+        )
+    count, most = positions.shape[:2]
+    if numbers.shape not in {(most,), (count, most)} or numbers.dtype.kind not in "iuf":
+        raise DataError(
+            f"'{source}': '{species}' has shape {numbers.shape}, '{coordinates}' "
+            f"{positions.shape}: they do not fit."
+        )
+    for name, values in labels.items():
+        if name in {forces} or values.size in {count, 3 * count * most}:
+            if name == forces and values.shape != positions.shape:
+                raise DataError(
+                    f"'{source}': '{name}' has shape {values.shape}; forces need {positions.shape}."
+                )
+        elif name in {"E", "energies"}:
+            raise DataError(
+                f"'{source}': '{name}' holds {values.size} energies for {count} structures."
+            )
+    level = _text(arrays.get("theory"))
+    lattice = arrays.get("lattice")
+    for index in range(count):
+        atomic = numbers if numbers.ndim == 1 else numbers[index]
+        real = slice(0, _atoms(arrays.get("N"), index, atomic))
+        info: dict[str, Any] = {} if level is None else {"level_of_theory": level}
+        found: dict[str, NDArray[Any]] = {}
+        for name, values in labels.items():
+            if values.shape[:1] != (count,):
+                continue
+            if values[index].size == 1:
+                info[name] = float(values[index].reshape(()))
+            elif values.shape == positions.shape:
+                found[name] = values[index][real]
+        atoms = Atoms(atomic[real].astype(int), positions[index][real].astype(float), info=info)
+        if lattice is not None and lattice.shape == (3, 3):
+            atoms.set_cell(lattice.T)  # sGDML keeps lattice vectors as columns
+            atoms.pbc = True
+        for name, values in found.items():
+            atoms.arrays[name] = np.asarray(values)
+        yield index, atoms
+
+
+def _atoms(counts: NDArray[Any] | None, index: int, numbers: NDArray[Any]) -> int:
+    if counts is not None and counts.ndim == 1 and counts.shape[0] > index:
+        return max(0, min(int(counts[index]), len(numbers)))
+    return len(numbers) if numbers.all() else int(np.flatnonzero(numbers)[-1:].sum() + 1)

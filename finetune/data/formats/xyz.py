@@ -1,0 +1,142 @@
+"""Extended XYZ, one structure at a time, so that a damaged one does not take others with it.
+
+ASE parses each structure; where one begins and ends, and whether the file is as long as its count
+lines claim, is checked here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from io import StringIO
+from itertools import islice
+from pathlib import Path
+
+from ase import Atoms
+from ase.io.extxyz import read_xyz
+from ase.io.formats import open_with_compression
+
+from finetune.data.formats.frames import Frame, Frames, reason
+from finetune.errors import DataError
+
+_COUNT = re.compile(r"\s*[+-]?[0-9]{1,18}\s*", re.ASCII)
+_QUOTED = re.compile(r"\"(?:\\.|[^\"])*\"|'(?:\\.|[^'])*'|\{[^}]*\}|\[[^\]]*\]")
+_KEY = re.compile(r"(?:^|\s)([^\s=]+)\s*=")
+_PBC = re.compile(r"(?:^|\s)pbc=[\"']([^\"']*)[\"']")
+
+
+def open_xyz(path: Path, source: str) -> Frames:
+    """Open an (extended) XYZ file, compressed or not."""
+    return Frames("extended XYZ", _stream(path, source))
+
+
+class _Lines:
+    """The lines of a file with their numbers; lines can be put back."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._rest = iter(lines)
+        self._back: deque[str] = deque()
+        self.number = 0
+
+    def take(self, count: int) -> list[str]:
+        found = [self._back.popleft() for _ in range(min(count, len(self._back)))]
+        found += islice(self._rest, count - len(found))
+        self.number += len(found)
+        return found
+
+    def put_back(self, lines: list[str]) -> None:
+        self._back.extendleft(reversed(lines))
+        self.number -= len(lines)
+
+
+def _stream(path: Path, source: str) -> Iterator[Frame]:
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"'{source}' is UTF-16 text. Save it as UTF-8.")
+    with open_with_compression(str(path), "rb") as file:
+        lines = _Lines(line.decode("utf-8", "surrogateescape") for line in file)
+        yield from _structures(lines, source)
+
+
+def _structures(lines: _Lines, source: str) -> Iterator[Frame]:
+    index = 0
+    while header := lines.take(1):
+        if not header[0].strip("\ufeff \t\r\n"):
+            continue
+        yield index, _structure(header[0].lstrip("\ufeff"), lines, f"'{source}', structure {index}")
+        index += 1
+
+
+def _structure(header: str, lines: _Lines, where: str) -> Atoms | DataError:
+    """Read what follows a count line; after a fault, go on to the next line that could be one."""
+    at = lines.number
+    if not _COUNT.fullmatch(header):
+        skipped = _skip(lines)
+        return DataError(
+            f"{where}: line {at} should be a number of atoms, not {_shown(header)}. "
+            f"Is the number of atoms before it right?{skipped}"
+        )
+    count = int(header)
+    if count < 1:
+        lines.take(1)
+        return DataError(f"{where} (line {at}) has {count} atoms. Remove it.")
+    body = lines.take(count + 1)
+    if len(body) < count + 1:
+        lines.put_back(body[1:])
+        skipped = _skip(lines)
+        return DataError(
+            f"{where} (line {at}) should have {count} atoms, but the file ends after "
+            f"{max(len(body) - 1, 0)} lines. Is it cut off, or the number wrong?{skipped}"
+        )
+    while (more := lines.take(1)) and more[0].lstrip().startswith("VEC"):
+        body += more
+    lines.put_back(more)
+    fault = _fault(header, body)
+    if not fault:
+        try:
+            (atoms,) = read_xyz(StringIO("".join([header, *body])), slice(0, 1))
+            return atoms
+        except Exception as error:  # the parser raises whatever a line makes it
+            fault = f"cannot be read ({reason(error)}). Check its lines against its header"
+    lines.put_back(body[1:])
+    return DataError(f"{where} (line {at}) {fault}.{_skip(lines)}")
+
+
+def _fault(header: str, body: list[str]) -> str:
+    """Return what is wrong with the text of a structure, or nothing."""
+    try:
+        "".join([header, *body]).encode("utf-8")
+    except UnicodeEncodeError:
+        return "is not UTF-8 text. Convert the file, e.g. iconv -f latin1 -t utf-8"
+    keys = _KEY.findall(_QUOTED.sub('""', body[0]))
+    repeated = sorted({key for key in keys if keys.count(key) > 1})
+    if repeated:
+        return f"names '{repeated[0]}' twice in its header. Keep the one that holds"
+    periodic = _PBC.search(body[0])
+    if periodic and not set(periodic[1].split()) <= {"T", "F", "True", "False", "1", "0"}:
+        return f'has pbc {_shown(periodic[1])}; write it as pbc="T T F"'
+    for offset, line in enumerate(body[1:]):
+        if not line.strip() or _COUNT.fullmatch(line):
+            return (
+                f"should have {int(header)} atoms, but line {offset + 3} of it holds "
+                f"{_shown(line)}. Is the number of atoms right"
+            )
+    return ""
+
+
+def _skip(lines: _Lines) -> str:
+    """Go on to the next line that could be a number of atoms; return a note on what is passed."""
+    start = lines.number
+    while line := lines.take(1):
+        if _COUNT.fullmatch(line[0]):
+            lines.put_back(line)
+            break
+    passed = lines.number - start
+    return f" {passed} lines from line {start + 1} on were passed over." if passed else ""
+
+
+def _shown(line: str) -> str:
+    text = line.strip().encode("utf-8", "backslashreplace").decode("utf-8")
+    return repr(text[:40]) if text else "nothing"

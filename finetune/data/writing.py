@@ -1,0 +1,156 @@
+"""Write structures to extended XYZ or to a store, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from finetune.data.labels import Structure
+from finetune.data.store import SUFFIXES, StoreWriter
+from finetune.errors import DataError, system_errors
+from finetune.files import write_atomically
+from finetune.recipe import LabelKeys
+
+XYZ = {".xyz", ".extxyz"}
+BLOCK = 1000
+"""Structures held in memory at once."""
+
+
+@system_errors()
+def write_structures(path: Path, structures: Iterable[Structure]) -> int:
+    """Write structures and their labels in eV and Å; the file appears when it is whole.
+
+    Args:
+        path: ``.h5`` or ``.hdf5`` for a store (exact), ``.xyz`` or ``.extxyz`` for extended XYZ
+            with the names REF_energy, REF_forces and REF_stress (positions and forces to 1e-8).
+        structures: What to write; taken one by one.
+
+    Returns:
+        The number of structures.
+
+    Raises:
+        DataError: If the file exists, its name tells no format, or there is nothing to write.
+    """
+    check_name(path)
+    if path.suffix in SUFFIXES:
+        return _write_store(path, structures)
+    return _write_xyz(path, structures)
+
+
+@system_errors()
+def write_parts(
+    folder: Path,
+    structures: Sequence[Structure],
+    parts: Mapping[str, Sequence[int]],
+    suffix: str,
+    facts: Mapping[str, Any],
+) -> dict[Path, int]:
+    """Write the parts of a split, and ``split.json`` on how they were made.
+
+    Args:
+        folder: Made if needed.
+        structures: All structures.
+        parts: Indices by the name of the part.
+        suffix: ``xyz`` or ``h5``.
+        facts: What to record beside the indices.
+
+    Returns:
+        The files and how many structures each has.
+
+    Raises:
+        DataError: If a file exists, before anything is written.
+    """
+    paths = {name: folder / f"{name}.{suffix.lstrip('.')}" for name in parts}
+    for path in (*paths.values(), folder / "split.json"):
+        if path.suffix != ".json":
+            check_name(path)
+        elif path.exists():
+            raise DataError(f"'{path}' exists. Choose another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = {}
+    for name, path in paths.items():
+        counts[path] = write_structures(path, (structures[index] for index in parts[name]))
+    content = {**facts, "parts": {name: list(indices) for name, indices in parts.items()}}
+    write_atomically(folder / "split.json", json.dumps(content, indent=1).encode())
+    return counts
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name that tells no format, or a file that is there.
+
+    Raises:
+        DataError: With a name that would do.
+    """
+    if path.suffix not in SUFFIXES | XYZ:
+        raise DataError(
+            f"the name '{path}' does not tell the format: end it in .h5 (store) or .xyz (extended "
+            f"XYZ), e.g. '{path}.h5'."
+        )
+    if path.exists():
+        raise DataError(f"'{path}' exists. Choose another name.")
+
+
+def to_atoms(structure: Structure) -> Atoms:
+    """Return a structure with its labels under the default names, eV and Å."""
+    keys = LabelKeys()
+    atoms = Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
+    if structure.energy is not None:
+        atoms.info[keys.energy] = structure.energy
+    if structure.forces is not None:
+        atoms.arrays[keys.forces] = structure.forces
+    if structure.stress is not None:
+        symmetric = np.array_equal(structure.stress, structure.stress.T)
+        voigt = full_3x3_to_voigt_6_stress(structure.stress)
+        atoms.info[keys.stress] = voigt if symmetric else structure.stress.reshape(9)
+    if structure.charge != 0:
+        atoms.info[keys.charge] = structure.charge
+    if structure.spin != 1:
+        atoms.info[keys.spin] = structure.spin
+    if structure.level_of_theory is not None:
+        atoms.info["level_of_theory"] = structure.level_of_theory
+    return atoms
+
+
+def _write_store(path: Path, structures: Iterable[Structure]) -> int:
+    with StoreWriter(path) as writer:
+        count = 0
+        for block in _blocks(structures):
+            writer.append(block)
+            count += len(block)
+        return count
+
+
+def _write_xyz(path: Path, structures: Iterable[Structure]) -> int:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    count = 0
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            for block in _blocks(structures):
+                ase.io.write(file, [to_atoms(item) for item in block], format="extxyz")
+                count += len(block)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return count
+
+
+def _blocks(structures: Iterable[Structure]) -> Iterator[list[Structure]]:
+    rest = iter(structures)
+    empty = True
+    while block := list(islice(rest, BLOCK)):
+        empty = False
+        yield block
+    if empty:
+        raise DataError("there is no structure to write.")

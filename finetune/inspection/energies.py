@@ -1,0 +1,145 @@
+"""Are energies total ones, in eV, and do any stand out?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.data.labels import Structure
+from finetune.inspection.findings import Finding
+
+Array = NDArray[np.float64]
+FAR = 20.0
+"""Times the usual deviation, from which on an energy stands out."""
+
+
+def statistical_energy(numbers: NDArray[np.int64]) -> float:
+    """Return the sum of all-electron energies of free atoms, eV, right to about 2 %.
+
+    The Thomas-Fermi energy with Scott's and Schwinger's corrections: J. Schwinger, Phys. Rev. A 24,
+    2353 (1981).
+    """
+    from ase.units import Hartree
+
+    z = numbers.astype(float)
+    energies = -0.768745 * z ** (7 / 3) + 0.5 * z**2 - 0.269900 * z ** (5 / 3)
+    return float(energies.sum() * Hartree)
+
+
+def origin(structures: Sequence[Structure]) -> list[Finding]:
+    """Tell total energies from relative ones, and the unit of total all-electron ones."""
+    labelled = [item for item in structures if item.energy is not None]
+    if not labelled:
+        return []
+    energies = np.array([item.energy for item in labelled], dtype=float)
+    expected = np.array([statistical_energy(item.numbers) for item in labelled])
+    atoms = np.array([len(item) for item in labelled])
+    per_atom, ratio = energies / atoms, float(np.median(energies / expected))
+    near = f"{np.median(per_atom):.4g} eV/atom"
+    if abs(ratio - 1) < 0.04:
+        return [Finding("ok", f"the energies are all-electron total energies in eV ({near})")]
+    for unit, size in (("Hartree", 1 / 27.2114), ("kcal/mol", 23.0605), ("kJ/mol", 96.4853)):
+        if abs(ratio / size - 1) < 0.04:
+            return [
+                Finding(
+                    "warning",
+                    f"the energies look like all-electron total energies in {unit}: set "
+                    f"data.units.energy={unit}",
+                )
+            ]
+    if np.abs(per_atom).max() < 0.5:
+        return [
+            Finding(
+                "warning",
+                f"the energies look like relative ones (within {np.abs(per_atom).max():.2g} "
+                "eV/atom of zero): give total energies, or train on one composition only",
+            )
+        ]
+    if float(np.median(per_atom)) > 0:
+        text = f"the energies are positive ({near}): are they atomisation energies? Turn their sign"
+        return [Finding("warning", text)]
+    if np.abs(per_atom).max() < 12:
+        return [
+            Finding(
+                "note",
+                f"the energies ({near}) are relative to free or pseudo-atoms (atomisation or VASP "
+                "energies): the reference energies must be theirs",
+            )
+        ]
+    return [Finding("note", f"the energies ({near}) are of valence electrons, or of another unit")]
+
+
+def outliers(structures: Sequence[Structure], most: int = 5) -> list[Finding]:
+    """Name energies far from what composition explains, and forces far beyond the usual."""
+    found: list[Finding] = []
+    labelled = [item for item in structures if item.energy is not None]
+    if len(labelled) >= 10:
+        left = residuals(labelled)
+        middle = float(np.median(left))
+        usual = 1.4826 * float(np.median(np.abs(left - middle)))
+        for index in np.argsort(-np.abs(left - middle))[:most]:
+            if abs(left[index] - middle) > max(FAR * usual, 1e-3):
+                text = (
+                    f"{labelled[index].where}: its energy is {left[index] - middle:+.3g} eV/atom "
+                    f"off the rest (usual: {usual:.2g}). Check it, or drop it"
+                )
+                found.append(Finding("warning", text))
+    forced = [item for item in structures if item.forces is not None]
+    largest = np.array([np.abs(i.forces).max() for i in forced if i.forces is not None])
+    if len(largest) >= 10:
+        usual = float(np.median(largest))
+        for index in np.argsort(-largest)[:most]:
+            if largest[index] > max(FAR * usual, 1.0):
+                text = (
+                    f"{forced[index].where}: a force of {largest[index]:.3g} eV/Å, where the "
+                    f"largest ones usually are {usual:.2g}. Check it, or drop it"
+                )
+                found.append(Finding("warning", text))
+    return found
+
+
+def residuals(labelled: Sequence[Structure]) -> Array:
+    """Return the energies per atom that composition alone does not explain ``[S]``, eV."""
+    elements = sorted({number for item in labelled for number in set(item.numbers.tolist())})
+    counts = np.array([[(i.numbers == e).sum() for e in elements] for i in labelled], dtype=float)
+    atoms = counts.sum(axis=1)
+    energies = np.array([item.energy for item in labelled], dtype=float) / atoms
+    fractions = counts / atoms[:, None]
+    solution = np.linalg.lstsq(fractions, energies, rcond=None)[0]
+    return np.asarray(energies - fractions @ solution)
+
+
+def zeros(structures: Sequence[Structure]) -> list[Finding]:
+    """Name labels that are exactly zero: absent ones that were stored as zeros."""
+    found = []
+    for name in ("energy", "forces", "stress"):
+        present = [item for item in structures if getattr(item, name) is not None]
+        zero = [i for i in present if not np.any(getattr(i, name)) and len(i) > 1]
+        if zero:
+            text = (
+                f"{len(zero)} of {len(present)} structures have {name} of exactly zero (first: "
+                f"{zero[0].where}). Remove labels that are absent, unless symmetry makes them so"
+            )
+            symmetric = (
+                name == "forces" and bool(zero[0].pbc.all()) and 2 * len(zero) < len(present)
+            )
+            found.append(Finding("note" if symmetric else "warning", text))
+    return found
+
+
+def net_forces(structures: Sequence[Structure]) -> list[Finding]:
+    """Name forces that do not add up to zero."""
+    forced = [item.forces for item in structures if item.forces is not None]
+    if not forced:
+        return []
+    net = np.array([np.linalg.norm(f.sum(axis=0)) / len(f) for f in forced])
+    size = float(np.sqrt(np.mean([np.mean(f**2) for f in forced])))
+    if size > 0 and float(np.median(net)) > 0.02 * size:
+        text = (
+            f"the forces of a structure do not add up to zero ({np.median(net):.2g} eV/Å for each "
+            "atom): were some atoms held, or is a frame missing?"
+        )
+        return [Finding("warning", text)]
+    return []

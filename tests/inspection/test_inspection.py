@@ -1,0 +1,206 @@
+"""An inspection finds the mistakes that data sets come with, and is quiet without them."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+from typer.testing import CliRunner
+
+from finetune.commands import app
+from finetune.data.labels import Structure
+from finetune.data.writing import write_structures
+from finetune.inspection.energies import statistical_energy
+from finetune.inspection.inspect import inspect
+from finetune.units import Units
+from tests.conftest import structure
+
+Change = Callable[[Structure], Structure]
+
+
+def labelled(atoms: Atoms, index: int, origin: float = 0.0) -> Structure:
+    atoms.calc = EMT()
+    item = structure(atoms, f"'made.xyz', structure {index}")
+    stress = atoms.get_stress(voigt=False) if atoms.pbc.all() else None
+    energy = origin + float(atoms.get_potential_energy())
+    return replace(item, energy=energy, forces=atoms.get_forces(), stress=stress)
+
+
+@pytest.fixture(scope="module")
+def molecules() -> list[Structure]:
+    """Ethanol around its minimum, total energies."""
+    base = molecule("CH3CH2OH")
+    random = np.random.default_rng(0)
+    origin = statistical_energy(base.numbers)
+    found = []
+    for index in range(60):
+        atoms = base.copy()
+        atoms.positions += random.normal(0, 0.02, atoms.positions.shape)
+        atoms.rotate(float(random.uniform(0, 360)), random.normal(size=3))
+        found.append(labelled(atoms, index, origin))
+    return found
+
+
+@pytest.fixture(scope="module")
+def crystals() -> list[Structure]:
+    """Strained and rattled copper."""
+    random = np.random.default_rng(0)
+    found = []
+    base = bulk("Cu", cubic=True)
+    for index in range(40):
+        atoms = base.copy()
+        strain = random.normal(0, 0.01, (3, 3))
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain + strain.T), scale_atoms=True)
+        atoms.positions += random.normal(0, 0.01, atoms.positions.shape)
+        found.append(labelled(atoms, index))
+    return found
+
+
+def warnings(structures: list[Structure]) -> str:
+    found = inspect({"made": structures}).findings
+    return "\n".join(item.text for item in found if item.level == "warning")
+
+
+def test_nothing_is_said_against_good_data(
+    molecules: list[Structure], crystals: list[Structure]
+) -> None:
+    slope = inspect({"made": molecules}).force_slope
+    assert slope is not None and slope.right and slope.correlation > 0.99
+    assert warnings(molecules) == ""
+    assert "units and signs agree" in "\n".join(inspect({"m": molecules}).lines())
+    stress = inspect({"made": crystals}).stress
+    assert stress is not None and stress.diagnosis() == ""
+    assert stress.slope.value == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("energy", "forces", "expected"),
+    [
+        ("eV", "-eV/Å", "gradients.*data.units.forces=-eV/Å"),
+        ("kcal/mol", "eV/Å", "23.*data.units.energy=kcal/mol"),
+        ("eV", "kcal/mol/Å", "data.units.forces=kcal/mol/Å"),
+        ("Hartree", "eV/Å", "0.036.*data.units.energy=Hartree"),
+        ("eV", "Hartree/Bohr", "51.*data.units.forces=Hartree/Bohr"),
+        ("Hartree", "Hartree/Bohr", "energy=Hartree data.units.forces=Hartree/Bohr"),
+        ("kcal/mol", "-eV/Å", "-23.*wrong sign"),
+    ],
+)
+def test_units_that_do_not_fit_are_named(
+    energy: str, forces: str, expected: str, molecules: list[Structure]
+) -> None:
+    import re
+
+    factors = Units(energy=energy, forces=forces).factors()
+
+    def changed(item: Structure) -> Structure:
+        assert item.energy is not None and item.forces is not None
+        wrong = item.forces / factors["forces"]
+        return replace(item, energy=item.energy / factors["energy"], forces=wrong)
+
+    assert re.search(expected, warnings([changed(item) for item in molecules]), re.DOTALL)
+
+
+def _per_atom(item: Structure) -> Structure:
+    return replace(item, energy=(item.energy or 0.0) / len(item))
+
+
+def _hartree(item: Structure) -> Structure:
+    return replace(item, energy=(item.energy or 0.0) / 27.2114, forces=item.forces / 27.2114)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (_per_atom, "energies are per atom"),
+        (_hartree, "total energies in Hartree"),
+        (lambda i: replace(i, positions=i.positions / 0.529177), "data.units.length=Bohr"),
+        (lambda i: replace(i, energy=0.01 * np.sin(i.positions.sum())), "relative ones"),
+        (lambda i: replace(i, energy=-(i.energy or 0.0)), "atomisation energies"),
+        (lambda i: replace(i, forces=np.zeros_like(i.forces)), "forces of exactly zero"),
+        (lambda i: replace(i, energy=0.0), "energy of exactly zero"),
+        (lambda i: replace(i, forces=i.forces + 1.0), "do not add up to zero"),
+        (
+            lambda i: replace(i, energy=i.energy - 5e3) if i.where.endswith(" 7") else i,
+            "structure 7: its energy is",
+        ),
+        (
+            lambda i: replace(i, forces=30 * i.forces) if i.where.endswith(" 7") else i,
+            "structure 7: a force of",
+        ),
+        (
+            lambda i: replace(i, level_of_theory="PBE" if i.where.endswith(" 7") else "CCSD(T)"),
+            "different levels of theory",
+        ),
+        (
+            lambda i: replace(i, cell=np.eye(3) * 5.5),
+            "fill their cell but are not periodic",
+        ),
+    ],
+)
+def test_mistakes_are_noticed(change: Change, expected: str, molecules: list[Structure]) -> None:
+    assert expected in warnings([change(item) for item in molecules])
+
+
+def _reordered(item: Structure) -> Structure:
+    """Swap the shear components as VASP's order xy, yz, xz would."""
+    stress: Any = item.stress
+    swapped = np.diag(np.diag(stress)).copy()
+    for (a, b), value in zip(
+        ((1, 2), (0, 2), (0, 1)), (stress[0, 1], stress[1, 2], stress[0, 2]), strict=True
+    ):
+        swapped[a, b] = swapped[b, a] = value
+    return replace(item, stress=swapped)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda i: replace(i, stress=-i.stress), "opposite sign: set data.units.stress=-eV/Å³"),
+        (lambda i: replace(i, stress=i.stress * -1602.18), "set data.units.stress=-kbar"),
+        (lambda i: replace(i, stress=i.stress * 160.218), "set data.units.stress=GPa"),
+        (_reordered, "shear components are in the order xy, yz, xz"),
+    ],
+)
+def test_wrong_stresses_are_told(change: Change, expected: str, crystals: list[Structure]) -> None:
+    assert expected in warnings([change(item) for item in crystals])
+
+
+def test_leaks_and_other_labels_of_the_same_structure_are_found(
+    molecules: list[Structure],
+) -> None:
+    turned = molecules[3]
+    turned = replace(turned, positions=turned.positions[:, [1, 2, 0]], where="'t', structure 0")
+    test = [replace(turned, energy=(turned.energy or 0.0) + 1.0), *molecules[50:]]
+    found = inspect({"train": molecules[:50], "test": test}).findings
+    text = "\n".join(item.text for item in found)
+    assert "1 structures of 'test' are in 'train' too" in text
+    assert "energies that differ, the most by 0.111 eV/atom" in text
+
+
+def test_the_command_prints_words_json_and_a_picture(
+    molecules: list[Structure], tmp_path: Path
+) -> None:
+    path = tmp_path / "made.xyz"
+    write_structures(path, molecules[:30])
+    with path.open("a") as file:
+        file.write("4\nREF_energy=1\nH 0 0 0\n")
+    picture = tmp_path / "a.png"
+    done = CliRunner().invoke(app, ["data", "inspect", str(path), "--plot", str(picture)])
+    assert done.exit_code == 0, done.output
+    assert "30 structures, 270 atoms; 30 with energy" in done.output
+    assert "structure 30 (line 331) should have 4 atoms" in done.output
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    found = json.loads(CliRunner().invoke(app, ["data", "inspect", str(path), "--json"]).stdout)
+    assert found["sets"][str(path)]["structures"] == 30
+    assert found["slopes"]["forces"]["slope"] == pytest.approx(1.0, abs=0.1)
+    assert len(found["files"][0]["left_out"]) == 1
+    done = CliRunner().invoke(app, ["data", "inspect", str(path), "--plot", "a.doc"])
+    assert done.exit_code == 2
+    assert ase.io.read(path, 0).info["REF_energy"] == molecules[0].energy
