@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ase.data import chemical_symbols
-from ase.symbols import Symbols
 
 from finetune import run_folder, sanity
 from finetune.adapters import adapters
@@ -24,7 +23,7 @@ from finetune.environment import environment
 from finetune.errors import DataError, RecipeError, RunFolderError
 from finetune.evaluation.metrics import errors, predict
 from finetune.foundation import acceleration, lineage, reference_energies
-from finetune.foundation.loading import Foundation, load_foundation
+from finetune.foundation.loading import load_foundation
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.potential import Potential
 from finetune.foundation.storage import mace_inside
@@ -32,6 +31,7 @@ from finetune.losses import sizing
 from finetune.losses.total import TotalLoss
 from finetune.plugins import training_defaults
 from finetune.recipe import Recipe
+from finetune.suitability import check_elements, check_labels, formula
 from finetune.training.feeding import TrainingData
 from finetune.training.tracking import check_installed
 
@@ -75,7 +75,7 @@ class Preparation:
         self.levels = sorted(
             {s.level_of_theory for s in structures["train"] if s.level_of_theory is not None}
         )
-        _check_labels(recipe, structures["train"], structures["valid"])
+        check_labels(recipe, structures["train"], structures["valid"])
         self.foundation = load_foundation(
             recipe.foundation, dtype, device, beside, recipe.head, recipe.trust
         )
@@ -91,7 +91,7 @@ class Preparation:
         self.notes += sanity.notes(
             self.foundation.potential, self.data.train, structures, recipe.losses
         )
-        self.compositions = sorted({_formula(item) for item in structures["train"]})
+        self.compositions = sorted({formula(item) for item in structures["train"]})
         self._for_references = representative(structures["train"], REFERENCE_STRUCTURES)
         self.own_references = self.foundation.potential.references()
         self.ambiguous = False
@@ -258,35 +258,6 @@ def _read(recipe: Recipe, reader: Reader) -> dict[str, Sequence[Structure]]:
     }
 
 
-def _check_labels(recipe: Recipe, train: Sequence[Structure], valid: Sequence[Structure]) -> None:
-    """Refuse a recipe whose supervised losses, or validation measure, find no labels.
-
-    Raises:
-        DataError: Saying which labels are there.
-    """
-    used = [
-        kind
-        for kind in ("energy", "forces", "stress")
-        if any(loss.kind == kind and loss.peak_weight > 0 for loss in recipe.losses.values())
-    ]
-    monitored = recipe.train.monitor.partition("_")[0]
-    for name, structures, wanted in (
-        ("training", train, used),
-        ("validation", valid, used if monitored == "loss" else [monitored]),
-    ):
-        if not any(getattr(item, kind) is not None for item in structures for kind in wanted):
-            present = [
-                kind
-                for kind in ("energy", "forces", "stress")
-                if any(getattr(item, kind) is not None for item in structures)
-            ]
-            raise DataError(
-                f"the {name} set has no {' or '.join(wanted) or 'supervised'} labels, which the "
-                f"recipe's losses and train.monitor={recipe.train.monitor} need. "
-                f"It has: {', '.join(present) or 'none'}."
-            )
-
-
 def _without_labels(structure: Structure) -> Structure:
     return replace(structure, energy=None, forces=None, stress=None)
 
@@ -298,27 +269,3 @@ def _combination(weights: Mapping[int, int]) -> str:
         count = "" if abs(weight) == 1 else f"{abs(weight)} "
         terms.append(f"{'−' if weight < 0 else '+'} {count}{chemical_symbols[number]}")
     return " ".join(terms).removeprefix("+ ")
-
-
-def _formula(structure: Structure) -> str:
-    return str(Symbols(structure.numbers).get_chemical_formula())
-
-
-def foreign_compositions(structures: Sequence[Structure], known: Sequence[str]) -> list[str]:
-    """Return the compositions of structures that are not among the known ones."""
-    return sorted({_formula(item) for item in structures} - set(known))
-
-
-def check_elements(structures: Mapping[str, Sequence[Structure]], foundation: Foundation) -> None:
-    """Refuse structures with elements that the foundation does not know, naming the first."""
-    known = set(foundation.potential.elements)
-    for items in structures.values():
-        for item in items:
-            unknown = sorted(set(item.numbers.tolist()) - known)
-            if unknown:
-                symbols = ", ".join(chemical_symbols[number] for number in unknown)
-                covered = " ".join(chemical_symbols[number] for number in sorted(known))
-                raise DataError(
-                    f"{item.where} holds {symbols}, which the foundation '{foundation.name}' does "
-                    f"not know (it knows {covered}). Choose another foundation or drop it."
-                )

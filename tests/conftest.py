@@ -14,7 +14,8 @@ from finetune.data.labels import Structure, from_atoms
 from finetune.export.calculator import PotentialCalculator
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.storage import save
-from finetune.recipe import LabelKeys, Recipe
+from finetune.recipe import Recipe
+from finetune.sections import LabelKeys
 from finetune.testing import tiny_mace
 
 torch.set_num_threads(1)

@@ -17,6 +17,7 @@ FLOORS = [
     {"losses.options", "adapters.options", "adapters.defaults"},
     {"losses", "adapters"},  # the registries, in __init__
     {"plugins"},
+    {"sections"},
     {"recipe"},
     {"schema"},
     {"run_folder"},
@@ -29,7 +30,7 @@ FLOORS = [
     {"perturbation"},
     {"losses.*", "adapters.*"},
     {"evaluation.metrics"},
-    {"sanity", "selection"},
+    {"sanity", "selection", "suitability"},
     {"training"},
     {"result", "evaluation"},
     {"export"},

@@ -40,7 +40,8 @@ def test_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_every_option_of_a_recipe_is_documented() -> None:
     from finetune.adapters import adapters
     from finetune.losses import losses
-    from finetune.recipe import DataRecipe, Recipe, TrainRecipe
+    from finetune.recipe import Recipe
+    from finetune.sections import DataRecipe, TrainRecipe
 
     pages = ("recipes.md", "losses.md", "adapters.md")
     text = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in pages)

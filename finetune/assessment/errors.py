@@ -16,10 +16,10 @@ from finetune.errors import system_errors
 from finetune.evaluation.evaluated import Evaluated
 from finetune.evaluation.side_by_side import compare, open_pair
 from finetune.foundation import lineage
-from finetune.preparation import foreign_compositions
-from finetune.recipe import label_keys
 from finetune.result import Comparison
 from finetune.sanity import ignored_inputs
+from finetune.sections import label_keys
+from finetune.suitability import foreign_compositions
 
 OTHER_ORIGIN = (
     "note: the labels have another zero of energy than the potential (another level of theory, "

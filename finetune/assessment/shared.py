@@ -14,8 +14,8 @@ from finetune.data.labels import Structure
 from finetune.data.reading import read_structures
 from finetune.errors import DataError, RunFolderError
 from finetune.evaluation.side_by_side import Pair
-from finetune.preparation import check_elements
-from finetune.recipe import label_keys
+from finetune.sections import label_keys
+from finetune.suitability import check_elements
 from finetune.units import Units
 
 

@@ -192,7 +192,7 @@ def select(
 
 def _reader(energy: str, forces: str, stress: str, units: list[str] | None, skip: bool) -> Reader:
     from finetune.data.reading import Reader
-    from finetune.recipe import label_keys
+    from finetune.sections import label_keys
     from finetune.units import parse_units
 
     keys = label_keys({"energy": energy, "forces": forces, "stress": stress})

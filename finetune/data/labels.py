@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
-from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
+from finetune.data import values
 from finetune.data.distances import nearest
 from finetune.errors import DataError
-from finetune.recipe import LabelKeys
+from finetune.sections import LabelKeys
 from finetune.units import Units
 
 Array = NDArray[np.float64]
@@ -82,9 +82,11 @@ def from_atoms(atoms: Atoms, keys: LabelKeys, where: str, units: Units | None = 
         DataError: For no atoms, non-finite or colliding positions, a flat periodic cell, and labels
             of the wrong shape or with NaN or infinite values.
     """
-    energy = _energy(label(atoms, keys.energy), keys.energy, where)
-    forces = _forces(label(atoms, keys.forces), keys.forces, len(atoms), where)
-    stress = _stress(label(atoms, keys.stress), keys.stress, where) if atoms.pbc.all() else None
+    energy = values.energy(label(atoms, keys.energy), keys.energy, where)
+    forces = values.forces(label(atoms, keys.forces), keys.forces, len(atoms), where)
+    stress = (
+        values.stress(label(atoms, keys.stress), keys.stress, where) if atoms.pbc.all() else None
+    )
     scale = (units or Units()).factors()
     structure = Structure(
         numbers=np.asarray(atoms.numbers, dtype=np.int64),
@@ -130,7 +132,7 @@ def whole_number(atoms: Atoms, key: str, absent: int, least: int, where: str) ->
         DataError: If it is something else.
     """
     value = atoms.info.get(key, absent)
-    array = _finite(value, key, where)
+    array = values.finite(value, key, where)
     number = float(array.reshape(())) if array.size == 1 else math.nan
     if not least <= number <= LARGEST_NUMBER or number != round(number):
         raise DataError(
@@ -274,51 +276,3 @@ def _tags(atoms: Atoms) -> dict[str, str | float]:
         if isinstance(value, (str, int, float, np.integer, np.floating))
         and not isinstance(value, bool)
     }
-
-
-def _energy(value: Any, key: str, where: str) -> float | None:
-    if value is None:
-        return None
-    array = _finite(value, key, where)
-    if array.size != 1:
-        raise DataError(f"{where}: '{key}' must be one number in eV, not shape {array.shape}.")
-    return float(array.reshape(()))
-
-
-def _forces(value: Any, key: str, atoms: int, where: str) -> Array | None:
-    if value is None:
-        return None
-    array = _finite(value, key, where)
-    if array.shape != (atoms, 3):
-        raise DataError(
-            f"{where}: '{key}' has shape {array.shape}; forces need ({atoms}, 3) in eV/Å."
-        )
-    return array
-
-
-def _stress(value: Any, key: str, where: str) -> Array | None:
-    if value is None:
-        return None
-    array = _finite(value, key, where)
-    if array.size == 9:
-        return array.reshape(3, 3)
-    if array.shape == (6,):
-        return np.asarray(voigt_6_to_full_3x3_stress(array), dtype=np.float64)
-    raise DataError(
-        f"{where}: '{key}' has shape {array.shape}; stress needs 6 (Voigt xx yy zz yz xz xy) or "
-        "9 numbers in eV/Å³."
-    )
-
-
-def _finite(value: Any, key: str, where: str) -> Array:
-    try:
-        if np.asarray(value).dtype == bool:
-            raise TypeError
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise DataError(f"{where}: '{key}' is not numeric ({str(value)[:40]!r}).") from None
-    if not np.isfinite(array).all():
-        raise DataError(
-            f"{where}: '{key}' holds NaN or infinite values. Remove the label where it is absent."
-        )
-    return array

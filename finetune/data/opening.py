@@ -13,7 +13,7 @@ from finetune.data.formats.programs import kind_of, open_with_ase
 from finetune.data.formats.xyz import open_xyz
 from finetune.data.sources import File
 from finetune.errors import DataError
-from finetune.recipe import LabelKeys
+from finetune.sections import LabelKeys
 
 _INDEX = re.compile(r"[-\d:]*")
 _HDF5 = b"\x89HDF\r\n\x1a\n"

@@ -17,7 +17,7 @@ from finetune.data.sequences import Joined, LazySequence
 from finetune.data.sources import File, find_files, select
 from finetune.data.store import Store, is_store
 from finetune.errors import DataError, system_errors
-from finetune.recipe import DataRecipe, LabelKeys
+from finetune.sections import DataRecipe, LabelKeys
 from finetune.units import Units
 
 Sources = str | Path | Sequence[str | Path]

@@ -19,7 +19,7 @@ from finetune.data.labels import Structure
 from finetune.data.store import SUFFIXES, StoreWriter
 from finetune.errors import DataError, system_errors
 from finetune.files import write_atomically
-from finetune.recipe import LabelKeys
+from finetune.sections import LabelKeys
 
 XYZ = {".xyz", ".extxyz"}
 BLOCK = 1000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune.recipe import TrainRecipe
+from finetune.sections import TrainRecipe
 from finetune.training.processes import Processes
 from finetune.training.state import Progress
 

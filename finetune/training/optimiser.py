@@ -11,7 +11,7 @@ from finetune.adapters.base import AdaptedPotential
 from finetune.adapters.patterns import check_match, matches
 from finetune.errors import RecipeError
 from finetune.foundation.wrapped import plain_name
-from finetune.recipe import TrainRecipe
+from finetune.sections import TrainRecipe
 
 FLOOR = 0.01
 """Share of the learning rate at which a cosine ends."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from finetune.recipe import TrainRecipe
+from finetune.sections import TrainRecipe
 from finetune.training.optimiser import learning_rate
 from finetune.training.state import Progress
 

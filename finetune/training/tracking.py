@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import RecipeError
-from finetune.recipe import TrackRecipe
 from finetune.run_folder import TENSORBOARD, WANDB
+from finetune.sections import TrackRecipe
 from finetune.training.progress import Record, Reporter, Silent, residuals
 
 

@@ -16,7 +16,7 @@ from ase import Atoms
 
 from finetune.data.labels import from_atoms
 from finetune.data.store import StoreWriter
-from finetune.recipe import LabelKeys
+from finetune.sections import LabelKeys
 
 FRAMES = 3
 

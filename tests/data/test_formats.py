@@ -21,7 +21,7 @@ from finetune.data.labels import Structure
 from finetune.data.reading import Reader, read_structures
 from finetune.data.store import Store
 from finetune.errors import DataError, RecipeError
-from finetune.recipe import LabelKeys
+from finetune.sections import LabelKeys
 from finetune.units import Units, parse_units
 from tests.conftest import recipe_for
 

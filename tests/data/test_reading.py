@@ -13,7 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from finetune.data.labels import from_atoms
 from finetune.data.reading import read_structures
 from finetune.errors import DataError
-from finetune.recipe import LabelKeys
+from finetune.sections import LabelKeys
 
 
 def labelled(energy: object = -1.0, forces: object = None) -> Atoms:

@@ -19,7 +19,7 @@ from finetune.evaluation.scans.labelled import labelled_scans
 from finetune.evaluation.scans.outcome import Scans
 from finetune.export.calculator import PotentialCalculator
 from finetune.foundation.potential import Potential
-from finetune.recipe import LabelKeys
+from finetune.sections import LabelKeys
 from finetune.testing.analytic import LennardJonesPotential, MorsePotential, PairPotential
 from tests.conftest import rattled
 

@@ -24,7 +24,7 @@ from finetune.evaluation.statistics import (
     statistics,
 )
 from finetune.foundation.mace import MacePotential
-from finetune.recipe import LabelKeys
+from finetune.sections import LabelKeys
 from finetune.testing import tiny_mace
 from tests.conftest import rattled
 

@@ -10,7 +10,7 @@ import torch
 import finetune
 from finetune.errors import FinetuneError, TrainingError
 from finetune.export.calculator import load_calculator
-from finetune.recipe import TrainRecipe
+from finetune.sections import TrainRecipe
 from finetune.training.averaging import WeightAverage
 from finetune.training.checkpoint import read
 from finetune.training.optimiser import learning_rate

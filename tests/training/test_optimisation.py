@@ -14,7 +14,7 @@ from finetune.data.graphs import GraphBatch
 from finetune.errors import RecipeError
 from finetune.foundation.mace import MacePotential
 from finetune.losses.base import BASE, Loss, LossContext, Request
-from finetune.recipe import TrainRecipe
+from finetune.sections import TrainRecipe
 from finetune.testing import tiny_mace
 from finetune.training.optimiser import build_optimiser, set_learning_rate
 from finetune.training.order import Order

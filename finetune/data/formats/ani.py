@@ -18,7 +18,7 @@ from ase.data import atomic_numbers
 
 from finetune.data.formats.frames import Frame, Frames, reason
 from finetune.errors import DataError
-from finetune.recipe import LabelKeys
+from finetune.sections import LabelKeys
 from finetune.units import Units
 
 BLOCK = 1024
