@@ -39,7 +39,7 @@ def generate(
     seed: Seed = 7,
     minutes: Annotated[float, typer.Option(help="Wall-clock limit.")] = 60.0,
 ) -> None:
-    """Label configurations of about a thousand molecules with GFN2-xTB."""
+    """Label configurations of about two thousand molecules with GFN2-xTB."""
     from make_foundation.generation import generate as run
 
     typer.echo(run(work / "configurations", seed, 60.0 * minutes))

@@ -149,7 +149,7 @@ class ReplayOptions(LossOptions):
     ``displacement: null`` takes the structures as they are.
     """
 
-    weight: Scheduled = Field(0.003, description="factor in the total loss, or a schedule")
+    weight: Scheduled = Field(1e-5, description="factor in the total loss, or a schedule")
     displacement: Displacement | None = DisplacementOptions(size=0.1)
     copies: int = Field(1, ge=1, le=64, description="draws for each structure in a step")
     energy: float = Field(0.0, ge=0, description="factor of the energies, residual in eV per atom")

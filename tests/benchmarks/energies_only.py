@@ -26,7 +26,7 @@ ARMS: dict[str, dict[str, Any]] = {
         "pisc": {"weight": 0.01, "displacement": 0.01},
     },
     "anchored PITC": {"pitc": {"weight": 1.0, "displacement": 0.1, "anchored": True}},
-    "replay of forces": {"replay": {"weight": 0.003, "displacement": 0.1}},
+    "replay of forces": {"replay": {"weight": 1e-5, "displacement": 0.1}},
 }
 SHOWN = ("energy_mae", "forces_mae", "forces_rmse")
 

@@ -50,6 +50,7 @@ ARMS: dict[str, dict[str, Any]] = {
         "pitc": {"weight": 1.0, "displacement": {"size": {"fraction": 0.5}}}
     },
     "PITC soft modes 0.05 Å, 1": {"pitc": {"weight": 1.0, "displacement": {"kind": "soft_modes"}}},
+    "anchored PITC 0.1 Å, 0.001": pitc(0.1, 1e-3, anchored=True),
     "anchored PITC 0.1 Å, 0.1": pitc(0.1, 0.1, anchored=True),
     "anchored PITC 0.1 Å, 1": pitc(0.1, 1.0, anchored=True),
     "anchored PITC thermal, 1": {
@@ -58,8 +59,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "anchored second difference 0.1 Å, 1": {
         "second_difference": {"weight": 1.0, "anchored": True, "displacement": 0.1}
     },
-    "replay of forces 0.1 Å, 0.003": {"replay": {"weight": 0.003}},
-    "replay of forces 0.1 Å, 0.03": {"replay": {"weight": 0.03}},
+    "replay of forces 0.1 Å, 0.00001": {"replay": {"weight": 1e-5}},
+    "replay of forces 0.1 Å, 0.001": {"replay": {"weight": 1e-3}},
 }
 
 
