@@ -68,13 +68,16 @@ def test_evaluate_puts_any_two_potentials_side_by_side(
     files = [str(workspace / "test.xyz")]
     model = tmp_path / "tuned.model"
     assert runner.invoke(app, ["export", str(run_folder), "--to", str(model)]).exit_code == 0
-    alone = json.loads(runner.invoke(app, ["evaluate", str(model), *files, "--json"]).stdout)
+    beside = json.loads(runner.invoke(app, ["evaluate", str(model), *files, "--json"]).stdout)
+    assert beside["names"] == ["fine-tuned", "foundation"]  # the file says what it was tuned from
+    bare = str(workspace / "foundation")
+    alone = json.loads(runner.invoke(app, ["evaluate", bare, *files, "--json"]).stdout)
     assert alone["foundation"] is None
     against = ["--against", str(run_folder), "--json"]
     both = json.loads(runner.invoke(app, ["evaluate", str(model), *files, *against]).stdout)
     assert both["names"] == ["tuned.model", "run"]
     assert both["note"] == ""
-    plain = runner.invoke(app, ["evaluate", str(workspace / "foundation"), *files]).output
+    plain = runner.invoke(app, ["evaluate", bare, *files]).output
     assert "another zero of energy" in plain
     for quantity in ("energy", "forces"):
         same = [both[key]["statistics"][quantity]["mae"] for key in ("finetuned", "foundation")]
@@ -128,10 +131,11 @@ def test_tests_of_a_model_file_need_a_place(
     model = str(tmp_path / "tuned.model")
     assert runner.invoke(app, ["export", str(run_folder), "--to", model]).exit_code == 0
     frames = str(workspace / "test.xyz@:2")
+    bare = str(workspace / "foundation")
     for arguments, message in (
         (["scan", model, frames], "no run folder"),
         (["md", model, frames], "no run folder"),
-        (["scan", model, "--to", str(tmp_path / "x")], "no structures are named"),
+        (["scan", bare, "--to", str(tmp_path / "x")], "no structures are named"),
         (["scan", model, frames, "--only", "dimer"], "Did you mean 'dimers'?"),
         (["md", model, frames, "--ensemble", "npt"], "choose nve or nvt"),
         (["md", model, frames, "--temperature", "0"], "temperature is 0"),
@@ -142,7 +146,7 @@ def test_tests_of_a_model_file_need_a_place(
     place = ["--to", str(tmp_path / "scans"), "--only", "dimers", "--element", "H"]
     done = runner.invoke(app, ["scan", model, frames, *place])
     assert done.exit_code == 0, done.output
-    assert "tuned.model" in done.output
+    assert "fine-tuned" in done.output
 
 
 def test_export_writes_once(run_folder: Path, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_every_stage_is_surveyed(workspace: Path, tmp_path: Path) -> None:
     assert "stage dear" in done.output
     found = json.loads(runner.invoke(app, ["validate", str(path), "--json"]).stdout)
     assert found["stages"]["cheap"]["coverage"]["train"]["forces"] == 6
-    assert list(found["stages"]["dear"]["trainable"]) == ["readouts"]
+    assert list(found["stages"]["dear"]["trainable"]) == ["readouts.0", "readouts.1"]
     assert [item.name for item in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
