@@ -10,9 +10,8 @@ from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
-from finetune.commands.shared import Device, Overwrite, Precision, user_errors
+from finetune.commands.shared import Device, Overwrite, Precision, tell, tell_written, user_errors
 
 PotentialName = Annotated[
     str, typer.Argument(metavar="RUN", help="Run folder, .model file, or foundation by name.")
@@ -83,11 +82,11 @@ def evaluate(
         console.print(table)
     if len(found.lineage) > 1:
         descent = f"lineage: {' → '.join(found.lineage)}"
-        console.print(descent, soft_wrap=True, markup=False, highlight=False)
+        tell(console, descent)
     if found.note:
-        console.print(found.note, soft_wrap=True, markup=False, highlight=False)
+        tell(console, found.note)
     if to is not None:
-        console.print(f"wrote {escape(str(to))}", soft_wrap=True)
+        tell_written(console, to)
 
 
 def md(
@@ -160,8 +159,8 @@ def md(
         return
     console.print(found.table())
     if found.note:
-        console.print(found.note, soft_wrap=True, markup=False, highlight=False)
-    console.print(f"wrote {escape(str(found.folder))}", soft_wrap=True)
+        tell(console, found.note)
+    tell_written(console, found.folder)
 
 
 def scan(
@@ -222,8 +221,8 @@ def scan(
         console.print(table)
     for line in (found.verdict(), found.note):
         if line:
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
-    console.print(f"wrote {escape(str(to or Path(path) / 'scans'))}", soft_wrap=True)
+            tell(console, line)
+    tell_written(console, to or Path(path) / "scans")
 
 
 def report(
@@ -236,4 +235,4 @@ def report(
         from finetune.assessment import report as write_page
 
         page = write_page(path, device, precision)
-    Console().print(f"wrote {escape(str(page))}", soft_wrap=True)
+    tell_written(Console(), page)

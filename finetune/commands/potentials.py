@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from finetune.commands.shared import Overwrite, Precision, user_errors
+from finetune.commands.shared import Overwrite, Precision, tell, tell_written, user_errors
 
 
 def export(
@@ -29,7 +28,7 @@ def export(
         opened = load_foundation(path)
         check_plain(opened)
         write_mace(opened.potential, to, dtype, overwrite, opened.metadata)
-    Console().print(f"wrote {escape(str(to))}", soft_wrap=True)
+    tell_written(Console(), to)
 
 
 def foundations(
@@ -56,7 +55,7 @@ def foundations(
         if name in PUBLISHED and (download or accept_licence):
             fetch(name, accept_licence)
         for label, value in describe(name):
-            console.print(f"{label:22} {value}", soft_wrap=True, markup=False, highlight=False)
+            tell(console, f"{label:22} {value}")
 
 
 def _catalogue(width: int) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -46,3 +47,13 @@ def user_errors(again: str = "") -> Iterator[None]:
             several = "  (launched as before)" if process_count() > 1 else ""
             console.print(f"resume with  {escape(again)}{several}", soft_wrap=True, highlight=False)
         raise typer.Exit(getattr(error, "exit_code", FinetuneError.exit_code)) from None
+
+
+def tell(console: Console, text: str) -> None:
+    """Print a line of any length as it is."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def tell_written(console: Console, path: str | Path) -> None:
+    """Say what was written, and where."""
+    console.print(f"wrote {escape(str(path))}", soft_wrap=True)

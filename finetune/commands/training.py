@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from finetune.commands.shared import Overrides, Overwrite, RecipeName, user_errors
+from finetune.commands.shared import Overrides, Overwrite, RecipeName, tell, user_errors
 from finetune.environment import process_rank
 
 
@@ -83,5 +83,5 @@ def validate(
         return
     for name, item in found.items():
         for line in ([f"stage {name}"] if name else []) + item.lines():
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
+            tell(console, line)
     console.print("valid")

@@ -24,7 +24,7 @@ from finetune.foundation.adapter_folder import (
     AdapterRecord,
     adapters_needed,
     locate_adapter,
-    read_record,
+    read_adapter,
     structure_of,
 )
 from finetune.foundation.lineage import lineage
@@ -116,7 +116,7 @@ class AdaptedFoundation:
             resolved = folder.resolve()
             name = resolved.parent.name if resolved.name == ADAPTER else resolved.name
         self._check_free(name)
-        record = read_record(folder)
+        record = read_adapter(folder)
         record.check_foundation(self.foundation.fingerprint, self.foundation.name, folder)
         fresh = self._fresh(record)
         before = structure_of(fresh)

@@ -6,7 +6,6 @@ the foundation, and the reference energies of the level of theory that it was tr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +17,7 @@ from finetune.adapters import adapters
 from finetune.errors import FoundationError, RecipeError
 from finetune.files import write_atomically
 from finetune.foundation.potential import Potential
+from finetune.foundation.record import read_record
 from finetune.foundation.reference_energies import by_symbol
 from finetune.options import Options
 from finetune.resources import expanded
@@ -149,19 +149,10 @@ def locate_adapter(path: str | Path) -> Path:
     )
 
 
-def read_record(folder: Path) -> AdapterRecord:
+def read_adapter(folder: Path) -> AdapterRecord:
     """Read ``adapter.json``.
 
     Raises:
         FoundationError: If it is missing, damaged or of another kind.
     """
-    path = folder / ADAPTER_RECORD
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        return AdapterRecord.model_validate(raw)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FoundationError(f"'{path}' cannot be read: {error}.") from error
-    except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"]))
-        raise FoundationError(f"'{path}' is damaged at '{place}': {fault['msg']}.") from None
+    return read_record(folder / ADAPTER_RECORD, AdapterRecord)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from finetune.errors import FoundationError, suggestion, system_errors
-from finetune.foundation.adapter_folder import adapters_needed, read_record, structure_of
+from finetune.foundation.adapter_folder import adapters_needed, read_adapter, structure_of
 from finetune.foundation.catalog import embedded, fetch, names
 from finetune.foundation.opening import open_model
 from finetune.foundation.potential import Potential
@@ -114,7 +114,7 @@ def merged_adapter(
     Raises:
         FoundationError: If the foundation is not there any more or has changed.
     """
-    record = read_record(folder)
+    record = read_adapter(folder)
     origin, precision = record.foundation, getattr(torch, record.precision)
     try:
         foundation = load_foundation(origin.name, precision, head=origin.head)

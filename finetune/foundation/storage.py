@@ -28,6 +28,7 @@ from finetune.files import write_atomically
 from finetune.foundation import heads
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.potential import Potential
+from finetune.foundation.record import read_record
 from finetune.foundation.settings import MaceSettings
 from finetune.foundation.wrapped import innermost
 from finetune.options import Options
@@ -250,8 +251,8 @@ def read_config(folder: Path) -> StoredConfig:
         FoundationError: For a missing, damaged or foreign file.
     """
     path = folder / CONFIG
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+
+    def check(raw: Any) -> None:
         if not isinstance(raw, dict) or raw.get("format") != FORMAT:
             raise FoundationError(f"'{path}' does not describe a potential of this package.")
         if raw.get("format_version") != VERSION:
@@ -259,13 +260,8 @@ def read_config(folder: Path) -> StoredConfig:
                 f"'{path}' has format version {raw.get('format_version')}; this release reads "
                 f"version {VERSION}. Update piwsl-finetune."
             )
-        return StoredConfig.model_validate(raw)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FoundationError(f"'{path}' cannot be read: {error}.") from error
-    except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"]))
-        raise FoundationError(f"'{path}' is damaged at '{place}': {fault['msg']}.") from None
+
+    return read_record(path, StoredConfig, check)
 
 
 def fingerprint(
