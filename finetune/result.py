@@ -133,7 +133,7 @@ class RunResult:
         done = f"{counted(self.epochs, 'epoch')} and {self.seconds:.0f} s"
         if self.stages:
             return f"{counted(len(self.stages), 'stage')} {self.ending} after {done} in all"
-        return f"{self.ending} after {done}; kept epoch {self.best_epoch}"
+        return f"{self.ending} after {done}; kept epoch {self.best_epoch}, which validated best"
 
     def compared_with(self, baseline: str) -> RunResult:
         """Return the result with another name for what it is compared with."""

@@ -13,12 +13,15 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from e3nn import o3
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 
 from finetune.adapters.options import REFUSED
 from finetune.errors import RecipeError
+from finetune.foundation.importing import mace_modules
+
+mace_modules()
+from e3nn import o3  # noqa: E402 (recent torch imports e3nn after mace only)
 
 
 def register_equivariant_layers(config: LoraConfig) -> LoraConfig:
