@@ -8,7 +8,7 @@ import pytest
 
 from finetune import run_folder
 from finetune.errors import RunFolderError
-from finetune.evaluation import evaluated
+from finetune.evaluation import evaluation_folder as evaluated
 from finetune.evaluation.scans import outcome as scans
 from finetune.evaluation.stability import outcome as stability
 
