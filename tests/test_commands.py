@@ -213,6 +213,20 @@ def test_mistakes_get_one_message_and_exit_code_two(arguments: list[str], messag
     assert "Traceback" not in done.output
 
 
+def test_a_dry_run_takes_resume_as_the_run_does(run_folder: Path, recipe: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run_folder.rglob("*")}
+    for command in (["run", str(recipe), "--dry-run"], ["validate", str(recipe)]):
+        done = runner.invoke(app, [*command, "--resume", "auto"])
+        assert done.exit_code == 0, done.output
+        assert done.output.rstrip().endswith("valid")
+        other = runner.invoke(app, [*command, "--resume", "auto", "train.epochs=3"])
+        assert other.exit_code == 2
+        assert "another recipe: train.epochs differs" in other.stderr
+        free = runner.invoke(app, [*command, "--resume", "must", f"output={recipe.parent / 'no'}"])
+        assert "no run with a checkpoint to resume" in free.stderr
+    assert {path: path.stat().st_mtime_ns for path in run_folder.rglob("*")} == before
+
+
 def test_faulty_overrides_leave_no_folder(recipe: Path, tmp_path: Path) -> None:
     output = tmp_path / "never"
     done = runner.invoke(app, ["run", str(recipe), f"output={output}", "train.epochs=-1"])
