@@ -58,6 +58,8 @@ def _message(fault: Any, model: type[BaseModel]) -> str:
     if kind == "extra_forbidden":
         known = _keys_at(model, fault["loc"][:-1])
         nearest = suggestion(str(fault["loc"][-1]), known)
+        if not known:
+            return "unknown key: this kind has no options."
         return f"unknown key.{nearest} Known: {', '.join(known)}."
     if kind == "missing":
         return "is missing"

@@ -183,10 +183,11 @@ class Recipe(Options):
             if not equals or not key.strip():
                 raise RecipeError(f"override '{override}' must read key.sub=value")
         try:
+            changes = OmegaConf.from_dotlist([str(item) for item in overrides])
             merged = OmegaConf.merge(
-                OmegaConf.create(mapping), OmegaConf.from_dotlist([str(item) for item in overrides])
+                _for_other_adapters(OmegaConf.create(mapping), changes), changes
             )
-            plain = OmegaConf.to_container(merged, resolve=True)
+            plain = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
         except (YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:
             raise RecipeError(f"{where} cannot be read: {error}") from error
         try:
@@ -227,3 +228,14 @@ class Recipe(Options):
     def dump(self) -> str:
         """Return YAML with every default filled in; `parse` of it gives an equal run."""
         return OmegaConf.to_yaml(OmegaConf.create(self.complete()))
+
+
+def _for_other_adapters(recipe: Any, changes: Any) -> Any:
+    """Return a recipe without the options of adapters whose kind the overrides change."""
+    places = ["adapter", *(f"stages.{name}.adapter" for name in changes.get("stages") or ())]
+    for place in places:
+        before, after = OmegaConf.select(recipe, place), OmegaConf.select(changes, place)
+        kind = after.get("kind") if OmegaConf.is_dict(after) else after
+        if OmegaConf.is_dict(before) and kind and kind != before.get("kind", "full"):
+            OmegaConf.update(recipe, place, {}, merge=False)
+    return recipe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,9 +35,19 @@ _FILES = {
     *(RECIPE, ENVIRONMENT, METRICS, REPORT, RESULT, CURVE),
     *("config.json", "model.safetensors", ADAPTER_RECORD, "adapter.safetensors"),
     *("adapter_config.json", "adapter_model.safetensors"),
-    *(STATE_TENSORS, STATE, STATE_MANIFEST),
+    *(STATE_TENSORS, STATE, STATE_MANIFEST, f".{STABILITY}.lock"),
 }
-"""All that a run writes: a folder that holds anything else is never replaced."""
+_WITHIN = {
+    EVALUATION: r"evaluation\.json|(statistics|structures)\.csv|parity\.png",
+    STABILITY: r"stability\.json|nv[et]-.*K-structure\d+-replica\d+\.(traj|json|cut|state\.npz)",
+    SCANS: r"scans\.json|(dimer|bond|torsion|volume|labelled)\.png",
+    TENSORBOARD: r"events\.out\.tfevents\..+",
+    WANDB: r"\.?wandb",
+    STAGES: r"\..+\.lock",
+}
+"""All that a run and its tests write: a folder that holds anything else is never replaced."""
+_UNFINISHED = re.compile(r"\.(.+)\.\w{8}(\.earlier)?")
+"""What a kill leaves of a file or folder while it is written."""
 Resume = Literal["no", "auto", "must"]
 """Whether a run goes on from the checkpoint in its folder: never, if there is one, or or else."""
 
@@ -64,7 +75,7 @@ def check_output(folder: Path, overwrite: bool, resume: Resume = "no") -> bool:
             f"'{aside}' holds an earlier run that a killed replacement set aside. Rename it to "
             f"'{folder.name}' to keep it, or add --overwrite."
         )
-    _check_free(folder, overwrite or (resume == "auto" and _abandoned(folder)))
+    _check_free(folder, overwrite, resume == "auto")
     return False
 
 
@@ -113,7 +124,7 @@ def place(output: str) -> Path:
     return folder.resolve() if folder.is_symlink() else folder
 
 
-def _check_free(folder: Path, overwrite: bool) -> None:
+def _check_free(folder: Path, overwrite: bool, resume: bool) -> None:
     if not folder.exists() and not folder.is_symlink():
         existing = next((parent for parent in folder.parents if parent.exists()), None)
         if existing is not None and not existing.is_dir():
@@ -125,13 +136,13 @@ def _check_free(folder: Path, overwrite: bool) -> None:
         return
     strange = _strange(folder)
     if strange or not ((folder / ENVIRONMENT).is_file() or _abandoned(folder)):
-        named = f" ('{strange[0]}')" if strange else ""
+        named = f" ('{strange}')" if strange else ""
         raise RunFolderError(
             f"'{folder}' holds other files{named} than a run; choose another output."
         )
     if Path.cwd().is_relative_to(folder.resolve()):
         raise RunFolderError(f"'{folder}' is the working folder; choose another output.")
-    if overwrite:
+    if overwrite or (resume and _abandoned(folder)):
         return
     if (folder / RESULT).is_file():
         raise RunFolderError(
@@ -143,25 +154,31 @@ def _check_free(folder: Path, overwrite: bool) -> None:
     )
 
 
-def _strange(folder: Path) -> list[str]:
-    """Return the relative names of what no run has written, sorted."""
-    unfinished = tuple(f".{name}." for name in _FILES)  # left by a kill while writing
-    return sorted(
-        str(item.relative_to(folder))
-        for item in folder.rglob("*")
-        if not _allowed(item.relative_to(folder).parts)
-        and item.name not in (_FOLDERS if item.is_dir() else _FILES)
-        and not item.name.startswith(unfinished)
-        and not (item.is_dir() and item.name.startswith(("step-", ".step-")))
-    )
+def _strange(folder: Path, within: str = "") -> str | None:
+    """Return the relative name of something that no run has written, top level first, or None."""
+    items = sorted(folder.iterdir())
+    for item in items:
+        if not _ours(item, within):
+            return item.name
+    for item in items:
+        if item.is_dir() and not item.is_symlink() and within != WANDB:  # it names files freely
+            part = item.name if not within and item.name in _WITHIN else within
+            found = _strange(item, "" if within == STAGES else part)
+            if found:
+                return f"{item.name}/{found}"
+    return None
 
 
-def _allowed(parts: tuple[str, ...]) -> bool:
-    """Return whether a name within a run folder may be anything: trackers', tests', stages'."""
-    if parts[0] == STAGES and len(parts) > 2:
-        parts = parts[2:]
-    free = (TENSORBOARD, WANDB, EVALUATION, STABILITY, SCANS, f".{STABILITY}.lock")
-    return parts[0] in free or (parts[0] == STAGES and len(parts) <= 2)
+def _ours(item: Path, within: str) -> bool:
+    """Return whether a run, or a test in the part of it that ``within`` names, writes this."""
+    folder = item.is_dir() and not item.is_symlink()
+    unfinished = _UNFINISHED.fullmatch(item.name)
+    name = unfinished[1] if unfinished else item.name
+    if within:
+        return bool(re.fullmatch(_WITHIN[within], name)) or (folder and within != WANDB)
+    if folder:
+        return name in {*_WITHIN, *_FOLDERS} or item.name.startswith(("step-", ".step-"))
+    return name in _FILES
 
 
 @contextmanager

@@ -111,6 +111,7 @@ def validate(
     overrides: Sequence[str] = (),
     *,
     overwrite: bool = False,
+    resume: run_folder.Resume = "no",
 ) -> Preparation:
     """Do everything that `run` does before training, and write nothing.
 
@@ -121,7 +122,7 @@ def validate(
     Raises:
         FinetuneError: For whatever would stop the run.
     """
-    return list(validate_stages(recipe, overrides, overwrite=overwrite).values())[-1]
+    return list(validate_stages(recipe, overrides, overwrite=overwrite, resume=resume).values())[-1]
 
 
 @system_errors()
@@ -130,12 +131,13 @@ def validate_stages(
     overrides: Sequence[str] = (),
     *,
     overwrite: bool = False,
+    resume: run_folder.Resume = "no",
 ) -> dict[str, Preparation]:
     """Do what `validate` does for every stage by name; a run without stages has the name ``""``."""
     parsed, beside = _recipe(recipe, overrides)
     if parsed.stages:
-        return prepare_stages(parsed, beside, overwrite)
-    return {"": Preparation(parsed, beside, overwrite)}
+        return prepare_stages(parsed, beside, overwrite, resume)
+    return {"": Preparation(parsed, beside, overwrite, resume)}
 
 
 def _with_trackers(reporter: Reporter, prepared: Preparation) -> Reporter:

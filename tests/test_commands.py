@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from finetune import assessment
 from finetune.commands import app
+from finetune.errors import RunStoppedError
 from tests.conftest import recipe_for
 
 runner = CliRunner()
@@ -60,6 +62,11 @@ def test_evaluate_writes_json_csv_and_a_plot(
     statistics = (to / "statistics.csv").read_text()
     assert "fine-tuned,element,H,forces," in statistics
     assert (to / "parity.png").read_bytes().startswith(b"\x89PNG")
+    assert runner.invoke(app, arguments).exit_code == 0  # an evaluation replaces another
+    (to / "evaluation.json").unlink()
+    refused = runner.invoke(app, arguments)
+    assert refused.exit_code == 2
+    assert "holds other files ('parity.png') than an evaluation" in refused.stderr
 
 
 def test_evaluate_puts_any_two_potentials_side_by_side(
@@ -113,6 +120,20 @@ def test_md_is_run_once_and_goes_on(run_folder: Path, workspace: Path, tmp_path:
     assert runner.invoke(app, [*arguments, "nvt", "--seed", "1", "--overwrite"]).exit_code == 0
 
 
+def test_a_stopped_md_does_not_advise_to_erase_what_was_saved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise RunStoppedError("at 3 of 9 steps; all is saved.", 143)
+
+    monkeypatch.setattr(assessment, "md", stopped)
+    arguments = ["md", "runs/a b", "--overwrite", "--seed", "1"]
+    monkeypatch.setattr(sys, "argv", ["piwsl-finetune", *arguments])
+    done = runner.invoke(app, arguments)
+    assert done.exit_code == 143
+    assert done.stderr.endswith("resume with  piwsl-finetune md 'runs/a b' --seed 1\n")
+
+
 def test_scan_prints_tables_and_writes(run_folder: Path, workspace: Path, tmp_path: Path) -> None:
     arguments = ["scan", str(run_folder), "--only", "dimers", "--only", "forgetting"]
     arguments += ["--away", str(workspace / "valid.xyz")]
@@ -139,6 +160,17 @@ def test_tests_of_a_model_file_need_a_place(
         (["scan", model, frames, "--only", "dimer"], "Did you mean 'dimers'?"),
         (["md", model, frames, "--ensemble", "npt"], "choose nve or nvt"),
         (["md", model, frames, "--temperature", "0"], "temperature is 0"),
+        (["md", model, frames, "--temperature", "300", "--temperature", "nan"], "temperature is n"),
+        (["md", model, frames, "--temperature", "300", "--temperature", "inf"], "temperature is i"),
+        (
+            ["md", model, frames, "--bond-limit", "-1"],
+            "bond limit is -1; it must be above",
+        ),
+        (["md", model, frames, "--bond-limit", "nan"], "bond limit is nan"),
+        (["md", model, frames, "--to", str(run_folder)], "is a run folder; choose another --to"),
+        (["scan", model, frames, "--to", str(run_folder)], "is a run folder; choose another --to"),
+        (["evaluate", model, frames, "--to", str(run_folder)], "holds other files ('adapter')"),
+        (["evaluate", model, frames, "--to", model], "is a file; name a folder"),
     ):
         done = runner.invoke(app, arguments)
         assert done.exit_code == 2, arguments
@@ -179,6 +211,20 @@ def test_mistakes_get_one_message_and_exit_code_two(arguments: list[str], messag
     assert done.exit_code == 2
     assert message in done.stderr
     assert "Traceback" not in done.output
+
+
+def test_a_dry_run_takes_resume_as_the_run_does(run_folder: Path, recipe: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run_folder.rglob("*")}
+    for command in (["run", str(recipe), "--dry-run"], ["validate", str(recipe)]):
+        done = runner.invoke(app, [*command, "--resume", "auto"])
+        assert done.exit_code == 0, done.output
+        assert done.output.rstrip().endswith("valid")
+        other = runner.invoke(app, [*command, "--resume", "auto", "train.epochs=3"])
+        assert other.exit_code == 2
+        assert "another recipe: train.epochs differs" in other.stderr
+        free = runner.invoke(app, [*command, "--resume", "must", f"output={recipe.parent / 'no'}"])
+        assert "no run with a checkpoint to resume" in free.stderr
+    assert {path: path.stat().st_mtime_ns for path in run_folder.rglob("*")} == before
 
 
 def test_faulty_overrides_leave_no_folder(recipe: Path, tmp_path: Path) -> None:

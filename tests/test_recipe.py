@@ -13,6 +13,7 @@ from finetune.displacements import DisplacementOptions
 from finetune.errors import RecipeError
 from finetune.foundation.potential import Potential
 from finetune.losses.options import TaylorOptions
+from finetune.losses.total import TotalLoss
 from finetune.recipe import Recipe
 
 SMALL = {"foundation": "x", "data": {"train": "a.xyz"}, "output": "runs/x"}
@@ -36,6 +37,36 @@ def test_overrides_reach_every_depth() -> None:
     assert recipe.data.keys.energy == "E"
     assert recipe.adapter == {"kind": "readout"}
     assert recipe.train.ema is None
+
+
+LORA = {"kind": "lora", "rank": 2}
+
+
+@pytest.mark.parametrize("override", ["adapter.kind=full", "adapter={kind: full}", "adapter=full"])
+def test_another_kind_of_adapter_drops_the_options_of_the_former(override: str) -> None:
+    assert parsed(override, adapter=LORA).adapter == {"kind": "full"}
+    stages = {"a": {"adapter": LORA}, "b": {"adapter": LORA}}
+    climbed = parsed(f"stages.b.{override}", stages=stages).climb()
+    assert [climbed[name].adapter["kind"] for name in "ab"] == ["lora", "full"]
+    assert climbed["a"].adapter["rank"] == 2
+
+
+def test_the_same_kind_of_adapter_keeps_its_options() -> None:
+    for override in ("adapter.alpha=4", "adapter={kind: lora, alpha: 4}", "adapter.kind=lora"):
+        assert parsed(override, adapter=LORA).adapter["rank"] == 2
+    other = parsed("adapter.kind=frozen", "adapter.train=[readouts]", adapter=LORA)
+    assert other.adapter["train"] == ["readouts"]
+    with pytest.raises(RecipeError, match="adapter.rank: unknown key: this kind has no options"):
+        parsed(adapter={"kind": "full", "rank": 2})
+
+
+def test_a_mapping_in_an_override_is_merged_and_a_weight_of_zero_takes_a_loss_out() -> None:
+    losses = {"energy": {"weight": 2.0}, "pitc": {"weight": 0.1}}
+    merged = parsed("losses={energy: {weight: 1}}", losses=losses).losses
+    assert {name: item.peak_weight for name, item in merged.items()} == {"energy": 1, "pitc": 0.1}
+    assert list(TotalLoss(parsed("losses.pitc.weight=0", losses=losses).losses).losses) == [
+        "energy"
+    ]
 
 
 def test_dump_fills_in_defaults_and_comes_back_equal(tmp_path: Path) -> None:
@@ -121,6 +152,11 @@ def test_a_recipe_that_learns_nothing_is_refused() -> None:
         parsed(losses={"energy": {"weight": 0}})
     with pytest.raises(RecipeError, match="name at least one loss"):
         parsed(losses={})
+
+
+def test_what_is_left_open_is_missing() -> None:
+    with pytest.raises(RecipeError, match="Missing mandatory value: output"):
+        parsed(output="???")
 
 
 def test_files_that_are_no_recipes(tmp_path: Path) -> None:

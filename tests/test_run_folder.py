@@ -8,6 +8,9 @@ import pytest
 
 from finetune import run_folder
 from finetune.errors import RunFolderError
+from finetune.evaluation import evaluation_folder as evaluated
+from finetune.evaluation.scans import outcome as scans
+from finetune.evaluation.stability import outcome as stability
 
 FACTS: dict[str, Any] = {"seed": 0}
 
@@ -60,3 +63,47 @@ def test_an_earlier_run_survives_one_that_cannot_begin(
     monkeypatch.undo()
     assert '"seed": 1' in (tmp_path / "run" / run_folder.RESULT).read_text()
     assert sorted(os.listdir(tmp_path)) == ["run"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("notes.txt", "scans/my_notes.txt", "stages/thesis.txt", "stages/pbe0/thesis.txt"),
+        *("evaluation/mine.csv", "stability/mine/a.traj", "tensorboard/a.txt", "wandb/a.txt"),
+        *("result.json.previous", "model/mine/weights.pt", "stages/pbe0/scans/my_notes.txt"),
+    ],
+)
+def test_a_file_that_no_run_wrote_is_never_lost(name: str, tmp_path: Path) -> None:
+    finish(tmp_path / "run", 1)
+    mine = tmp_path / "run" / name
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    mine.write_text("mine")
+    with pytest.raises(RunFolderError, match=f"other files \\('.*{mine.name}|model/mine'\\)"):
+        run_folder.check_output(tmp_path / "run", overwrite=True)
+
+
+def test_all_that_runs_and_tests_write_is_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    finish(folder, 1)
+    trajectory = "stability/fine-tuned/nvt-300K-structure0-replica1"
+    for name in (
+        *("checkpoints/step-1/state.json", "model/config.json", ".stability.lock"),
+        *(f"evaluation/{item}" for item in (evaluated.JSON, evaluated.STRUCTURES)),
+        *(f"evaluation/{item}" for item in (evaluated.STATISTICS, evaluated.PARITY)),
+        *(f"scans/{kind}.png" for kind in scans.TITLES),
+        *(f"scans/{scans.RESULT}", f"stability/{stability.RESULT}", f"{trajectory}.state.npz"),
+        *(f"{trajectory}.traj", f"{trajectory}.json", ".metrics.jsonl.ab_cdefg"),
+        *("tensorboard/events.out.tfevents.17.host.1.0", "wandb/wandb/run-1/files/any.thing"),
+        *("stages/pbe0/result.json", "stages/pbe0/scans/dimer.png", "stages/.pbe0.lock"),
+        "stages/.pbe0.earlier/model/model.safetensors",
+    ):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert not run_folder.check_output(folder, overwrite=True)
+
+
+def test_the_root_of_all_files_is_refused_without_a_walk_through_it() -> None:
+    for resume in ("no", "auto"):
+        with pytest.raises(RunFolderError, match="'/' holds other files \\('[^/]+'\\) than a run"):
+            run_folder.check_output(Path("/"), overwrite=False, resume=resume)  # type: ignore[arg-type]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast, get_args
 
@@ -120,7 +121,6 @@ def _check_test(
                 f"ensemble is '{ensemble}'; choose {' or '.join(get_args(Ensemble))}."
             )
     numbers = {
-        "temperature": min(temperatures, default=0.0),
         "structures": structures,
         "replicas": replicas,
         "length": settings.length,
@@ -128,11 +128,18 @@ def _check_test(
         "friction": settings.friction,
         "interval": settings.interval,
     }
-    for name, value in numbers.items():
-        if not 0 < value < float("inf"):
-            raise RecipeError(f"{name} is {value:g}; it must be above zero.")
-    if not ensembles:
-        raise RecipeError("no ensemble is named; choose nvt or nve.")
+    for name, value in [*(("temperature", item) for item in temperatures), *numbers.items()]:
+        if not 0 < value < math.inf:
+            raise RecipeError(f"{name} is {value:g}; it must be above zero and finite.")
+    for limit, value in asdict(settings.limits).items():
+        if not (value > 0 or (limit == "bond" and value == 0)):
+            raise RecipeError(
+                f"{limit} limit is {value:g}; it must be above zero"
+                f"{', or zero to check none' * (limit == 'bond')}."
+            )
+    for given, what in ((ensembles, "ensemble"), (temperatures, "temperature")):
+        if not given:
+            raise RecipeError(f"no {what} is named.")
 
 
 def _same_atoms(one: Atoms, other: Atoms) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 
 from finetune import run_folder
 from finetune.assessment.errors import evaluate
@@ -18,6 +20,11 @@ from finetune.evaluation.scans.outcome import RESULT as SCANS
 from finetune.evaluation.stability.outcome import RESULT as STABILITY
 from finetune.recipe import Recipe
 from finetune.result import Comparison
+
+_RESULT = {"notes": list, "valid": dict, "test": (dict, NoneType), "seconds": (int, float)}
+_STABILITY = {"names": list, "summary": list, "length_ps": (int, float)}
+_SCANS = {"names": list, "checks": list, "frequencies": list, "forgetting": dict, "curves": list}
+"""What a page needs of each file, and the types of it."""
 
 
 @system_errors()
@@ -41,28 +48,34 @@ def report(path: str | Path, device: str = "auto", dtype: str = "float64") -> Pa
     folder = Path(path)
     if not (folder / run_folder.RESULT).is_file():
         raise RunFolderError(f"'{path}' holds no finished run to report on.")
-    result = _read(folder / run_folder.RESULT)
-    for stage in result.get("stages", {}):
-        report(folder / run_folder.STAGES / stage, device, dtype)
+    result = _read(folder / run_folder.RESULT, **_RESULT)
     if "stages" in result:
+        for stage in _read(folder / run_folder.RESULT, stages=dict)["stages"]:
+            report(folder / run_folder.STAGES / stage, device, dtype)
         return folder / run_folder.REPORT
     recipe = Recipe.load(folder / run_folder.RECIPE)
+    history = _history(folder / run_folder.METRICS)
+    facts = _read(folder / run_folder.ENVIRONMENT, versions=dict)
+    stability = folder / run_folder.STABILITY / STABILITY
+    scans = folder / run_folder.SCANS / SCANS
     try:
-        shown = _shown(folder, recipe, result, device, dtype)
         page = Page(
             name=folder.resolve().name,
             story=result,
             notes=result["notes"],
-            history=_history(folder / run_folder.METRICS),
-            shown=shown,
+            history=history,
+            shown=_shown(folder, recipe, result, device, dtype),
             recipe=recipe,
-            environment=_read(folder / run_folder.ENVIRONMENT),
-            stability=_read_if(folder / run_folder.STABILITY / STABILITY),
-            scans=_read_if(folder / run_folder.SCANS / SCANS),
+            environment=facts,
+            stability=_read(stability, **_STABILITY) if stability.is_file() else None,
+            scans=_read(scans, **_SCANS) if scans.is_file() else None,
         )
         write_report(page, folder / run_folder.REPORT)
-    except (KeyError, TypeError) as error:
-        raise RunFolderError(f"a result in '{folder}' is damaged: {error!r} is missing.") from error
+    except (AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
+        raise RunFolderError(
+            f"a result in '{folder}' is damaged ({type(error).__name__}: {error}). Make it anew "
+            "or remove it."
+        ) from error
     return folder / run_folder.REPORT
 
 
@@ -93,18 +106,26 @@ def _shown(
 def _history(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        found = [json.loads(line) for line in lines]
     except ValueError as error:
         raise RunFolderError(f"'{path}' is damaged: {error}.") from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunFolderError(f"'{path}' is damaged: {error}.") from error
+    for number, line in enumerate(found, 1):
+        if not isinstance(line, dict):
+            raise RunFolderError(f"'{path}' is damaged: line {number} is no mapping.")
     return found
 
 
-def _read_if(path: Path) -> dict[str, Any] | None:
-    return _read(path) if path.is_file() else None
+def _read(path: Path, **wanted: Any) -> dict[str, Any]:
+    """Return the mapping in a JSON file, whose keys must have values of the types wanted."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunFolderError(f"'{path}' is damaged: {error}.") from error
+    if not isinstance(found, dict):
+        raise RunFolderError(f"'{path}' is damaged: it holds no mapping.")
+    for key, kind in wanted.items():
+        if not isinstance(found.get(key), kind):
+            raise RunFolderError(
+                f"'{path}' is damaged: '{key}' is {'wrong' if key in found else 'missing'}."
+            )
+    return found

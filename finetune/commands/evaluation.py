@@ -59,7 +59,10 @@ def evaluate(
     """Test a fine-tuned potential, and its foundation beside it, on labelled structures."""
     with user_errors():
         from finetune.assessment import evaluate as evaluate_files
+        from finetune.evaluation.evaluation_folder import check_folder
 
+        if to is not None:
+            check_folder(to)
         given = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
         found = evaluate_files(
             path,
@@ -131,7 +134,8 @@ def md(
 ) -> None:
     """Run molecular dynamics until it fails, the foundation beside; go on where a test ended."""
     console = Console(stderr=as_json)
-    with user_errors(shlex.join(["piwsl-finetune", *sys.argv[1:]])):
+    again = [item for item in sys.argv[1:] if item != "--overwrite"]  # which would erase it
+    with user_errors(shlex.join(["piwsl-finetune", *again])):
         from finetune.assessment import md as run_md
         from finetune.evaluation.counter import Counter
         from finetune.evaluation.stability.failure import Limits

@@ -13,17 +13,19 @@ from rich.markup import escape
 from finetune.commands.shared import Overrides, Overwrite, RecipeName, tell, user_errors
 from finetune.environment import process_rank
 
+Resume = Annotated[
+    str,
+    typer.Option(
+        help="auto: go on from the checkpoint in the output folder, if any; must: or fail."
+    ),
+]
+
 
 def run(
     recipe: RecipeName,
     overrides: Overrides = None,
     overwrite: Overwrite = False,
-    resume: Annotated[
-        str,
-        typer.Option(
-            help="auto: go on from the checkpoint in the output folder, if any; must: or fail."
-        ),
-    ] = "no",
+    resume: Resume = "no",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the table alone.")] = False,
     plain: Annotated[
         bool, typer.Option("--plain", help="Lines instead of a bar, as where there is no terminal.")
@@ -34,7 +36,7 @@ def run(
 ) -> None:
     """Fine-tune by a recipe, test against the foundation, write the run folder."""
     if dry_run:
-        validate(recipe, overrides, overwrite)
+        validate(recipe, overrides, overwrite, resume)
         return
     console = Console(quiet=process_rank() > 0)
     again = shlex.join(["piwsl-finetune", "run", recipe, *(overrides or []), "--resume", "auto"])
@@ -67,6 +69,7 @@ def validate(
     recipe: RecipeName,
     overrides: Overrides = None,
     overwrite: Overwrite = False,
+    resume: Resume = "no",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in eV, Å, s, bytes.")] = False,
 ) -> None:
     """Check a recipe, its files, labels and foundation, and measure a step; write nothing."""
@@ -75,7 +78,9 @@ def validate(
         from finetune.survey import survey
         from finetune.workflow import validate_stages
 
-        stages = validate_stages(recipe, overrides or [], overwrite=overwrite)
+        stages = validate_stages(
+            recipe, overrides or [], overwrite=overwrite, resume=cast(Any, resume)
+        )
         found = {name: survey(prepared) for name, prepared in stages.items()}
     if as_json:
         content = {name: item.as_dict() for name, item in found.items()}

@@ -18,6 +18,13 @@ from rich.text import Text
 from finetune.data.labels import Structure
 from finetune.errors import system_errors
 from finetune.evaluation import plots
+from finetune.evaluation.evaluation_folder import (
+    JSON,
+    PARITY,
+    STATISTICS,
+    STRUCTURES,
+    check_folder,
+)
 from finetune.evaluation.metrics import LabelledPredictions
 from finetune.evaluation.statistics import (
     QUANTITIES,
@@ -32,12 +39,6 @@ from finetune.files import write_atomically
 from finetune.result import Comparison
 from finetune.run_folder import write_json
 
-JSON, STATISTICS, STRUCTURES, PARITY = (
-    "evaluation.json",
-    "statistics.csv",
-    "structures.csv",
-    "parity.png",
-)
 UNNAMED = "(unnamed)"
 """Subset of structures that the file puts into none."""
 
@@ -147,8 +148,9 @@ class Evaluated(Comparison):
         """Write JSON, CSV and parity plot into a folder, which is made if need be.
 
         Raises:
-            FinetuneError: If it cannot be written to.
+            FinetuneError: If it cannot be written to, or holds anything but an evaluation.
         """
+        check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / JSON, self.as_dict())
         write_atomically(folder / STATISTICS, _csv(self._statistic_rows()))

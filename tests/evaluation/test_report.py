@@ -124,6 +124,39 @@ def test_without_its_test_file_the_page_shows_what_is_on_record(
         report(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("metrics.jsonl", "5\n", "line 1 is no mapping"),
+        ("result.json", "5", "it holds no mapping"),
+        ("result.json", "{}", "'notes' is missing"),
+        ("environment.json", "[]", "it holds no mapping"),
+        ("stability/stability.json", "5", "it holds no mapping"),
+        ("stability/stability.json", '{"names": 5}', "'names' is wrong"),
+        ("scans/scans.json", '{"names": []}', "'checks' is missing"),
+    ],
+)
+def test_a_damaged_file_is_named(
+    name: str, content: str, message: str, folder: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    (copy / name).parent.mkdir(exist_ok=True)
+    (copy / name).write_text(content)
+    with pytest.raises(RunFolderError, match=f"{Path(name).name}' is damaged: {message}"):
+        report(copy)
+
+
+def test_damage_deep_within_a_file_is_no_traceback(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    (copy / "stability").mkdir(exist_ok=True)
+    damaged = {"names": ["a"], "summary": [5], "length_ps": 1}
+    (copy / "stability" / "stability.json").write_text(json.dumps(damaged))
+    with pytest.raises(RunFolderError, match="is damaged \\(TypeError"):
+        report(copy)
+
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 
 

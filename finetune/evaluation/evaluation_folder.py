@@ -1,0 +1,33 @@
+"""The folder that an evaluation is written to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finetune.errors import RunFolderError, system_errors
+
+JSON, STATISTICS, STRUCTURES, PARITY = (
+    "evaluation.json",
+    "statistics.csv",
+    "structures.csv",
+    "parity.png",
+)
+
+
+@system_errors()
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds anything but an earlier evaluation, which may be replaced.
+
+    Raises:
+        RunFolderError: Naming what is in the way.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"'{folder}' is a file; name a folder.")
+    names = sorted(item.name for item in folder.iterdir()) if folder.exists() else []
+    known = {JSON, STATISTICS, STRUCTURES, PARITY} if JSON in names else set()
+    strange = [name for name in names if name not in known]
+    if strange:
+        raise RunFolderError(
+            f"'{folder}' holds other files ('{strange[0]}') than an evaluation; choose another "
+            "--to."
+        )
