@@ -21,7 +21,7 @@ from pydantic import (
 )
 from yaml import YAMLError
 
-from finetune.errors import RecipeError, system_errors
+from finetune.errors import RecipeError, suggestion, system_errors
 from finetune.explanation import explain, lines
 from finetune.losses.options import LossOptions
 from finetune.mappings import flattened, merged_deeply
@@ -184,9 +184,9 @@ class Recipe(Options):
                 raise RecipeError(f"override '{override}' must read key.sub=value")
         try:
             changes = OmegaConf.from_dotlist([str(item) for item in overrides])
-            merged = OmegaConf.merge(
-                _for_other_adapters(OmegaConf.create(mapping), changes), changes
-            )
+            written = OmegaConf.create(mapping)
+            _check_stage_names(written, changes)
+            merged = OmegaConf.merge(_for_other_adapters(written, changes), changes)
             plain = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
         except (YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:
             raise RecipeError(f"{where} cannot be read: {error}") from error
@@ -239,3 +239,18 @@ def _for_other_adapters(recipe: Any, changes: Any) -> Any:
         if OmegaConf.is_dict(before) and kind and kind != before.get("kind", "full"):
             OmegaConf.update(recipe, place, {}, merge=False)
     return recipe
+
+
+def _check_stage_names(recipe: Any, changes: Any) -> None:
+    """Refuse overrides of stages that the recipe does not have.
+
+    Raises:
+        RecipeError: Naming the stages that are there.
+    """
+    stages = list(recipe.get("stages") or ())
+    for name in changes.get("stages") or ():
+        if name not in stages:
+            raise RecipeError(
+                f"stages.{name}: the recipe has no such stage.{suggestion(name, stages)} "
+                f"It has: {', '.join(stages) or 'none'}."
+            )

@@ -281,3 +281,11 @@ def test_a_plug_in_declares_how_it_is_trained() -> None:
     for kind, expected in BUILTIN.items():
         if kind in adapters.names():
             assert adapters.get(kind).training_defaults == expected
+
+
+def test_overrides_reach_only_stages_that_are_there() -> None:
+    stages = {"cheap": {"train": {"epochs": 3}}, "dear": {}}
+    with pytest.raises(RecipeError, match="no such stage. Did you mean 'cheap'?.*cheap, dear"):
+        parsed("stages.cheep.train.epochs=5", stages=stages)
+    with pytest.raises(RecipeError, match="It has: none"):
+        parsed("stages.cheap.train.epochs=5")
