@@ -49,7 +49,7 @@ class Structure:
         where: File and index, for messages.
         level_of_theory: What the labels were computed with, as far as the file says.
         tags: Further words and numbers that the file has on the structure as a whole, such as
-            ``config_type``, ``temperature`` and ``scan_value``; not kept in stores.
+            ``config_type``, ``temperature`` and ``scan_value``.
     """
 
     numbers: NDArray[np.int64]
@@ -100,7 +100,7 @@ def from_atoms(atoms: Atoms, keys: LabelKeys, where: str, units: Units | None = 
         spin=whole_number(atoms, keys.spin, 1, 1, where),
         where=where,
         level_of_theory=_text(atoms.info.get("level_of_theory")),
-        tags=_tags(atoms),
+        tags=_tags(atoms, {keys.energy, keys.forces, keys.stress}),
     )
     check_geometry(structure)
     check_sizes(structure, keys)
@@ -269,10 +269,11 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _tags(atoms: Atoms) -> dict[str, str | float]:
+def _tags(atoms: Atoms, labels: set[str]) -> dict[str, str | float]:
     return {
         str(key): value if isinstance(value, str) else float(value)
         for key, value in atoms.info.items()
         if isinstance(value, (str, int, float, np.integer, np.floating))
         and not isinstance(value, bool)
+        and key not in labels
     }

@@ -9,6 +9,8 @@ Datasets (S structures, N atoms in all), chunked along the first axis::
     charge [S]             e; spin [S], the multiplicity
     source [S, 2]          row of `sources`, and the index within it
     level [S]              row of `levels` (level of theory), -1 where none is named
+    tags [S]               JSON of further words and numbers by name, empty where there are none;
+                           stores of earlier releases have no such table
     energy/row [S]         row of `energy/values` [.] (eV), -1 where there is no label
     forces/row [S]         first row of `forces/values` [., 3] (eV/Å), -1 likewise
     stress/row [S]         row of `stress/values` [., 3, 3] (eV/Å³), -1 likewise
@@ -18,6 +20,7 @@ A label that is absent takes no room, and nothing stands for it but its row -1.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -50,6 +53,7 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], Any]] = {
     "spin": ((), np.int32),
     "source": ((2,), np.int64),
     "level": ((), np.int32),
+    "tags": ((), h5py.string_dtype()),
     **{f"{name}/row": ((), np.int64) for name in LABELS},
     **{f"{name}/values": (shape, np.float64) for name, shape in LABELS.items()},
 }
@@ -104,6 +108,7 @@ class StoreWriter:
             self._add(name, np.stack([getattr(item, name) for item in items]))
         self._add("source", [self._source(item.where) for item in items])
         self._add("level", [self._level(item.level_of_theory) for item in items])
+        self._add("tags", [json.dumps(dict(item.tags)) if item.tags else "" for item in items])
         for name, shape in LABELS.items():
             row = int(self._file[f"{name}/values"].shape[0])
             rows, values = [], []
@@ -227,6 +232,7 @@ class Store(LazySequence[Structure]):
         cell, pbc, charge, spin = (
             file[name][start:stop] for name in ("cell", "pbc", "charge", "spin")
         )
+        tags = file["tags"][start:stop] if "tags" in file else [b""] * (stop - start)
         labels = {name: self._labels(name, start, stop) for name in LABELS}
         for values in (positions, *(found[2] for found in labels.values())):
             if not np.isfinite(values).all():
@@ -247,6 +253,7 @@ class Store(LazySequence[Structure]):
                 **labels_of(labels, index, int(offsets[index + 1] - offsets[index])),
                 where=self._where(index),
                 level_of_theory=None if level < 0 else self._levels[level],
+                tags=self._tags(tags[index - start], index),
             )
 
     def _labels(
@@ -265,6 +272,17 @@ class Store(LazySequence[Structure]):
         else:
             end += 1
         return rows, int(present[0]), dataset[int(present[0]) : end]
+
+    def _tags(self, text: bytes, index: int) -> dict[str, str | float]:
+        try:
+            found = json.loads(text) if text else {}
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or not all(
+            isinstance(value, (str, float)) for value in found.values()
+        ):
+            raise DataError(f"'{self.path}', structure {index}: its tags are damaged.")
+        return found
 
     def _where(self, index: int) -> str:
         source, place = self._source[index]

@@ -27,7 +27,8 @@ def check_tables(file: h5py.File, labels: Sequence[str], levels: int, sources: i
     for name in ("numbers", "positions"):
         if len(file[name]) != atoms[-1]:
             raise ValueError(f"'{name}' has {len(file[name])} rows for {atoms[-1]} atoms")
-    for name in ("cell", "pbc", "charge", "spin", "level", "source"):
+    columns = ("cell", "pbc", "charge", "spin", "level", "source")
+    for name in (*columns, *(("tags",) if "tags" in file else ())):
         if len(file[name]) != count:
             raise ValueError(f"'{name}' has {len(file[name])} rows for {count} structures")
     for name in labels:

@@ -13,6 +13,7 @@ from typing import Any
 import ase.io
 import numpy as np
 from ase import Atoms
+from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from finetune.data.labels import Structure
@@ -101,9 +102,13 @@ def check_name(path: Path) -> None:
 
 
 def to_atoms(structure: Structure) -> Atoms:
-    """Return a structure with its labels under the default names, eV and Å."""
+    """Return a structure with its tags, and its labels under the default names, eV and Å."""
     keys = LabelKeys()
-    atoms = Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
+    own = {*keys.model_dump().values(), "level_of_theory"}
+    info = {key: _tag(key, value) for key, value in structure.tags.items() if key not in own}
+    atoms = Atoms(
+        structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc, info=info
+    )
     if structure.energy is not None:
         atoms.info[keys.energy] = structure.energy
     if structure.forces is not None:
@@ -119,6 +124,19 @@ def to_atoms(structure: Structure) -> Atoms:
     if structure.level_of_theory is not None:
         atoms.info["level_of_theory"] = structure.level_of_theory
     return atoms
+
+
+def _tag(key: str, value: str | float) -> str | float | int:
+    """Return a tag as ASE has to get it to read the same from an XYZ header, which is one line."""
+    if isinstance(value, str):
+        value = "".join(letter if letter.isprintable() else " " for letter in value)
+        text = key_val_dict_to_str({key: value})
+        read = None if value.startswith(("_JSON", "=")) else key_val_str_to_dict(text).get(key)
+        if isinstance(read, str) and read == value:
+            return value
+        value = value.replace("\\", "/").replace('"', "'")
+        return f"_JSON {json.dumps(value, ensure_ascii=False)}"
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
 
 def _write_store(path: Path, structures: Iterable[Structure]) -> int:
