@@ -1,0 +1,67 @@
+"""What the commands write, and what they refuse to write."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import molecule
+from ase.io import write
+from typer.testing import CliRunner
+
+from finetune.commands import app
+from finetune.data.reading import read_structures
+from finetune.errors import DataError
+from finetune.sections import LabelKeys
+
+
+def refused(*arguments: str) -> str:
+    done = CliRunner().invoke(app, ["data", *arguments])
+    assert done.exit_code == 2, done.output
+    return " ".join(done.stderr.split())
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> str:
+    """Ten molecules with ``dft_energy`` and ``dft_forces``."""
+    frames = []
+    for index in range(10):
+        atoms = molecule("CH3OH")
+        atoms.rattle(0.05, seed=index)
+        atoms.info["dft_energy"] = float(index)
+        atoms.arrays["dft_forces"] = np.zeros((len(atoms), 3))
+        frames.append(atoms)
+    write(tmp_path / "mine.xyz", frames)
+    return str(tmp_path / "mine.xyz")
+
+
+def test_labels_under_other_names_are_not_lost_in_a_split(labelled: str, tmp_path: Path) -> None:
+    parts = tmp_path / "parts"
+    assert "--energy-key dft_energy" in refused("split", labelled, "--to", str(parts))
+    assert not parts.exists()
+    names = ["--energy-key", "dft_energy", "--forces-key", "dft_forces"]
+    done = CliRunner().invoke(app, ["data", "split", labelled, "--to", str(parts), *names])
+    assert done.exit_code == 0, done.output
+    assert all(item.forces is not None for item in read_structures(parts / "train.xyz"))
+
+
+def test_structures_without_any_label_can_be_split(tmp_path: Path) -> None:
+    frames = [molecule(name) for name in ("H2O", "CH4", "NH3", "C2H6", "CH3OH")]
+    write(tmp_path / "pool.xyz", frames)
+    arguments = [str(tmp_path / "pool.xyz"), "--to", str(tmp_path / "parts"), "--valid", "1"]
+    done = CliRunner().invoke(app, ["data", "split", *arguments, "--test", "1"])
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize("command", ["convert", "split"])
+def test_a_name_given_and_found_nowhere_is_refused(
+    command: str, labelled: str, tmp_path: Path
+) -> None:
+    target = tmp_path / ("new.xyz" if command == "convert" else "parts")
+    names = ["--energy-key", "typo", "--forces-key", "dft_forces"]
+    message = refused(command, labelled, "--to", str(target), *names)
+    assert "no structure has energy under 'typo'. Keys present: dft_energy" in message
+    assert not target.exists()
+    keys = LabelKeys(energy="typo", forces="dft_forces")
+    assert len(read_structures(labelled, keys)) == 10
+    with pytest.raises(DataError, match="no structure has energy under 'typo'"):
+        read_structures(labelled, keys, named=["energy"])
