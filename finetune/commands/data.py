@@ -194,8 +194,13 @@ def select(
             chosen, scores = farthest_points(potential, pool, count, known)
             what = "distance from those before"
         else:
-            members = [load_foundation(name, *where).potential for name in committee or []]
-            chosen, scores = disagreement(members, pool, count)
+            members = [load_foundation(name, *where) for name in committee or []]
+            if len({item.fingerprint for item in members}) < len(members):
+                raise DataError(
+                    "two members of the committee are the same potential: they never disagree. "
+                    "Name runs that differ, e.g. in train.seed."
+                )
+            chosen, scores = disagreement([item.potential for item in members], pool, count)
             what = "disagreement on a force, eV/Å"
         write_structures(to, (pool[index] for index in chosen))
     _say([f"{pool[i].where}: {what} {s:.4g}" for i, s in zip(chosen, scores, strict=True)][:20])

@@ -102,8 +102,7 @@ def from_atoms(atoms: Atoms, keys: LabelKeys, where: str, units: Units | None = 
         level_of_theory=_text(atoms.info.get("level_of_theory")),
         tags=_tags(atoms, {keys.energy, keys.forces, keys.stress}),
     )
-    check_geometry(structure)
-    check_sizes(structure, keys)
+    check(structure, keys)
     return structure
 
 
@@ -185,6 +184,27 @@ def check_keys(names: Iterable[str], keys: LabelKeys, where: str, need_labels: b
             f"{where} has no energies under '{keys.energy}' and no forces under '{keys.forces}'. "
             f"Set data.keys.energy={hint} (command: --energy-key {hint}). Keys present: {listed}."
         )
+
+
+def check(structure: Structure, keys: LabelKeys) -> None:
+    """Refuse a structure that no potential could evaluate, or with absurd labels.
+
+    Args:
+        structure: Whose arrays have the right shapes.
+        keys: Names of the labels, for messages.
+
+    Raises:
+        DataError: Naming the structure and what is wrong.
+    """
+    check_geometry(structure)
+    check_sizes(structure, keys)
+    for name, least in (("charge", -LARGEST_NUMBER), ("spin", 1)):
+        value = getattr(structure, name)
+        if not least <= value <= LARGEST_NUMBER:
+            raise DataError(
+                f"{structure.where}: '{name}' is {value}; it must lie from {least} to "
+                f"{LARGEST_NUMBER}."
+            )
 
 
 def check_geometry(structure: Structure) -> None:

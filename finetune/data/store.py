@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,10 +32,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.data.labels import Structure
+from finetune.data.labels import Structure, check
 from finetune.data.sequences import LazySequence
-from finetune.data.tables import check_tables
+from finetune.data.tables import check_tables, labels_of
 from finetune.errors import DataError
+from finetune.sections import LabelKeys
 
 FORMAT, VERSION = "piwsl-finetune/structures", 1
 SUFFIXES = {".h5", ".hdf5"}
@@ -181,7 +183,8 @@ def is_store(path: Path) -> bool:
 class Store(LazySequence[Structure]):
     """The structures of a store, read when they are asked for.
 
-    Only what finds them is held in memory. Processes that are forked open the file anew.
+    Only what finds them is held in memory. Processes that are forked open the file anew. Each
+    structure is checked when it is read for the first time.
 
     Args:
         path: The file.
@@ -209,6 +212,7 @@ class Store(LazySequence[Structure]):
             self._levels = [item.decode() for item in file["levels"][:]]
             self._sources = [item.decode() for item in file["sources"][:]]
             check_tables(file, tuple(LABELS), len(self._levels), len(self._sources))
+            self._checked = np.zeros(len(self), dtype=bool)
         except (OSError, KeyError, ValueError) as error:
             raise DataError(f"'{path}' cannot be read as a store: {error}.") from error
 
@@ -216,7 +220,11 @@ class Store(LazySequence[Structure]):
         return len(self._offsets) - 1
 
     def item(self, index: int) -> Structure:
-        """Read one structure."""
+        """Read one structure.
+
+        Raises:
+            DataError: If no potential could evaluate it, or its labels are absurd.
+        """
         return next(self._between(index, index + 1))
 
     def __iter__(self) -> Iterator[Structure]:
@@ -243,7 +251,7 @@ class Store(LazySequence[Structure]):
         for index in range(start, stop):
             atoms = slice(offsets[index] - first, offsets[index + 1] - first)
             level = self._level[index]
-            yield Structure(
+            item = Structure(
                 numbers=numbers[atoms],
                 positions=positions[atoms],
                 cell=cell[index - start],
@@ -255,6 +263,10 @@ class Store(LazySequence[Structure]):
                 level_of_theory=None if level < 0 else self._levels[level],
                 tags=self._tags(tags[index - start], index),
             )
+            if not self._checked[index]:
+                check(replace(item, where=f"'{self.path}', structure {index}"), LabelKeys())
+                self._checked[index] = True
+            yield item
 
     def _labels(
         self, name: str, start: int, stop: int
@@ -297,20 +309,3 @@ class Store(LazySequence[Structure]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": None}
-
-
-def labels_of(
-    labels: Mapping[str, tuple[NDArray[np.int64], int, NDArray[Any]]], index: int, atoms: int
-) -> dict[str, Any]:
-    """Return the labels of a structure by name, None where there is none."""
-    found: dict[str, Any] = {}
-    for name, (rows, first, values) in labels.items():
-        row = int(rows[index])
-        if row < 0:
-            found[name] = None
-        elif name == "forces":
-            found[name] = values[row - first : row - first + atoms]
-        else:
-            label = values[row - first]
-            found[name] = float(label) if name == "energy" else label
-    return found

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import molecule
 from typer.testing import CliRunner
 
 import finetune
@@ -205,6 +206,34 @@ def test_stores_without_tags_open_and_damaged_tags_are_named(store: Store, tmp_p
         Store(tmp_path / "damaged.h5")[3]
     with pytest.raises(DataError, match="'tags' has 1 rows for 40 structures"):
         Store(tmp_path / "short.h5")
+
+
+@pytest.mark.parametrize(
+    ("table", "value", "message"),
+    [
+        ("numbers", 200, "unknown element"),
+        ("positions", 0.0, "apart"),
+        ("pbc", True, "periodic along a direction whose cell vector is zero"),
+        ("spin", -5, "'spin' is -5"),
+        ("charge", 10**6, "'charge' is 1000000"),
+        ("energy/values", 1e30, "reaches 3.33e\\+29 eV/atom"),
+        ("energy/values", np.nan, "NaN"),
+    ],
+)
+def test_structures_of_a_store_are_checked_as_those_of_files_are(
+    table: str, value: Any, message: str, tmp_path: Path
+) -> None:
+    item = from_atoms(molecule("H2O", info={"REF_energy": -1.0}), LabelKeys(), "made, structure 0")
+    path = tmp_path / "set.h5"
+    write_structures(path, [item, item])
+    with h5py.File(path, "r+") as file:
+        file[table][len(file[table]) // 2 :] = value
+    opened = Store(path)
+    if message != "NaN":
+        assert same(opened[0], item)
+    for _ in range(2):
+        with pytest.raises(DataError, match=message):
+            list(opened)
 
 
 MEASURE = """

@@ -65,3 +65,7 @@ def test_a_name_given_and_found_nowhere_is_refused(
     assert len(read_structures(labelled, keys)) == 10
     with pytest.raises(DataError, match="no structure has energy under 'typo'"):
         read_structures(labelled, keys, named=["energy"])
+
+
+def test_a_seed_below_zero_is_refused(labelled: str, tmp_path: Path) -> None:
+    assert "--seed" in refused("split", labelled, "--to", str(tmp_path / "p"), "--seed", "-1")
