@@ -74,7 +74,7 @@ def write_parts(
     paths = {name: folder / f"{name}.{suffix.lstrip('.')}" for name in parts}
     for path in (*paths.values(), folder / "split.json"):
         if path.suffix != ".json":
-            check_name(path)
+            _check_free(path)
         elif path.exists():
             raise DataError(f"'{path}' exists. Choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,11 +87,19 @@ def write_parts(
 
 
 def check_name(path: Path) -> None:
-    """Refuse a name that tells no format, or a file that is there.
+    """Refuse a name that tells no format, a file that is there, or a folder that is not.
 
     Raises:
-        DataError: With a name that would do.
+        DataError: With what would do.
     """
+    _check_free(path)
+    if not path.parent.is_dir():
+        raise DataError(f"there is no folder '{path.parent}' to write '{path.name}' to. Make it.")
+    if not os.access(path.parent, os.W_OK):
+        raise DataError(f"'{path}' cannot be written: no right to write to its folder.")
+
+
+def _check_free(path: Path) -> None:
     if path.suffix not in SUFFIXES | XYZ:
         raise DataError(
             f"the name '{path}' does not tell the format: end it in .h5 (store) or .xyz (extended "

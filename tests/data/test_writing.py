@@ -69,3 +69,21 @@ def test_a_name_given_and_found_nowhere_is_refused(
 
 def test_a_seed_below_zero_is_refused(labelled: str, tmp_path: Path) -> None:
     assert "--seed" in refused("split", labelled, "--to", str(tmp_path / "p"), "--seed", "-1")
+
+
+@pytest.mark.parametrize("name", ["new.xyz", "new.h5"])
+def test_a_folder_that_is_missing_is_named(name: str, labelled: str, tmp_path: Path) -> None:
+    message = refused(
+        "convert", labelled, "--to", str(tmp_path / "none" / name), "--energy-key", "dft_energy"
+    )
+    assert f"there is no folder '{tmp_path / 'none'}' to write '{name}' to" in message
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["mine.xyz"]
+
+
+def test_atomic_numbers_of_an_archive_are_whole(tmp_path: Path) -> None:
+    arrays = {"R": np.eye(3)[None, :2], "E": np.zeros(1), "F": np.zeros((1, 2, 3))}
+    np.savez(tmp_path / "set.npz", z=np.array([1.5, 1.0]), **arrays)
+    with pytest.raises(DataError, match="'z' holds 1.5; atomic numbers are whole"):
+        read_structures(tmp_path / "set.npz")
+    np.savez(tmp_path / "whole.npz", z=np.array([1.0, 1.0]), **arrays)
+    assert read_structures(tmp_path / "whole.npz")[0].numbers.tolist() == [1, 1]
