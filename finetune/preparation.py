@@ -249,6 +249,7 @@ def _read(recipe: Recipe, reader: Reader) -> dict[str, Sequence[Structure]]:
     else:
         valid = reader.read(data.valid)
     test = reader.read(data.test) if data.test else []
+    reader.check_named()
     pool = reader.read(data.unlabelled, need_labels=False) if data.unlabelled else []
     return {
         "train": train,

@@ -75,7 +75,10 @@ def idle_losses(
                     "idle."
                 )
         elif options.kind == "strain" and not periodic:
-            found.append(f"note: no structure is periodic; the loss '{name}' is idle.")
+            found.append(
+                "note: no structure is periodic in all three directions; the loss "
+                f"'{name}' is idle."
+            )
     return found
 
 

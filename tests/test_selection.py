@@ -64,3 +64,7 @@ def test_the_command_writes_what_was_chosen(workspace: Path, tmp_path: Path) -> 
     done = CliRunner().invoke(app, [*arguments, "--to", str(tmp_path / "b.xyz")])
     assert done.exit_code == 2
     assert "--foundation NAME or --committee RUN" in done.stderr
+    twice = ["--committee", foundation, "--committee", foundation]
+    done = CliRunner().invoke(app, [*arguments, "--to", str(tmp_path / "b.xyz"), *twice])
+    assert done.exit_code == 2
+    assert "the same potential" in " ".join(done.stderr.split())

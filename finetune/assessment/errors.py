@@ -63,7 +63,7 @@ def evaluate(
     """
     pair = open_pair(path, against, choose_dtype(dtype), choose_device(device), head)
     label_names = label_keys({**trained_keys(pair), **(keys or {})})
-    structures = read_structures(files, label_names, units=trained_units(pair))
+    structures = read_structures(files, label_names, units=trained_units(pair), named=keys or ())
     check_pair(pair, structures)
     cutoff = max(potential.cutoff for potential in pair.potentials.values())
     graphs = [graph(item, cutoff) for item in structures]

@@ -19,12 +19,16 @@ from finetune.evaluation.scans.curves import Curve
 from finetune.evaluation.scans.dimers import dimers
 from finetune.evaluation.scans.forgetting import change, elsewhere
 from finetune.evaluation.scans.frequencies import frequencies
-from finetune.evaluation.scans.labelled import labelled_scans
+from finetune.evaluation.scans.labelled import FEWEST, VALUE, labelled_scans
 from finetune.evaluation.scans.outcome import Scans
 from finetune.evaluation.side_by_side import Pair, open_pair
 from finetune.export.calculator import PotentialCalculator
 
 CHECKS = ("dimers", "coordinates", "labelled", "frequencies", "forgetting")
+NO_SCAN = (
+    f"note: no labelled scan: that takes {FEWEST} structures of the same atoms with an energy and "
+    f"a number '{VALUE}' each, and the same 'config_type'."
+)
 
 
 @system_errors()
@@ -81,7 +85,7 @@ def scan(
     chosen = [_named(item) for item in chosen_structures(found, structures)]
     curves: list[Curve] = []
     harmonic = []
-    forgotten = {}
+    forgotten, note = {}, pair.note
     with counter.start(len(CHECKS)):
         if "dimers" in only:
             counter.name("dimers")
@@ -93,7 +97,10 @@ def scan(
         counter.advance(1)
         if "labelled" in only:
             counter.name("labelled")
-            curves += labelled_scans(potentials, found)
+            labelled = labelled_scans(potentials, found)
+            curves += labelled
+            if not labelled and tuple(only) != CHECKS:
+                note = f"{NO_SCAN} {note}".strip()
         counter.advance(1)
         if "frequencies" in only:
             counter.name("frequencies")
@@ -104,7 +111,7 @@ def scan(
             counter.name("forgetting")
             forgotten = _forgetting(pair, found, away)
         counter.advance(1)
-    outcome = Scans(tuple(potentials), curves, harmonic, forgotten, pair.note)
+    outcome = Scans(tuple(potentials), curves, harmonic, forgotten, note)
     outcome.write(folder)
     return outcome
 

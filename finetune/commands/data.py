@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
 
@@ -15,6 +15,7 @@ from finetune.commands.shared import Device, Precision, user_errors
 from finetune.errors import DataError
 
 if TYPE_CHECKING:
+    from finetune.data.labels import Structure
     from finetune.data.reading import Reader
 
 app = typer.Typer(
@@ -35,7 +36,7 @@ SkipFaulty = Annotated[
     bool, typer.Option("--skip-faulty", help="List structures that cannot be used, and go on.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Seed = Annotated[int, typer.Option(help="Of what is random.")]
+Seed = Annotated[int, typer.Option(help="Of what is random.", min=0)]
 Tolerance = Annotated[
     float, typer.Option(help="Å, up to which distances of duplicates differ.", min=0.0)
 ]
@@ -72,6 +73,7 @@ def inspect(
             reader = _reader(energy_key, forces_key, stress_key, units, skip=True)
             sources = {name: [name] for name in files}
         sets = {name: reader.read(items, need_labels=False) for name, items in sources.items()}
+        reader.check_named()
         found = look(sets, tolerance)
         if plot is not None:
             draw(found, plot)
@@ -102,6 +104,7 @@ def split(
 ) -> None:
     """Divide structures into train, valid and test; duplicates stay in one part."""
     with user_errors():
+        from finetune.data.labels import check_keys
         from finetune.data.splitting import KINDS
         from finetune.data.splitting import split as divide
         from finetune.data.writing import write_parts
@@ -110,6 +113,9 @@ def split(
             raise DataError(f"--by is '{by}'; choose {', '.join(KINDS)}.")
         reader = _reader(energy_key, forces_key, stress_key, units, skip_faulty)
         structures = reader.read(files, need_labels=False)
+        reader.check_named()
+        if names := reader.unread():
+            check_keys(names, reader.keys, "the set", need_labels=True)
         asked = {"train": train, "valid": valid, "test": test}
         sizes = {name: size for name, size in asked.items() if size or name == "train"}
         parts = divide(structures, sizes, cast(Any, by), seed, block, tolerance)
@@ -140,7 +146,7 @@ def convert(
         from finetune.data.writing import write_structures
 
         reader = _reader(energy_key, forces_key, stress_key, units, skip_faulty)
-        count = write_structures(to, reader.stream(files))
+        count = write_structures(to, _whole(reader, files))
     _say([f"wrote {count} structures to {to}", *reader.notes()])
 
 
@@ -160,6 +166,10 @@ def select(
         Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
         typer.Option(help="Structures that have labels already; far from these."),
     ] = None,
+    energy_key: EnergyKey = ENERGY,
+    forces_key: ForcesKey = FORCES,
+    stress_key: StressKey = STRESS,
+    units: UnitsOption = None,
     device: Device = "auto",
     precision: Precision = "float64",
 ) -> None:
@@ -173,8 +183,10 @@ def select(
         if bool(foundation) == bool(committee):
             raise DataError("give either --foundation NAME or --committee RUN for each member.")
         check_name(to)
-        reader = _reader(ENERGY, FORCES, STRESS, None, skip=True)
+        reader = _reader(energy_key, forces_key, stress_key, units, skip=True)
         pool = list(reader.read(files, need_labels=False))
+        reader.check_named()
+        unread = reader.unread()
         known = list(reader.read(labelled, need_labels=False)) if labelled else []
         where = (choose_dtype(precision), choose_device(device))
         if foundation:
@@ -182,11 +194,18 @@ def select(
             chosen, scores = farthest_points(potential, pool, count, known)
             what = "distance from those before"
         else:
-            members = [load_foundation(name, *where).potential for name in committee or []]
-            chosen, scores = disagreement(members, pool, count)
+            members = [load_foundation(name, *where) for name in committee or []]
+            if len({item.fingerprint for item in members}) < len(members):
+                raise DataError(
+                    "two members of the committee are the same potential: they never disagree. "
+                    "Name runs that differ, e.g. in train.seed."
+                )
+            chosen, scores = disagreement([item.potential for item in members], pool, count)
             what = "disagreement on a force, eV/Å"
         write_structures(to, (pool[index] for index in chosen))
     _say([f"{pool[i].where}: {what} {s:.4g}" for i, s in zip(chosen, scores, strict=True)][:20])
+    if unread:
+        _say([f"warning: {', '.join(unread)} are not taken as labels: see --energy-key."])
     _say([f"wrote {len(chosen)} structures to {to}", *reader.notes()])
 
 
@@ -197,6 +216,12 @@ def _reader(energy: str, forces: str, stress: str, units: list[str] | None, skip
 
     keys = label_keys({"energy": energy, "forces": forces, "stress": stress})
     return Reader(keys, parse_units(units or []), "skip" if skip else "stop")
+
+
+def _whole(reader: Reader, files: list[str]) -> Iterator[Structure]:
+    """Yield structures, and refuse names of labels that turn out to be nowhere."""
+    yield from reader.stream(files)
+    reader.check_named()
 
 
 def _of_recipe(name: str) -> tuple[Reader, dict[str, Any]]:

@@ -49,7 +49,7 @@ class Structure:
         where: File and index, for messages.
         level_of_theory: What the labels were computed with, as far as the file says.
         tags: Further words and numbers that the file has on the structure as a whole, such as
-            ``config_type``, ``temperature`` and ``scan_value``; not kept in stores.
+            ``config_type``, ``temperature`` and ``scan_value``.
     """
 
     numbers: NDArray[np.int64]
@@ -100,10 +100,9 @@ def from_atoms(atoms: Atoms, keys: LabelKeys, where: str, units: Units | None = 
         spin=whole_number(atoms, keys.spin, 1, 1, where),
         where=where,
         level_of_theory=_text(atoms.info.get("level_of_theory")),
-        tags=_tags(atoms),
+        tags=_tags(atoms, {keys.energy, keys.forces, keys.stress}),
     )
-    check_geometry(structure)
-    check_sizes(structure, keys)
+    check(structure, keys)
     return structure
 
 
@@ -185,6 +184,27 @@ def check_keys(names: Iterable[str], keys: LabelKeys, where: str, need_labels: b
             f"{where} has no energies under '{keys.energy}' and no forces under '{keys.forces}'. "
             f"Set data.keys.energy={hint} (command: --energy-key {hint}). Keys present: {listed}."
         )
+
+
+def check(structure: Structure, keys: LabelKeys) -> None:
+    """Refuse a structure that no potential could evaluate, or with absurd labels.
+
+    Args:
+        structure: Whose arrays have the right shapes.
+        keys: Names of the labels, for messages.
+
+    Raises:
+        DataError: Naming the structure and what is wrong.
+    """
+    check_geometry(structure)
+    check_sizes(structure, keys)
+    for name, least in (("charge", -LARGEST_NUMBER), ("spin", 1)):
+        value = getattr(structure, name)
+        if not least <= value <= LARGEST_NUMBER:
+            raise DataError(
+                f"{structure.where}: '{name}' is {value}; it must lie from {least} to "
+                f"{LARGEST_NUMBER}."
+            )
 
 
 def check_geometry(structure: Structure) -> None:
@@ -269,10 +289,11 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _tags(atoms: Atoms) -> dict[str, str | float]:
+def _tags(atoms: Atoms, labels: set[str]) -> dict[str, str | float]:
     return {
         str(key): value if isinstance(value, str) else float(value)
         for key, value in atoms.info.items()
         if isinstance(value, (str, int, float, np.integer, np.floating))
         and not isinstance(value, bool)
+        and key not in labels
     }

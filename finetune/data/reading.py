@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,8 @@ from finetune.errors import DataError, system_errors
 from finetune.sections import DataRecipe, LabelKeys
 from finetune.units import Units
 
+QUANTITIES = ("energy", "forces", "stress")
+_LABEL = re.compile("energ|force|stress|virial", re.IGNORECASE)
 Sources = str | Path | Sequence[str | Path]
 
 
@@ -73,7 +76,8 @@ class Reader:
 
     Attributes:
         records: One for each source read.
-        faults: Every structure that was left out, with the reason.
+        names: Under which the files hold something that could be a label.
+        found: Quantities that the files have under the names asked for; all of them in a store.
     """
 
     def __init__(
@@ -88,6 +92,8 @@ class Reader:
         self.faulty = faulty
         self.beside = beside
         self.records: list[FileRecord] = []
+        self.names: set[str] = set()
+        self.found: set[str] = set()
 
     @classmethod
     def of(cls, data: DataRecipe, beside: Path | None) -> Reader:
@@ -130,6 +136,32 @@ class Reader:
                 else:
                     yield from self._structures([file], record, need_labels)
 
+    def check_named(self, quantities: Collection[str] | None = None) -> None:
+        """Refuse names of labels that no file read so far has.
+
+        Args:
+            quantities: Whose names were given: ``energy``, ``forces``, ``stress``; by default those
+                that are not named as usual.
+
+        Raises:
+            DataError: Listing the names that there are.
+        """
+        usual = LabelKeys()
+        for quantity in QUANTITIES:
+            key = getattr(self.keys, quantity)
+            usually = getattr(usual, quantity)
+            given = key != usually if quantities is None else quantity in quantities
+            if given and quantity not in self.found:
+                listed = ", ".join(sorted(self.names)) or "none at all"
+                raise DataError(
+                    f"no structure has {quantity} under '{key}'. Keys present: {listed}. Correct "
+                    f"data.keys.{quantity} (command: --{quantity}-key), or leave it out."
+                )
+
+    def unread(self) -> list[str]:
+        """Return names that look like labels, where nothing has the names asked for."""
+        return [] if self.found else sorted(name for name in self.names if _LABEL.search(name))
+
     def notes(self) -> list[str]:
         """Say what was left out."""
         return [note for record in self.records for note in record.notes()]
@@ -149,6 +181,7 @@ class Reader:
         record.format = "HDF5 store"
         record.units = Units().filled().model_dump()
         record.structures += len(opened)
+        self.found.update(QUANTITIES)
         return opened
 
     def _structures(
@@ -181,6 +214,8 @@ class Reader:
             if seen == 0:
                 at = "" if file.index == ":" else " at that index"
                 raise DataError(f"'{file.name}' holds no structures{at}.")
+        self.names |= names
+        self.found.update(name for name in QUANTITIES if getattr(keys, name) in names)
         check_keys(names, keys, f"'{record.source}'", need_labels)
         if found == 0:
             why = record.left_out[:1] or ["none of them has a label that was asked for."]
@@ -212,6 +247,7 @@ def read_structures(
     beside: Path | None = None,
     need_labels: bool = True,
     units: Units | None = None,
+    named: Collection[str] = (),
 ) -> Sequence[Structure]:
     """Read every structure of one or several sources: see `Reader.read`.
 
@@ -222,6 +258,7 @@ def read_structures(
         beside: Folder of the recipe, where relative paths are looked up too.
         need_labels: Whether files without a single energy or force are an error.
         units: What the labels are in, for files that do not say.
+        named: Labels (``energy``, ``forces``, ``stress``) that must be there under their names.
 
     Returns:
         The structures in file order, at least one.
@@ -229,7 +266,10 @@ def read_structures(
     Raises:
         DataError: For missing, unreadable or empty files, absent label keys and bad labels.
     """
-    return Reader(keys, units, beside=beside).read(sources, need_labels)
+    reader = Reader(keys, units, beside=beside)
+    structures = reader.read(sources, need_labels)
+    reader.check_named(named)
+    return structures
 
 
 def _listed(sources: Sources) -> list[str]:

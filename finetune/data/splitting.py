@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
@@ -75,8 +76,14 @@ def split(
 
 
 def _counts(total: int, sizes: Mapping[str, float]) -> dict[str, float]:
-    if any(size < 0 for size in sizes.values()) or not sizes:
-        raise DataError("the size of a part is a fraction below 1 or a number of structures.")
+    if not sizes:
+        raise DataError("no part is named.")
+    for name, size in sizes.items():
+        if not 0 <= size < math.inf or (size > 1 and size != round(size)):
+            raise DataError(
+                f"the size of the part '{name}' is {size:g}; give a fraction below 1 or a whole "
+                "number of structures."
+            )
     counts = {name: size if size >= 1 else size * total for name, size in sizes.items()}
     left = total - sum(counts.values())
     open_ones = [name for name, size in sizes.items() if size == 0]

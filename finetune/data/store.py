@@ -9,6 +9,8 @@ Datasets (S structures, N atoms in all), chunked along the first axis::
     charge [S]             e; spin [S], the multiplicity
     source [S, 2]          row of `sources`, and the index within it
     level [S]              row of `levels` (level of theory), -1 where none is named
+    tags [S]               JSON of further words and numbers by name, empty where there are none;
+                           stores of earlier releases have no such table
     energy/row [S]         row of `energy/values` [.] (eV), -1 where there is no label
     forces/row [S]         first row of `forces/values` [., 3] (eV/Å), -1 likewise
     stress/row [S]         row of `stress/values` [., 3, 3] (eV/Å³), -1 likewise
@@ -18,8 +20,10 @@ A label that is absent takes no room, and nothing stands for it but its row -1.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,10 +32,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.data.labels import Structure
+from finetune.data.labels import Structure, check
 from finetune.data.sequences import LazySequence
-from finetune.data.tables import check_tables
+from finetune.data.tables import check_tables, labels_of
 from finetune.errors import DataError
+from finetune.sections import LabelKeys
 
 FORMAT, VERSION = "piwsl-finetune/structures", 1
 SUFFIXES = {".h5", ".hdf5"}
@@ -50,6 +55,7 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], Any]] = {
     "spin": ((), np.int32),
     "source": ((2,), np.int64),
     "level": ((), np.int32),
+    "tags": ((), h5py.string_dtype()),
     **{f"{name}/row": ((), np.int64) for name in LABELS},
     **{f"{name}/values": (shape, np.float64) for name, shape in LABELS.items()},
 }
@@ -104,6 +110,7 @@ class StoreWriter:
             self._add(name, np.stack([getattr(item, name) for item in items]))
         self._add("source", [self._source(item.where) for item in items])
         self._add("level", [self._level(item.level_of_theory) for item in items])
+        self._add("tags", [json.dumps(dict(item.tags)) if item.tags else "" for item in items])
         for name, shape in LABELS.items():
             row = int(self._file[f"{name}/values"].shape[0])
             rows, values = [], []
@@ -176,7 +183,8 @@ def is_store(path: Path) -> bool:
 class Store(LazySequence[Structure]):
     """The structures of a store, read when they are asked for.
 
-    Only what finds them is held in memory. Processes that are forked open the file anew.
+    Only what finds them is held in memory. Processes that are forked open the file anew. Each
+    structure is checked when it is read for the first time.
 
     Args:
         path: The file.
@@ -204,6 +212,7 @@ class Store(LazySequence[Structure]):
             self._levels = [item.decode() for item in file["levels"][:]]
             self._sources = [item.decode() for item in file["sources"][:]]
             check_tables(file, tuple(LABELS), len(self._levels), len(self._sources))
+            self._checked = np.zeros(len(self), dtype=bool)
         except (OSError, KeyError, ValueError) as error:
             raise DataError(f"'{path}' cannot be read as a store: {error}.") from error
 
@@ -211,7 +220,11 @@ class Store(LazySequence[Structure]):
         return len(self._offsets) - 1
 
     def item(self, index: int) -> Structure:
-        """Read one structure."""
+        """Read one structure.
+
+        Raises:
+            DataError: If no potential could evaluate it, or its labels are absurd.
+        """
         return next(self._between(index, index + 1))
 
     def __iter__(self) -> Iterator[Structure]:
@@ -227,6 +240,7 @@ class Store(LazySequence[Structure]):
         cell, pbc, charge, spin = (
             file[name][start:stop] for name in ("cell", "pbc", "charge", "spin")
         )
+        tags = file["tags"][start:stop] if "tags" in file else [b""] * (stop - start)
         labels = {name: self._labels(name, start, stop) for name in LABELS}
         for values in (positions, *(found[2] for found in labels.values())):
             if not np.isfinite(values).all():
@@ -237,7 +251,7 @@ class Store(LazySequence[Structure]):
         for index in range(start, stop):
             atoms = slice(offsets[index] - first, offsets[index + 1] - first)
             level = self._level[index]
-            yield Structure(
+            item = Structure(
                 numbers=numbers[atoms],
                 positions=positions[atoms],
                 cell=cell[index - start],
@@ -247,7 +261,12 @@ class Store(LazySequence[Structure]):
                 **labels_of(labels, index, int(offsets[index + 1] - offsets[index])),
                 where=self._where(index),
                 level_of_theory=None if level < 0 else self._levels[level],
+                tags=self._tags(tags[index - start], index),
             )
+            if not self._checked[index]:
+                check(replace(item, where=f"'{self.path}', structure {index}"), LabelKeys())
+                self._checked[index] = True
+            yield item
 
     def _labels(
         self, name: str, start: int, stop: int
@@ -266,6 +285,17 @@ class Store(LazySequence[Structure]):
             end += 1
         return rows, int(present[0]), dataset[int(present[0]) : end]
 
+    def _tags(self, text: bytes, index: int) -> dict[str, str | float]:
+        try:
+            found = json.loads(text) if text else {}
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or not all(
+            isinstance(value, (str, float)) for value in found.values()
+        ):
+            raise DataError(f"'{self.path}', structure {index}: its tags are damaged.")
+        return found
+
     def _where(self, index: int) -> str:
         source, place = self._source[index]
         name = self._sources[source]
@@ -279,20 +309,3 @@ class Store(LazySequence[Structure]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": None}
-
-
-def labels_of(
-    labels: Mapping[str, tuple[NDArray[np.int64], int, NDArray[Any]]], index: int, atoms: int
-) -> dict[str, Any]:
-    """Return the labels of a structure by name, None where there is none."""
-    found: dict[str, Any] = {}
-    for name, (rows, first, values) in labels.items():
-        row = int(rows[index])
-        if row < 0:
-            found[name] = None
-        elif name == "forces":
-            found[name] = values[row - first : row - first + atoms]
-        else:
-            label = values[row - first]
-            found[name] = float(label) if name == "energy" else label
-    return found

@@ -1,11 +1,13 @@
-"""Whether the tables of a store fit together."""
+"""The tables of a store: whether they fit together, and which labels a row of them has."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 
 def check_tables(file: h5py.File, labels: Sequence[str], levels: int, sources: int) -> None:
@@ -27,7 +29,8 @@ def check_tables(file: h5py.File, labels: Sequence[str], levels: int, sources: i
     for name in ("numbers", "positions"):
         if len(file[name]) != atoms[-1]:
             raise ValueError(f"'{name}' has {len(file[name])} rows for {atoms[-1]} atoms")
-    for name in ("cell", "pbc", "charge", "spin", "level", "source"):
+    columns = ("cell", "pbc", "charge", "spin", "level", "source")
+    for name in (*columns, *(("tags",) if "tags" in file else ())):
         if len(file[name]) != count:
             raise ValueError(f"'{name}' has {len(file[name])} rows for {count} structures")
     for name in labels:
@@ -46,3 +49,20 @@ def check_tables(file: h5py.File, labels: Sequence[str], levels: int, sources: i
     places = file["source"][:, 0]
     if ((places < 0) | (places >= sources)).any():
         raise ValueError("'source' names files that are not there")
+
+
+def labels_of(
+    labels: Mapping[str, tuple[NDArray[np.int64], int, NDArray[Any]]], index: int, atoms: int
+) -> dict[str, Any]:
+    """Return the labels of a structure by name, None where there is none."""
+    found: dict[str, Any] = {}
+    for name, (rows, first, values) in labels.items():
+        row = int(rows[index])
+        if row < 0:
+            found[name] = None
+        elif name == "forces":
+            found[name] = values[row - first : row - first + atoms]
+        else:
+            label = values[row - first]
+            found[name] = float(label) if name == "energy" else label
+    return found

@@ -13,6 +13,7 @@ from typing import Any
 import ase.io
 import numpy as np
 from ase import Atoms
+from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from finetune.data.labels import Structure
@@ -73,7 +74,7 @@ def write_parts(
     paths = {name: folder / f"{name}.{suffix.lstrip('.')}" for name in parts}
     for path in (*paths.values(), folder / "split.json"):
         if path.suffix != ".json":
-            check_name(path)
+            _check_free(path)
         elif path.exists():
             raise DataError(f"'{path}' exists. Choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,11 +87,19 @@ def write_parts(
 
 
 def check_name(path: Path) -> None:
-    """Refuse a name that tells no format, or a file that is there.
+    """Refuse a name that tells no format, a file that is there, or a folder that is not.
 
     Raises:
-        DataError: With a name that would do.
+        DataError: With what would do.
     """
+    _check_free(path)
+    if not path.parent.is_dir():
+        raise DataError(f"there is no folder '{path.parent}' to write '{path.name}' to. Make it.")
+    if not os.access(path.parent, os.W_OK):
+        raise DataError(f"'{path}' cannot be written: no right to write to its folder.")
+
+
+def _check_free(path: Path) -> None:
     if path.suffix not in SUFFIXES | XYZ:
         raise DataError(
             f"the name '{path}' does not tell the format: end it in .h5 (store) or .xyz (extended "
@@ -101,9 +110,13 @@ def check_name(path: Path) -> None:
 
 
 def to_atoms(structure: Structure) -> Atoms:
-    """Return a structure with its labels under the default names, eV and Å."""
+    """Return a structure with its tags, and its labels under the default names, eV and Å."""
     keys = LabelKeys()
-    atoms = Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
+    own = {*keys.model_dump().values(), "level_of_theory"}
+    info = {key: _tag(key, value) for key, value in structure.tags.items() if key not in own}
+    atoms = Atoms(
+        structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc, info=info
+    )
     if structure.energy is not None:
         atoms.info[keys.energy] = structure.energy
     if structure.forces is not None:
@@ -119,6 +132,19 @@ def to_atoms(structure: Structure) -> Atoms:
     if structure.level_of_theory is not None:
         atoms.info["level_of_theory"] = structure.level_of_theory
     return atoms
+
+
+def _tag(key: str, value: str | float) -> str | float | int:
+    """Return a tag as ASE has to get it to read the same from an XYZ header, which is one line."""
+    if isinstance(value, str):
+        value = "".join(letter if letter.isprintable() else " " for letter in value)
+        text = key_val_dict_to_str({key: value})
+        read = None if value.startswith(("_JSON", "=")) else key_val_str_to_dict(text).get(key)
+        if isinstance(read, str) and read == value:
+            return value
+        value = value.replace("\\", "/").replace('"', "'")
+        return f"_JSON {json.dumps(value, ensure_ascii=False)}"
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
 
 def _write_store(path: Path, structures: Iterable[Structure]) -> int:

@@ -49,6 +49,18 @@ def origin(structures: Sequence[Structure]) -> list[Finding]:
                     f"data.units.energy={unit}",
                 )
             ]
+    if abs(ratio / 27.2114 - 1) < 0.04:
+        text = (
+            f"the energies ({near}) are 27.2 times all-electron total energies: were energies in "
+            "eV read as Hartree? Leave data.units.energy=Hartree out"
+        )
+        return [Finding("warning", text)]
+    if ratio > 1.04:
+        text = (
+            f"the energies ({near}) lie {ratio:.3g} times as low as those of all electrons, which "
+            "nothing does: are they in another unit than data.units.energy says?"
+        )
+        return [Finding("warning", text)]
     if np.abs(per_atom).max() < 0.5:
         return [
             Finding(

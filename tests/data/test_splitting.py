@@ -93,7 +93,15 @@ def test_a_split_by_energy_extrapolates(several: list[Structure]) -> None:
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"train": 0.0, "test": 60.0}, {"train": 40.0, "test": 30.0}, {"train": -1.0}]
+    "sizes",
+    [
+        {"train": 0.0, "test": 60.0},
+        {"train": 40.0, "test": 30.0},
+        {"train": -1.0},
+        {"train": 0.0, "test": 1.5},
+        {"train": float("nan")},
+        {"train": float("inf")},
+    ],
 )
 def test_sizes_that_do_not_fit_are_refused(
     sizes: dict[str, float], several: list[Structure]

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,16 +14,21 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.build import molecule
 from typer.testing import CliRunner
 
 import finetune
 from finetune.commands import app
-from finetune.data.labels import Structure
+from finetune.data.labels import Structure, from_atoms
 from finetune.data.reading import read_structures
 from finetune.data.sequences import Joined, LazySequence, View
 from finetune.data.splits import hold_out, representative
 from finetune.data.store import Store, StoreWriter
+from finetune.data.writing import write_structures
 from finetune.errors import DataError
+from finetune.sections import LabelKeys
+from finetune.units import Units
 from tests.conftest import recipe_for
 from tests.training.test_optimisation import largest_difference
 
@@ -163,6 +169,71 @@ def test_training_from_a_store_is_training_from_the_files(workspace: Path, tmp_p
     part = {**paths, "train": f"{paths['train']}@:6", "valid": f"{paths['train']}@6:"}
     result = finetune.run(recipe_for(workspace, tmp_path / "part", data=part, train=train))
     assert result.valid.finetuned.structures == 6
+
+
+TAGS: dict[str, str | float] = {
+    "config_type": "a scan",
+    "scan_value": 1.5,
+    "frame_id": 17.0,
+    "temperature": 300.0,
+    "note of mine": 'says "hi", twice = {3}',
+    "run": "0012",
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("name", ["set.h5", "set.xyz"])
+def test_tags_are_kept_and_labels_are_not_repeated_among_them(name: str, tmp_path: Path) -> None:
+    atoms = Atoms("H2", [[0, 0, 0], [0, 0, 0.75]], info={**TAGS, "dft": -1.0, "charge": 1})
+    item = from_atoms(atoms, LabelKeys(energy="dft"), "made, structure 0", Units(energy="Hartree"))
+    write_structures(tmp_path / name, [item, replace(item, tags={})])
+    first, second = read_structures(tmp_path / name)
+    charge = {"charge": 1.0} if name == "set.xyz" else {}
+    assert {**first.tags, **charge} == {**TAGS, "charge": 1.0}
+    assert (first.energy, first.charge) == (pytest.approx(-27.2114, abs=1e-4), 1)
+    assert set(second.tags) <= {"charge"}
+
+
+def test_stores_without_tags_open_and_damaged_tags_are_named(store: Store, tmp_path: Path) -> None:
+    for name, tags in (("old.h5", None), ("damaged.h5", ["{"] * 40), ("short.h5", [""])):
+        shutil.copy(store.path, tmp_path / name)
+        with h5py.File(tmp_path / name, "r+") as file:
+            del file["tags"]
+            if tags is not None:
+                file.create_dataset("tags", data=tags, dtype=h5py.string_dtype())
+    assert [item.tags for item in Store(tmp_path / "old.h5")] == [{}] * 40
+    with pytest.raises(DataError, match="structure 3: its tags are damaged"):
+        Store(tmp_path / "damaged.h5")[3]
+    with pytest.raises(DataError, match="'tags' has 1 rows for 40 structures"):
+        Store(tmp_path / "short.h5")
+
+
+@pytest.mark.parametrize(
+    ("table", "value", "message"),
+    [
+        ("numbers", 200, "unknown element"),
+        ("positions", 0.0, "apart"),
+        ("pbc", True, "periodic along a direction whose cell vector is zero"),
+        ("spin", -5, "'spin' is -5"),
+        ("charge", 10**6, "'charge' is 1000000"),
+        ("energy/values", 1e30, "reaches 3.33e\\+29 eV/atom"),
+        ("energy/values", np.nan, "NaN"),
+    ],
+)
+def test_structures_of_a_store_are_checked_as_those_of_files_are(
+    table: str, value: Any, message: str, tmp_path: Path
+) -> None:
+    item = from_atoms(molecule("H2O", info={"REF_energy": -1.0}), LabelKeys(), "made, structure 0")
+    path = tmp_path / "set.h5"
+    write_structures(path, [item, item])
+    with h5py.File(path, "r+") as file:
+        file[table][len(file[table]) // 2 :] = value
+    opened = Store(path)
+    if message != "NaN":
+        assert same(opened[0], item)
+    for _ in range(2):
+        with pytest.raises(DataError, match=message):
+            list(opened)
 
 
 MEASURE = """

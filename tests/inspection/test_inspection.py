@@ -120,6 +120,8 @@ def _hartree(item: Structure) -> Structure:
     [
         (_per_atom, "energies are per atom"),
         (_hartree, "total energies in Hartree"),
+        (lambda i: replace(i, energy=27.2114 * (i.energy or 0.0)), "eV read as Hartree"),
+        (lambda i: replace(i, energy=3.0 * (i.energy or 0.0)), "which nothing does"),
         (lambda i: replace(i, positions=i.positions / 0.529177), "data.units.length=Bohr"),
         (lambda i: replace(i, energy=0.01 * np.sin(i.positions.sum())), "relative ones"),
         (lambda i: replace(i, energy=-(i.energy or 0.0)), "atomisation energies"),

@@ -141,6 +141,11 @@ def _stream(
             f"'{source}': '{species}' has shape {numbers.shape}, '{coordinates}' "
             f"{positions.shape}: they do not fit."
         )
+    if not np.equal(numbers, np.round(numbers)).all():
+        wrong = numbers[numbers != np.round(numbers)][0]
+        raise DataError(
+            f"'{source}': '{species}' holds {wrong:g}; atomic numbers are whole. Is it damaged?"
+        )
     for name, values in labels.items():
         if name in {forces} or values.size in {count, 3 * count * most}:
             if name == forces and values.shape != positions.shape:

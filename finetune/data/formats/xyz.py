@@ -111,7 +111,7 @@ def _fault(header: str, body: list[str]) -> str:
     except UnicodeEncodeError:
         return "is not UTF-8 text. Convert the file, e.g. iconv -f latin1 -t utf-8"
     keys = _KEY.findall(_QUOTED.sub('""', body[0]))
-    repeated = sorted({key for key in keys if keys.count(key) > 1})
+    repeated = sorted({key for key in keys if keys.count(key) > 1 and key != '""'})
     if repeated:
         return f"names '{repeated[0]}' twice in its header. Keep the one that holds"
     periodic = _PBC.search(body[0])
