@@ -104,7 +104,8 @@ def read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, 
     """Read the stored weights of an adapter, of the names and shapes expected.
 
     Raises:
-        RunFolderError: If the file is missing, damaged or belongs to another adapter.
+        RunFolderError: If the file is missing, damaged, holds weights that are not finite or
+            belongs to another adapter.
     """
     try:
         tensors = load_tensors(path.read_bytes())
@@ -113,6 +114,8 @@ def read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, 
     stored = {name: tensor.shape for name, tensor in tensors.items()}
     if stored != {name: tensor.shape for name, tensor in expected.items()}:
         raise RunFolderError(f"'{path}' belongs to another adapter or another foundation.")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise RunFolderError(f"'{path}' holds weights that are NaN or infinite.")
     return tensors
 
 

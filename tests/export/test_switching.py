@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import finetune
 from finetune.data.graphs import GraphBatch, concatenate
@@ -279,3 +280,47 @@ def test_faulty_adapter_folders_are_explained(runs: Path, tmp_path: Path) -> Non
     (folder / "adapter.json").write_text("{")
     with pytest.raises(FoundationError, match="cannot be read"):
         load_foundation(folder)
+
+
+def damaged(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0x40
+    path.write_bytes(content)
+
+
+def nan(path: Path) -> None:
+    tensors = load_file(path)
+    next(iter(tensors.values())).view(-1)[0] = float("nan")
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize("name", ["lora", "readout"])
+@pytest.mark.parametrize(
+    ("change", "recorded", "message"),
+    [
+        (damaged, True, "is damaged or was changed"),
+        (nan, True, "is damaged or was changed"),
+        (nan, False, "NaN or infinite"),
+    ],
+)
+def test_damaged_weights_of_an_adapter_are_refused(
+    change: Callable[[Path], None],
+    recorded: bool,
+    message: str,
+    name: str,
+    runs: Path,
+    several: AdaptedFoundation,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "adapter"
+    shutil.copytree(runs / name / "adapter", folder)
+    (weights,) = folder.glob("*.safetensors")
+    if not recorded:  # as earlier releases wrote it
+        record = json.loads((folder / "adapter.json").read_text())
+        assert list(record.pop("sha256")) == [weights.name]
+        (folder / "adapter.json").write_text(json.dumps(record))
+        load_foundation(folder)
+    change(weights)
+    for opened in (load_foundation, several.load_adapter):
+        with pytest.raises(RunFolderError, match=rf"{weights.name}' .*{message}"):
+            opened(folder)
