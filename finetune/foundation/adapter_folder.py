@@ -17,6 +17,7 @@ from finetune.adapters import adapters
 from finetune.errors import FoundationError, RecipeError, RunFolderError
 from finetune.files import write_atomically
 from finetune.foundation.download import digest
+from finetune.foundation.metadata import Metadata
 from finetune.foundation.potential import Potential
 from finetune.foundation.record import read_record
 from finetune.foundation.reference_energies import by_symbol
@@ -52,7 +53,7 @@ class AdapterRecord(Options):
     reference_energies: dict[str, float]
     precision: Literal["float32", "float64"] = "float64"
     sha256: dict[str, str] = Field(default_factory=dict)
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
 
     @property
     def adapter(self) -> dict[str, Any]:
@@ -80,11 +81,19 @@ class AdapterRecord(Options):
             weights: The adapter's folder; None for the adapter before any training.
 
         Raises:
-            FoundationError: If the kind is not known here, or its options have changed.
+            FoundationError: If the kind is not known here, its options have changed, or an element
+                has no reference energy.
             RunFolderError: If the weights are missing, damaged or another adapter's.
         """
-        potential.set_references(by_symbol(self.reference_energies))
+        symbols = [chemical_symbols[number] for number in potential.elements]
+        missing = [symbol for symbol in symbols if symbol not in self.reference_energies]
+        if missing:
+            raise FoundationError(
+                f"the adapter of the kind '{self.kind}' has no reference energy of "
+                f"{', '.join(missing)}: its '{ADAPTER_RECORD}' is damaged. Get a fresh copy of it."
+            )
         try:
+            potential.set_references(by_symbol(self.reference_energies))
             adapter = adapters.get(self.kind)
             adapted: AdaptedPotential = adapter(
                 adapter.Options.model_validate(self.options)

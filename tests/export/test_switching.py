@@ -273,6 +273,9 @@ def test_faulty_adapter_folders_are_explained(runs: Path, tmp_path: Path) -> Non
         ({"options": {"rnk": 2}}, "cannot be attached"),
         ({"format_version": 2}, "damaged at 'format_version'"),
         ({"reference_energies": 3}, "damaged at 'reference_energies'"),
+        ({"reference_energies": {"H": 1.0}}, "no reference energy of C, N, O"),
+        ({"foundation": {**origin, "name": str(folder)}}, "names itself as its foundation"),
+        ({"metadata": {"recipe": 5}}, "damaged at 'metadata': its entry 'recipe'"),
     ):
         (folder / "adapter.json").write_text(json.dumps({**stored, **changes}))
         with pytest.raises(FoundationError, match=message):
