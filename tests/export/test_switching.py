@@ -148,6 +148,9 @@ def test_disabled_it_is_exactly_the_foundation(
         assert same(several, foundation, batch)
     assert several.active_adapter == "lora"
     assert not same(several, foundation, batch)
+    with several.disable_adapter():
+        several.set_adapter("readout")
+    assert several.active_adapter == "lora"
     with pytest.raises(ZeroDivisionError), several.disable_adapter():
         raise ZeroDivisionError
     assert several.active_adapter == "lora"
@@ -188,7 +191,7 @@ def test_an_average_is_that_of_the_weight_changes(
 
 
 def test_an_average_is_stored_and_is_a_foundation(
-    several: AdaptedFoundation, workspace: Path, tmp_path: Path, batch: GraphBatch
+    several: AdaptedFoundation, runs: Path, workspace: Path, tmp_path: Path, batch: GraphBatch
 ) -> None:
     several.add_weighted_adapter(["lora", "wider"], [0.3, 0.7])
     several.set_adapter("average")
@@ -196,12 +199,14 @@ def test_an_average_is_stored_and_is_a_foundation(
     stored = load_foundation(tmp_path / "average")
     assert same(several, stored.potential, batch)
     assert sorted(stored.metadata["adapters"].values()) == [0.3, 0.7]
+    assert not {"recipe", "metrics", "trained"} & set(stored.metadata)
     with pytest.raises(RunFolderError, match="exists"):
         several.save(tmp_path / "average")
     foundation = str(tmp_path / "average")
     again = recipe_for(workspace, tmp_path / "run", foundation=foundation, train={"epochs": 1})
     names = [item["name"] for item in finetune.validate(again).lineage]
-    assert names == [str(workspace / "foundation"), foundation]
+    average = f"average of 0.3 × {runs / 'lora' / 'adapter'}, 0.7 × {runs / 'wider' / 'adapter'}"
+    assert names == [str(workspace / "foundation"), average, foundation]
     with several.disable_adapter(), pytest.raises(FoundationError, match="no adapter is active"):
         several.save(tmp_path / "nothing")
 
@@ -226,6 +231,12 @@ def test_the_calculator_follows_the_active_adapter(
 def test_names_are_checked(several: AdaptedFoundation, runs: Path) -> None:
     with pytest.raises(FoundationError, match=r"no adapter 'lor' is loaded. Did you mean 'lora'"):
         several.set_adapter("lor")
+    with pytest.raises(FoundationError, match="no adapter '5' is loaded"):
+        several.set_adapter(5)  # type: ignore[arg-type]
+    with pytest.raises(FoundationError, match="as a mapping"):
+        AdaptedFoundation(several.foundation, [runs / "lora"])  # type: ignore[arg-type]
+    with pytest.raises(FoundationError, match="opened already, with another head than 'nope'"):
+        AdaptedFoundation(several.foundation, head="nope")
     with pytest.raises(FoundationError, match="'lora' is loaded already"):
         several.load_adapter(runs / "lora" / "adapter")
     several.set_adapter("lora")
@@ -242,9 +253,12 @@ def test_what_cannot_be_averaged(several: AdaptedFoundation) -> None:
         (["readout", "again"], [1.0], "one finite weight for each"),
         (["readout", "again"], [1.0, float("nan")], "one finite weight for each"),
         ([], None, "one finite weight for each"),
+        (["readout"], ["x"], "one finite weight for each"),
+        (["readout"], 1.0, "one finite weight for each"),
+        ("readout", [1.0], "as a list of names"),
     ):
         with pytest.raises(FoundationError, match=message):
-            several.add_weighted_adapter(adapters, weights)
+            several.add_weighted_adapter(adapters, weights)  # type: ignore[arg-type]
     with pytest.raises(FoundationError, match="is loaded already"):
         several.add_weighted_adapter(["readout", "again"], name="lora")
 
