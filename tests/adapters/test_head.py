@@ -11,7 +11,8 @@ from finetune.adapters.options import HeadOptions
 from finetune.data.graphs import GraphBatch, concatenate
 from finetune.errors import RecipeError
 from finetune.export.merge import write_mace
-from finetune.foundation.loading import load_foundation
+from finetune.foundation.lineage import lineage
+from finetune.foundation.loading import Foundation, load_foundation
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.storage import load, save
 from finetune.testing import HarmonicPotential, tiny_mace
@@ -107,6 +108,29 @@ def test_a_run_adds_a_head(workspace: Path, tmp_path: Path, mixed_graphs: list[G
         opened = load_foundation(tmp_path / "both.model", head=head).potential
         difference = opened(batch).energy - potential(batch).energy
         assert difference.abs().max().item() < ROUNDING_ENERGY
+
+
+@pytest.mark.parametrize(
+    ("head", "chosen", "level"),
+    [
+        ("cc", None, "CCSD(T)"),
+        ("Default", None, "GFN2-xTB"),
+        ("Default", "Default", "GFN2-xTB"),
+        ("pbe", "Default", None),  # of a foundation with several heads
+    ],
+)
+def test_each_head_has_its_own_level_of_theory(
+    head: str, chosen: str | None, level: str | None, potential: MacePotential
+) -> None:
+    before = {"name": "tiny", "fingerprint": "0", "level_of_theory": "GFN2-xTB"}
+    metadata = {
+        "level_of_theory": ["CCSD(T)"],
+        "lineage": [before],
+        "foundation": {"name": "tiny", "fingerprint": "0", "head": chosen},
+        "recipe": {"adapter": {"kind": "head", "name": "cc"}},
+    }
+    run = Foundation("run", "run", potential, "1", metadata, head)
+    assert [item["level_of_theory"] for item in lineage(run)] == ["GFN2-xTB", level]
 
 
 def test_what_cannot_have_a_head_says_so() -> None:
