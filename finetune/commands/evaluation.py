@@ -34,6 +34,10 @@ Head = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Head of RUN that predicts, where there are several."),
 ]
+AgainstHead = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Head of the potential beside it that predicts."),
+]
 
 
 def evaluate(
@@ -47,6 +51,7 @@ def evaluate(
     ] = "config_type",
     against: Against = None,
     head: Head = None,
+    against_head: AgainstHead = None,
     worst: Annotated[int, typer.Option(help="Worst structures to list.", min=0)] = 5,
     to: Annotated[
         Optional[Path],  # noqa: UP045
@@ -69,6 +74,7 @@ def evaluate(
             dtype=precision,
             against=against,
             head=head,
+            against_head=against_head,
             subset_key=subset_key,
             worst=worst,
         )
@@ -116,6 +122,7 @@ def md(
     ] = None,
     against: Against = None,
     head: Head = None,
+    against_head: AgainstHead = None,
     to: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
@@ -150,6 +157,7 @@ def md(
             overwrite=overwrite,
             against=against,
             head=head,
+            against_head=against_head,
             device=device,
             dtype=precision,
             counter=Counter(None if quiet else console, plain),
@@ -184,6 +192,7 @@ def scan(
     ] = None,
     against: Against = None,
     head: Head = None,
+    against_head: AgainstHead = None,
     to: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--to", help="Folder for JSON and figures.", show_default="RUN/scans"),
@@ -210,6 +219,7 @@ def scan(
             to=to,
             against=against,
             head=head,
+            against_head=against_head,
             device=device,
             dtype=precision,
             counter=Counter(None if quiet else console),

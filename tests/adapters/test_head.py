@@ -9,7 +9,7 @@ import finetune
 from finetune.adapters.head import HeadAdapter
 from finetune.adapters.options import HeadOptions
 from finetune.data.graphs import GraphBatch, concatenate
-from finetune.errors import RecipeError
+from finetune.errors import FoundationError, RecipeError
 from finetune.export.merge import write_mace
 from finetune.foundation.lineage import lineage
 from finetune.foundation.loading import Foundation, load_foundation
@@ -138,3 +138,21 @@ def test_what_cannot_have_a_head_says_so() -> None:
         HeadAdapter(HeadOptions(name="Default")).attach(tiny_mace())
     with pytest.raises(RecipeError, match="HarmonicPotential cannot have more heads"):
         HeadAdapter(HeadOptions(name="new")).attach(HarmonicPotential())
+
+
+def test_two_heads_of_one_file_are_held_side_by_side(workspace: Path, tmp_path: Path) -> None:
+    before = tiny_mace()
+    tuned = HeadAdapter(HeadOptions(name="cc")).attach(before).merge()
+    tuned.set_references({number: 2.0 for number in tuned.elements})
+    path = tmp_path / "both.model"
+    write_mace(tuned, path)
+    with pytest.raises(FoundationError, match="several heads; choose one of Default, cc"):
+        finetune.evaluate(path, workspace / "test.xyz", head="cc", against=path)
+    with pytest.raises(FoundationError, match="name one with --against"):
+        finetune.evaluate(path, workspace / "test.xyz", head="cc", against_head="Default")
+    beside = {"against": str(path), "against_head": "Default"}
+    found = finetune.evaluate(path, workspace / "test.xyz", head="cc", **beside)
+    assert found.names == (f"{path} (cc)", f"{path} (Default)")
+    assert found.foundation is not None
+    assert found.foundation.energy_mae != found.finetuned.energy_mae
+    assert found.foundation.forces_mae == pytest.approx(found.finetuned.forces_mae)
