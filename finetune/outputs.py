@@ -14,6 +14,7 @@ from finetune.foundation.adapter_folder import (
     AdapterRecord,
     Origin,
     reference_record,
+    weight_digests,
     write_record,
 )
 from finetune.foundation.potential import Potential
@@ -110,6 +111,7 @@ def _save_adapter(
         foundation=origin,
         reference_energies=reference_record(prepared.reference.references()),
         precision=recipe.train.precision,
+        sha256=weight_digests(folder),
         metadata=dict(metadata),
     )
     write_record(folder, record)

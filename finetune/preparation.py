@@ -31,7 +31,7 @@ from finetune.losses import sizing
 from finetune.losses.total import TotalLoss
 from finetune.plugins import training_defaults
 from finetune.recipe import Recipe
-from finetune.suitability import check_elements, check_labels, formula
+from finetune.suitability import check_adapted, check_elements, check_labels, formula
 from finetune.training.feeding import TrainingData
 from finetune.training.tracking import check_installed
 
@@ -114,6 +114,7 @@ class Preparation:
         given = {key: value for key, value in recipe.adapter.items() if key != "kind"}
         self.adapter = adapter(adapter.Options.model_validate(given))
         self.adapted = self.adapter.attach(self._accelerated(recipe))
+        check_adapted(self.adapted, recipe.adapter["kind"])
         mace_inside(self.adapted.potential)  # what cannot be stored is not trained
         self.notes += self.adapted.notes
 

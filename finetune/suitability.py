@@ -7,10 +7,31 @@ from collections.abc import Mapping, Sequence
 from ase.data import chemical_symbols
 from ase.symbols import Symbols
 
+from finetune.adapters.base import AdaptedPotential
 from finetune.data.labels import Structure
-from finetune.errors import DataError
+from finetune.errors import DataError, RecipeError
 from finetune.foundation.loading import Foundation
 from finetune.recipe import Recipe
+
+_KINDS = ("energy", "forces", "stress")
+
+
+def check_adapted(adapted: object, kind: str) -> None:
+    """Refuse what an adapter's ``attach`` returned if it cannot be trained.
+
+    Raises:
+        RecipeError: Saying what it lacks.
+    """
+    if not isinstance(adapted, AdaptedPotential):
+        raise RecipeError(
+            f"attach of the adapter '{kind}' returned a {type(adapted).__name__}, not a "
+            "finetune.AdaptedPotential."
+        )
+    if not adapted.trainable_parameters():
+        raise RecipeError(
+            f"the adapter '{kind}' leaves nothing to train: none of the parameters that it names "
+            "can change."
+        )
 
 
 def check_labels(recipe: Recipe, train: Sequence[Structure], valid: Sequence[Structure]) -> None:
@@ -21,9 +42,15 @@ def check_labels(recipe: Recipe, train: Sequence[Structure], valid: Sequence[Str
     """
     used = [
         kind
-        for kind in ("energy", "forces", "stress")
+        for kind in _KINDS
         if any(loss.kind == kind and loss.peak_weight > 0 for loss in recipe.losses.values())
     ]
+    switched_off = [name for name, loss in recipe.losses.items() if loss.kind in _KINDS]
+    if not used and switched_off:
+        raise DataError(
+            f"no loss on labels has a weight above 0 (losses.{switched_off[0]}.weight is 0), and "
+            "without labels nothing is learnt of their level of theory. Give it a weight."
+        )
     monitored = recipe.train.monitor.partition("_")[0]
     for name, structures, wanted in (
         ("training", train, used),
@@ -32,7 +59,7 @@ def check_labels(recipe: Recipe, train: Sequence[Structure], valid: Sequence[Str
         if not any(getattr(item, kind) is not None for item in structures for kind in wanted):
             present = [
                 kind
-                for kind in ("energy", "forces", "stress")
+                for kind in _KINDS
                 if any(getattr(item, kind) is not None for item in structures)
             ]
             raise DataError(

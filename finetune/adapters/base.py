@@ -15,7 +15,7 @@ from safetensors.torch import save as save_tensors
 
 from finetune.adapters.defaults import STANDARD, TrainingDefaults
 from finetune.adapters.patterns import block
-from finetune.errors import RunFolderError
+from finetune.errors import RecipeError, RunFolderError, suggestion
 from finetune.files import write_atomically
 from finetune.foundation.potential import Potential
 from finetune.foundation.wrapped import plain_name
@@ -31,6 +31,9 @@ class AdaptedPotential:
         potential: The potential; every parameter not among ``trainable`` is frozen here.
         trainable: Names (as in ``potential.named_parameters()``) of what may change.
         notes: What the user should be told before training.
+
+    Raises:
+        RecipeError: If the potential has no parameter of one of the names.
     """
 
     def __init__(
@@ -38,6 +41,13 @@ class AdaptedPotential:
     ) -> None:
         self.potential = potential
         self.notes = tuple(notes)
+        known = [name for name, _ in potential.named_parameters()]
+        unknown = sorted(trainable.difference(known))
+        if unknown:
+            raise RecipeError(
+                f"the adapter trains '{unknown[0]}', but the potential has no such parameter."
+                f"{suggestion(unknown[0], known)}"
+            )
         for name, parameter in potential.named_parameters():
             parameter.requires_grad_(name in trainable)
         self._names = frozenset(
@@ -104,7 +114,8 @@ def read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, 
     """Read the stored weights of an adapter, of the names and shapes expected.
 
     Raises:
-        RunFolderError: If the file is missing, damaged or belongs to another adapter.
+        RunFolderError: If the file is missing, damaged, holds weights that are not finite or
+            belongs to another adapter.
     """
     try:
         tensors = load_tensors(path.read_bytes())
@@ -113,6 +124,8 @@ def read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, 
     stored = {name: tensor.shape for name, tensor in tensors.items()}
     if stored != {name: tensor.shape for name, tensor in expected.items()}:
         raise RunFolderError(f"'{path}' belongs to another adapter or another foundation.")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise RunFolderError(f"'{path}' holds weights that are NaN or infinite.")
     return tensors
 
 

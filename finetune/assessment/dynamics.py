@@ -40,6 +40,7 @@ def md(
     overwrite: bool = False,
     against: str | Path | None = None,
     head: str | None = None,
+    against_head: str | None = None,
     device: str = "auto",
     dtype: str = "float64",
     counter: Counter | None = None,
@@ -62,6 +63,7 @@ def md(
         overwrite: Whether another test there may be replaced.
         against: The potential beside it; by default the foundation that ``path`` was tuned from.
         head: Name of the head of ``path`` that predicts.
+        against_head: Name of the head of ``against`` that predicts.
         device: ``auto``, ``cpu`` or a CUDA device.
         dtype: ``float64`` or ``float32``.
         counter: Shows the progress.
@@ -75,7 +77,8 @@ def md(
     """
     settings = settings or Settings()
     _check_test(ensembles, temperatures, structures, replicas, settings)
-    pair = open_pair(path, against, choose_dtype(dtype), choose_device(device), head)
+    opened_as = choose_dtype(dtype), choose_device(device)
+    pair = open_pair(path, against, *opened_as, head, against_head)
     found = structures_for(pair, files)
     chosen = chosen_structures(found, structures)
     for item in chosen:

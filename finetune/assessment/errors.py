@@ -37,6 +37,7 @@ def evaluate(
     *,
     against: str | Path | None = None,
     head: str | None = None,
+    against_head: str | None = None,
     subset_key: str = "config_type",
     worst: int = 5,
 ) -> Evaluated:
@@ -54,6 +55,7 @@ def evaluate(
         dtype: ``float64`` or ``float32``.
         against: The potential beside it; by default the foundation that ``path`` was tuned from.
         head: Name of the head of ``path`` that predicts.
+        against_head: Name of the head of ``against`` that predicts.
         subset_key: What names the subset of a structure in the files.
         worst: How many of the worst structures are listed.
 
@@ -61,7 +63,8 @@ def evaluate(
         FoundationError: If there is no potential at ``path``, or an element is unknown to it.
         DataError: For files that cannot be used.
     """
-    pair = open_pair(path, against, choose_dtype(dtype), choose_device(device), head)
+    opened_as = choose_dtype(dtype), choose_device(device)
+    pair = open_pair(path, against, *opened_as, head, against_head)
     label_names = label_keys({**trained_keys(pair), **(keys or {})})
     structures = read_structures(files, label_names, units=trained_units(pair), named=keys or ())
     check_pair(pair, structures)

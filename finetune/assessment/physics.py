@@ -43,6 +43,7 @@ def scan(
     to: str | Path | None = None,
     against: str | Path | None = None,
     head: str | None = None,
+    against_head: str | None = None,
     device: str = "auto",
     dtype: str = "float64",
     counter: Counter | None = None,
@@ -61,6 +62,7 @@ def scan(
         to: Folder for JSON and figures; by default ``scans/`` in the run folder.
         against: The potential beside it; by default the foundation that ``path`` was tuned from.
         head: Name of the head of ``path`` that predicts.
+        against_head: Name of the head of ``against`` that predicts.
         device: ``auto``, ``cpu`` or a CUDA device.
         dtype: ``float64`` or ``float32``; frequencies want the former.
         counter: Shows the progress.
@@ -79,7 +81,8 @@ def scan(
     if structures < 1:
         raise RecipeError(f"structures is {structures}; it must be above zero.")
     folder = output_folder(path, to, run_folder.SCANS)
-    pair = open_pair(path, against, choose_dtype(dtype), choose_device(device), head)
+    opened_as = choose_dtype(dtype), choose_device(device)
+    pair = open_pair(path, against, *opened_as, head, against_head)
     found = structures_for(pair, files)
     potentials, counter = pair.potentials, counter or Counter()
     chosen = [_named(item) for item in chosen_structures(found, structures)]

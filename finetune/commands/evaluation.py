@@ -34,6 +34,10 @@ Head = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Head of RUN that predicts, where there are several."),
 ]
+AgainstHead = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Head of the potential beside it that predicts."),
+]
 
 
 def evaluate(
@@ -47,6 +51,7 @@ def evaluate(
     ] = "config_type",
     against: Against = None,
     head: Head = None,
+    against_head: AgainstHead = None,
     worst: Annotated[int, typer.Option(help="Worst structures to list.", min=0)] = 5,
     to: Annotated[
         Optional[Path],  # noqa: UP045
@@ -72,6 +77,7 @@ def evaluate(
             dtype=precision,
             against=against,
             head=head,
+            against_head=against_head,
             subset_key=subset_key,
             worst=worst,
         )
@@ -119,6 +125,7 @@ def md(
     ] = None,
     against: Against = None,
     head: Head = None,
+    against_head: AgainstHead = None,
     to: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
@@ -154,6 +161,7 @@ def md(
             overwrite=overwrite,
             against=against,
             head=head,
+            against_head=against_head,
             device=device,
             dtype=precision,
             counter=Counter(None if quiet else console, plain),
@@ -188,6 +196,7 @@ def scan(
     ] = None,
     against: Against = None,
     head: Head = None,
+    against_head: AgainstHead = None,
     to: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--to", help="Folder for JSON and figures.", show_default="RUN/scans"),
@@ -214,6 +223,7 @@ def scan(
             to=to,
             against=against,
             head=head,
+            against_head=against_head,
             device=device,
             dtype=precision,
             counter=Counter(None if quiet else console),

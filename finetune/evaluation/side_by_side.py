@@ -57,6 +57,7 @@ def open_pair(
     dtype: torch.dtype,
     device: torch.device,
     head: str | None = None,
+    against_head: str | None = None,
 ) -> Pair:
     """Open a potential, and beside it another one or the foundation that it was tuned from.
 
@@ -69,18 +70,24 @@ def open_pair(
         dtype: Type of the weights.
         device: Where to compute.
         head: Name of the head of ``path`` that predicts.
+        against_head: Name of the head of ``against`` that predicts.
 
     Raises:
         FoundationError: If one that is named cannot be opened.
     """
+    if against is None and against_head is not None:
+        raise FoundationError(
+            f"the head '{against_head}' is to be of the potential beside it, but none is named: "
+            "name one with --against."
+        )
     tuned = load_foundation(path, dtype, device, head=head)
     origin = tuned.metadata.get("foundation") or {}
     if against is not None:
-        other = load_foundation(against, dtype, device)
-        if other.fingerprint == origin.get("fingerprint"):
+        other = load_foundation(against, dtype, device, head=against_head)
+        heads = {other.head, origin.get("head")} - {None}  # one of the only head need not be named
+        if other.fingerprint == origin.get("fingerprint") and len(heads) < 2:
             return _tuned_from(tuned, other)
-        names = Path(str(path)).name, Path(str(against)).name
-        return Pair(tuned, other, names if names[0] != names[1] else (str(path), str(against)))
+        return Pair(tuned, other, _names((path, head), (against, against_head)))
     if not origin:
         return Pair(tuned, None, (Path(str(path)).name, FOUNDATION))
     name = origin["name"]
@@ -93,6 +100,16 @@ def open_pair(
         note = f"without its foundation '{name}', which has changed since"
         return Pair(tuned, None, (TUNED, FOUNDATION), note)
     return _tuned_from(tuned, other)
+
+
+def _names(*opened: tuple[str | Path, str | None]) -> tuple[str, str]:
+    """Return names for two potentials that tell them apart: by file, by path or by head."""
+    for shown in (lambda path: Path(str(path)).name, str):
+        first, second = (shown(path) for path, _ in opened)
+        if first != second:
+            return first, second
+    first, second = (f"{path} ({head})" if head else str(path) for path, head in opened)
+    return first, second
 
 
 def _tuned_from(tuned: Foundation, foundation: Foundation) -> Pair:

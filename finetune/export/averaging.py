@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import torch
 
 from finetune.errors import FoundationError
 from finetune.foundation.adapter_folder import AdapterRecord
+from finetune.foundation.lineage import level_of_theory
 from finetune.foundation.potential import Potential
 from finetune.foundation.storage import mace_inside
 
@@ -33,6 +35,52 @@ class LoadedAdapter:
     trained: frozenset[str] = field(repr=False)
     sources: dict[str, float]
     needed: list[dict[str, Any]] = field(default_factory=list)
+
+
+OF_ONE_RUN = ("recipe", "metrics", "trained")
+"""What is true of one run alone, not of an average."""
+
+
+def check_weights(names: Any, weights: Any) -> None:
+    """Refuse what is not a list of names with a finite weight for each, or no weights at all.
+
+    Raises:
+        FoundationError: Saying what is expected.
+    """
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise FoundationError(f"give the adapters as a list of names, not {names!r}.")
+    if weights is None and names:
+        return
+    found = list(weights) if hasattr(weights, "__len__") else weights
+    numbers = isinstance(found, list) and all(
+        isinstance(item, Real) and math.isfinite(item) for item in found
+    )
+    if not numbers or not names or len(found) != len(names):
+        raise FoundationError(
+            f"give one finite weight for each of one or more adapters, not {found} for "
+            f"{len(names)}."
+        )
+
+
+def average_record(loaded: Sequence[LoadedAdapter], sources: Mapping[str, float]) -> AdapterRecord:
+    """Return the record of an average: what is true of every part, and its parts in the lineage."""
+    records = [item.record for item in loaded]
+    metadata = {
+        key: value
+        for key, value in records[0].metadata.items()
+        if key not in OF_ONE_RUN and all(item.metadata.get(key) == value for item in records)
+    }
+    for key in ("level_of_theory", "compositions"):
+        found = [item.metadata.get(key) or [] for item in records]
+        listed = [[value] if isinstance(value, str) else value for value in found]
+        metadata[key] = sorted({str(value) for values in listed for value in values}) or None
+    parts = ", ".join(f"{weight:g} × {path}" for path, weight in sources.items())
+    metadata["average"] = {
+        "name": f"average of {parts}",
+        "fingerprint": None,
+        "level_of_theory": level_of_theory(metadata),
+    }
+    return records[0].model_copy(update={"metadata": metadata})
 
 
 def check_alike(first: LoadedAdapter, other: LoadedAdapter, name: str, called: str) -> None:

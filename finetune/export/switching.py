@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -17,7 +16,13 @@ from finetune.data.graphs import GraphBatch
 from finetune.devices import choose_device, choose_dtype
 from finetune.environment import versions
 from finetune.errors import FoundationError, RunFolderError, suggestion, system_errors
-from finetune.export.averaging import LoadedAdapter, check_alike, combined
+from finetune.export.averaging import (
+    LoadedAdapter,
+    average_record,
+    check_alike,
+    check_weights,
+    combined,
+)
 from finetune.export.calculator import PotentialCalculator
 from finetune.foundation import storage
 from finetune.foundation.adapter_folder import (
@@ -50,7 +55,8 @@ class AdaptedFoundation:
         head: Head of a foundation that has several, for predictions without an adapter.
 
     Raises:
-        FoundationError: If there is no such foundation, or an adapter belongs to another.
+        FoundationError: If there is no such foundation, it is opened with another head already, or
+            an adapter belongs to another.
         RunFolderError: If the weights of an adapter are missing or damaged.
         RecipeError: If the device or the dtype is unknown.
     """
@@ -65,6 +71,13 @@ class AdaptedFoundation:
         head: str | None = None,
     ) -> None:
         self._device, self._dtype = choose_device(device), choose_dtype(dtype)
+        if isinstance(foundation, Foundation) and head not in (None, foundation.head):
+            raise FoundationError(
+                f"the foundation is opened already, with another head than '{head}': open it with "
+                f"load_foundation(…, head='{head}'), or give its path."
+            )
+        if not isinstance(adapters or {}, Mapping):
+            raise FoundationError("give the adapters as a mapping: {name: folder, …}.")
         if not isinstance(foundation, Foundation):
             foundation = load_foundation(foundation, head=head)
         self.foundation = foundation
@@ -139,7 +152,10 @@ class AdaptedFoundation:
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
-        """Predict with the foundation alone, exactly as it was opened, within a ``with`` block."""
+        """Predict with the foundation alone, exactly as it was opened, within a ``with`` block.
+
+        After it the adapter that was active before is active again, whatever was chosen within.
+        """
         before, self._active = self._active, None
         try:
             yield
@@ -175,15 +191,11 @@ class AdaptedFoundation:
             FoundationError: For an unknown or taken name, another number of weights than adapters,
                 or adapters that cannot be averaged.
         """
+        check_weights(adapters, weights)
         self._check_free(name)
         loaded = [self._known(item) for item in adapters]
         if weights is None:
             weights = [1.0 / len(loaded) for _ in loaded]
-        if not loaded or len(weights) != len(loaded) or not all(map(math.isfinite, weights)):
-            raise FoundationError(
-                f"give one finite weight for each of one or more adapters, not {list(weights)} for "
-                f"{len(loaded)}."
-            )
         first = loaded[0]
         for item, called in zip(loaded, adapters, strict=True):
             check_alike(first, item, adapters[0], called)
@@ -196,7 +208,8 @@ class AdaptedFoundation:
         for item, weight in zip(loaded, weights, strict=True):
             for path, share in item.sources.items():
                 sources[path] = sources.get(path, 0.0) + weight * share
-        self._keep(name, LoadedAdapter(first.record, average, first.trained, sources, first.needed))
+        record = average_record(loaded, sources)
+        self._keep(name, LoadedAdapter(record, average, first.trained, sources, first.needed))
 
     def calculator(self) -> PotentialCalculator:
         """Return an ASE calculator that follows `set_adapter` and `disable_adapter`."""
@@ -217,20 +230,22 @@ class AdaptedFoundation:
         place, chosen = Path(folder).expanduser(), self._loaded[self._active]
         if place.exists():
             raise RunFolderError(f"'{place}' exists. Choose another name.")
+        metadata = dict(chosen.record.metadata)
+        average = metadata.pop("average", None)  # a step of the descent
         metadata = {
-            **chosen.record.metadata,
+            **metadata,
             "name": self._active,
             "foundation": chosen.record.foundation.model_dump(),
-            "lineage": lineage(self.foundation),
+            "lineage": [*lineage(self.foundation), *filter(None, [average])],
             "adapters": chosen.sources,
             "versions": versions(),
         }
         storage.save(chosen.potential, place, metadata, adapters=chosen.needed)
 
     def _known(self, name: str) -> LoadedAdapter:
-        if name not in self._loaded:
+        if not isinstance(name, str) or name not in self._loaded:
             raise FoundationError(
-                f"no adapter '{name}' is loaded.{suggestion(name, self._loaded)} "
+                f"no adapter '{name}' is loaded.{suggestion(str(name), self._loaded)} "
                 f"Loaded: {', '.join(self._loaded) or 'none'}."
             )
         return self._loaded[name]

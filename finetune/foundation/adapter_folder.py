@@ -14,8 +14,10 @@ from ase.data import chemical_symbols
 from pydantic import Field, ValidationError
 
 from finetune.adapters import adapters
-from finetune.errors import FoundationError, RecipeError
+from finetune.errors import FoundationError, RecipeError, RunFolderError
 from finetune.files import write_atomically
+from finetune.foundation.download import digest
+from finetune.foundation.metadata import Metadata
 from finetune.foundation.potential import Potential
 from finetune.foundation.record import read_record
 from finetune.foundation.reference_energies import by_symbol
@@ -39,7 +41,8 @@ class AdapterRecord(Options):
     """What ``adapter.json`` holds.
 
     ``reference_energies`` (symbol -> eV) are those that the adapter was trained with, ``precision``
-    is the one it was trained in. ``metadata`` is free: level of theory, lineage.
+    is the one it was trained in. ``sha256`` (file name -> hex) reveals damage to the weights; empty
+    in folders of earlier releases. ``metadata`` is free: level of theory, lineage.
     """
 
     format: Literal["piwsl-finetune/adapter"] = "piwsl-finetune/adapter"
@@ -49,7 +52,8 @@ class AdapterRecord(Options):
     foundation: Origin
     reference_energies: dict[str, float]
     precision: Literal["float32", "float64"] = "float64"
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    sha256: dict[str, str] = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
 
     @property
     def adapter(self) -> dict[str, Any]:
@@ -77,11 +81,19 @@ class AdapterRecord(Options):
             weights: The adapter's folder; None for the adapter before any training.
 
         Raises:
-            FoundationError: If the kind is not known here, or its options have changed.
+            FoundationError: If the kind is not known here, its options have changed, or an element
+                has no reference energy.
             RunFolderError: If the weights are missing, damaged or another adapter's.
         """
-        potential.set_references(by_symbol(self.reference_energies))
+        symbols = [chemical_symbols[number] for number in potential.elements]
+        missing = [symbol for symbol in symbols if symbol not in self.reference_energies]
+        if missing:
+            raise FoundationError(
+                f"the adapter of the kind '{self.kind}' has no reference energy of "
+                f"{', '.join(missing)}: its '{ADAPTER_RECORD}' is damaged. Get a fresh copy of it."
+            )
         try:
+            potential.set_references(by_symbol(self.reference_energies))
             adapter = adapters.get(self.kind)
             adapted: AdaptedPotential = adapter(
                 adapter.Options.model_validate(self.options)
@@ -92,8 +104,18 @@ class AdapterRecord(Options):
                 "of your own, import the module that registers it, as it was when it was trained."
             ) from error
         if weights is not None:
+            self._check_files(weights)
             adapted.load(weights)
         return adapted
+
+    def _check_files(self, folder: Path) -> None:
+        for name, expected in self.sha256.items():
+            path = folder / name
+            if path.is_file() and digest(path) != expected:  # a missing file is told on loading
+                raise RunFolderError(
+                    f"'{path}' is damaged or was changed: its sha256 is not that in "
+                    f"'{ADAPTER_RECORD}'. Get a fresh copy of the folder."
+                )
 
 
 def structure_of(potential: Potential) -> tuple[type[Potential], frozenset[str]]:
@@ -124,6 +146,11 @@ def adapters_needed(
 def reference_record(energies: Mapping[int, float]) -> dict[str, float]:
     """Return reference energies by symbol instead of atomic number."""
     return {chemical_symbols[number]: energy for number, energy in energies.items()}
+
+
+def weight_digests(folder: Path) -> dict[str, str]:
+    """Return the sha256 (hex) of each file of weights that an adapter has written."""
+    return {path.name: digest(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
 def write_record(folder: Path, record: AdapterRecord) -> None:

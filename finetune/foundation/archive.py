@@ -16,6 +16,7 @@ import torch
 
 from finetune.errors import FoundationError
 from finetune.foundation.inert import Global, interpret
+from finetune.foundation.metadata import checked
 
 METADATA = "piwsl-finetune.json"
 """Entry beside the pickle in which this package keeps where a model comes from."""
@@ -124,7 +125,7 @@ class _Storages:
         if not isinstance(found, dict):
             raise ValueError(f"'{METADATA}' is not a mapping")
         json.dumps(found, ensure_ascii=False).encode()  # refuses half characters
-        return found
+        return checked(found)
 
     def open(self, reference: object) -> torch.Tensor:
         """Return the storage that a persistent id refers to, as a flat tensor."""

@@ -18,9 +18,23 @@ def lineage(foundation: Foundation) -> list[dict[str, Any]]:
     own = {
         "name": foundation.location,
         "fingerprint": foundation.fingerprint,
-        "level_of_theory": level_of_theory(metadata),
+        "level_of_theory": _level_of_head(foundation),
     }
     return [*ancestors(metadata), own]
+
+
+def _level_of_head(foundation: Foundation) -> str | None:
+    """Return the level of theory of the head that predicts, None where it is not known.
+
+    A run with the adapter `head` trains its new head alone; the others are its foundation's.
+    """
+    metadata, head = foundation.metadata, foundation.head
+    adapter = metadata.get("recipe", {}).get("adapter", {})
+    if adapter.get("kind") != "head" or head in (None, adapter.get("name")):
+        return level_of_theory(metadata)
+    before = ancestors(metadata)
+    chosen = (metadata.get("foundation") or {}).get("head")
+    return before[-1]["level_of_theory"] if before and chosen in (None, head) else None
 
 
 def level_of_theory(metadata: Mapping[str, Any]) -> str | None:

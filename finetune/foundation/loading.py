@@ -112,9 +112,11 @@ def merged_adapter(
     """Open an adapter's foundation and merge the adapter into it, as its run did.
 
     Raises:
-        FoundationError: If the foundation is not there any more or has changed.
+        FoundationError: If the foundation is not there any more, has changed, or is the adapter
+            itself.
     """
     record = read_adapter(folder)
+    _check_descent(folder)
     origin, precision = record.foundation, getattr(torch, record.precision)
     try:
         foundation = load_foundation(origin.name, precision, head=origin.head)
@@ -127,6 +129,23 @@ def merged_adapter(
     tuned = record.attach(foundation.potential, folder).merge()
     needed = adapters_needed(before, tuned, foundation.adapters, record.adapter)
     return reopened(tuned, dtype, head, record.metadata, needed)
+
+
+def _check_descent(folder: Path) -> None:
+    """Refuse an adapter whose foundation, or one further back, is the adapter itself."""
+    seen: list[Path] = []
+    while (folder / ADAPTER_RECORD).is_file() and not (folder / CONFIG).exists():
+        if folder.resolve() in seen:
+            raise FoundationError(
+                f"'{folder / ADAPTER_RECORD}' is damaged: the adapter names itself as its "
+                "foundation, directly or through others. Get a fresh copy of the folder."
+            )
+        seen.append(folder.resolve())
+        origin = read_adapter(folder).foundation.name
+        found = embedded().get(origin) or find(origin, None)
+        if found is None:
+            return  # told on opening it
+        folder = found
 
 
 def locate(name: str, beside: Path | None = None) -> Path:

@@ -36,4 +36,5 @@ def read_record(
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(map(str, fault["loc"]))
-        raise FoundationError(f"'{path}' is damaged at '{place}': {fault['msg']}.") from None
+        reason = fault["msg"].removeprefix("Value error, ")
+        raise FoundationError(f"'{path}' is damaged at '{place}': {reason}.") from None

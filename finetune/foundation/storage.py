@@ -27,6 +27,7 @@ from finetune.errors import FinetuneError, FoundationError, RecipeError
 from finetune.files import write_atomically
 from finetune.foundation import heads
 from finetune.foundation.mace import MacePotential
+from finetune.foundation.metadata import Metadata
 from finetune.foundation.potential import Potential
 from finetune.foundation.record import read_record
 from finetune.foundation.settings import MaceSettings
@@ -53,7 +54,7 @@ class StoredConfig(Options):
     head: str | None = None
     settings: MaceSettings
     adapters: tuple[dict[str, Any], ...] = ()
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
 
 
 def save(

@@ -24,7 +24,8 @@ def build_optimiser(adapted: AdaptedPotential, recipe: TrainRecipe) -> torch.opt
     last of ``learning_rate_factors`` that names the parameter or its block.
 
     Raises:
-        RecipeError: If one of ``learning_rate_factors`` names nothing that is trained.
+        RecipeError: If one of ``learning_rate_factors`` names nothing that is trained, or all
+            that is trained gets a factor of 0.
     """
     parameters = adapted.trainable_parameters()
     names = {name: plain_name(name) for name in parameters}
@@ -41,6 +42,11 @@ def build_optimiser(adapted: AdaptedPotential, recipe: TrainRecipe) -> torch.opt
             for pattern, given in recipe.learning_rate_factors.items():
                 factor = given if matches(names[name], pattern) else factor
             groups.setdefault((block, factor), []).append(parameter)
+    if not any(factor for _, factor in groups):
+        raise RecipeError(
+            "train.learning_rate_factors: every trained parameter gets a factor of 0, so that "
+            "nothing would be trained. Give one of them a factor above 0."
+        )
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimiser]
     return kind(
         [{"params": members, "factor": factor} for (_, factor), members in groups.items()],

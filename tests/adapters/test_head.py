@@ -9,9 +9,10 @@ import finetune
 from finetune.adapters.head import HeadAdapter
 from finetune.adapters.options import HeadOptions
 from finetune.data.graphs import GraphBatch, concatenate
-from finetune.errors import RecipeError
+from finetune.errors import FoundationError, RecipeError
 from finetune.export.merge import write_mace
-from finetune.foundation.loading import load_foundation
+from finetune.foundation.lineage import lineage
+from finetune.foundation.loading import Foundation, load_foundation
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.storage import load, save
 from finetune.testing import HarmonicPotential, tiny_mace
@@ -109,8 +110,49 @@ def test_a_run_adds_a_head(workspace: Path, tmp_path: Path, mixed_graphs: list[G
         assert difference.abs().max().item() < ROUNDING_ENERGY
 
 
+@pytest.mark.parametrize(
+    ("head", "chosen", "level"),
+    [
+        ("cc", None, "CCSD(T)"),
+        ("Default", None, "GFN2-xTB"),
+        ("Default", "Default", "GFN2-xTB"),
+        ("pbe", "Default", None),  # of a foundation with several heads
+    ],
+)
+def test_each_head_has_its_own_level_of_theory(
+    head: str, chosen: str | None, level: str | None, potential: MacePotential
+) -> None:
+    before = {"name": "tiny", "fingerprint": "0", "level_of_theory": "GFN2-xTB"}
+    metadata = {
+        "level_of_theory": ["CCSD(T)"],
+        "lineage": [before],
+        "foundation": {"name": "tiny", "fingerprint": "0", "head": chosen},
+        "recipe": {"adapter": {"kind": "head", "name": "cc"}},
+    }
+    run = Foundation("run", "run", potential, "1", metadata, head)
+    assert [item["level_of_theory"] for item in lineage(run)] == ["GFN2-xTB", level]
+
+
 def test_what_cannot_have_a_head_says_so() -> None:
     with pytest.raises(RecipeError, match="has a head 'Default' already.*head=Default"):
         HeadAdapter(HeadOptions(name="Default")).attach(tiny_mace())
     with pytest.raises(RecipeError, match="HarmonicPotential cannot have more heads"):
         HeadAdapter(HeadOptions(name="new")).attach(HarmonicPotential())
+
+
+def test_two_heads_of_one_file_are_held_side_by_side(workspace: Path, tmp_path: Path) -> None:
+    before = tiny_mace()
+    tuned = HeadAdapter(HeadOptions(name="cc")).attach(before).merge()
+    tuned.set_references({number: 2.0 for number in tuned.elements})
+    path = tmp_path / "both.model"
+    write_mace(tuned, path)
+    with pytest.raises(FoundationError, match="several heads; choose one of Default, cc"):
+        finetune.evaluate(path, workspace / "test.xyz", head="cc", against=path)
+    with pytest.raises(FoundationError, match="name one with --against"):
+        finetune.evaluate(path, workspace / "test.xyz", head="cc", against_head="Default")
+    beside = {"against": str(path), "against_head": "Default"}
+    found = finetune.evaluate(path, workspace / "test.xyz", head="cc", **beside)
+    assert found.names == (f"{path} (cc)", f"{path} (Default)")
+    assert found.foundation is not None
+    assert found.foundation.energy_mae != found.finetuned.energy_mae
+    assert found.foundation.forces_mae == pytest.approx(found.finetuned.forces_mae)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import finetune
 from finetune.data.graphs import GraphBatch, concatenate
@@ -147,6 +148,9 @@ def test_disabled_it_is_exactly_the_foundation(
         assert same(several, foundation, batch)
     assert several.active_adapter == "lora"
     assert not same(several, foundation, batch)
+    with several.disable_adapter():
+        several.set_adapter("readout")
+    assert several.active_adapter == "lora"
     with pytest.raises(ZeroDivisionError), several.disable_adapter():
         raise ZeroDivisionError
     assert several.active_adapter == "lora"
@@ -187,7 +191,7 @@ def test_an_average_is_that_of_the_weight_changes(
 
 
 def test_an_average_is_stored_and_is_a_foundation(
-    several: AdaptedFoundation, workspace: Path, tmp_path: Path, batch: GraphBatch
+    several: AdaptedFoundation, runs: Path, workspace: Path, tmp_path: Path, batch: GraphBatch
 ) -> None:
     several.add_weighted_adapter(["lora", "wider"], [0.3, 0.7])
     several.set_adapter("average")
@@ -195,12 +199,14 @@ def test_an_average_is_stored_and_is_a_foundation(
     stored = load_foundation(tmp_path / "average")
     assert same(several, stored.potential, batch)
     assert sorted(stored.metadata["adapters"].values()) == [0.3, 0.7]
+    assert not {"recipe", "metrics", "trained"} & set(stored.metadata)
     with pytest.raises(RunFolderError, match="exists"):
         several.save(tmp_path / "average")
     foundation = str(tmp_path / "average")
     again = recipe_for(workspace, tmp_path / "run", foundation=foundation, train={"epochs": 1})
     names = [item["name"] for item in finetune.validate(again).lineage]
-    assert names == [str(workspace / "foundation"), foundation]
+    average = f"average of 0.3 × {runs / 'lora' / 'adapter'}, 0.7 × {runs / 'wider' / 'adapter'}"
+    assert names == [str(workspace / "foundation"), average, foundation]
     with several.disable_adapter(), pytest.raises(FoundationError, match="no adapter is active"):
         several.save(tmp_path / "nothing")
 
@@ -225,6 +231,12 @@ def test_the_calculator_follows_the_active_adapter(
 def test_names_are_checked(several: AdaptedFoundation, runs: Path) -> None:
     with pytest.raises(FoundationError, match=r"no adapter 'lor' is loaded. Did you mean 'lora'"):
         several.set_adapter("lor")
+    with pytest.raises(FoundationError, match="no adapter '5' is loaded"):
+        several.set_adapter(5)  # type: ignore[arg-type]
+    with pytest.raises(FoundationError, match="as a mapping"):
+        AdaptedFoundation(several.foundation, [runs / "lora"])  # type: ignore[arg-type]
+    with pytest.raises(FoundationError, match="opened already, with another head than 'nope'"):
+        AdaptedFoundation(several.foundation, head="nope")
     with pytest.raises(FoundationError, match="'lora' is loaded already"):
         several.load_adapter(runs / "lora" / "adapter")
     several.set_adapter("lora")
@@ -241,9 +253,12 @@ def test_what_cannot_be_averaged(several: AdaptedFoundation) -> None:
         (["readout", "again"], [1.0], "one finite weight for each"),
         (["readout", "again"], [1.0, float("nan")], "one finite weight for each"),
         ([], None, "one finite weight for each"),
+        (["readout"], ["x"], "one finite weight for each"),
+        (["readout"], 1.0, "one finite weight for each"),
+        ("readout", [1.0], "as a list of names"),
     ):
         with pytest.raises(FoundationError, match=message):
-            several.add_weighted_adapter(adapters, weights)
+            several.add_weighted_adapter(adapters, weights)  # type: ignore[arg-type]
     with pytest.raises(FoundationError, match="is loaded already"):
         several.add_weighted_adapter(["readout", "again"], name="lora")
 
@@ -272,6 +287,9 @@ def test_faulty_adapter_folders_are_explained(runs: Path, tmp_path: Path) -> Non
         ({"options": {"rnk": 2}}, "cannot be attached"),
         ({"format_version": 2}, "damaged at 'format_version'"),
         ({"reference_energies": 3}, "damaged at 'reference_energies'"),
+        ({"reference_energies": {"H": 1.0}}, "no reference energy of C, N, O"),
+        ({"foundation": {**origin, "name": str(folder)}}, "names itself as its foundation"),
+        ({"metadata": {"recipe": 5}}, "damaged at 'metadata': its entry 'recipe'"),
     ):
         (folder / "adapter.json").write_text(json.dumps({**stored, **changes}))
         with pytest.raises(FoundationError, match=message):
@@ -279,3 +297,47 @@ def test_faulty_adapter_folders_are_explained(runs: Path, tmp_path: Path) -> Non
     (folder / "adapter.json").write_text("{")
     with pytest.raises(FoundationError, match="cannot be read"):
         load_foundation(folder)
+
+
+def damaged(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0x40
+    path.write_bytes(content)
+
+
+def nan(path: Path) -> None:
+    tensors = load_file(path)
+    next(iter(tensors.values())).view(-1)[0] = float("nan")
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize("name", ["lora", "readout"])
+@pytest.mark.parametrize(
+    ("change", "recorded", "message"),
+    [
+        (damaged, True, "is damaged or was changed"),
+        (nan, True, "is damaged or was changed"),
+        (nan, False, "NaN or infinite"),
+    ],
+)
+def test_damaged_weights_of_an_adapter_are_refused(
+    change: Callable[[Path], None],
+    recorded: bool,
+    message: str,
+    name: str,
+    runs: Path,
+    several: AdaptedFoundation,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "adapter"
+    shutil.copytree(runs / name / "adapter", folder)
+    (weights,) = folder.glob("*.safetensors")
+    if not recorded:  # as earlier releases wrote it
+        record = json.loads((folder / "adapter.json").read_text())
+        assert list(record.pop("sha256")) == [weights.name]
+        (folder / "adapter.json").write_text(json.dumps(record))
+        load_foundation(folder)
+    change(weights)
+    for opened in (load_foundation, several.load_adapter):
+        with pytest.raises(RunFolderError, match=rf"{weights.name}' .*{message}"):
+            opened(folder)

@@ -8,6 +8,7 @@ import torch
 
 from finetune.data.graphs import GraphBatch, concatenate
 from finetune.errors import FoundationError
+from finetune.foundation.description import describe
 from finetune.foundation.loading import load_foundation
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.storage import CONFIG, WEIGHTS, load, save
@@ -80,6 +81,29 @@ def test_damage_is_named(stored: Path, damage: str) -> None:
     spoil(stored)
     with pytest.raises(FoundationError, match=message):
         load_foundation(stored)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "entry"),
+    [
+        ({"recipe": 5}, "recipe"),
+        ({"recipe": {"data": []}}, "recipe.data"),
+        ({"recipe": {"data": {"keys": 5}}}, "recipe.data.keys"),
+        ({"recipe": {"data": {"units": {"length": "furlong"}}}}, "recipe.data.units.length"),
+        ({"foundation": 5}, "foundation"),
+        ({"foundation": {"name": "tiny"}}, "foundation.fingerprint"),
+        ({"compositions": "C2"}, "compositions"),
+    ],
+)
+def test_metadata_of_other_types_are_named(
+    stored: Path, metadata: dict[str, object], entry: str
+) -> None:
+    _edit(stored / CONFIG, metadata={"a note": 5, "lineage": 5})
+    load_foundation(stored)
+    _edit(stored / CONFIG, metadata=metadata)
+    for opened in (load_foundation, describe):
+        with pytest.raises(FoundationError, match=rf"config.json' is damaged .* '{entry}' is not"):
+            opened(str(stored))
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:

@@ -103,6 +103,8 @@ def test_groups_have_learning_rates_of_their_own(potential: MacePotential) -> No
     assert len(set(rates.values())) == 4
     with pytest.raises(RecipeError, match="factors: .*'readout' .* Did you mean 'readouts"):
         build_optimiser(adapted, TrainRecipe(learning_rate_factors={"readout": 2.0}))
+    with pytest.raises(RecipeError, match="factors: .* nothing would be trained"):
+        build_optimiser(adapted, TrainRecipe(learning_rate_factors={"*": 0.0}))
 
 
 def test_soft_freezing_slows_what_it_names(workspace: Path, tmp_path: Path) -> None:
