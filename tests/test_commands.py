@@ -92,9 +92,12 @@ def test_evaluate_puts_any_two_potentials_side_by_side(
 
 
 def test_evaluate_takes_other_keys(run_folder: Path, workspace: Path) -> None:
-    arguments = ["evaluate", str(run_folder), str(workspace / "test.xyz"), "--energy-key", "nope"]
-    done = runner.invoke(app, [*arguments, "--json"])
-    assert json.loads(done.stdout)["finetuned"]["energy_mae"] is None
+    arguments = ["evaluate", str(run_folder), str(workspace / "test.xyz"), "--energy-key"]
+    found = json.loads(runner.invoke(app, [*arguments, "REF_energy", "--json"]).stdout)
+    assert found["finetuned"]["labelled_energies"] == 6
+    missing = runner.invoke(app, [*arguments, "nope"])
+    assert missing.exit_code == 2
+    assert "'nope'" in missing.stderr
 
 
 def test_md_is_run_once_and_goes_on(run_folder: Path, workspace: Path, tmp_path: Path) -> None:

@@ -304,9 +304,9 @@ def test_the_earlier_run_waits_until_its_successor_is_done(workspace: Path, tmp_
 @pytest.mark.parametrize(
     "left",
     [
-        [".environment.json.x1"],
+        [".environment.json.x1_x1_x1"],
         ["environment.json"],
-        ["environment.json", ".recipe.yaml.x1"],
+        ["environment.json", ".recipe.yaml.x1_x1_x1"],
         ["environment.json", "recipe.yaml", "metrics.jsonl"],
         ["environment.json", "recipe.yaml", "metrics.jsonl", "checkpoints/.step-0.x/state.json"],
     ],
