@@ -38,12 +38,12 @@ def costs(stored: dict[str, Any]) -> list[str]:
 
 
 def sweep(stored: dict[str, Any], level: str) -> list[str]:
-    """Errors relative to energies alone: geometric mean, and range in brackets."""
+    """Errors relative to energies alone: geometric mean of the cases run, and range in brackets."""
     runs = stored["runs"]
     arms = dict.fromkeys(name.partition(" | ")[0] for name in runs)
     cases = dict.fromkeys(name.partition(" | ")[2] for name in runs)
     cases = [case for case in cases if f", {level}, " in case]
-    arms = [arm for arm in arms if all(f"{arm} | {case}" in runs for case in cases)]
+    arms = [arm for arm in arms if any(f"{arm} | {case}" in runs for case in cases)]
     alone = arms[0]
     fields = {"finetuned energy_mae": "energy MAE", "finetuned forces_mae": "force MAE"}
     fields = {f: shown for f, shown in fields.items() if runs[f"{alone} | {cases[0]}"][f]}
@@ -52,7 +52,11 @@ def sweep(stored: dict[str, Any], level: str) -> list[str]:
     for arm in arms:
         cells = []
         for field in fields:
-            ratios = [runs[f"{arm} | {c}"][field] / runs[f"{alone} | {c}"][field] for c in cases]
+            ratios = [
+                runs[f"{arm} | {case}"][field] / runs[f"{alone} | {case}"][field]
+                for case in cases
+                if f"{arm} | {case}" in runs
+            ]
             mean = math.exp(statistics.mean(math.log(ratio) for ratio in ratios))
             cells.append(f"{mean:.2f} ({min(ratios):.2f}–{max(ratios):.2f})")
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
