@@ -116,7 +116,7 @@ def test_a_stop_within_an_epoch_keeps_its_place(
     assert outcome(tmp_path / "run") == undisturbed
 
 
-def kill_often(workspace: Path, folder: Path, kills: int, epochs: int, seed: int) -> None:
+def assert_kills_change_nothing(workspace: Path, folder: Path, kills: int, epochs: int, seed: int) -> None:
     recipe = recipe_in(workspace, folder / "killed", train=train(epochs=epochs))
     path = folder / "recipe.yaml"
     path.write_text(recipe.dump())
@@ -138,12 +138,12 @@ def kill_often(workspace: Path, folder: Path, kills: int, epochs: int, seed: int
 
 
 def test_kills_change_nothing(workspace: Path, tmp_path: Path) -> None:
-    kill_often(workspace, tmp_path, kills=4, epochs=8, seed=0)
+    assert_kills_change_nothing(workspace, tmp_path, kills=4, epochs=8, seed=0)
 
 
 @pytest.mark.slow
 def test_twenty_kills_change_nothing(workspace: Path, tmp_path: Path) -> None:
-    kill_often(workspace, tmp_path, kills=20, epochs=60, seed=1)
+    assert_kills_change_nothing(workspace, tmp_path, kills=20, epochs=60, seed=1)
 
 
 @pytest.fixture
