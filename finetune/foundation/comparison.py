@@ -87,19 +87,25 @@ class _Comparison:
         for name in expected:
             if name not in mine:
                 raise _difference(found.place(name), "nothing", describe(expected[name]))
+        constants = fresh.table("_buffers") if table == "_parameters" else {}
         for name in mine:
-            if name not in expected:
+            if name not in expected and name not in constants:
                 raise _difference(found.place(name), describe(mine[name]), "nothing")
 
     def _buffers(self, found: Part, fresh: Part) -> None:
         expected = fresh.table("_buffers")
-        for name, value in found.table("_buffers").items():
-            if value is None and expected.get(name) is None:
-                continue
-            place, mine = found.place(name), found.tensor(name)
-            if name not in expected:
-                raise _difference(place, describe(value), "nothing")
-            self.values(mine, expected[name], place)
+        # MACE's fine-tuning turns the frequencies of the Bessel functions, a buffer, into a
+        # parameter that it does not train.
+        for table in ("_buffers", "_parameters"):
+            for name, value in found.table(table).items():
+                if table == "_parameters" and name not in expected:
+                    continue
+                if value is None and expected.get(name) is None:
+                    continue
+                place, mine = found.place(name), found.tensor(name, table)
+                if name not in expected:
+                    raise _difference(place, describe(value), "nothing")
+                self.values(mine, expected[name], place)
 
     def _attributes(self, found: Part, fresh: Part) -> None:
         for name, value in found.state.items():

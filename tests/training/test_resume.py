@@ -116,7 +116,9 @@ def test_a_stop_within_an_epoch_keeps_its_place(
     assert outcome(tmp_path / "run") == undisturbed
 
 
-def assert_kills_change_nothing(workspace: Path, folder: Path, kills: int, epochs: int, seed: int) -> None:
+def assert_kills_change_nothing(
+    workspace: Path, folder: Path, kills: int, epochs: int, seed: int
+) -> None:
     recipe = recipe_in(workspace, folder / "killed", train=train(epochs=epochs))
     path = folder / "recipe.yaml"
     path.write_text(recipe.dump())
