@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from finetune import run_folder, sanity
+from finetune import run_files, run_folder, sanity
 from finetune.environment import environment
 from finetune.evaluation.report import write_ladder
-from finetune.files import write_folder
+from finetune.files import write_folder, write_json
 from finetune.preparation import Preparation
 from finetune.recipe import Recipe
 from finetune.result import RunResult
@@ -120,8 +120,8 @@ def climb(
 
 
 def _finish(result: RunResult, last: Path, recipe: Recipe) -> None:
-    folder, bundle = result.folder, last / run_folder.BUNDLE
+    folder, bundle = result.folder, last / run_files.BUNDLE
     files = {path.name: path.read_bytes() for path in bundle.iterdir()}
-    write_folder(folder / run_folder.BUNDLE, files)
-    write_ladder(result, recipe, folder / run_folder.REPORT)
-    run_folder.write_json(folder / run_folder.RESULT, result.as_dict())
+    write_folder(folder / run_files.BUNDLE, files)
+    write_ladder(result, recipe, folder / run_files.REPORT)
+    write_json(folder / run_files.RESULT, result.as_dict())

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from finetune import run_folder
+from finetune import run_files
 from finetune.environment import versions
 from finetune.evaluation.report import Page, write_curve, write_report
+from finetune.files import write_json
 from finetune.foundation import storage
 from finetune.foundation.adapter_folder import (
     AdapterRecord,
@@ -55,9 +56,9 @@ def write(
         recipe=recipe,
         environment=prepared.environment,
     )
-    write_report(page, folder / run_folder.REPORT)
-    write_curve(result.history, result.best_epoch, folder / run_folder.CURVE)
-    run_folder.write_json(folder / run_folder.RESULT, result.as_dict())
+    write_report(page, folder / run_files.REPORT)
+    write_curve(result.history, result.best_epoch, folder / run_files.CURVE)
+    write_json(folder / run_files.RESULT, result.as_dict())
 
 
 def write_potential(
@@ -94,13 +95,13 @@ def write_potential(
         "citation": CITATION,
     }
     _save_adapter(prepared, tuned, origin, metadata)
-    storage.save(tuned, folder / run_folder.BUNDLE, metadata, adapters=needed)
+    storage.save(tuned, folder / run_files.BUNDLE, metadata, adapters=needed)
 
 
 def _save_adapter(
     prepared: Preparation, tuned: Potential, origin: Origin, metadata: Mapping[str, Any]
 ) -> None:
-    recipe, folder = prepared.recipe, prepared.folder / run_folder.ADAPTER
+    recipe, folder = prepared.recipe, prepared.folder / run_files.ADAPTER
     adapted = prepared.adapted
     if getattr(adapted.potential, "acceleration", "none") != "none":
         adapted = prepared.adapter.attach(deepcopy(tuned))  # the same weights in MACE's own layers

@@ -1,9 +1,8 @@
-"""The folder that a run leaves behind."""
+"""The folder of a run: who may write there, and what happens to an earlier run."""
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,41 +12,21 @@ from typing import Any, Literal, get_args
 from filelock import FileLock, Timeout
 
 from finetune.errors import FinetuneError, RunFolderError, RunStoppedError, TrainingError
-from finetune.files import write_atomically
+from finetune.files import write_atomically, write_json
 from finetune.recipe import Recipe
 from finetune.resources import expanded
-
-RECIPE, ENVIRONMENT, METRICS, REPORT = (
-    "recipe.yaml",
-    "environment.json",
-    "metrics.jsonl",
-    "report.html",
+from finetune.run_files import (
+    CHECKPOINTS,
+    ENVIRONMENT,
+    METRICS,
+    RECIPE,
+    RESULT,
+    STAGES,
+    TENSORBOARD,
+    WANDB,
+    foreign,
 )
-BUNDLE, ADAPTER, RESULT = "model", "adapter", "result.json"
-ADAPTER_RECORD = "adapter.json"
-CHECKPOINTS = "checkpoints"
-STAGES = "stages"
-EVALUATION, STABILITY, SCANS = "evaluation", "stability", "scans"
-CURVE, TENSORBOARD, WANDB = "learning-curve.png", "tensorboard", "wandb"
-STATE_TENSORS, STATE, STATE_MANIFEST = "state.safetensors", "state.json", "manifest.json"
-_FOLDERS = {BUNDLE, ADAPTER, CHECKPOINTS}
-_FILES = {
-    *(RECIPE, ENVIRONMENT, METRICS, REPORT, RESULT, CURVE),
-    *("config.json", "model.safetensors", ADAPTER_RECORD, "adapter.safetensors"),
-    *("adapter_config.json", "adapter_model.safetensors"),
-    *(STATE_TENSORS, STATE, STATE_MANIFEST, f".{STABILITY}.lock"),
-}
-_WITHIN = {
-    EVALUATION: r"evaluation\.json|(statistics|structures)\.csv|parity\.png",
-    STABILITY: r"stability\.json|nv[et]-.*K-structure\d+-replica\d+\.(traj|json|cut|state\.npz)",
-    SCANS: r"scans\.json|(dimer|bond|torsion|volume|labelled)\.png",
-    TENSORBOARD: r"events\.out\.tfevents\..+",
-    WANDB: r"\.?wandb",
-    STAGES: r"\..+\.lock",
-}
-"""All that a run and its tests write: a folder that holds anything else is never replaced."""
-_UNFINISHED = re.compile(r"\.(.+)\.\w{8}(\.earlier)?")
-"""What a kill leaves of a file or folder while it is written."""
+
 Resume = Literal["no", "auto", "must"]
 """Whether a run goes on from the checkpoint in its folder: never, if there is one, or or else."""
 
@@ -134,7 +113,7 @@ def _check_free(folder: Path, overwrite: bool, resume: bool) -> None:
         raise RunFolderError(f"'{folder}' is a file; choose another output.")
     if not any(folder.iterdir()):
         return
-    strange = _strange(folder)
+    strange = foreign(folder)
     if strange or not ((folder / ENVIRONMENT).is_file() or _abandoned(folder)):
         named = f" ('{strange}')" if strange else ""
         raise RunFolderError(
@@ -152,33 +131,6 @@ def _check_free(folder: Path, overwrite: bool, resume: bool) -> None:
         f"'{folder}' holds an unfinished run. Go on with --resume auto, choose another "
         "output=FOLDER, or add --overwrite."
     )
-
-
-def _strange(folder: Path, within: str = "") -> str | None:
-    """Return the relative name of something that no run has written, top level first, or None."""
-    items = sorted(folder.iterdir())
-    for item in items:
-        if not _ours(item, within):
-            return item.name
-    for item in items:
-        if item.is_dir() and not item.is_symlink() and within != WANDB:  # it names files freely
-            part = item.name if not within and item.name in _WITHIN else within
-            found = _strange(item, "" if within == STAGES else part)
-            if found:
-                return f"{item.name}/{found}"
-    return None
-
-
-def _ours(item: Path, within: str) -> bool:
-    """Return whether a run, or a test in the part of it that ``within`` names, writes this."""
-    folder = item.is_dir() and not item.is_symlink()
-    unfinished = _UNFINISHED.fullmatch(item.name)
-    name = unfinished[1] if unfinished else item.name
-    if within:
-        return bool(re.fullmatch(_WITHIN[within], name)) or (folder and within != WANDB)
-    if folder:
-        return name in {*_WITHIN, *_FOLDERS} or item.name.startswith(("step-", ".step-"))
-    return name in _FILES
 
 
 @contextmanager
@@ -313,8 +265,3 @@ def _learnt(folder: Path) -> bool:
     if (folder / RESULT).is_file():
         return True
     return any(folder.glob(steps)) or any(folder.glob(f"{STAGES}/*/{steps}"))
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())

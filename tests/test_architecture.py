@@ -20,6 +20,7 @@ FLOORS = [
     {"sections"},
     {"recipe"},
     {"schema"},
+    {"run_files"},
     {"run_folder"},
     {"devices", "quantities"},
     {"data"},

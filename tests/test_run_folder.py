@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from finetune import run_folder
+from finetune import run_files, run_folder
 from finetune.errors import RunFolderError
 from finetune.evaluation import evaluation_folder as evaluated
 from finetune.evaluation.scans import outcome as scans
 from finetune.evaluation.stability import outcome as stability
+from finetune.files import write_json
 
 FACTS: dict[str, Any] = {"seed": 0}
 
@@ -19,7 +20,7 @@ def finish(folder: Path, seed: int) -> None:
     """Do what a run does to its folder, from the first mark to the result."""
     folder = run_folder.place(str(folder))
     with run_folder.opened(folder, f"seed: {seed}\n", FACTS, resuming=False):
-        run_folder.write_json(folder / run_folder.RESULT, {"seed": seed})
+        write_json(folder / run_files.RESULT, {"seed": seed})
 
 
 def test_another_run_keeps_out(tmp_path: Path) -> None:
@@ -44,7 +45,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     for seed in range(3):
         finish(tmp_path / "link", seed)
-        assert f'"seed": {seed}' in (tmp_path / "real" / run_folder.RESULT).read_text()
+        assert f'"seed": {seed}' in (tmp_path / "real" / run_files.RESULT).read_text()
     assert sorted(os.listdir(tmp_path)) == ["link", "real"]
     assert (tmp_path / "link").is_symlink()
 
@@ -57,11 +58,11 @@ def test_an_earlier_run_survives_one_that_cannot_begin(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_folder, "write_atomically", full)
+    monkeypatch.setattr("finetune.files.write_atomically", full)
     with pytest.raises(RunFolderError, match="No space left"):
         finish(tmp_path / "run", 2)
     monkeypatch.undo()
-    assert '"seed": 1' in (tmp_path / "run" / run_folder.RESULT).read_text()
+    assert '"seed": 1' in (tmp_path / "run" / run_files.RESULT).read_text()
     assert sorted(os.listdir(tmp_path)) == ["run"]
 
 

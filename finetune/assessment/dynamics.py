@@ -11,7 +11,7 @@ from typing import cast, get_args
 import numpy as np
 from ase import Atoms
 
-from finetune import run_folder
+from finetune import run_files, run_folder
 from finetune.assessment.shared import chosen_structures, empty, output_folder, structures_for
 from finetune.data.labels import to_atoms
 from finetune.devices import choose_device, choose_dtype
@@ -94,7 +94,7 @@ def md(
         for index in range(len(starts))
         for replica in range(replicas)
     ]
-    folder = output_folder(path, to, run_folder.STABILITY)
+    folder = output_folder(path, to, run_files.STABILITY)
     with run_folder.alone(folder):
         if overwrite:
             empty(folder, FILES)

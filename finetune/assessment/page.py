@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jinja2 import TemplateError
 
-from finetune import run_folder
+from finetune import run_files
 from finetune.assessment.errors import evaluate
 from finetune.errors import DataError, RunFolderError, system_errors
 from finetune.evaluation.metrics import Errors, LabelledPredictions
@@ -46,18 +46,18 @@ def report(path: str | Path, device: str = "auto", dtype: str = "float64") -> Pa
         RunFolderError: If there is no finished run, or its files are damaged.
     """
     folder = Path(path)
-    if not (folder / run_folder.RESULT).is_file():
+    if not (folder / run_files.RESULT).is_file():
         raise RunFolderError(f"'{path}' holds no finished run to report on.")
-    result = _read(folder / run_folder.RESULT, **_RESULT)
+    result = _read(folder / run_files.RESULT, **_RESULT)
     if "stages" in result:
-        for stage in _read(folder / run_folder.RESULT, stages=dict)["stages"]:
-            report(folder / run_folder.STAGES / stage, device, dtype)
-        return folder / run_folder.REPORT
-    recipe = Recipe.load(folder / run_folder.RECIPE)
-    history = _history(folder / run_folder.METRICS)
-    facts = _read(folder / run_folder.ENVIRONMENT, versions=dict)
-    stability = folder / run_folder.STABILITY / STABILITY
-    scans = folder / run_folder.SCANS / SCANS
+        for stage in _read(folder / run_files.RESULT, stages=dict)["stages"]:
+            report(folder / run_files.STAGES / stage, device, dtype)
+        return folder / run_files.REPORT
+    recipe = Recipe.load(folder / run_files.RECIPE)
+    history = _history(folder / run_files.METRICS)
+    facts = _read(folder / run_files.ENVIRONMENT, versions=dict)
+    stability = folder / run_files.STABILITY / STABILITY
+    scans = folder / run_files.SCANS / SCANS
     try:
         page = Page(
             name=folder.resolve().name,
@@ -70,13 +70,13 @@ def report(path: str | Path, device: str = "auto", dtype: str = "float64") -> Pa
             stability=_read(stability, **_STABILITY) if stability.is_file() else None,
             scans=_read(scans, **_SCANS) if scans.is_file() else None,
         )
-        write_report(page, folder / run_folder.REPORT)
+        write_report(page, folder / run_files.REPORT)
     except (AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
         raise RunFolderError(
             f"a result in '{folder}' is damaged ({type(error).__name__}: {error}). Make it anew "
             "or remove it."
         ) from error
-    return folder / run_folder.REPORT
+    return folder / run_files.REPORT
 
 
 def _shown(

@@ -8,7 +8,7 @@ from pathlib import Path
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 
-from finetune import run_folder
+from finetune import run_files
 from finetune.assessment.shared import chosen_structures, output_folder, structures_for
 from finetune.data.labels import Structure, to_atoms
 from finetune.devices import choose_device, choose_dtype
@@ -80,7 +80,7 @@ def scan(
             )
     if structures < 1:
         raise RecipeError(f"structures is {structures}; it must be above zero.")
-    folder = output_folder(path, to, run_folder.SCANS)
+    folder = output_folder(path, to, run_files.SCANS)
     opened_as = choose_dtype(dtype), choose_device(device)
     pair = open_pair(path, against, *opened_as, head, against_head)
     found = structures_for(pair, files)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune import run_folder
+from finetune import run_files
 from finetune.data.labels import Structure
 from finetune.data.reading import read_structures
 from finetune.errors import DataError, RunFolderError
@@ -31,12 +31,12 @@ def output_folder(path: str | Path, to: str | Path | None, kind: str) -> Path:
         RunFolderError: If there is no run folder and no other is named, or a file or the top level
             of a run folder is in the way.
     """
-    if to is None and not (Path(path) / run_folder.RECIPE).is_file():
+    if to is None and not (Path(path) / run_files.RECIPE).is_file():
         raise RunFolderError(f"'{path}' is no run folder: name a folder to write to with --to.")
     folder = Path(path) / kind if to is None else Path(to)
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"'{folder}' is a file; name a folder.")
-    if (folder / run_folder.RECIPE).is_file():
+    if (folder / run_files.RECIPE).is_file():
         raise RunFolderError(f"'{folder}' is a run folder; choose another --to, '{folder / kind}'.")
     return folder
 

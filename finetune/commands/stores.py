@@ -20,7 +20,7 @@ def store(
 ) -> None:
     """Put structures and labels into one HDF5 file: `data convert` to a name ending in .h5."""
     with user_errors():
-        from finetune.data.store import check_suffix
+        from finetune.data.store_writing import check_suffix
 
         check_suffix(to)
     convert(files, to, energy_key, forces_key, stress_key)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import zipfile
-from pathlib import Path
 
 from finetune.data.formats.ani import open_ani
 from finetune.data.formats.arrays import open_npz
@@ -12,17 +11,11 @@ from finetune.data.formats.frames import Frames
 from finetune.data.formats.programs import kind_of, open_with_ase
 from finetune.data.formats.xyz import open_xyz
 from finetune.data.sources import File
+from finetune.data.tables import is_hdf5
 from finetune.errors import DataError
 from finetune.sections import LabelKeys
 
 _INDEX = re.compile(r"[-\d:]*")
-_HDF5 = b"\x89HDF\r\n\x1a\n"
-
-
-def is_hdf5(path: Path) -> bool:
-    """Whether a file is HDF5, whatever its name."""
-    with path.open("rb") as file:
-        return file.read(len(_HDF5)) == _HDF5
 
 
 def open_frames(file: File, keys: LabelKeys) -> Frames:

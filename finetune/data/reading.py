@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +13,12 @@ from ase.io.formats import string2index
 
 from finetune.data.formats.frames import Frames
 from finetune.data.labels import Structure, check_keys, from_atoms, label, label_names
-from finetune.data.opening import is_hdf5, open_frames
+from finetune.data.opening import open_frames
+from finetune.data.record import FileRecord
 from finetune.data.sequences import Joined, LazySequence
 from finetune.data.sources import File, find_files, select
-from finetune.data.store import Store, is_store
+from finetune.data.store import Store
+from finetune.data.tables import is_store
 from finetune.errors import DataError, system_errors
 from finetune.sections import DataRecipe, LabelKeys
 from finetune.units import Units
@@ -24,45 +26,6 @@ from finetune.units import Units
 QUANTITIES = ("energy", "forces", "stress")
 _LABEL = re.compile("energ|force|stress|virial", re.IGNORECASE)
 Sources = str | Path | Sequence[str | Path]
-
-
-@dataclass
-class FileRecord:
-    """What was read from a file, folder or pattern.
-
-    Attributes:
-        source: As it was named.
-        format: Of its files.
-        units: What its labels were in, by quantity.
-        structures: How many were read.
-        files: How many files they are from.
-        left_out: Why structures, and which files of a folder, were not taken.
-        unlabelled: Structures without any label that were left out, of a set where that is usual.
-    """
-
-    source: str
-    format: str = ""
-    units: dict[str, Any] = field(default_factory=dict)
-    structures: int = 0
-    files: int = 0
-    left_out: list[str] = field(default_factory=list)
-    unlabelled: int = 0
-
-    def notes(self) -> list[str]:
-        """Say what was left out."""
-        found = []
-        if self.unlabelled:
-            found.append(
-                f"note: {self.unlabelled} of {self.unlabelled + self.structures} structures of "
-                f"'{self.source}' have none of the labels asked for and are left out."
-            )
-        if self.left_out:
-            listed = " ".join(f"[{item}]" for item in self.left_out[:10])
-            more = f" and {len(self.left_out) - 10} more" if len(self.left_out) > 10 else ""
-            found.append(
-                f"warning: left out of '{self.source}', {len(self.left_out)} in all: {listed}{more}"
-            )
-        return found
 
 
 class Reader:
@@ -114,10 +77,9 @@ class Reader:
         parts: list[Sequence[Structure]] = []
         for source in _listed(sources):
             files, record = self._begin(source)
-            for file in files:
-                if is_hdf5(file.path) and is_store(file.path):
-                    parts.append(self._open_store(file, record))
-            rest = [file for file in files if not (is_hdf5(file.path) and is_store(file.path))]
+            stores = [file for file in files if is_store(file.path)]
+            parts += [self._open_store(file, record) for file in stores]
+            rest = [file for file in files if file not in stores]
             if rest:
                 parts.append(list(self._structures(rest, record, need_labels)))
         if len(parts) == 1:
@@ -131,7 +93,7 @@ class Reader:
         for source in _listed(sources):
             files, record = self._begin(source)
             for file in files:
-                if is_hdf5(file.path) and is_store(file.path):
+                if is_store(file.path):
                     yield from self._open_store(file, record)
                 else:
                     yield from self._structures([file], record, need_labels)

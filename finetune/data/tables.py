@@ -1,13 +1,68 @@
-"""The tables of a store: whether they fit together, and which labels a row of them has."""
+"""The tables of a store: which there are, whether they fit together, what a row of them holds.
+
+Datasets (S structures, N atoms in all), chunked along the first axis::
+
+    offsets [S+1]          where the atoms of each structure begin
+    numbers [N]            atomic numbers
+    positions [N, 3]       Å
+    cell [S, 3, 3]         Å; pbc [S, 3]
+    charge [S]             e; spin [S], the multiplicity
+    source [S, 2]          row of `sources`, and the index within it
+    level [S]              row of `levels` (level of theory), -1 where none is named
+    tags [S]               JSON of further words and numbers by name, empty where there are none;
+                           stores of earlier releases have no such table
+    energy/row [S]         row of `energy/values` [.] (eV), -1 where there is no label
+    forces/row [S]         first row of `forces/values` [., 3] (eV/Å), -1 likewise
+    stress/row [S]         row of `stress/values` [., 3, 3] (eV/Å³), -1 likewise
+
+A label that is absent takes no room, and nothing stands for it but its row -1.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+
+FORMAT, VERSION = "piwsl-finetune/structures", 1
+LABELS: dict[str, tuple[int, ...]] = {"energy": (), "forces": (3,), "stress": (3, 3)}
+COLUMNS: dict[str, tuple[tuple[int, ...], Any]] = {
+    "offsets": ((), np.int64),
+    "numbers": ((), np.uint8),
+    "positions": ((3,), np.float64),
+    "cell": ((3, 3), np.float64),
+    "pbc": ((3,), np.bool_),
+    "charge": ((), np.int32),
+    "spin": ((), np.int32),
+    "source": ((2,), np.int64),
+    "level": ((), np.int32),
+    "tags": ((), h5py.string_dtype()),
+    **{f"{name}/row": ((), np.int64) for name in LABELS},
+    **{f"{name}/values": (shape, np.float64) for name, shape in LABELS.items()},
+}
+"""Shape of a row and type of every table that grows with the structures."""
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether a file is HDF5, whatever its name."""
+    with path.open("rb") as file:
+        return file.read(len(_HDF5)) == _HDF5
+
+
+def is_store(path: Path) -> bool:
+    """Whether a file says that it is a store; a damaged one is none."""
+    if not is_hdf5(path):
+        return False
+    try:
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs.get("format") == FORMAT)
+    except OSError:
+        return False
 
 
 def check_tables(file: h5py.File, labels: Sequence[str], levels: int, sources: int) -> None:

@@ -17,7 +17,7 @@ from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from finetune.data.labels import Structure
-from finetune.data.store import SUFFIXES, StoreWriter
+from finetune.data.store_writing import SUFFIXES, StoreWriter
 from finetune.errors import DataError, system_errors
 from finetune.files import write_atomically
 from finetune.sections import LabelKeys

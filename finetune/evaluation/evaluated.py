@@ -1,10 +1,10 @@
-"""An evaluation on labelled structures, as tables, JSON, CSV and plots."""
+"""An evaluation on labelled structures: its statistics, and the files that hold them."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,11 +13,10 @@ import numpy as np
 from ase.data import chemical_symbols
 from ase.symbols import Symbols
 from rich.table import Table
-from rich.text import Text
 
 from finetune.data.labels import Structure
 from finetune.errors import system_errors
-from finetune.evaluation import plots
+from finetune.evaluation import plots, tables
 from finetune.evaluation.evaluation_folder import (
     JSON,
     PARITY,
@@ -27,7 +26,6 @@ from finetune.evaluation.evaluation_folder import (
 )
 from finetune.evaluation.metrics import LabelledPredictions
 from finetune.evaluation.statistics import (
-    QUANTITIES,
     Measured,
     by_element,
     by_subset,
@@ -35,9 +33,8 @@ from finetune.evaluation.statistics import (
     force_errors,
     measure,
 )
-from finetune.files import write_atomically
+from finetune.files import write_atomically, write_json
 from finetune.result import Comparison
-from finetune.run_folder import write_json
 
 UNNAMED = "(unnamed)"
 """Subset of structures that the file puts into none."""
@@ -114,15 +111,23 @@ class Evaluated(Comparison):
     def tables(self) -> list[Table]:
         """Return the tables for the terminal: all structures, elements, subsets, the worst."""
         groups = self.groups()
-        found = [self._overall({name: item["all"]["all"] for name, item in groups.items()})]
+        found = [
+            tables.overall(
+                self._title(),
+                {name: item["all"]["all"] for name, item in groups.items()},
+                self.caption,
+            )
+        ]
         for kind, title in (("element", "forces by element"), ("subset", "by subset")):
             if len(groups[self.names[0]][kind]) > (0 if kind == "element" else 1):
-                found.append(_grouped(title, {name: item[kind] for name, item in groups.items()}))
+                found.append(
+                    tables.grouped(title, {name: item[kind] for name, item in groups.items()})
+                )
         worst = self.worst()
         for kind, title in (("by_energy", "energies"), ("by_forces", "forces")):
             if worst[kind]:
                 title = f"worst {title}, {self.names[0]}"
-                found.append(_worst(title, worst[kind], several="," in self.source))
+                found.append(tables.worst(title, worst[kind], several="," in self.source))
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -164,37 +169,6 @@ class Evaluated(Comparison):
     def _subsets(self) -> list[str]:
         return [str(item.tags.get(self.subset_key, UNNAMED)) for item in self.structures]
 
-    def _overall(self, measured: dict[str, Measured]) -> Table:
-        table = Table(title=self._title(), title_justify="left")
-        for name in ("error", "potential"):
-            table.add_column(name)
-        for name in ("MAE", "RMSE", "max", "R²"):
-            table.add_column(name, justify="right")
-        both = list(measured.items())
-        for quantity, (title, unit) in QUANTITIES.items():
-            present = [(name, item) for name, item in both if quantity in item.statistics]
-            for place, (name, item) in enumerate(present):
-                found = item.statistics[quantity]
-                cells = (_milli(found.mae), _milli(found.rmse), _milli(found.max))
-                label = Text(f"{title} [{unit}]" if place == 0 else "")
-                table.add_row(label, Text(name), *cells, _r2(found.r2))
-            if len(present) == 2:
-                before, after = (item.statistics[quantity] for _, item in present)
-                changes = [
-                    _change(getattr(before, key), getattr(after, key))
-                    for key in ("mae", "rmse", "max")
-                ]
-                table.add_row("", Text("change", style="dim"), *changes, "")
-            if present:
-                table.add_section()
-        for place, (name, item) in enumerate(both):
-            if item.force_cosine is not None:
-                title = "force direction, mean cosine" if place == 0 else ""
-                table.add_row(title, name, f"{item.force_cosine:.4f}", "", "", "")
-        if self.caption:
-            table.caption, table.caption_justify = self.caption, "left"
-        return table
-
     @property
     def caption(self) -> str:
         """What is to be known of the foundation's reference energies."""
@@ -234,65 +208,6 @@ class Evaluated(Comparison):
                 row[f"{name} forces RMSE"] = _number(forces[index])
                 row[f"{name} forces max"] = _number(largest[index])
         return rows
-
-
-def _grouped(title: str, measured: dict[str, dict[str, Measured]]) -> Table:
-    """One row for each group, the potentials' MAEs side by side."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("group")
-    *_, last = measured.values()
-    columns: list[tuple[str, Callable[[Measured], float | None]]] = []
-    for quantity, short in (("energy_per_atom", "E MAE/atom"), ("forces", "F MAE")):
-        if any(quantity in item.statistics for item in last.values()):
-            columns.append((short, lambda item, key=quantity: _mae(item, key)))  # type: ignore[misc]
-    for short, _ in columns:
-        for name in measured:
-            table.add_column(f"{name}\n{short}", justify="right")
-    table.add_column("labels", justify="right")
-    for group, item in last.items():
-        cells = [_milli(value(found[group])) for _, value in columns for found in measured.values()]
-        labels = max((found.count for found in item.statistics.values()), default=0)
-        table.add_row(Text(group), *cells, str(labels))
-    table.caption, table.caption_justify = Text("meV/atom, meV/Å"), "left"
-    return table
-
-
-def _worst(title: str, rows: Iterable[dict[str, Any]], several: bool) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("index", justify="right")
-    for name in ("E error*\nmeV/atom", "F RMSE\nmeV/Å", "F max\nmeV/Å"):
-        table.add_column(name, justify="right")
-    if several:
-        table.add_column("structure", overflow="fold")
-    for row in rows:
-        table.add_row(
-            str(row["index"]),
-            _milli(row["energy_per_atom_error_shifted"]),
-            _milli(row["forces_rmse"]),
-            _milli(row["forces_max"]),
-            *([Text(row["where"])] if several else []),
-        )
-    table.caption, table.caption_justify = "* the mean error per atom removed", "left"
-    return table
-
-
-def _mae(item: Measured, quantity: str) -> float | None:
-    found = item.statistics.get(quantity)
-    return None if found is None else found.mae
-
-
-def _milli(value: float | None) -> str:
-    return "–" if value is None else f"{1000 * value:.1f}"
-
-
-def _r2(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4f}" if abs(value) < 100 else f"{value:.1e}"
-
-
-def _change(before: float, after: float) -> str:
-    return f"{100 * (after / before - 1):+.0f} %" if before else ""
 
 
 def _number(value: float) -> float | None:

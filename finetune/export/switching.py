@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ase import Atoms
-from ase.calculators.calculator import all_changes
 
 from finetune.data.graphs import GraphBatch
 from finetune.devices import choose_device, choose_dtype
 from finetune.environment import versions
 from finetune.errors import FoundationError, RunFolderError, suggestion, system_errors
+from finetune.export.active_calculator import ActiveCalculator
 from finetune.export.averaging import (
     LoadedAdapter,
     average_record,
@@ -36,7 +35,7 @@ from finetune.foundation.lineage import lineage
 from finetune.foundation.loading import Foundation, load_foundation
 from finetune.foundation.potential import Potential
 from finetune.quantities import Prediction
-from finetune.run_folder import ADAPTER
+from finetune.run_files import ADAPTER
 
 
 class AdaptedFoundation:
@@ -213,7 +212,7 @@ class AdaptedFoundation:
 
     def calculator(self) -> PotentialCalculator:
         """Return an ASE calculator that follows `set_adapter` and `disable_adapter`."""
-        return _ActiveCalculator(self)
+        return ActiveCalculator(self)
 
     @system_errors()
     def save(self, folder: str | Path) -> None:
@@ -277,31 +276,6 @@ class AdaptedFoundation:
         potential = potential.to(self._device).requires_grad_(False).eval()
         _share(potential, self._plain)
         return potential
-
-
-class _ActiveCalculator(PotentialCalculator):
-    """Evaluates whatever adapter is active; a switch makes earlier results out of date."""
-
-    def __init__(self, foundation: AdaptedFoundation) -> None:
-        super().__init__(foundation.potential)
-        self.foundation = foundation
-
-    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """Return what has changed since the last calculation; called by ASE."""
-        changes = super().check_state(atoms, tol)
-        if self.potential is not self.foundation.potential:
-            changes.append("adapter")
-        return changes
-
-    def calculate(
-        self,
-        atoms: Atoms | None = None,
-        properties: Sequence[str] = ("energy",),
-        system_changes: Sequence[str] = all_changes,
-    ) -> None:
-        """Evaluate the active adapter; called by ASE."""
-        self.potential = self.foundation.potential
-        super().calculate(atoms, properties, system_changes)
 
 
 def _share(potential: Potential, foundation: Potential) -> None:

@@ -23,7 +23,7 @@ from finetune.foundation.record import read_record
 from finetune.foundation.reference_energies import by_symbol
 from finetune.options import Options
 from finetune.resources import expanded
-from finetune.run_folder import ADAPTER, ADAPTER_RECORD
+from finetune.run_files import ADAPTER, ADAPTER_RECORD
 
 if TYPE_CHECKING:
     from finetune.adapters.base import AdaptedPotential

@@ -15,7 +15,8 @@ from finetune.foundation.loading import locate, merged_adapter
 from finetune.foundation.opening import read_model
 from finetune.foundation.published import ASL, ASL_TERMS, PUBLISHED, Published
 from finetune.foundation.settings import MaceSettings
-from finetune.foundation.storage import CONFIG, read
+from finetune.foundation.storage import read
+from finetune.foundation.stored_config import CONFIG
 from finetune.foundation.wrapped import plain_name
 
 _BLOCK = re.compile(r"[a-z_]+(\.\d+)?")

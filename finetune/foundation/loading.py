@@ -14,10 +14,11 @@ from finetune.foundation.catalog import embedded, fetch, names
 from finetune.foundation.opening import open_model
 from finetune.foundation.potential import Potential
 from finetune.foundation.published import PUBLISHED
-from finetune.foundation.storage import CONFIG, StoredConfig, load, reopened
+from finetune.foundation.storage import load, reopened
+from finetune.foundation.stored_config import CONFIG, StoredConfig
 from finetune.foundation.trust import open_trusted
 from finetune.resources import find
-from finetune.run_folder import ADAPTER_RECORD, BUNDLE, CHECKPOINTS
+from finetune.run_files import ADAPTER_RECORD, BUNDLE, CHECKPOINTS
 
 
 @dataclass(frozen=True)

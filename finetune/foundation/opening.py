@@ -26,6 +26,7 @@ from finetune.foundation.parts import Part
 from finetune.foundation.plausibility import check_plausible
 from finetune.foundation.potential import Potential
 from finetune.foundation.settings import MaceSettings
+from finetune.foundation.stored_config import StoredConfig, fingerprint
 
 
 def open_model(
@@ -33,7 +34,7 @@ def open_model(
     dtype: torch.dtype = torch.float64,
     head: str | None = None,
     sha256: str | None = None,
-) -> tuple[Potential, storage.StoredConfig]:
+) -> tuple[Potential, StoredConfig]:
     """Open a pickled MACE model.
 
     Args:
@@ -61,7 +62,7 @@ def open_model(
 
 def read_model(
     path: Path, sha256: str | None = None
-) -> tuple[storage.StoredConfig, dict[str, torch.Tensor]]:
+) -> tuple[StoredConfig, dict[str, torch.Tensor]]:
     """Read settings and weights of a pickled MACE model; arguments and errors of `open_model`."""
     folder = _folder(path, sha256)
     stored = _converted(folder)
@@ -86,7 +87,7 @@ def _folder(path: Path, sha256: str | None) -> Path:
     return conversion(found)
 
 
-def _converted(folder: Path) -> tuple[storage.StoredConfig, dict[str, torch.Tensor]] | None:
+def _converted(folder: Path) -> tuple[StoredConfig, dict[str, torch.Tensor]] | None:
     """Return an earlier conversion, if there is a whole one."""
     if not folder.is_dir():
         return None
@@ -124,11 +125,11 @@ def _keep(
     weights: dict[str, torch.Tensor],
     folder: Path,
     metadata: dict[str, Any],
-) -> storage.StoredConfig:
+) -> StoredConfig:
     with suppress(OSError):  # a cache that cannot be written costs time, nothing else
         return storage.write(folder, settings, weights, metadata=metadata)
-    return storage.StoredConfig(
-        fingerprint=storage.fingerprint(settings, weights), settings=settings, metadata=metadata
+    return StoredConfig(
+        fingerprint=fingerprint(settings, weights), settings=settings, metadata=metadata
     )
 
 

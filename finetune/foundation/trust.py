@@ -24,13 +24,14 @@ from finetune.foundation.parts import Part
 from finetune.foundation.potential import Potential
 from finetune.foundation.probing import difference
 from finetune.foundation.settings import MaceSettings
+from finetune.foundation.stored_config import StoredConfig, fingerprint
 
 _TOLERANCE = 1e-4  # eV and eV/Å, of a file in single precision
 
 
 def open_trusted(
     path: Path, dtype: torch.dtype = torch.float64, head: str | None = None
-) -> tuple[Potential, storage.StoredConfig]:
+) -> tuple[Potential, StoredConfig]:
     """Open a pickled MACE model by `torch.load`, executing what it contains.
 
     Args:
@@ -48,8 +49,7 @@ def open_trusted(
     loaded = _load(path)
     try:
         settings, weights = _take(loaded)
-        fingerprint = storage.fingerprint(settings, weights)
-        config = storage.StoredConfig(fingerprint=fingerprint, settings=settings)
+        config = StoredConfig(fingerprint=fingerprint(settings, weights), settings=settings)
         opened = storage.assemble(config, weights, torch.float64, settings.heads[0], path)
         fresh = storage.mace_inside(opened).model
         for name in settings.heads:

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from ase import Atoms
-from ase.build import bulk, molecule
 from torch_ema import ExponentialMovingAverage
 
 import finetune
 from finetune.adapters import adapters
 from finetune.adapters.base import AdaptedPotential, Adapter
-from finetune.data.graphs import GraphBatch, concatenate, graph
 from finetune.errors import FinetuneError, RunFolderError
 from finetune.foundation.potential import Potential
-from finetune.quantities import Prediction
-from finetune.testing.runs import Workspace, structure_of, train_in_two_processes
-from finetune.testing.tiny import tiny_mace
+from finetune.testing.comparing import (
+    difference,
+    distorted_batch,
+    forces_of,
+    largest,
+    plain_potential,
+    predict,
+)
+from finetune.testing.runs import Workspace, train_in_two_processes
 
 ROUNDING = 1e-10
 """eV and eV/Å, in float64, on energies of a few eV."""
@@ -53,7 +53,7 @@ class AdapterSuite:
 
     def potential(self) -> Potential:
         """Return the foundation, for H, C, N and O, in float64; a new one for each call."""
-        return deepcopy(_potential())
+        return deepcopy(plain_potential())
 
     def attached(self, change: float = 0.0) -> AdaptedPotential:
         """Return the foundation with the adapter, its weights changed at random by ``change``."""
@@ -86,8 +86,8 @@ class AdapterSuite:
             _recipe(adapter={**given, "no_such_option": 1})
 
     def test_it_starts_as_the_foundation(self) -> None:
-        found, expected = _predict(self.attached().potential), _predict(self.potential())
-        assert _difference(found, expected) < ROUNDING
+        found, expected = predict(self.attached().potential), predict(self.potential())
+        assert difference(found, expected) < ROUNDING
 
     def test_it_starts_the_same_each_time(self) -> None:
         """Several processes, and a stored potential that is opened, rely on this."""
@@ -109,10 +109,10 @@ class AdapterSuite:
         assert sum(size for _, size in shares) == sum(p.numel() for p in named.values())
 
     def test_it_learns_and_changes_what_it_names_alone(self) -> None:
-        adapted, batch = self.attached(), _batch()
+        adapted, batch = self.attached(), distorted_batch()
         before = {name: item.clone() for name, item in adapted.potential.named_parameters()}
         trained = adapted.trainable_parameters()
-        labels = _predict(_potential()).energy + 0.5 * batch.atoms
+        labels = predict(plain_potential()).energy + 0.5 * batch.atoms
         optimiser = torch.optim.AdamW(trained.values(), lr=0.01, weight_decay=0.1)
         adapted.potential.train()
         losses = []
@@ -136,9 +136,9 @@ class AdapterSuite:
         stored = adapted.trainable_parameters()
         for name, item in fresh.trainable_parameters().items():
             assert torch.equal(item, stored[name]), name
-        expected = _predict(adapted.potential)
-        assert _difference(_predict(fresh.potential), expected) == 0.0
-        assert _difference(_predict(fresh.merge()), _predict(adapted.merge())) == 0.0
+        expected = predict(adapted.potential)
+        assert difference(predict(fresh.potential), expected) == 0.0
+        assert difference(predict(fresh.merge()), predict(adapted.merge())) == 0.0
 
     def test_missing_files_are_told(self) -> None:
         with pytest.raises(RunFolderError):
@@ -146,10 +146,10 @@ class AdapterSuite:
 
     def test_merging_changes_no_prediction(self) -> None:
         adapted = self.attached(change=0.05)
-        expected = _predict(adapted.potential)
-        assert _difference(expected, _predict(self.potential())) > 1e-4
-        assert _difference(_predict(adapted.merge().eval()), expected) < ROUNDING
-        assert _difference(_predict(adapted.potential), expected) == 0.0
+        expected = predict(adapted.potential)
+        assert difference(expected, predict(self.potential())) > 1e-4
+        assert difference(predict(adapted.merge().eval()), expected) < ROUNDING
+        assert difference(predict(adapted.potential), expected) == 0.0
         if type(adapted.merge()) is type(self.potential()):
             names = [
                 {name for name, _ in item.named_parameters()}
@@ -162,7 +162,7 @@ class AdapterSuite:
         turn = torch.linalg.qr(
             torch.randn(3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
         )[0]
-        here = _batch()
+        here = distorted_batch()
         for matrix in (turn * torch.linalg.det(turn).sign(), -turn * torch.linalg.det(turn).sign()):
             there = replace(
                 here,
@@ -170,26 +170,26 @@ class AdapterSuite:
                 cell=here.cell @ matrix.T,
                 identity=here.identity + 10,
             )
-            expected, found = _predict(potential, here), _predict(potential, there)
-            assert _largest(found.energy - expected.energy) < ROUNDING
-            assert _largest(_forces(found) - _forces(expected) @ matrix.T) < ROUNDING
+            expected, found = predict(potential, here), predict(potential, there)
+            assert largest(found.energy - expected.energy) < ROUNDING
+            assert largest(forces_of(found) - forces_of(expected) @ matrix.T) < ROUNDING
 
     def test_forces_are_the_gradient_of_the_energy(self) -> None:
         """Minus central differences of the energy."""
-        potential, batch, step = self.attached(change=0.05).potential, _batch(), 1e-4
-        forces = _forces(_predict(potential, batch))
+        potential, batch, step = self.attached(change=0.05).potential, distorted_batch(), 1e-4
+        forces = forces_of(predict(potential, batch))
         for atom, axis in ((0, 0), (3, 2), (10, 1)):
             shift = torch.zeros_like(batch.positions)
             shift[atom, axis] = step
             ahead, behind = (
-                _predict(potential, batch.displaced(sign * shift)).energy.sum() for sign in (1, -1)
+                predict(potential, batch.displaced(sign * shift)).energy.sum() for sign in (1, -1)
             )
             slope = (ahead - behind).item() / (2 * step)
             assert forces[atom, axis].item() == pytest.approx(-slope, abs=SLOPE)
 
     def test_gradients_of_forces_by_the_weights(self) -> None:
         """Second derivatives, as losses on forces need them, against central differences."""
-        adapted, batch, step = self.attached(change=0.05), _batch(), 1e-5
+        adapted, batch, step = self.attached(change=0.05), distorted_batch(), 1e-5
         adapted.potential.train()
         trained = list(adapted.trainable_parameters().values())
         random = torch.Generator().manual_seed(1)
@@ -197,7 +197,7 @@ class AdapterSuite:
 
         def loss() -> torch.Tensor:
             found = adapted.potential(batch, create_graph=True)
-            return _forces(found).square().mean() + 1e-3 * found.energy.square().mean()
+            return forces_of(found).square().mean() + 1e-3 * found.energy.square().mean()
 
         gradients = torch.autograd.grad(loss(), trained, allow_unused=True)
         slope = sum(
@@ -228,21 +228,21 @@ class AdapterSuite:
             own = expected.trainable_parameters()
             for name, value in zip(trained, average.shadow_params, strict=True):
                 own[name].copy_(value)
-        before = _predict(adapted.potential)
+        before = predict(adapted.potential)
         with average.average_parameters():
-            assert _difference(_predict(adapted.potential), _predict(expected.potential)) == 0.0
-            assert _difference(_predict(adapted.merge()), _predict(expected.merge())) == 0.0
-        assert _difference(_predict(adapted.potential), before) == 0.0
+            assert difference(predict(adapted.potential), predict(expected.potential)) == 0.0
+            assert difference(predict(adapted.merge()), predict(expected.merge())) == 0.0
+        assert difference(predict(adapted.potential), before) == 0.0
 
     def test_single_precision(self) -> None:
         """It takes the dtype of the potential that it is attached to."""
-        exact = _predict(self.attached().potential)
+        exact = predict(self.attached().potential)
         potential = self.adapter().attach(self.potential().float()).potential.eval()
-        batch = _batch().to(torch.device("cpu"), torch.float32)
+        batch = distorted_batch().to(torch.device("cpu"), torch.float32)
         found = potential(batch, create_graph=False)
-        assert _forces(found).dtype == torch.float32
-        assert _largest(found.energy - exact.energy) < 1e-4
-        assert _largest(_forces(found).double() - _forces(exact)) < 1e-3
+        assert forces_of(found).dtype == torch.float32
+        assert largest(found.energy - exact.energy) < 1e-4
+        assert largest(forces_of(found).double() - forces_of(exact)) < 1e-3
 
     def test_a_run_is_resumed_opened_and_exported(self) -> None:
         """The same to the last bit after a stop; the run folder gives what the run tested."""
@@ -269,48 +269,9 @@ class AdapterSuite:
                 dict(finetune.load_foundation(work.folder / name).potential.named_parameters())
                 for name in ("one", "two")
             )
-            assert max(_largest(one[name] - two[name]) for name in one) < 1e-8
+            assert max(largest(one[name] - two[name]) for name in one) < 1e-8
 
 
 def _recipe(**changes: Any) -> finetune.Recipe:
     given: Mapping[str, Any] = {"foundation": "any", "data": {"train": "any"}, "output": "any"}
     return finetune.Recipe.parse({**given, **changes})
-
-
-@cache
-def _potential() -> Potential:
-    """A potential without reference energies: large numbers would drown small differences."""
-    potential = tiny_mace()
-    potential.set_references(dict.fromkeys(potential.elements, 0.0))
-    return potential
-
-
-@cache
-def _batch() -> GraphBatch:
-    """A molecule, a smaller one, a free atom and a crystal, all distorted."""
-    random = np.random.default_rng(0)
-    items = [molecule("CH3CH2OH"), molecule("NH3"), Atoms("H"), bulk("C", "diamond", 3.5)]
-    graphs = []
-    for atoms in items:
-        atoms.positions += random.normal(0.0, 0.08, atoms.positions.shape)
-        graphs.append(graph(structure_of(atoms), _potential().cutoff, skin=0.01))
-    return concatenate(graphs)
-
-
-def _predict(potential: Potential, batch: GraphBatch | None = None) -> Prediction:
-    return potential(_batch() if batch is None else batch, create_graph=False)
-
-
-def _forces(prediction: Prediction) -> torch.Tensor:
-    assert prediction.forces is not None
-    return prediction.forces
-
-
-def _difference(first: Prediction, second: Prediction) -> float:
-    energy = _largest(first.energy - second.energy)
-    return max(energy, _largest(_forces(first) - _forces(second)))
-
-
-def _largest(difference: torch.Tensor) -> float:
-    found = float(difference.detach().abs().max())
-    return math.inf if math.isnan(found) else found

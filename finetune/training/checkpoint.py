@@ -21,7 +21,7 @@ from safetensors.torch import save as save_tensors
 
 from finetune.errors import RunFolderError
 from finetune.files import write_folder
-from finetune.run_folder import STATE, STATE_MANIFEST, STATE_TENSORS
+from finetune.run_files import STATE, STATE_MANIFEST, STATE_TENSORS
 
 GENERATIONS = 2
 VERSION = 1

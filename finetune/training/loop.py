@@ -16,7 +16,7 @@ from finetune.errors import TrainingError
 from finetune.foundation.potential import Potential
 from finetune.losses.total import LossValue, TotalLoss
 from finetune.recipe import Recipe
-from finetune.run_folder import CHECKPOINTS, METRICS
+from finetune.run_files import CHECKPOINTS, METRICS
 from finetune.teacher import Teacher
 from finetune.training.averaging import WeightAverage
 from finetune.training.ending import ending, spent

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import RecipeError
-from finetune.run_folder import TENSORBOARD, WANDB
+from finetune.run_files import TENSORBOARD, WANDB
 from finetune.sections import TrackRecipe
 from finetune.training.progress import Record, Reporter, Silent, residuals
 

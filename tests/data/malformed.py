@@ -15,7 +15,7 @@ import numpy as np
 from ase import Atoms
 
 from finetune.data.labels import from_atoms
-from finetune.data.store import StoreWriter
+from finetune.data.store_writing import StoreWriter
 from finetune.sections import LabelKeys
 
 FRAMES = 3

@@ -24,7 +24,8 @@ from finetune.data.labels import Structure, from_atoms
 from finetune.data.reading import read_structures
 from finetune.data.sequences import Joined, LazySequence, View
 from finetune.data.splits import hold_out, representative
-from finetune.data.store import Store, StoreWriter
+from finetune.data.store import Store
+from finetune.data.store_writing import StoreWriter
 from finetune.data.writing import write_structures
 from finetune.errors import DataError
 from finetune.sections import LabelKeys

@@ -19,7 +19,8 @@ from finetune.foundation import storage
 from finetune.foundation.archive import METADATA, read_archive
 from finetune.foundation.loading import load_foundation
 from finetune.foundation.mace import MacePotential
-from finetune.foundation.storage import CONFIG, WEIGHTS, save
+from finetune.foundation.storage import WEIGHTS, save
+from finetune.foundation.stored_config import CONFIG
 
 SLOW = pytest.mark.slow
 

@@ -11,7 +11,8 @@ from finetune.errors import FoundationError
 from finetune.foundation.description import describe
 from finetune.foundation.loading import load_foundation
 from finetune.foundation.mace import MacePotential
-from finetune.foundation.storage import CONFIG, WEIGHTS, load, save
+from finetune.foundation.storage import WEIGHTS, load, save
+from finetune.foundation.stored_config import CONFIG
 from finetune.testing import tiny_mace
 
 

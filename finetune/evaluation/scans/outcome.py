@@ -13,7 +13,7 @@ from rich.text import Text
 from finetune.errors import system_errors
 from finetune.evaluation import plots
 from finetune.evaluation.scans.curves import Curve
-from finetune.run_folder import write_json
+from finetune.files import write_json
 
 RESULT = "scans.json"
 TITLES = {

@@ -12,7 +12,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from finetune.run_folder import write_json
+from finetune.files import write_json
 
 RESULT = "stability.json"
 

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from finetune.errors import FinetuneError, RunFolderError
 from finetune.evaluation.stability.failure import Array, Ensemble, Limits, Watch
-from finetune.files import write_atomically
-from finetune.run_folder import write_json
+from finetune.files import write_atomically, write_json
 
 SAVE_SECONDS = 10.0
 """Seconds between two checkpoints."""

@@ -1,0 +1,120 @@
+"""An evaluation as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from finetune.evaluation.statistics import QUANTITIES, Measured
+
+
+def overall(title: Text, measured: Mapping[str, Measured], caption: str = "") -> Table:
+    """Return the errors over all structures, those of two potentials under each other.
+
+    Args:
+        title: Of the table.
+        measured: Errors by the name of the potential.
+        caption: Stands below.
+    """
+    table = Table(title=title, title_justify="left")
+    for name in ("error", "potential"):
+        table.add_column(name)
+    for name in ("MAE", "RMSE", "max", "R²"):
+        table.add_column(name, justify="right")
+    both = list(measured.items())
+    for quantity, (called, unit) in QUANTITIES.items():
+        present = [(name, item) for name, item in both if quantity in item.statistics]
+        for place, (name, item) in enumerate(present):
+            found = item.statistics[quantity]
+            cells = (_milli(found.mae), _milli(found.rmse), _milli(found.max))
+            label = Text(f"{called} [{unit}]" if place == 0 else "")
+            table.add_row(label, Text(name), *cells, _r2(found.r2))
+        if len(present) == 2:
+            before, after = (item.statistics[quantity] for _, item in present)
+            changes = [
+                _change(getattr(before, key), getattr(after, key)) for key in ("mae", "rmse", "max")
+            ]
+            table.add_row("", Text("change", style="dim"), *changes, "")
+        if present:
+            table.add_section()
+    for place, (name, item) in enumerate(both):
+        if item.force_cosine is not None:
+            called = "force direction, mean cosine" if place == 0 else ""
+            table.add_row(called, name, f"{item.force_cosine:.4f}", "", "", "")
+    if caption:
+        table.caption, table.caption_justify = caption, "left"
+    return table
+
+
+def grouped(title: str, measured: Mapping[str, Mapping[str, Measured]]) -> Table:
+    """Return a row for each group, the potentials' MAEs side by side.
+
+    Args:
+        title: Of the table.
+        measured: Name of the potential -> group -> errors.
+    """
+    table = Table(title=title, title_justify="left")
+    table.add_column("group")
+    *_, last = measured.values()
+    columns: list[tuple[str, Callable[[Measured], float | None]]] = []
+    for quantity, short in (("energy_per_atom", "E MAE/atom"), ("forces", "F MAE")):
+        if any(quantity in item.statistics for item in last.values()):
+            columns.append((short, lambda item, key=quantity: _mae(item, key)))  # type: ignore[misc]
+    for short, _ in columns:
+        for name in measured:
+            table.add_column(f"{name}\n{short}", justify="right")
+    table.add_column("labels", justify="right")
+    for group, item in last.items():
+        cells = [_milli(value(found[group])) for _, value in columns for found in measured.values()]
+        labels = max((found.count for found in item.statistics.values()), default=0)
+        table.add_row(Text(group), *cells, str(labels))
+    table.caption, table.caption_justify = Text("meV/atom, meV/Å"), "left"
+    return table
+
+
+def worst(title: str, rows: Iterable[Mapping[str, Any]], several: bool) -> Table:
+    """Return a row for each of the worst structures.
+
+    Args:
+        title: Of the table.
+        rows: Lists of `Evaluated.worst`.
+        several: Whether the structures are of several files, so that the file is told.
+    """
+    table = Table(title=title, title_justify="left")
+    table.add_column("index", justify="right")
+    for name in ("E error*\nmeV/atom", "F RMSE\nmeV/Å", "F max\nmeV/Å"):
+        table.add_column(name, justify="right")
+    if several:
+        table.add_column("structure", overflow="fold")
+    for row in rows:
+        table.add_row(
+            str(row["index"]),
+            _milli(row["energy_per_atom_error_shifted"]),
+            _milli(row["forces_rmse"]),
+            _milli(row["forces_max"]),
+            *([Text(row["where"])] if several else []),
+        )
+    table.caption, table.caption_justify = "* the mean error per atom removed", "left"
+    return table
+
+
+def _mae(item: Measured, quantity: str) -> float | None:
+    found = item.statistics.get(quantity)
+    return None if found is None else found.mae
+
+
+def _milli(value: float | None) -> str:
+    return "–" if value is None else f"{1000 * value:.1f}"
+
+
+def _r2(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:.1e}"
+
+
+def _change(before: float, after: float) -> str:
+    return f"{100 * (after / before - 1):+.0f} %" if before else ""
