@@ -82,7 +82,7 @@ def energies_only(stored: dict[str, Any]) -> list[str]:
 
 def adapter_sizes(stored: dict[str, Any]) -> list[str]:
     """Trained numbers and bytes of every adapter, and their share of the model."""
-    models = list(stored.values())
+    models = list(stored["models"].values())
     lines = ["| adapter |" + " trained | file | of the model |" * len(models)]
     lines.append("|---|" + "---:|---:|---:|" * len(models))
     for name in models[0]["adapters"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,7 @@ def check_output(folder: Path, overwrite: bool, resume: Resume = "no") -> bool:
             f"'{folder.name}' to keep it, or add --overwrite."
         )
     _check_free(folder, overwrite, resume == "auto")
+    _check_writable(folder)
     return False
 
 
@@ -131,6 +133,19 @@ def _check_free(folder: Path, overwrite: bool, resume: bool) -> None:
         f"'{folder}' holds an unfinished run. Go on with --resume auto, choose another "
         "output=FOLDER, or add --overwrite."
     )
+
+
+def _check_writable(folder: Path) -> None:
+    """Make a file beside the folder, or where that can be made, for a moment and without a name."""
+    existing = next(parent for parent in folder.absolute().parents if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise RunFolderError(
+            f"'{folder}' cannot be written: nothing can be made in '{existing}' "
+            f"({error.strerror}). Choose another output."
+        ) from error
 
 
 @contextmanager

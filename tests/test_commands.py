@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from click import unstyle
 from typer.testing import CliRunner
 
 from finetune import assessment
@@ -47,6 +48,28 @@ def test_evaluate_prints_a_table_or_json(run_folder: Path, workspace: Path) -> N
     mae = found["finetuned"]["statistics"]["forces"]["mae"]
     assert mae == pytest.approx(found["finetuned"]["forces_mae"])
     assert [row["index"] for row in found["worst"]["by_forces"]] != list(range(5))
+
+
+def test_tables_fit_a_narrow_terminal(
+    run_folder: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace)
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = runner.invoke(app, ["evaluate", str(run_folder), "test.xyz", "train.xyz"]).output
+    rows = [line.split("│")[1].strip() for line in shown.splitlines() if line.startswith("│")]
+    for text in (
+        *("energy, mean error removed [meV]", "energy per atom [meV/atom]"),
+        *("force components [meV/Å]", "force direction, mean cosine"),
+    ):
+        assert rows[rows.index(text) + 1 : rows.index(text) + 3] == ["foundation", "fine-tuned"]
+    assert "│ test.xyz" in shown
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    for arguments in (["data", "inspect", "test.xyz", "train.xyz"], ["foundations"]):
+        done = runner.invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+        lines = unstyle(done.output).splitlines()
+        assert len(lines) > 5
+        assert max(map(len, lines)) <= 80
 
 
 def test_evaluate_writes_json_csv_and_a_plot(

@@ -1,6 +1,7 @@
 """The code in the docs runs, and links lead somewhere."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -66,3 +67,18 @@ def test_tables_are_those_of_the_stored_results() -> None:
     spec.loader.exec_module(tables)
     for page in tables.TABLES:
         assert tables.page(page) == (ROOT / "docs" / page).read_text(encoding="utf-8"), page
+
+
+RESULTS = sorted((ROOT / "tests" / "benchmarks" / "results").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)
+def test_stored_results_are_of_the_foundation_that_is_shipped(path: Path) -> None:
+    shipped = json.loads((ROOT / "data/foundation/tiny-xtb-hcno/config.json").read_text())
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    assert stored["foundation"] == shipped["fingerprint"]
+
+
+def test_every_benchmark_has_its_stored_result() -> None:
+    benchmarks = {path.stem for path in (ROOT / "tests" / "benchmarks").glob("*.py")}
+    assert {path.stem for path in RESULTS} == benchmarks - {"records"}

@@ -108,3 +108,16 @@ def test_the_root_of_all_files_is_refused_without_a_walk_through_it() -> None:
     for resume in ("no", "auto"):
         with pytest.raises(RunFolderError, match="'/' holds other files \\('[^/]+'\\) than a run"):
             run_folder.check_output(Path("/"), overwrite=False, resume=resume)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["run", "deep/down/run"])
+def test_a_place_where_nothing_can_be_made_is_refused_beforehand(name: str) -> None:
+    with pytest.raises(RunFolderError, match="cannot be written: nothing can be made in '/proc'"):
+        run_folder.check_output(Path("/proc") / name, overwrite=False)
+
+
+def test_asking_whether_a_place_can_be_written_leaves_no_trace(tmp_path: Path) -> None:
+    before = tmp_path.stat().st_mtime_ns
+    assert not run_folder.check_output(tmp_path / "deep" / "run", overwrite=False)
+    assert list(tmp_path.iterdir()) == []
+    assert tmp_path.stat().st_mtime_ns == before

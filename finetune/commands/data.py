@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from finetune.commands.shared import Device, Precision, user_errors
+from finetune.commands.shared import AsJson, Device, Precision, user_errors
 from finetune.errors import DataError
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ UnitsOption = Annotated[
 SkipFaulty = Annotated[
     bool, typer.Option("--skip-faulty", help="List structures that cannot be used, and go on.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Seed = Annotated[int, typer.Option(help="Of what is random.", min=0)]
 Tolerance = Annotated[
     float, typer.Option(help="Å, up to which distances of duplicates differ.", min=0.0)
@@ -81,7 +81,7 @@ def inspect(
         print(json.dumps({**found.as_dict(), "files": reader.as_dicts()}, indent=2))
         return
     lines = [f"{r.source}: {r.format}, {_units(r.units)}" for r in reader.records]
-    _say([*lines, *found.lines(), *reader.notes()])
+    _say([*lines, *found.lines(), *reader.notes()], wrapped=True)
 
 
 @app.command()
@@ -240,7 +240,16 @@ def _units(units: dict[str, Any]) -> str:
     return ", ".join(f"{name} {unit}" for name, unit in units.items())
 
 
-def _say(lines: Iterable[str]) -> None:
+def _say(lines: Iterable[str], wrapped: bool = False) -> None:
+    """Print lines; on a terminal long ones go on indented, if asked for."""
     console = Console()
     for line in lines:
+        if wrapped and console.is_terminal:
+            line = fill(
+                line,
+                console.width,
+                subsequent_indent="  ",
+                break_on_hyphens=False,
+                break_long_words=False,
+            )
         console.print(escape(line), soft_wrap=True, highlight=False)

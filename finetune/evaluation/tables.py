@@ -12,7 +12,7 @@ from finetune.evaluation.statistics import QUANTITIES, Measured
 
 
 def overall(title: Text, measured: Mapping[str, Measured], caption: str = "") -> Table:
-    """Return the errors over all structures, those of two potentials under each other.
+    """Return the errors over all structures, those of the potentials under each other.
 
     Args:
         title: Of the table.
@@ -20,30 +20,33 @@ def overall(title: Text, measured: Mapping[str, Measured], caption: str = "") ->
         caption: Stands below.
     """
     table = Table(title=title, title_justify="left")
-    for name in ("error", "potential"):
-        table.add_column(name)
+    table.add_column("error")
     for name in ("MAE", "RMSE", "max", "R²"):
         table.add_column(name, justify="right")
-    both = list(measured.items())
     for quantity, (called, unit) in QUANTITIES.items():
-        present = [(name, item) for name, item in both if quantity in item.statistics]
-        for place, (name, item) in enumerate(present):
-            found = item.statistics[quantity]
+        present = {
+            name: item.statistics[quantity]
+            for name, item in measured.items()
+            if quantity in item.statistics
+        }
+        if not present:
+            continue
+        table.add_row(Text(f"{called} [{unit}]"))
+        for name, found in present.items():
             cells = (_milli(found.mae), _milli(found.rmse), _milli(found.max))
-            label = Text(f"{called} [{unit}]" if place == 0 else "")
-            table.add_row(label, Text(name), *cells, _r2(found.r2))
+            table.add_row(Text(f"  {name}"), *cells, _r2(found.r2))
         if len(present) == 2:
-            before, after = (item.statistics[quantity] for _, item in present)
+            before, after = present.values()
             changes = [
                 _change(getattr(before, key), getattr(after, key)) for key in ("mae", "rmse", "max")
             ]
-            table.add_row("", Text("change", style="dim"), *changes, "")
-        if present:
-            table.add_section()
-    for place, (name, item) in enumerate(both):
-        if item.force_cosine is not None:
-            called = "force direction, mean cosine" if place == 0 else ""
-            table.add_row(called, name, f"{item.force_cosine:.4f}", "", "", "")
+            table.add_row(Text("  change", style="dim"), *changes)
+        table.add_section()
+    directed = {name: c for name, m in measured.items() if (c := m.force_cosine) is not None}
+    if directed:
+        table.add_row("force direction, mean cosine")
+        for name, cosine in directed.items():
+            table.add_row(Text(f"  {name}"), f"{cosine:.4f}")
     if caption:
         table.caption, table.caption_justify = caption, "left"
     return table
@@ -88,14 +91,15 @@ def worst(title: str, rows: Iterable[Mapping[str, Any]], several: bool) -> Table
     for name in ("E error*\nmeV/atom", "F RMSE\nmeV/Å", "F max\nmeV/Å"):
         table.add_column(name, justify="right")
     if several:
-        table.add_column("structure", overflow="fold")
+        table.add_column("file", overflow="fold")
+        table.add_column("place", justify="right")
     for row in rows:
         table.add_row(
             str(row["index"]),
             _milli(row["energy_per_atom_error_shifted"]),
             _milli(row["forces_rmse"]),
             _milli(row["forces_max"]),
-            *([Text(row["where"])] if several else []),
+            *(_where(row["where"]) if several else []),
         )
     table.caption, table.caption_justify = "* the mean error per atom removed", "left"
     return table
@@ -106,8 +110,16 @@ def _mae(item: Measured, quantity: str) -> float | None:
     return None if found is None else found.mae
 
 
+def _where(where: str) -> tuple[Text, Text]:
+    """Return the file of a structure and its place there."""
+    file, _, place = where.rpartition(", structure ")
+    return Text((file or where).strip("'")), Text(place if file else "")
+
+
 def _milli(value: float | None) -> str:
-    return "–" if value is None else f"{1000 * value:.1f}"
+    if value is None:
+        return "–"
+    return f"{1000 * value:.{1 if abs(value) < 100 else 0}f}"
 
 
 def _r2(value: float | None) -> str:

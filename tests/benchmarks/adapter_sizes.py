@@ -82,13 +82,15 @@ def model_size(potential: Potential) -> dict[str, int]:
 
 def main() -> None:
     """Measure every adapter on both models and write the results."""
-    found = {}
+    models = {}
     for name, make in {"tiny-xtb-hcno": embedded, "medium": medium}.items():
-        found[name] = {
+        models[name] = {
             "model": model_size(make()),
             "adapters": {title: size(make(), adapter) for title, adapter in KINDS.items()},
         }
-        print(json.dumps(found[name], indent=2))
+        print(json.dumps(models[name], indent=2))
+    fingerprint = finetune.load_foundation("tiny-xtb-hcno").fingerprint
+    found = {"foundation": fingerprint, "models": models}
     RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 

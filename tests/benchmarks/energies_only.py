@@ -31,11 +31,19 @@ ARMS: dict[str, dict[str, Any]] = {
 SHOWN = ("energy_mae", "forces_mae", "forces_rmse")
 
 
-def run(out: Path, arm: str, rate: float, draw: int, epochs: int) -> dict[str, Any]:
-    """Return the result of one run, computed unless it is there."""
+def foundation_of(folder: Path) -> str:
+    """Return the fingerprint of the foundation that a run began with."""
+    found: str = json.loads((folder / "environment.json").read_text())["foundation"]["fingerprint"]
+    return found
+
+
+def run(
+    out: Path, arm: str, rate: float, draw: int, epochs: int, fingerprint: str
+) -> dict[str, Any]:
+    """Return the result of one run, computed unless it is there, of the same foundation."""
     folder = out / f"{arm.replace(' ', '-')}_{rate:g}_{draw}"
     stored = folder / "result.json"
-    if not stored.is_file():
+    if not stored.is_file() or foundation_of(folder) != fingerprint:
         recipe = {
             "foundation": "tiny-xtb-hcno",
             "data": {
@@ -66,11 +74,22 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--arms", nargs="*", default=list(ARMS))
     options = parser.parse_args()
-    summary: dict[str, Any] = {"epochs": options.epochs, "draws": DRAWS, "arms": {}}
+    fingerprint = finetune.load_foundation("tiny-xtb-hcno").fingerprint
+    summary: dict[str, Any] = {
+        "foundation": fingerprint,
+        "epochs": options.epochs,
+        "draws": DRAWS,
+        "arms": {},
+    }
     for arm in options.arms:
-        first = {rate: run(options.out, arm, rate, 0, options.epochs) for rate in RATES}
+        first = {
+            rate: run(options.out, arm, rate, 0, options.epochs, fingerprint) for rate in RATES
+        }
         rate = min(first, key=lambda r: first[r]["valid"]["finetuned"]["energy_mae"])
-        results = [run(options.out, arm, rate, draw, options.epochs) for draw in range(len(DRAWS))]
+        results = [
+            run(options.out, arm, rate, draw, options.epochs, fingerprint)
+            for draw in range(len(DRAWS))
+        ]
         row: dict[str, Any] = {"learning_rate": rate}
         for side in ("foundation", "finetuned"):
             for field in SHOWN:

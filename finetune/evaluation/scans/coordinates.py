@@ -66,10 +66,8 @@ def _bond(
     vector = atoms.positions[bond[1]] - atoms.positions[bond[0]]
     length = float(np.linalg.norm(vector))
     values = length * np.linspace(*STRETCH, 37)
-    frames = []
-    for value in values:
-        frames.append(atoms.copy())
-        frames[-1].positions[moving] += (value / length - 1.0) * vector
+    start = atoms.positions[moving]
+    frames = [_moved(atoms, moving, start + (value / length - 1.0) * vector) for value in values]
     name = f"{_label(atoms, bond)}, {where}"
     energies = _relative(potentials, frames, atoms)
     return Curve("bond", name, "Å", values, energies, wall=BOND_WALL * length)
@@ -89,8 +87,7 @@ def _torsion(
     for value in values:
         turned = atoms[moving]
         turned.rotate(value, axis, center=centre)
-        frames.append(atoms.copy())
-        frames[-1].positions[moving] = turned.positions
+        frames.append(_moved(atoms, moving, turned.positions))
     name = f"{_label(atoms, bond)}, {where}"
     return Curve("torsion", name, "°", values, _relative(potentials, frames, atoms))
 
@@ -118,6 +115,13 @@ def _hinges(atoms: Atoms) -> Iterator[tuple[int, int, NDArray[np.intp]]]:
 
 def _terminal(atoms: Atoms, index: int) -> bool:
     return int((find_bonds(atoms).pairs == index).sum()) < 2
+
+
+def _moved(atoms: Atoms, moving: NDArray[np.intp], positions: Array) -> Atoms:
+    """Return a copy in which some atoms are elsewhere."""
+    frame = atoms.copy()
+    frame.positions[moving] = positions
+    return frame
 
 
 def _relative(

@@ -13,7 +13,7 @@ from ase.collections import g2
 
 from finetune.evaluation.metrics import predict
 from finetune.evaluation.scans.curves import unlabelled
-from finetune.evaluation.statistics import measure
+from finetune.evaluation.statistics import SMALLEST_FORCE, measure
 from finetune.foundation.potential import Potential
 
 RATTLE, MOST = 0.05, 40
@@ -49,7 +49,7 @@ def change(tuned: Potential, foundation: Potential, frames: Sequence[Atoms]) -> 
     Returns:
         ``structures``; every statistic of `Measured` (eV, Å); ``forces_rms``, the root mean square
         of the foundation's force components (eV/Å), and ``relative``, the RMS change of forces as a
-        share of it.
+        share of it, or of `SMALLEST_FORCE` where it is smaller.
     """
     cutoff = max(tuned.cutoff, foundation.cutoff)
     graphs = []
@@ -74,5 +74,5 @@ def change(tuned: Potential, foundation: Potential, frames: Sequence[Atoms]) -> 
         "structures": len(frames),
         **measured.as_dict(),
         "forces_rms": size,
-        "relative": rmse / size if size > 0 else None,
+        "relative": rmse / max(size, SMALLEST_FORCE),
     }

@@ -131,13 +131,12 @@ class Scans:
             table.add_column(name, justify="right")
         for name, item in self.forgetting.items():
             cosine = item["force_cosine"]
-            relative = item["relative"]
             table.add_row(
                 Text(name),
                 str(item["structures"]),
                 f"{1000 * item['energy_per_atom']['mae']:.1f}",
                 f"{1000 * item['forces']['mae']:.1f}",
-                "–" if relative is None else f"{100 * relative:.1f}",
+                f"{100 * item['relative']:.1f}",
                 "–" if cosine is None else f"{cosine:.3f}",
             )
         return table
