@@ -43,7 +43,7 @@ def test_a_committee_disputes_what_its_members_see_differently() -> None:
     pool = [structure(rattled("CH3OH", seed, 0.01 * seed)) for seed in range(8)]
     chosen, scores = disagreement(committee, [*pool, pool[7]], 3)
     assert scores == sorted(scores, reverse=True)
-    assert len({index % 8 if index == 8 else index for index in chosen}) == 3
+    assert len({min(index, 7) for index in chosen}) == 3  # the last two are the same structure
     graphs = graph(pool[chosen[0]], committee[0].cutoff)
     forces = np.stack([p(graphs).forces.detach().numpy() for p in committee])
     assert scores[0] == pytest.approx(np.linalg.norm(forces.std(axis=0), axis=1).max())

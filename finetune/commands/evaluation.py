@@ -11,7 +11,15 @@ from typing import Annotated, Optional
 import typer
 from rich.console import Console
 
-from finetune.commands.shared import Device, Overwrite, Precision, tell, tell_written, user_errors
+from finetune.commands.shared import (
+    AsJson,
+    Device,
+    Overwrite,
+    Precision,
+    tell,
+    tell_written,
+    user_errors,
+)
 
 PotentialName = Annotated[
     str, typer.Argument(metavar="RUN", help="Run folder, .model file, or foundation by name.")
@@ -137,7 +145,7 @@ def md(
     precision: Precision = "float64",
     quiet: Quiet = False,
     plain: Plain = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run molecular dynamics until it fails, the foundation beside; go on where a test ended."""
     console = Console(stderr=as_json)
@@ -204,7 +212,7 @@ def scan(
     device: Device = "auto",
     precision: Precision = "float64",
     quiet: Quiet = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check walls, bonds, torsions, frequencies and forgetting, the foundation beside."""
     console = Console(stderr=as_json)

@@ -178,7 +178,9 @@ class LossSuite:
         assert all(gradient is None for gradient in found[len(mine) :])
 
     def _applicable(self) -> list[GraphBatch]:
-        return [single for single in self.structures() if self.loss().requests(single)]
+        found = [single for single in self.structures() if self.loss().requests(single)]
+        assert found, "the loss asks for nothing on any of these structures"
+        return found
 
 
 @cache

@@ -113,9 +113,9 @@ def test_folders_are_read_by_peft_itself(tmp_path: Path, mixed_graphs: list[Grap
 def test_the_rank_is_lowered_where_factors_would_outgrow_a_matrix() -> None:
     adapted = attached(rank=64, alpha=64.0)
     trained = adapted.trainable_parameters()
-    for name, first in trained.items():
-        if "lora_A" not in name or "path_" not in name:
-            continue
+    paths = {name: item for name, item in trained.items() if "lora_A" in name and "path_" in name}
+    assert paths
+    for name, first in paths.items():
         second = trained[name.replace("lora_A", "lora_B")]
         (rows, rank), columns = first.shape[-2:], second.shape[-1]
         assert rank == 1 or rank * (rows + columns) <= rows * columns, name

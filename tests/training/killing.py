@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -21,11 +22,13 @@ torch.set_num_threads(1)
 tiny_mace()
 
 
-def attempt(recipe: str) -> int:
+def attempt(recipe: str, prepare: Callable[[], None] = lambda: None) -> int:
+    """Start or go on with a run in a child process, whose number is returned."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
+            prepare()
             finetune.run(recipe, resume="auto")
             code = 0
         finally:
@@ -35,26 +38,20 @@ def attempt(recipe: str) -> int:
 
 def killed_while_writing(recipe: str, number: int) -> bool:
     """Die in the middle of the given write of a file; False if the run ends before."""
-    child = os.fork()
-    if child == 0:
-        write, count = files._write, 0
+    write, count = files._write, 0
 
-        def half(descriptor: int, content: bytes) -> None:
-            nonlocal count
-            count += 1
-            if count == number:
-                os.write(descriptor, content[: len(content) // 2])
-                os.kill(os.getpid(), signal.SIGKILL)
-            write(descriptor, content)
+    def half(descriptor: int, content: bytes) -> None:
+        nonlocal count
+        count += 1
+        if count == number:
+            os.write(descriptor, content[: len(content) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(descriptor, content)
 
+    def prepare() -> None:
         files._write = half
-        code = 1
-        try:
-            finetune.run(recipe, resume="auto")
-            code = 0
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
+
+    _, status = os.waitpid(attempt(recipe, prepare), 0)
     return os.WIFSIGNALED(status)
 
 
