@@ -279,3 +279,13 @@ def test_a_run_converts_units_once_and_records_them(workspace: Path, tmp_path: P
     assert record["units"]["energy"] == "Hartree"
     assert record["structures"] == 11
     assert len(record["left_out"]) == 1
+
+
+def test_a_poscar_that_promises_too_many_atoms_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "POSCAR"
+    path.write_text("Si\n1.0\n5 0 0\n0 5 0\n0 0 5\nSi\n999999999\nDirect\n0 0 0\n")
+    with pytest.raises(DataError, match="999999999 atoms, but the file has only 9 lines"):
+        list(read_structures(path))
+    path.write_text("Si\n1.0\n5 0 0\n0 5 0\n0 0 5\nSi\n1\nDirect\n0 0 0\n")
+    (silicon,) = read_structures(path, need_labels=False)
+    assert len(silicon) == 1

@@ -18,6 +18,8 @@ from finetune.units import Units
 _NATURAL = {"energy": "energy", "forces": "forces", "stress": "stress"}
 _NAMED = {"db", "json", "traj", "bundletrajectory", "mysql", "postgresql"}
 """Formats that hold labels under names of the user's."""
+_COUNTED = {"vasp", "vasp-xdatcar"}
+"""Formats whose head says how many atoms follow, for which ASE makes room at once."""
 _AENET = re.compile(r"#\s*total energy\s*=\s*([-+\d.eEdD]+)\s*(eV)?", re.IGNORECASE)
 
 
@@ -54,6 +56,8 @@ def open_with_ase(path: Path, source: str, index: str, kind: str) -> Frames:
 
 def _stream(path: Path, source: str, index: str, kind: str) -> Iterator[Frame]:
     count = 0
+    if kind in _COUNTED:
+        _check_counts(path, source)
     try:
         frames = ase.io.iread(path, index=index, format=kind, do_not_split_by_at_sign=True)
         for count, atoms in enumerate(frames, 1):  # noqa: B007
@@ -66,6 +70,19 @@ def _stream(path: Path, source: str, index: str, kind: str) -> Iterator[Frame]:
         yield count, _fault(source, count, "it ends in the middle of it")
     except Exception as error:  # ASE's readers raise whatever their parsers raise
         yield count, _fault(source, count, reason(error))
+
+
+def _check_counts(path: Path, source: str) -> None:
+    """Raise if the head of a POSCAR promises more atoms than the file has lines."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        head = [line.split() for _, line in zip(range(7), file, strict=False)]
+        lines = len(head) + sum(1 for _ in file)
+    for words in head[5:]:
+        if words and all(word.isdigit() for word in words) and sum(map(int, words)) > lines:
+            raise DataError(
+                f"'{source}', structure 0 is to have {' + '.join(words)} atoms, but the file has "
+                f"only {lines} lines. Is the file whole?"
+            )
 
 
 def _fault(source: str, count: int, why: str) -> DataError:
