@@ -8,12 +8,17 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import benchmark_tables
+
 DOCS = Path(__file__).parent
+MOLECULES = ("methanol", "ethanol")
+LABELS = (10, 25, 100)
+ENERGIES = "{}, {} energies"
 RESULTS = Path(__file__).parents[1] / "tests" / "benchmarks" / "results"
 
 
@@ -60,23 +65,6 @@ def sweep(stored: dict[str, Any], level: str) -> list[str]:
             mean = math.exp(statistics.mean(math.log(ratio) for ratio in ratios))
             cells.append(f"{mean:.2f} ({min(ratios):.2f}–{max(ratios):.2f})")
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def energies_only(stored: dict[str, Any]) -> list[str]:
-    """Test errors as mean ± sample standard deviation over draws."""
-    fields = ("energy_mae", "forces_mae", "forces_rmse")
-    lines = [
-        "| ethanol, CCSD(T), 50 energies | energy MAE [meV] | force MAE [meV/Å] | "
-        "force RMSE [meV/Å] |",
-        "|---|---:|---:|---:|",
-    ]
-    rows = {"foundation, references refitted": ("foundation", next(iter(stored["arms"].values())))}
-    rows |= {name: ("finetuned", row) for name, row in stored["arms"].items()}
-    for name, (side, row) in rows.items():
-        values = [row[f"{side} {field}"] for field in fields]
-        cells = [f"{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}" for v in values]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -132,17 +120,45 @@ def _errors(draws: list[dict[str, Any]], side: str) -> str:
     return " | ".join(f"{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}" for v in values)
 
 
+def _cases(name: str, labels: Sequence[int]) -> list[str]:
+    return [name.format(molecule, count) for count in labels for molecule in MOLECULES]
+
+
 Table = Callable[[dict[str, Any]], list[str]]
 TABLES: dict[str, dict[str, tuple[str, Table]]] = {
     "losses.md": {
         "loss_cost": ("loss_cost", costs),
         "weak_sweep CCSD(T)": ("weak_sweep", partial(sweep, level="CCSD(T)")),
         "weak_sweep PBE0": ("weak_sweep", partial(sweep, level="PBE0")),
-        "energies_only": ("energies_only", energies_only),
     },
     "adapters.md": {
         "adapter_sizes": ("adapter_sizes", adapter_sizes),
         "adapters": ("adapters", adapters),
+    },
+    "benchmarks.md": {
+        **{
+            f"weak_losses {labels}": (
+                "weak_losses",
+                partial(benchmark_tables.weak_losses, cases=_cases(ENERGIES, [labels])),
+            )
+            for labels in (10, 25, 100)
+        },
+        "chosen": ("weak_losses", partial(benchmark_tables.chosen, cases=_cases(ENERGIES, LABELS))),
+        "scans": (
+            "weak_losses",
+            partial(benchmark_tables.further, cases=_cases(ENERGIES, LABELS), tests=["scan"]),
+        ),
+        "forces": (
+            "weak_losses",
+            partial(
+                benchmark_tables.weak_losses,
+                cases=_cases("{}, PBE0, {} energies and forces", [25]),
+            ),
+        ),
+        "ladder": (
+            "weak_losses",
+            partial(benchmark_tables.weak_losses, cases=_cases(ENERGIES + " after PBE0", [10, 25])),
+        ),
     },
 }
 

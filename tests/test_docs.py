@@ -1,6 +1,6 @@
 """The code in the docs runs, and links lead somewhere."""
 
-import importlib.util
+import importlib
 import json
 import re
 from pathlib import Path
@@ -59,12 +59,9 @@ def test_every_option_of_a_recipe_is_documented() -> None:
                 assert f"`{option}" in text or option in {"kind", "huber_delta"}, option
 
 
-def test_tables_are_those_of_the_stored_results() -> None:
-    spec = importlib.util.spec_from_file_location("make_tables", ROOT / "docs" / "make_tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
+def test_tables_are_those_of_the_stored_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    tables = importlib.import_module("make_tables")
     for page in tables.TABLES:
         assert tables.page(page) == (ROOT / "docs" / page).read_text(encoding="utf-8"), page
 
@@ -81,4 +78,5 @@ def test_stored_results_are_of_the_foundation_that_is_shipped(path: Path) -> Non
 
 def test_every_benchmark_has_its_stored_result() -> None:
     benchmarks = {path.stem for path in (ROOT / "tests" / "benchmarks").glob("*.py")}
-    assert {path.stem for path in RESULTS} == benchmarks - {"records"}
+    shared = {"records", "trials", "mace_run_train"}  # the last writes to weak_losses.json
+    assert {path.stem for path in RESULTS} == benchmarks - shared

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from finetune.files import write_atomically
 
 
@@ -19,11 +21,15 @@ class Records:
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self._path = path
-        self._content: dict[str, Any] = {**settings, "runs": {}}
-        if path.is_file():
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            if all(stored.get(key) == value for key, value in settings.items()):
-                self._content = stored
+        self._settings = settings
+        self._content = self._stored()
+
+    def _stored(self) -> dict[str, Any]:
+        if self._path.is_file():
+            stored: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
+            if all(stored.get(key) == value for key, value in self._settings.items()):
+                return stored
+        return {**self._settings, "runs": {}}
 
     def __contains__(self, name: str) -> bool:
         return name in self._content["runs"]
@@ -32,8 +38,10 @@ class Records:
         return self._content["runs"][name]
 
     def keep(self, name: str, result: Any) -> None:
-        """Add a result and write the file."""
-        self._content["runs"][name] = result
+        """Add a result and write the file, with what other processes have added to it."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self._content, indent=1, ensure_ascii=False) + "\n"
-        write_atomically(self._path, text.encode())
+        with FileLock(f"{self._path}.lock"):
+            self._content = self._stored()
+            self._content["runs"][name] = result
+            text = json.dumps(self._content, indent=1, ensure_ascii=False) + "\n"
+            write_atomically(self._path, text.encode())

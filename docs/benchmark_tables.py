@@ -1,0 +1,120 @@
+"""Tables of docs/benchmarks.md, from what tests/benchmarks/weak_losses.py has stored."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from scipy.stats import t as student
+
+ALONE = "labels alone"
+FOUNDATION = "foundation, references refitted"
+SHOWN = {"energy_mae": "energy", "forces_mae": "forces"}
+
+
+def weak_losses(stored: dict[str, Any], cases: Sequence[str]) -> list[str]:
+    """Test errors of each arm, mean ± sample standard deviation over draws, and paired ratios."""
+    found = {case: arms for case in cases if (arms := _arms(stored["runs"], case))}
+    if not found:
+        return ["Not run yet."]
+    lines = [
+        "| arm |" + "".join(f" {case}: energy | forces |" for case in found) + " energy, relative |"
+        " forces, relative |",
+        "|---|" + "---:|" * (2 * len(found) + 2),
+    ]
+    names = dict.fromkeys(name for arms in found.values() for name in arms)
+    lines.append(_row(FOUNDATION, found, "foundation", ALONE))
+    lines += [_row(name, found, "finetuned", name) for name in names]
+    return lines
+
+
+def chosen(stored: dict[str, Any], cases: Sequence[str]) -> list[str]:
+    """What each arm chose by the validation energies of the first draw."""
+    found = {case: arms for case in cases if (arms := _arms(stored["runs"], case))}
+    if not found:
+        return ["Not run yet."]
+    lines = ["| arm |" + "".join(f" {case} |" for case in found), "|---|" + "---|" * len(found)]
+    for name in dict.fromkeys(name for arms in found.values() for name in arms):
+        cells = [arms[name]["chosen"] if name in arms else "" for arms in found.values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def further(stored: dict[str, Any], cases: Sequence[str], tests: Sequence[str]) -> list[str]:
+    """Errors away from the training set: energies with the mean error removed, and forces."""
+    columns = [
+        (case, test, field)
+        for case in cases
+        for test in tests
+        for field in ("energy_shifted_mae", "forces_mae")
+        if f"{test} finetuned {field}" in (_first(stored["runs"], case) or {})
+    ]
+    if not columns:
+        return ["Not run yet."]
+    heads = [
+        f"{case}, {test}: {'energy' if field.startswith('energy') else 'forces'}"
+        for case, test, field in columns
+    ]
+    lines = [f"| arm | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
+    found = {case: _arms(stored["runs"], case) for case in cases}
+    names = dict.fromkeys(name for arms in found.values() for name in arms)
+    for title, side, name in [
+        (FOUNDATION, "foundation", ALONE),
+        *((name, "finetuned", name) for name in names),
+    ]:
+        cells = []
+        for case, test, field in columns:
+            draws = found[case].get(name, {}).get("draws", [])
+            cells.append(_spread([row[f"{test} {side} {field}"] for row in draws]))
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _arms(runs: dict[str, Any], case: str) -> dict[str, Any]:
+    """Return the finished arms of a case by name."""
+    return {
+        name.removeprefix(f"{case} | "): row
+        for name, row in runs.items()
+        if name.startswith(f"{case} | ") and "draws" in row
+    }
+
+
+def _first(runs: dict[str, Any], case: str) -> dict[str, Any] | None:
+    arms = _arms(runs, case)
+    return next(iter(arms.values()))["draws"][0] if arms else None
+
+
+def _row(title: str, found: dict[str, Any], side: str, name: str) -> str:
+    cells, ratios = [], {field: [] for field in SHOWN}  # type: dict[str, list[float]]
+    for arms in found.values():
+        draws, plain = (arms.get(arm, {}).get("draws", []) for arm in (name, ALONE))
+        for field in SHOWN:
+            values = [row[f"test {side} {field}"] for row in draws]
+            cells.append(_spread(values))
+            alone = [
+                row[f"test finetuned {field}"] for row in arms.get(ALONE, {"draws": []})["draws"]
+            ]
+            ratios[field] += [
+                math.log(value / other) for value, other in zip(values, alone, strict=False)
+            ]
+    cells += ["1" if title == ALONE else _ratio(ratios[field]) for field in SHOWN]
+    return f"| {title} | " + " | ".join(cells) + " |"
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return ""
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def _ratio(logarithms: list[float]) -> str:
+    """Geometric mean of paired ratios, and its 95 % interval by Student's t."""
+    if len(logarithms) < 2:
+        return ""
+    mean, count = statistics.mean(logarithms), len(logarithms)
+    half = student.ppf(0.975, count - 1) * statistics.stdev(logarithms) / math.sqrt(count)
+    low, high = math.exp(mean - half), math.exp(mean + half)
+    mark = "**" if low > 1 or high < 1 else ""
+    return f"{mark}{math.exp(mean):.2f}{mark} ({low:.2f}–{high:.2f})"
