@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from finetune.foundation.loading import Foundation, load_foundation
     from finetune.foundation.potential import Potential
     from finetune.foundation.wrapped import WrappedPotential
+    from finetune.labelling.outcome import LabelResult
+    from finetune.labelling.run import label
     from finetune.losses.base import Loss
     from finetune.result import Comparison, RunResult
     from finetune.workflow import run, validate
@@ -38,6 +40,7 @@ _LAZY = {
     "Adapter": "finetune.adapters.base",
     "Comparison": "finetune.result",
     "Foundation": "finetune.foundation.loading",
+    "LabelResult": "finetune.labelling.outcome",
     "Loss": "finetune.losses.base",
     "Potential": "finetune.foundation.potential",
     "PotentialCalculator": "finetune.export.calculator",
@@ -45,6 +48,7 @@ _LAZY = {
     "WrappedPotential": "finetune.foundation.wrapped",
     "evaluate": "finetune.assessment",
     "md": "finetune.assessment",
+    "label": "finetune.labelling.run",
     "report": "finetune.assessment",
     "scan": "finetune.assessment",
     "load_calculator": "finetune.export.calculator",
@@ -60,6 +64,7 @@ __all__ = [
     "Comparison",
     "FinetuneError",
     "Foundation",
+    "LabelResult",
     "Loss",
     "Potential",
     "PotentialCalculator",
@@ -67,6 +72,7 @@ __all__ = [
     "RunResult",
     "WrappedPotential",
     "evaluate",
+    "label",
     "load_calculator",
     "load_foundation",
     "md",

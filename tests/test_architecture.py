@@ -37,7 +37,7 @@ FLOORS = [
     {"export"},
     {"preparation"},
     {"ladder", "outputs"},
-    {"workflow", "survey", "assessment"},
+    {"workflow", "survey", "assessment", "labelling"},
     {"testing"},
     {"commands"},
 ]

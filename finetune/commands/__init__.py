@@ -9,6 +9,7 @@ import typer
 from finetune import __version__
 from finetune.commands import data
 from finetune.commands.evaluation import evaluate, md, report, scan
+from finetune.commands.labelling import label
 from finetune.commands.potentials import export, foundations
 from finetune.commands.recipes import recipes, schema
 from finetune.commands.stores import store
@@ -46,6 +47,7 @@ for command in (
     scan,
     report,
     export,
+    label,
     store,
     recipes,
     foundations,

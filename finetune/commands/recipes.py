@@ -37,11 +37,16 @@ def recipes(
     print(f"wrote {to}")
 
 
-def schema() -> None:
+def schema(
+    labels: Annotated[
+        bool, typer.Option("--label", help="Of recipes for `label` instead of `run`.")
+    ] = False,
+) -> None:
     """Print the JSON schema of recipes, for editors that complete and check YAML."""
+    from finetune.labelling.recipe import LabelRecipe
     from finetune.schema import recipe_schema
 
-    print(json.dumps(recipe_schema(), indent=2))
+    print(json.dumps(LabelRecipe.model_json_schema() if labels else recipe_schema(), indent=2))
 
 
 def _first_comment(path: Path) -> str:

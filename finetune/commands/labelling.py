@@ -1,0 +1,172 @@
+"""Compute labels."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+
+from finetune.commands.evaluation import Plain, Quiet
+from finetune.commands.shared import Overwrite, tell, tell_written, user_errors
+from finetune.errors import RecipeError
+
+_OVERRIDE = re.compile(r"[a-z_]+(\.\w+)*=.*", re.DOTALL)
+SHOWN = 20
+"""Failures that are printed; all are in the record."""
+
+
+def label(
+    inputs: Annotated[
+        Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
+        typer.Argument(
+            metavar="[RECIPE] [FILE…] [KEY=VALUE…]",
+            help="A recipe (.yaml), files to label, overrides of the recipe.",
+            show_default=False,
+        ),
+    ] = None,
+    to: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--to", help="File to write: .xyz or .h5."),
+    ] = None,
+    program: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="pyscf, tblite or ase.", show_default="pyscf"),
+    ] = None,
+    method: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="ccsd(t), ccsd, mp2, hf, a functional; GFN1-xTB, GFN2-xTB."),
+    ] = None,
+    basis: Annotated[Optional[str], typer.Option(help="Basis set, e.g. cc-pvtz.")] = None,  # noqa: UP045
+    frozen_core: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option("--frozen-core/--all-electrons", help="Of mp2 and coupled cluster."),
+    ] = None,
+    density_fitting: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option("--density-fitting/--no-density-fitting", help="Faster; see docs/label.md."),
+    ] = None,
+    calculator: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Dotted path of an ASE calculator; runs its code."),
+    ] = None,
+    charge: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Total charge, where the files say nothing."),
+    ] = None,
+    spin: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Multiplicity 2S + 1, where the files say nothing."),
+    ] = None,
+    forces: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option("--forces/--energies-only", help="By default where they are analytic."),
+    ] = None,
+    isolated_atoms: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option("--isolated-atoms/--no-isolated-atoms", help="Free atoms at the level too."),
+    ] = None,
+    workers: Annotated[Optional[int], typer.Option(help="Calculations side by side.")] = None,  # noqa: UP045
+    threads: Annotated[Optional[int], typer.Option(help="Of each calculation.")] = None,  # noqa: UP045
+    memory: Annotated[Optional[int], typer.Option(help="MB of each, of PySCF.")] = None,  # noqa: UP045
+    skip_faulty: Annotated[
+        bool, typer.Option("--skip-faulty", help="List structures that cannot be read, and go on.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Compute what failed once more.")
+    ] = False,
+    collect: Annotated[
+        bool, typer.Option("--collect", help="Write what is there, compute nothing.")
+    ] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    plain: Plain = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compute energies and forces with PySCF, tblite or an ASE calculator; go on after a kill."""
+    console = Console(stderr=as_json)
+    again = [item for item in sys.argv[1:] if item not in {"--overwrite", "--retry-failed"}]
+    level: dict[str, Any] = {
+        "program": program or ("ase" if calculator else None),
+        "method": method,
+        "basis": basis,
+        "frozen_core": frozen_core,
+        "density_fitting": density_fitting,
+        "calculator": calculator,
+    }
+    given: dict[str, Any] = {
+        "output": None if to is None else str(to),
+        "level": {key: value for key, value in level.items() if value is not None},
+        "charge": charge,
+        "spin": spin,
+        "forces": forces,
+        "isolated_atoms": isolated_atoms,
+        "workers": workers,
+        "threads": threads,
+        "memory": memory,
+        "faulty": "skip" if skip_faulty else None,
+    }
+    options = {key: value for key, value in given.items() if value not in (None, {})}
+    with user_errors(shlex.join(["piwsl-finetune", *again])):
+        from finetune.evaluation.counter import Counter
+        from finetune.labelling.recipe import LabelRecipe, read_yaml
+        from finetune.labelling.run import label as label_files
+
+        recipe, files, overrides = _sorted(inputs or [])
+        if files:
+            options["structures"] = files
+        content: Any = {"level": {}} if recipe is None else read_yaml(recipe)
+        where = "the recipe" if recipe is None else f"'{recipe}'"
+        if recipe is None and "structures" not in options:
+            raise RecipeError(
+                "name what to label: piwsl-finetune label FILE… --to labelled.xyz, or a recipe "
+                "(docs/label.md)."
+            )
+        if recipe is None and to is None and not any(o.startswith("output=") for o in overrides):
+            raise RecipeError("name the file to write: --to labelled.xyz (or .h5).")
+        found = label_files(
+            LabelRecipe.parse(content, overrides, where, options),
+            overwrite=overwrite,
+            retry_failed=retry_failed,
+            collect=collect,
+            beside=None if recipe is None else Path(recipe).parent,
+            counter=Counter(None if quiet else console, plain),
+        )
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=2))
+        return
+    for note in found.notes:
+        tell(console, note)
+    for failure in found.failures[:SHOWN]:
+        number = "" if failure.index is None else f"structure {failure.index} "
+        tell(console, f"failed: {number}({failure.where}): {failure.reason}")
+    if found.failures:
+        more = len(found.failures) - SHOWN
+        tell(
+            console,
+            f"warning: {len(found.failures)} without a label"
+            + (f", {more} more of them in {found.output}.json" if more > 0 else "")
+            + "; --retry-failed tries them again.",
+        )
+    tell(console, f"{found.labelled} structures at {found.level} ({found.program})")
+    if found.reference_energies:
+        energies = ", ".join(f"{s}: {e:.6f}" for s, e in found.reference_energies.items())
+        tell(console, f"reference_energies: {{{energies}}}")
+        tell_written(console, str(found.atoms))
+    tell_written(console, found.output)
+
+
+def _sorted(inputs: Sequence[str]) -> tuple[str | None, list[str], list[str]]:
+    """Tell a recipe, files and overrides apart."""
+    recipes = [item for item in inputs if item.endswith((".yaml", ".yml")) and "=" not in item]
+    overrides = [item for item in inputs if _OVERRIDE.fullmatch(item) and not Path(item).exists()]
+    if len(recipes) > 1:
+        raise RecipeError(f"one recipe at a time, not {' and '.join(recipes)}.")
+    files = [item for item in inputs if item not in recipes and item not in overrides]
+    return (recipes[0] if recipes else None), files, overrides

@@ -1,0 +1,182 @@
+"""Labels from ASE calculators: tblite's, or any that a recipe names."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.data import ground_state_magnetic_moments
+
+from finetune.errors import RecipeError
+from finetune.labelling.label import Label, LabelError, Task, check_electrons, listed
+from finetune.labelling.levels import AseLevel, TbliteLevel
+
+
+class TightBinding:
+    """Computes structures with tblite."""
+
+    def __init__(self, level: TbliteLevel) -> None:
+        self.level = level
+        self.program = f"tblite {version('tblite')}"
+
+    def compute(self, task: Task, forces: bool) -> Label:
+        """Compute energy, forces and, of periodic structures, stress.
+
+        Raises:
+            LabelError: For what cannot be computed or does not converge.
+        """
+        from tblite.ase import TBLite
+
+        check_electrons(task)  # tblite takes another multiplicity without a word
+        level = self.level
+        calculator = TBLite(
+            method=level.method,
+            charge=task.charge,
+            multiplicity=task.spin,
+            accuracy=level.accuracy,
+            electronic_temperature=level.electronic_temperature,
+            max_iterations=level.max_cycles,
+            verbosity=0,
+        )
+        return computed(calculator, task, forces)
+
+
+class Named:
+    """Computes structures with the ASE calculator of a level.
+
+    Args:
+        level: Which calculator; importing and calling it runs its code.
+        folder: Where a calculator that works with files does so.
+
+    Raises:
+        RecipeError: If there is no such calculator, or it cannot be made.
+    """
+
+    def __init__(self, level: AseLevel, folder: Path) -> None:
+        self.level = level
+        self.folder = folder
+        self._factory = _find(level.calculator)
+        self._made: dict[tuple[tuple[str, int], ...], Any] = {}
+        if not {level.charge_parameter, level.spin_parameter} - {None, "info"}:
+            try:
+                self._calculator({})
+            except Exception as error:  # whatever the calculator raises
+                raise RecipeError(
+                    f"level.calculator '{level.calculator}' cannot be made with "
+                    f"{level.arguments or 'no arguments'}: {type(error).__name__}: {error}"
+                ) from None
+        self.program = _distribution(level.calculator)
+
+    def compute(self, task: Task, forces: bool) -> Label:
+        """Compute what the calculator implements of energy, forces and stress.
+
+        Raises:
+            LabelError: For what cannot be computed or does not converge.
+        """
+        level = self.level
+        given: dict[str, int] = {}
+        for name, value, usual, parameter in (
+            ("charge", task.charge, 0, level.charge_parameter),
+            ("spin", task.spin, 1, level.spin_parameter),
+        ):
+            if parameter not in (None, "info"):
+                given[str(parameter)] = value
+            elif parameter is None and value != usual and not task.free_atom:
+                raise LabelError(
+                    f"its {name} is {value}, of which {level.calculator} would know nothing: name "
+                    f"its parameter in level.{name}_parameter ('info' if it reads atoms.info)."
+                )
+        return computed(self._calculator(given), task, forces, level.energy, level.atom_cell)
+
+    def _calculator(self, given: dict[str, int]) -> Any:
+        key = tuple(sorted(given.items()))
+        if key not in self._made:
+            made = self._factory(**{**self.level.arguments, **given})
+            if not callable(getattr(made, "get_potential_energy", None)):
+                raise TypeError("it is no ASE calculator")
+            if hasattr(made, "directory"):
+                base = self.level.arguments.get("directory")
+                own = Path(base) / self.folder.name if base else self.folder
+                made.directory = own if isinstance(made.directory, Path) else str(own)
+            self._made[key] = made
+        return self._made[key]
+
+
+def computed(
+    calculator: Any,
+    task: Task,
+    forces: bool,
+    energy_name: str = "energy",
+    atom_cell: float | None = None,
+) -> Label:
+    """Ask an ASE calculator for a label.
+
+    Raises:
+        LabelError: If it fails, does not converge, or gives numbers that are not finite.
+    """
+    atoms = task.atoms()
+    if task.free_atom:
+        atoms.set_initial_magnetic_moments(ground_state_magnetic_moments[task.numbers])
+        if atom_cell is not None:
+            atoms.set_cell([atom_cell] * 3)
+            atoms.pbc = True
+            atoms.center()
+    if hasattr(calculator, "reset"):
+        calculator.reset()
+    atoms.calc = calculator
+    without, vectors, stress = "", None, None
+    try:
+        energy = atoms.get_potential_energy(force_consistent=energy_name == "free_energy")
+        if forces:
+            try:
+                vectors = np.array(atoms.get_forces())
+            except (PropertyNotImplementedError, NotImplementedError):
+                without = f"{type(calculator).__name__} has no forces"
+        if forces and atoms.pbc.all() and not task.free_atom:
+            try:
+                stress = np.array(atoms.get_stress(voigt=False))
+            except (PropertyNotImplementedError, NotImplementedError):
+                stress = None
+    except Exception as error:  # calculators raise whatever their programs make them raise
+        text = " ".join(str(error).split())[:300]
+        raise LabelError(f"{type(error).__name__}: {text}" if text else repr(error)) from None
+    if getattr(calculator, "converged", None) is False:
+        raise LabelError(f"{type(calculator).__name__} says that it did not converge.")
+    for name, value in (("energy", energy), ("forces", vectors), ("stress", stress)):
+        if value is not None and not np.isfinite(value).all():
+            raise LabelError(f"{type(calculator).__name__} gives {name} that are NaN or infinite.")
+    return Label(
+        energy=float(energy),
+        forces=None if vectors is None else listed(vectors),
+        stress=None if stress is None else listed(stress),
+        without_forces=without,
+    )
+
+
+def _find(path: str) -> Callable[..., Any]:
+    module, _, name = path.rpartition(".")
+    try:
+        found: Callable[..., Any] = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(
+            f"level.calculator '{path}' cannot be imported ({error}). Give the dotted path of a "
+            "class or function, from an installed package or the working folder."
+        ) from None
+    return found
+
+
+def _distribution(path: str) -> str:
+    """Return the package that a calculator is from, with its version where that is known."""
+    top = path.partition(".")[0]
+    for name in packages_distributions().get(top, ()):
+        try:
+            return f"{name} {version(name)}"
+        except PackageNotFoundError:
+            continue
+    return str(getattr(sys.modules.get(top), "__name__", top))

@@ -1,0 +1,138 @@
+"""What has been computed, one line each, on disk as soon as it is known.
+
+A line is the first 16 digits of a sha256, a space and JSON. The first one names the level of
+theory; each further one is the label of a structure, or why it has none. A line that a kill has cut
+short, or that is damaged, fails its checksum and is as if it were not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import DataError
+from finetune.files import write_atomically
+from finetune.labelling.label import Label
+
+FORMAT, VERSION = "piwsl-finetune/labels", 1
+
+
+@dataclass
+class Journal:
+    """Labels and failures by the key of their task.
+
+    Attributes:
+        path: The file.
+        labels: What was computed.
+        asked: Whether forces were wanted as it was.
+        failures: Why a task has no label.
+        damaged: Lines that were passed over.
+    """
+
+    path: Path
+    labels: dict[str, Label] = field(default_factory=dict)
+    asked: dict[str, bool] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    damaged: int = 0
+
+    @classmethod
+    def open(cls, path: Path, level: Mapping[str, Any]) -> Journal:
+        """Read a journal, or begin one.
+
+        Args:
+            path: The file.
+            level: What decides the labels.
+
+        Raises:
+            DataError: If it is of another level, or no journal.
+        """
+        found = cls(path)
+        if not path.exists():
+            return cls._begin(path, level)
+        first, *rest = path.read_bytes().split(b"\n")
+        header = _content(first)
+        if header is None or header.get("format") != FORMAT or header.get("version") != VERSION:
+            raise DataError(
+                f"'{path}' does not begin like a journal of labels: it is damaged, or another "
+                "file. Move it away, choose another output, or add --overwrite."
+            )
+        if header["level"] != dict(level):
+            if not any(rest):
+                return cls._begin(path, level)
+            keys = sorted({*header["level"], *level})
+            other = [k for k in keys if header["level"].get(k) != level.get(k)]
+            other = ["program"] if "program" in other else other
+            listed = ", ".join(f"{k} {header['level'].get(k)} → {level.get(k)}" for k in other)
+            raise DataError(
+                f"'{path}' holds labels of another level of theory ({listed}). Choose another "
+                "output, or add --overwrite."
+            )
+        for line in rest:
+            if line:
+                found._take(_content(line))
+        return found
+
+    @classmethod
+    def _begin(cls, path: Path, level: Mapping[str, Any]) -> Journal:
+        write_atomically(path, _line({"format": FORMAT, "version": VERSION, "level": level}))
+        return cls(path)
+
+    def add_label(self, key: str, label: Mapping[str, Any], forces: bool) -> None:
+        """Store a label; returns when it is on disk."""
+        self._append({"key": key, "label": dict(label), "forces": forces})
+
+    def add_failure(self, key: str, reason: str, seconds: float) -> None:
+        """Store why a structure has no label."""
+        self._append({"key": key, "reason": reason, "seconds": seconds})
+
+    def lacks(self, key: str, forces: bool, retry: bool) -> bool:
+        """Whether a task is still to be computed."""
+        if key in self.labels:
+            return forces and not self.asked[key] and (retry or key not in self.failures)
+        return retry or key not in self.failures
+
+    def _append(self, content: dict[str, Any]) -> None:
+        with self.path.open("r+b") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                cut = file.read(1) != b"\n"
+                file.seek(0, os.SEEK_END)
+                file.write(b"\n" * cut)
+            file.write(_line(content))
+            file.flush()
+            os.fsync(file.fileno())
+        self._take(content)
+
+    def _take(self, content: dict[str, Any] | None) -> None:
+        try:
+            assert content is not None
+            key = content["key"]
+            if "label" in content:
+                self.labels[key] = Label(**content["label"])
+                self.asked[key] = content["forces"]
+                self.failures.pop(key, None)
+            else:
+                self.failures[key] = content["reason"]
+        except (AssertionError, KeyError, TypeError):
+            self.damaged += 1
+
+
+def _line(content: Mapping[str, Any]) -> bytes:
+    text = json.dumps(content, ensure_ascii=False).encode()
+    return hashlib.sha256(text).hexdigest()[:16].encode() + b" " + text + b"\n"
+
+
+def _content(line: bytes) -> dict[str, Any] | None:
+    digest, _, text = line.partition(b" ")
+    if hashlib.sha256(text).hexdigest()[:16].encode() != digest:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,96 @@
+"""What a program is given and what it answers; plain data that passes between processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+UNITS = "eV, eV/Angstrom, eV/Angstrom^3"
+"""Of energies, forces and stress; what every label says of itself."""
+
+
+class LabelError(Exception):
+    """A structure that got no label; the message says why, in one line."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A structure to compute.
+
+    Attributes:
+        numbers: Atomic numbers ``[n]``.
+        positions: ``[n, 3]``, Å.
+        cell: ``[3, 3]``, Å.
+        pbc: Periodic directions ``[3]``.
+        charge: Total charge, e.
+        spin: Multiplicity 2S + 1.
+        free_atom: Whether it is a free atom in its ground state, for reference energies.
+    """
+
+    numbers: list[int]
+    positions: list[list[float]]
+    cell: list[list[float]]
+    pbc: list[bool]
+    charge: int
+    spin: int
+    free_atom: bool = False
+
+    @property
+    def key(self) -> str:
+        """sha256 of all that decides the label at a given level."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def atoms(self) -> Atoms:
+        """Return it as an `ase.Atoms`, charge and spin in ``info``."""
+        info = {"charge": self.charge, "spin": self.spin}
+        return Atoms(self.numbers, self.positions, cell=self.cell, pbc=self.pbc, info=info)
+
+
+@dataclass(frozen=True)
+class Label:
+    """What was computed.
+
+    Attributes:
+        energy: Total energy, eV.
+        forces: ``[n, 3]``, eV/Å, or None.
+        stress: ``[3, 3]``, eV/Å³, ASE's sign, or None.
+        without_forces: Why there are no forces although they were wanted.
+        facts: Words and numbers on how it was computed: ``reference``, ``frozen_core_orbitals``.
+        program: Name and version.
+        seconds: Wall time.
+    """
+
+    energy: float
+    forces: list[list[float]] | None = None
+    stress: list[list[float]] | None = None
+    without_forces: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    program: str = ""
+    seconds: float = 0.0
+
+
+def check_electrons(task: Task) -> None:
+    """Refuse a charge and multiplicity that the electrons of a structure cannot have.
+
+    Raises:
+        LabelError: With the number of electrons.
+    """
+    count, unpaired = sum(task.numbers) - task.charge, task.spin - 1
+    if count < max(unpaired, 1) or (count - unpaired) % 2:
+        raise LabelError(
+            f"{count} electrons cannot have the multiplicity {task.spin}. Give charge and spin "
+            "(2S + 1) in the structure, or by --charge and --spin."
+        )
+
+
+def listed(array: Any) -> list[Any]:
+    """Return an array as nested lists of Python's own floats."""
+    found: list[Any] = np.asarray(array, dtype=np.float64).tolist()
+    return found

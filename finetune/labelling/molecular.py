@@ -1,0 +1,260 @@
+"""Energies and analytic forces of molecules with PySCF."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols
+from ase.units import Bohr, Hartree
+
+from finetune.errors import RecipeError
+from finetune.labelling.gradients import gradient
+from finetune.labelling.label import Label, LabelError, Task, check_electrons, listed
+from finetune.labelling.levels import NAMES, PyscfLevel
+
+GRADIENT_TOLERANCE = 1e-6
+"""Hartree, norm of the orbital gradient of a converged mean field: forces of methods upon it are
+first order in its error."""
+AMPLITUDE_TOLERANCE = 100.0
+"""Norm of the last change of coupled-cluster amplitudes, relative to the tolerance of energies."""
+
+
+class Molecular:
+    """Computes molecules at a level of theory.
+
+    Args:
+        level: The level.
+        elements: Atomic numbers to come; a name that no element has a basis of is refused.
+        threads: For PySCF.
+        memory: MB that PySCF plans with.
+
+    Raises:
+        RecipeError: For an unknown functional or basis set.
+    """
+
+    def __init__(
+        self, level: PyscfLevel, elements: Sequence[int], threads: int, memory: int
+    ) -> None:
+        import pyscf
+
+        pyscf.lib.num_threads(threads)
+        self.level = level
+        self.memory = memory
+        self.program = f"PySCF {pyscf.__version__}"
+        if level.method not in NAMES:
+            _check_functional(level.method)
+        symbols = [chemical_symbols[number] for number in elements]
+        missing = [symbol for symbol in symbols if _basis(level, symbol) is None]
+        if symbols and len(missing) == len(symbols):
+            raise RecipeError(
+                f"PySCF has no basis set '{level.basis}' for {', '.join(symbols)}. Check its "
+                "name (level.basis, --basis)."
+            )
+
+    def compute(self, task: Task, forces: bool) -> Label:
+        """Compute energy and, where they are wanted and analytic, forces.
+
+        Raises:
+            LabelError: For what cannot be computed or does not converge.
+        """
+        molecule = self._molecule(task)
+        level = self.level
+        unrestricted = task.free_atom or task.spin > 1 or level.reference == "unrestricted"
+        mean_field = self._mean_field(molecule, unrestricted, task.free_atom)
+        facts: dict[str, Any] = {"reference": _reference(level, unrestricted)}
+        energy, method = mean_field.e_tot, mean_field
+        without = level.without_forces
+        if level.correlated:
+            frozen = _frozen(level, molecule)
+            facts["frozen_core_orbitals"] = frozen
+            if _correlates(mean_field, frozen):
+                energy, method = self._correlated(mean_field, frozen)
+            if level.method == "ccsd(t)" and unrestricted:
+                without = "PySCF's gradient of CCSD(T) is right for restricted references alone"
+        if not np.isfinite(energy):
+            raise LabelError(f"the energy is {energy}.")
+        found = None
+        if forces and not without:
+            found = -gradient(method, level.method) * (Hartree / Bohr)
+        return Label(
+            energy=float(energy) * Hartree,
+            forces=None if found is None else listed(found),
+            without_forces=without if forces else "",
+            facts=facts,
+        )
+
+    def _molecule(self, task: Task) -> Any:
+        from pyscf import gto
+
+        check_electrons(task)
+        symbols = [chemical_symbols[number] for number in task.numbers]
+        if any(task.pbc):
+            raise LabelError("it is periodic; PySCF is used here for molecules (pbc F F F) alone.")
+        bases = {symbol: _basis(self.level, symbol) for symbol in dict.fromkeys(symbols)}
+        without = [symbol for symbol, basis in bases.items() if basis is None]
+        if without:
+            raise LabelError(f"the basis set '{self.level.basis}' has no {', '.join(without)}.")
+        potentials = {symbol: ecp for symbol in bases if (ecp := _potential(self.level, symbol))}
+        return gto.M(
+            atom=list(zip(symbols, task.positions, strict=True)),
+            basis=bases,
+            ecp=potentials,
+            charge=task.charge,
+            spin=task.spin - 1,
+            unit="Angstrom",
+            max_memory=self.memory,
+            verbose=0,
+        )
+
+    def _mean_field(self, molecule: Any, unrestricted: bool, free_atom: bool) -> Any:
+        from pyscf import dft, scf
+
+        level = self.level
+        if level.method in NAMES:
+            mean_field = (scf.UHF if unrestricted else scf.RHF)(molecule)
+        else:
+            mean_field = (dft.UKS if unrestricted else dft.RKS)(molecule)
+            mean_field.xc = level.method
+            mean_field.grids.level = level.grid
+        if level.density_fitting:
+            mean_field = mean_field.density_fit(auxbasis=level.auxiliary_basis)
+        mean_field.conv_tol = level.scf_tolerance
+        mean_field.conv_tol_grad = GRADIENT_TOLERANCE
+        mean_field.max_cycle = level.max_cycles
+        _solve(mean_field)
+        if level.stability or free_atom:
+            _stabilise(mean_field)
+        return mean_field
+
+    def _correlated(self, mean_field: Any, frozen: int) -> tuple[float, Any]:
+        from pyscf import cc, mp
+
+        level = self.level
+        if level.method == "mp2":
+            method = mp.MP2(mean_field, frozen=frozen)
+            method.kernel()
+            return method.e_tot, method
+        method = cc.CCSD(mean_field, frozen=frozen)
+        method.conv_tol = level.cc_tolerance
+        method.conv_tol_normt = AMPLITUDE_TOLERANCE * level.cc_tolerance
+        method.max_cycle = level.max_cycles
+        integrals = method.ao2mo()
+        method.kernel(eris=integrals)
+        if not method.converged:
+            raise LabelError(
+                f"CCSD did not converge in {level.max_cycles} cycles (level.max_cycles)."
+            )
+        energy = method.e_tot
+        if level.method == "ccsd(t)":
+            energy += method.ccsd_t(eris=integrals)
+        return energy, method
+
+
+def _solve(mean_field: Any, density: Any = None) -> None:
+    """Converge a mean field by DIIS, and where that fails by second-order steps."""
+    mean_field.kernel(dm0=density)
+    if not mean_field.converged:
+        second = mean_field.newton()
+        second.max_cycle = mean_field.max_cycle
+        second.kernel(mean_field.mo_coeff, mean_field.mo_occ)
+        for name in ("mo_coeff", "mo_occ", "mo_energy", "e_tot", "converged"):
+            setattr(mean_field, name, getattr(second, name))
+    if not mean_field.converged:
+        raise LabelError(
+            f"the mean field did not converge in {mean_field.max_cycle} cycles, nor by "
+            "second-order steps (level.max_cycles)."
+        )
+
+
+def _stabilise(mean_field: Any, attempts: int = 5) -> None:
+    orbitals = mean_field.mol.nao
+    if not any(filled * (orbitals - filled) for filled in mean_field.mol.nelec):
+        return  # nothing that could rotate
+    for _ in range(attempts):
+        orbitals, _, stable, _ = mean_field.stability(return_status=True)
+        if stable:
+            return
+        _solve(mean_field, mean_field.make_rdm1(orbitals, mean_field.mo_occ))
+    raise LabelError(f"the mean field is unstable after {attempts} attempts to follow it down.")
+
+
+def _frozen(level: PyscfLevel, molecule: Any) -> int:
+    from pyscf.data.elements import chemcore
+
+    if level.frozen_core is True:
+        return int(chemcore(molecule))
+    return int(level.frozen_core)
+
+
+def _correlates(mean_field: Any, frozen: int) -> bool:
+    """Whether at least two electrons and one virtual orbital are left beyond the frozen core.
+
+    Raises:
+        LabelError: If more orbitals are frozen than are doubly occupied.
+    """
+    alpha, beta = mean_field.mol.nelec
+    if alpha + beta - 2 * frozen < 2:
+        return False
+    if frozen > beta:
+        raise LabelError(f"{frozen} orbitals are frozen, of {beta} that are doubly occupied.")
+    return int(mean_field.mol.nao) > beta
+
+
+def _reference(level: PyscfLevel, unrestricted: bool) -> str:
+    return ("U" if unrestricted else "R") + ("HF" if level.method in NAMES else "KS")
+
+
+def _basis(level: PyscfLevel, symbol: str) -> Any:
+    from pyscf.gto import basis
+
+    name = _name(level, symbol)
+    if name is None:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return basis.load(name, symbol)
+        except (RuntimeError, KeyError):  # of an unknown name and of an element that it lacks
+            return None
+
+
+def _potential(level: PyscfLevel, symbol: str) -> Any:
+    """Return the effective core potential that belongs to the basis set, or nothing."""
+    from pyscf.gto import basis
+
+    name = _name(level, symbol)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return basis.load_ecp(name, symbol)
+        except (RuntimeError, KeyError):
+            return None
+
+
+def _name(level: PyscfLevel, symbol: str) -> str | None:
+    if isinstance(level.basis, str):
+        return level.basis
+    return level.basis.get(symbol, level.basis.get("default"))
+
+
+def _check_functional(name: str) -> None:
+    from pyscf.dft import libxc
+    from pyscf.scf import dispersion
+
+    try:
+        plain, _, correction = dispersion.parse_dft(name)
+        libxc.parse_xc(plain)
+    except (KeyError, ValueError, NotImplementedError) as error:
+        why = error.args[0] if error.args else error
+        raise RecipeError(
+            f"level.method '{name}' is none of {', '.join(NAMES)}, and no functional that PySCF "
+            f"has ({why})."
+        ) from None
+    if correction and dispersion.dispersion is None:
+        raise RecipeError(
+            f"'{name}' has a dispersion correction, which PySCF leaves to another package: "
+            "pip install pyscf-dispersion"
+        )

@@ -1,0 +1,113 @@
+"""What is to be labelled: structures of a recipe's files, and free atoms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from ase.data import atomic_numbers, chemical_symbols, ground_state_magnetic_moments
+
+from finetune.data.labels import Structure
+from finetune.data.reading import Reader
+from finetune.data.sources import find_files
+from finetune.errors import DataError
+from finetune.labelling.label import Task, listed
+from finetune.labelling.recipe import LabelRecipe
+
+UNREAD = {"energy": "(no energy)", "forces": "(no forces)", "stress": "(no stress)"}
+"""Names that no file has: labels that are there already are not looked at."""
+ISOLATED = "IsolatedAtom"
+"""``config_type`` of free atoms."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A structure to label.
+
+    Attributes:
+        structure: Without labels.
+        task: What is computed.
+        index: Place among the structures read; None of a free atom.
+    """
+
+    structure: Structure
+    task: Task
+    index: int | None
+
+
+def plan(recipe: LabelRecipe, beside: Path | None) -> tuple[list[Item], list[Item], list[str]]:
+    """Read what a recipe names.
+
+    Returns:
+        Structures, free atoms, and notes on what was left out.
+
+    Raises:
+        DataError: For files that cannot be read, or where the output is one of them.
+    """
+    sources = [recipe.structures] if isinstance(recipe.structures, str) else [*recipe.structures]
+    output = Path(recipe.output).resolve()
+    for source in sources:
+        if output in {file.path.resolve() for file in find_files(source, beside)[0]}:
+            raise DataError(f"'{recipe.output}' is to be labelled: name another output.")
+    keys = recipe.keys.model_copy(update=UNREAD)
+    reader = Reader(keys, recipe.units, recipe.faulty, beside)
+    found = [
+        _item(structure, index, recipe)
+        for index, structure in enumerate(reader.stream(sources, need_labels=False))
+    ]
+    return found, _free_atoms(found, recipe), reader.notes()
+
+
+def _item(structure: Structure, index: int, recipe: LabelRecipe) -> Item:
+    charge, spin = structure.charge, structure.spin
+    if recipe.charge is not None and charge == 0 and recipe.keys.charge not in structure.tags:
+        charge = recipe.charge
+    if recipe.spin is not None and spin == 1 and recipe.keys.spin not in structure.tags:
+        spin = recipe.spin
+    bare = replace(
+        structure,
+        energy=None,
+        forces=None,
+        stress=None,
+        level_of_theory=None,
+        charge=charge,
+        spin=spin,
+    )
+    return Item(bare, _task(bare), index)
+
+
+def _task(structure: Structure, free_atom: bool = False) -> Task:
+    return Task(
+        numbers=[int(number) for number in structure.numbers],
+        positions=listed(structure.positions),
+        cell=listed(structure.cell),
+        pbc=[bool(value) for value in structure.pbc],
+        charge=structure.charge,
+        spin=structure.spin,
+        free_atom=free_atom,
+    )
+
+
+def _free_atoms(items: Sequence[Item], recipe: LabelRecipe) -> list[Item]:
+    """Return neutral atoms in their ground states, in the order of atomic numbers."""
+    if recipe.isolated_atoms is False:
+        return []
+    if recipe.isolated_atoms is True:
+        numbers = {number for item in items for number in item.task.numbers}
+    else:
+        numbers = {atomic_numbers[symbol] for symbol in recipe.isolated_atoms}
+    found = []
+    for number in sorted(numbers):
+        structure = Structure(
+            numbers=np.array([number]),
+            positions=np.zeros((1, 3)),
+            cell=np.zeros((3, 3)),
+            pbc=np.zeros(3, dtype=bool),
+            spin=round(float(ground_state_magnetic_moments[number])) + 1,
+            where=f"isolated atom {chemical_symbols[number]}",
+            tags={"config_type": ISOLATED},
+        )
+        found.append(Item(structure, _task(structure, free_atom=True), None))
+    return found

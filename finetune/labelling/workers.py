@@ -1,0 +1,169 @@
+"""Several processes that compute labels side by side, each with threads and memory of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from finetune.errors import FinetuneError, RecipeError
+from finetune.labelling.label import Task
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+_BEGIN = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from finetune.labelling.worker import main; main()"
+)
+PATIENCE = 0.2
+"""Seconds between looks at whether a signal came."""
+
+
+class Worker:
+    """One process; it starts at the first task, and anew after it has died.
+
+    Args:
+        setup: What `finetune.labelling.worker` is set up with.
+    """
+
+    def __init__(self, setup: Mapping[str, Any]) -> None:
+        self.setup = setup
+        self.process: subprocess.Popen[str] | None = None
+        self.closed = False
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the worker lives)
+
+    def compute(self, task: Task, forces: bool) -> dict[str, Any]:
+        """Return a label, or a ``reason``, as plain data.
+
+        Raises:
+            RecipeError: If the program cannot be opened.
+        """
+        if self.process is None:
+            self._start()
+        reply = self._ask({"task": asdict(task), "forces": forces})
+        if reply is None:
+            return {"reason": self._epitaph(), "seconds": 0.0}
+        self._errors.seek(0)
+        self._errors.truncate()  # its end is only looked at after a death
+        return reply
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        self.closed = True
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def _start(self) -> None:
+        threads = dict.fromkeys(_THREADS, str(self.setup["threads"]))
+        here = [os.path.abspath(part) for part in sys.path]
+        paths = json.dumps([*here, *([cwd] if (cwd := os.getcwd()) not in here else [])])
+        if self.closed:
+            return
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _BEGIN, paths],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, **threads},
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,  # Ctrl-C is for the process that hands out the tasks
+        )
+        reply = self._ask(self.setup)
+        if reply is None:
+            raise FinetuneError(f"labels cannot be computed: {self._epitaph()}")
+        if "fault" in reply:
+            raise RecipeError(reply["fault"])
+
+    def _ask(self, content: Mapping[str, Any]) -> dict[str, Any] | None:
+        if self.process is None or self.process.stdin is None or self.process.stdout is None:
+            return None
+        try:
+            self.process.stdin.write(json.dumps(content) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except OSError:
+            return None
+        return json.loads(line) if line.endswith("\n") else None
+
+    def _epitaph(self) -> str:
+        """Say how the process ended, and forget it."""
+        if self.process is None:
+            return "it was given up"
+        code = self.process.wait()
+        self.process = None
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        self._errors.seek(0)
+        self._errors.truncate()
+        if code == -signal.SIGKILL:
+            return (
+                "the process that computed it was killed (SIGKILL), which is what systems do when "
+                "memory runs out: fewer --workers, or a machine with more memory"
+            )
+        ended = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return f"the process that computed it ended ({ended}){': ' + last[:200] if last else ''}"
+
+
+def compute_all(
+    tasks: Sequence[Task],
+    forces: bool,
+    setup: Mapping[str, Any],
+    workers: int,
+    stopped: Callable[[], bool],
+) -> Iterator[tuple[Task, dict[str, Any]]]:
+    """Yield tasks with what came of them, as they are done.
+
+    Args:
+        tasks: In the order in which they are begun.
+        forces: Whether forces are wanted.
+        setup: ``level``, ``elements``, ``threads``, ``memory``, ``folder``.
+        workers: How many are at work at once.
+        stopped: Whether to begin no further one; those begun are waited for.
+
+    Raises:
+        RecipeError: If the program cannot be opened.
+        FinetuneError: If it dies as it is opened.
+    """
+    count = max(min(workers, len(tasks)), 1)
+    folder = Path(setup["folder"])
+    crew = [Worker({**setup, "folder": str(folder / f"worker-{i + 1}")}) for i in range(count)]
+    idle: SimpleQueue[Worker] = SimpleQueue()
+    for worker in crew:
+        idle.put(worker)
+
+    def compute(task: Task) -> dict[str, Any]:
+        worker = idle.get()
+        try:
+            return worker.compute(task, forces)
+        finally:
+            idle.put(worker)
+
+    rest = iter(tasks)
+    running: dict[Future[dict[str, Any]], Task] = {}
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            while True:
+                while len(running) < count and not stopped() and (task := next(rest, None)):
+                    running[pool.submit(compute, task)] = task
+                if not running:
+                    return
+                for done in wait(running, PATIENCE, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(done), done.result()
+        finally:
+            for worker in crew:
+                worker.close()
+            for place in (*(Path(worker.setup["folder"]) for worker in crew), folder):
+                with suppress(OSError):  # calculators make one even where they leave nothing
+                    place.rmdir()
