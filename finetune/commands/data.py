@@ -105,7 +105,7 @@ def split(
     """Divide structures into train, valid and test; duplicates stay in one part."""
     with user_errors():
         from finetune.data.labels import check_keys
-        from finetune.data.splitting import KINDS
+        from finetune.data.splitting import KINDS, missed
         from finetune.data.splitting import split as divide
         from finetune.data.writing import write_parts
 
@@ -125,10 +125,11 @@ def split(
             "block": block if by == "block" else None,
             "seed": seed,
             "tolerance": tolerance,
+            "asked": asked,
         }
         counts = write_parts(to, structures, parts, suffix, facts)
     _say([f"wrote {count} structures to {path}" for path, count in counts.items()])
-    _say(reader.notes())
+    _say([*missed(parts, len(structures), sizes, by), *reader.notes()])
 
 
 @app.command()

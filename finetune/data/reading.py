@@ -19,6 +19,7 @@ from finetune.data.sequences import Joined, LazySequence
 from finetune.data.sources import File, find_files, select
 from finetune.data.store import Store
 from finetune.data.tables import is_store
+from finetune.data.usable import usable
 from finetune.errors import DataError, system_errors
 from finetune.sections import DataRecipe, LabelKeys
 from finetune.units import Units
@@ -140,6 +141,11 @@ class Reader:
 
     def _open_store(self, file: File, record: FileRecord) -> Sequence[Structure]:
         opened = _part(Store(file.path), file)
+        if self.faulty == "skip":
+            opened, faults = usable(opened)
+            record.left_out += faults
+            if not opened:
+                raise DataError(f"'{file.name}' holds no structure that can be used: {faults[0]}")
         record.format = "HDF5 store"
         record.units = Units().filled().model_dump()
         record.structures += len(opened)

@@ -75,6 +75,31 @@ def split(
     return {name: sorted(indices) for name, indices in parts.items() if indices}
 
 
+def missed(
+    parts: Mapping[str, Sequence[int]], total: int, sizes: Mapping[str, float], kind: str
+) -> list[str]:
+    """Say which parts of a split are not as large as was asked for, and why.
+
+    Args:
+        parts: What `split` returned.
+        total: Structures that there were.
+        sizes: What was asked for.
+        kind: How they were divided.
+    """
+    found = []
+    for name, size in _counts(total, sizes).items():
+        count = len(parts.get(name, ()))
+        if sizes.get(name) and abs(count - size) >= 1:
+            found.append(f"{name} has {count} structures, {size:.4g} were asked for")
+    if not found:
+        return []
+    whole = {"composition": "structures of one formula", "block": "the structures of a block"}
+    kept = whole.get(kind)
+    return [
+        f"warning: {'; '.join(found)}: {kept + ' and ' if kept else ''}duplicates are not divided."
+    ]
+
+
 def _counts(total: int, sizes: Mapping[str, float]) -> dict[str, float]:
     if not sizes:
         raise DataError("no part is named.")

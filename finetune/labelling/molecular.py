@@ -148,7 +148,7 @@ class Molecular:
                 f"CCSD did not converge in {level.max_cycles} cycles (level.max_cycles)."
             )
         energy = method.e_tot
-        if level.method == "ccsd(t)":
+        if level.method == "ccsd(t)" and _has_triples(mean_field, frozen):
             energy += method.ccsd_t(eris=integrals)
         return energy, method
 
@@ -196,11 +196,19 @@ def _correlates(mean_field: Any, frozen: int) -> bool:
         LabelError: If more orbitals are frozen than are doubly occupied.
     """
     alpha, beta = mean_field.mol.nelec
-    if alpha + beta - 2 * frozen < 2:
-        return False
     if frozen > beta:
         raise LabelError(f"{frozen} orbitals are frozen, of {beta} that are doubly occupied.")
+    if alpha + beta - 2 * frozen < 2:
+        return False
     return int(mean_field.mol.nao) > beta
+
+
+def _has_triples(mean_field: Any, frozen: int) -> bool:
+    """Whether three electrons can be excited; PySCF's (T) fails for spins with no virtuals."""
+    orbitals = mean_field.mol.nao
+    spins = [(filled - frozen, orbitals - filled) for filled in mean_field.mol.nelec]
+    within_one = any(filled >= 3 and empty >= 3 for filled, empty in spins)
+    return within_one or all(filled and empty for filled, empty in spins)
 
 
 def _reference(level: PyscfLevel, unrestricted: bool) -> str:

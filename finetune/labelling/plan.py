@@ -15,6 +15,7 @@ from finetune.data.sources import find_files
 from finetune.errors import DataError
 from finetune.labelling.label import Task, listed
 from finetune.labelling.recipe import LabelRecipe
+from finetune.resources import expanded
 
 UNREAD = {"energy": "(no energy)", "forces": "(no forces)", "stress": "(no stress)"}
 """Names that no file has: labels that are there already are not looked at."""
@@ -37,6 +38,18 @@ class Item:
     index: int | None
 
 
+def check_sources(recipe: LabelRecipe, beside: Path | None) -> None:
+    """Refuse files that are not there, or an output that is one of them.
+
+    Raises:
+        DataError: Naming it.
+    """
+    output = expanded(recipe.output).resolve()
+    for source in _sources(recipe):
+        if output in {file.path.resolve() for file in find_files(source, beside)[0]}:
+            raise DataError(f"'{recipe.output}' is to be labelled: name another output.")
+
+
 def plan(recipe: LabelRecipe, beside: Path | None) -> tuple[list[Item], list[Item], list[str]]:
     """Read what a recipe names.
 
@@ -44,20 +57,19 @@ def plan(recipe: LabelRecipe, beside: Path | None) -> tuple[list[Item], list[Ite
         Structures, free atoms, and notes on what was left out.
 
     Raises:
-        DataError: For files that cannot be read, or where the output is one of them.
+        DataError: For files that cannot be read.
     """
-    sources = [recipe.structures] if isinstance(recipe.structures, str) else [*recipe.structures]
-    output = Path(recipe.output).resolve()
-    for source in sources:
-        if output in {file.path.resolve() for file in find_files(source, beside)[0]}:
-            raise DataError(f"'{recipe.output}' is to be labelled: name another output.")
     keys = recipe.keys.model_copy(update=UNREAD)
     reader = Reader(keys, recipe.units, recipe.faulty, beside)
     found = [
         _item(structure, index, recipe)
-        for index, structure in enumerate(reader.stream(sources, need_labels=False))
+        for index, structure in enumerate(reader.stream(_sources(recipe), need_labels=False))
     ]
     return found, _free_atoms(found, recipe), reader.notes()
+
+
+def _sources(recipe: LabelRecipe) -> list[str]:
+    return [recipe.structures] if isinstance(recipe.structures, str) else [*recipe.structures]
 
 
 def _item(structure: Structure, index: int, recipe: LabelRecipe) -> Item:

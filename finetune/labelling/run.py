@@ -14,7 +14,7 @@ from finetune.labelling.journal import Journal
 from finetune.labelling.label import Label
 from finetune.labelling.levels import identity
 from finetune.labelling.outcome import LabelResult, Places, conclude, labelled
-from finetune.labelling.plan import Item, plan
+from finetune.labelling.plan import Item, check_sources, plan
 from finetune.labelling.programs import check_installed
 from finetune.labelling.recipe import LabelRecipe
 from finetune.labelling.workers import compute_all
@@ -68,6 +68,7 @@ def label(
             "(--energies-only) or another level."
         )
     places = Places.of(expanded(recipe.output))
+    check_sources(recipe, beside)
     places.check(overwrite)
     items, free, notes = plan(recipe, beside)
     notes = [*notes, *_demands(recipe)]

@@ -61,7 +61,8 @@ class Worker:
         self.closed = True
         if self.process is not None:
             self.process.kill()
-            self.process.wait()
+            self._bury(self.process)
+        self._errors.close()
 
     def _start(self) -> None:
         threads = dict.fromkeys(_THREADS, str(self.setup["threads"]))
@@ -96,11 +97,19 @@ class Worker:
             return None
         return json.loads(line) if line.endswith("\n") else None
 
+    @staticmethod
+    def _bury(process: subprocess.Popen[str]) -> int:
+        for pipe in (process.stdin, process.stdout):
+            with suppress(OSError):  # what could not be sent to it
+                if pipe is not None:
+                    pipe.close()
+        return process.wait()
+
     def _epitaph(self) -> str:
         """Say how the process ended, and forget it."""
         if self.process is None:
             return "it was given up"
-        code = self.process.wait()
+        code = self._bury(self.process)
         self.process = None
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").split("\n")

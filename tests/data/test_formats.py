@@ -289,3 +289,43 @@ def test_a_poscar_that_promises_too_many_atoms_takes_no_memory(tmp_path: Path) -
     path.write_text("Si\n1.0\n5 0 0\n0 5 0\n0 0 5\nSi\n1\nDirect\n0 0 0\n")
     (silicon,) = read_structures(path, need_labels=False)
     assert len(silicon) == 1
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        (np.where(NUMBERS == 8, 8.5, NUMBERS), "atomic number 8.5, which is no whole number"),
+        (np.where(NUMBERS == 8, np.nan, NUMBERS), "atomic number nan"),
+        (np.stack([NUMBERS] * 2), "must be a row of whole numbers"),
+        (NUMBERS > 1, "are bool"),
+    ],
+)
+def test_ani_files_need_whole_atomic_numbers(numbers: Any, message: str, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "ani.h5", "w") as file:
+        group = file.create_group("C1H4O1")
+        group["coordinates"], group["atomic_numbers"] = POSITIONS, numbers
+        group["e"] = ENERGIES
+    with pytest.raises(DataError, match=message):
+        read_structures(tmp_path / "ani.h5", LabelKeys(energy="e"))
+    with h5py.File(tmp_path / "ani.h5", "r+") as file:
+        del file["C1H4O1/atomic_numbers"]
+        file["C1H4O1/atomic_numbers"] = NUMBERS.astype(float)
+    assert len(read_structures(tmp_path / "ani.h5", LabelKeys(energy="e"))) == COUNT
+
+
+def test_a_split_says_where_it_misses_the_sizes_asked_for(tmp_path: Path) -> None:
+    ase.io.write(tmp_path / "a.xyz", [atoms for _ in range(2) for atoms in frames()])
+    for index, atoms in enumerate(found := ase.io.read(tmp_path / "a.xyz", ":")):
+        atoms.positions *= 1 + 0.01 * index
+    ase.io.write(tmp_path / "a.xyz", found)
+    arguments = ["data", "split", str(tmp_path / "a.xyz"), "--valid", "1", "--test", "2"]
+    exact = CliRunner().invoke(app, [*arguments, "--to", str(tmp_path / "exact")])
+    assert "asked for" not in exact.output
+    blocks = [*arguments, "--by", "block", "--block", "3", "--to", str(tmp_path / "blocks")]
+    done = CliRunner().invoke(app, blocks)
+    assert done.exit_code == 0, done.output
+    parts = [len(read_structures(tmp_path / f"blocks/{p}.xyz")) for p in ("valid", "test")]
+    for name, size, asked in zip(("valid", "test"), parts, (1, 2), strict=True):
+        assert f"{name} has {size} structures, {asked} were asked for" in done.output
+    assert "the structures of a block and duplicates are not divided" in done.output
+    assert json.loads((tmp_path / "blocks" / "split.json").read_text())["asked"]["test"] == 2

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import finetune
 from finetune.commands import app
 from finetune.data.labels import Structure, from_atoms
-from finetune.data.reading import read_structures
+from finetune.data.reading import Reader, read_structures
 from finetune.data.sequences import Joined, LazySequence, View
 from finetune.data.splits import hold_out, representative
 from finetune.data.store import Store
@@ -296,3 +296,32 @@ def test_a_hundred_thousand_structures_are_not_held_in_memory(
         peaks[count] = (peak - before) / 2**20
     print(f"resident size beyond the imports, MiB: {peaks}")
     assert peaks[100_000] < peaks[1_000] + 150
+
+
+def test_faulty_structures_of_a_store_are_left_out_when_asked(
+    mixed: list[Structure], workspace: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.h5"
+    with StoreWriter(path) as writer:
+        writer.append([replace(mixed[index % 2], energy=-100.0 - index) for index in range(8)])
+    with h5py.File(path, "r+") as file:
+        first = file["offsets"][2]
+        file["positions"][first] = file["positions"][first + 1]  # two atoms in one place
+        file["energy/values"][5] = np.nan
+    with pytest.raises(DataError, match="structure 2"):
+        list(Reader().read(path))
+    reader = Reader(faulty="skip")
+    found = reader.read(path)
+    energies = [-100.0, -101.0, -103.0, -104.0, -106.0, -107.0]
+    assert [item.energy for item in found] == energies
+    assert [found[index].energy for index in range(6)] == energies
+    assert reader.records[0].structures == 6
+    assert "structure 2" in reader.notes()[0]
+    assert "structures 5 to 5" in reader.notes()[0]
+    assert len(list(Reader(faulty="skip").stream(f"{path}@:3"))) == 2
+    with pytest.raises(DataError, match="no structure that can be used"):
+        Reader(faulty="skip").read(f"{path}@2:3")
+    data = {"train": str(path), "valid": 0.34, "faulty": "skip"}
+    prepared = finetune.validate(recipe_for(workspace, "x", data=data))
+    assert len(prepared.data.train) == 4
+    assert any("left out of" in note and "2 in all" in note for note in prepared.notes)

@@ -82,7 +82,7 @@ def _group(group: h5py.Group, name: str, keys: LabelKeys) -> Iterator[Atoms]:
     found = np.asarray(group[species][()])
     if found.dtype.kind in "SO":
         found = np.array([atomic_numbers[s.decode() if isinstance(s, bytes) else s] for s in found])
-    numbers = found.astype(int).tolist()
+    numbers = _whole(found, name)
     shape = group["coordinates"].shape
     if len(shape) != 3 or shape[1:] != (len(numbers), 3):
         raise DataError(
@@ -117,3 +117,19 @@ def _group(group: h5py.Group, name: str, keys: LabelKeys) -> Iterator[Atoms]:
             if levels - {""}:
                 atoms.info["level_of_theory"] = ", ".join(sorted(levels))
             yield atoms
+
+
+def _whole(found: Any, name: str) -> list[int]:
+    """Return atomic numbers as such, or refuse what would have to be rounded."""
+    if found.dtype.kind not in "iuf" or found.ndim != 1:
+        raise DataError(
+            f"the atomic numbers of the group '{name}' are {found.dtype} of shape {found.shape}; "
+            "they must be a row of whole numbers."
+        )
+    strange = np.flatnonzero(~np.isfinite(found) | (found != np.round(found)))
+    if len(strange):
+        raise DataError(
+            f"the group '{name}' has the atomic number {found[strange[0]]:g}, which is no whole "
+            "number. Is the file damaged?"
+        )
+    return [int(number) for number in found]
