@@ -89,7 +89,7 @@ class Store(LazySequence[Structure]):
             if not np.isfinite(values).all():
                 raise DataError(
                     f"'{self.path}' holds NaN or infinite values in structures {start} to "
-                    f"{stop - 1}. Write it anew with `data convert`."
+                    f"{stop - 1}. `data convert --skip-faulty` writes the others anew."
                 )
         for index in range(start, stop):
             atoms = slice(offsets[index] - first, offsets[index + 1] - first)

@@ -21,6 +21,10 @@ first order in its error."""
 AMPLITUDE_TOLERANCE = 100.0
 """Norm of the last change of coupled-cluster amplitudes, relative to the tolerance of energies."""
 
+FLAT = 1e-5
+"""Hartree; open-shell atoms may turn at no cost, and grids make that look like an instability."""
+_STATE = ("mo_coeff", "mo_occ", "mo_energy", "e_tot", "converged")
+
 
 class Molecular:
     """Computes molecules at a level of theory.
@@ -121,6 +125,9 @@ class Molecular:
             mean_field.grids.level = level.grid
         if level.density_fitting:
             mean_field = mean_field.density_fit(auxbasis=level.auxiliary_basis)
+        if getattr(mean_field, "_chkfile", None) is not None:
+            mean_field._chkfile.close()  # a file of orbitals that nobody reads
+        mean_field.chkfile = None
         mean_field.conv_tol = level.scf_tolerance
         mean_field.conv_tol_grad = GRADIENT_TOLERANCE
         mean_field.max_cycle = level.max_cycles
@@ -160,7 +167,7 @@ def _solve(mean_field: Any, density: Any = None) -> None:
         second = mean_field.newton()
         second.max_cycle = mean_field.max_cycle
         second.kernel(mean_field.mo_coeff, mean_field.mo_occ)
-        for name in ("mo_coeff", "mo_occ", "mo_energy", "e_tot", "converged"):
+        for name in _STATE:
             setattr(mean_field, name, getattr(second, name))
     if not mean_field.converged:
         raise LabelError(
@@ -170,14 +177,20 @@ def _solve(mean_field: Any, density: Any = None) -> None:
 
 
 def _stabilise(mean_field: Any, attempts: int = 5) -> None:
+    """Follow instabilities down as long as the energy falls by more than `FLAT`."""
     orbitals = mean_field.mol.nao
     if not any(filled * (orbitals - filled) for filled in mean_field.mol.nelec):
         return  # nothing that could rotate
     for _ in range(attempts):
-        orbitals, _, stable, _ = mean_field.stability(return_status=True)
+        before = {name: getattr(mean_field, name) for name in _STATE}
+        rotated, _, stable, _ = mean_field.stability(return_status=True)
         if stable:
             return
-        _solve(mean_field, mean_field.make_rdm1(orbitals, mean_field.mo_occ))
+        _solve(mean_field, mean_field.make_rdm1(rotated, mean_field.mo_occ))
+        if mean_field.e_tot > before["e_tot"] - FLAT:
+            for name, value in before.items():
+                setattr(mean_field, name, value)
+            return
     raise LabelError(f"the mean field is unstable after {attempts} attempts to follow it down.")
 
 

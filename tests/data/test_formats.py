@@ -307,10 +307,11 @@ def test_ani_files_need_whole_atomic_numbers(numbers: Any, message: str, tmp_pat
         group["e"] = ENERGIES
     with pytest.raises(DataError, match=message):
         read_structures(tmp_path / "ani.h5", LabelKeys(energy="e"))
-    with h5py.File(tmp_path / "ani.h5", "r+") as file:
-        del file["C1H4O1/atomic_numbers"]
-        file["C1H4O1/atomic_numbers"] = NUMBERS.astype(float)
-    assert len(read_structures(tmp_path / "ani.h5", LabelKeys(energy="e"))) == COUNT
+    with h5py.File(tmp_path / "whole.h5", "w") as file:
+        group = file.create_group("C1H4O1")
+        group["coordinates"], group["atomic_numbers"] = POSITIONS, NUMBERS.astype(float)
+        group["e"] = ENERGIES
+    assert len(read_structures(tmp_path / "whole.h5", LabelKeys(energy="e"))) == COUNT
 
 
 def test_a_split_says_where_it_misses_the_sizes_asked_for(tmp_path: Path) -> None:

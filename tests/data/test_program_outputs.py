@@ -39,7 +39,7 @@ def outcar() -> str:
     lines = [
         *(f" POTCAR:    PAW_PBE {symbol} 08Apr2002" for symbol in SYMBOLS * 2),
         "   ISPIN  =      1    spin polarized calculation?",
-        "   k-points  NKPTS =      1   k-points in BZ     NKDIM =    1   number of bands    NBANDS=    4",
+        "  k-points  NKPTS =      1   k-points in BZ   NKDIM =    1   number of bands  NBANDS=   4",
         "   k-points in reciprocal lattice and weights: Gamma",
         "   0.00000000  0.00000000  0.00000000       1.000",
         "   ions per type =               1   1",

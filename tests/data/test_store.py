@@ -308,7 +308,7 @@ def test_faulty_structures_of_a_store_are_left_out_when_asked(
         first = file["offsets"][2]
         file["positions"][first] = file["positions"][first + 1]  # two atoms in one place
         file["energy/values"][5] = np.nan
-    with pytest.raises(DataError, match="structure 2"):
+    with pytest.raises(DataError, match="NaN or infinite values in structures 0 to 7"):
         list(Reader().read(path))
     reader = Reader(faulty="skip")
     found = reader.read(path)
