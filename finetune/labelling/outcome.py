@@ -60,9 +60,8 @@ class Places:
         Raises:
             DataError: With what would do.
         """
-        check_name(self.output.with_name(f".{self.output.name}.new{self.output.suffix}"))
-        if self.output.suffix not in SUFFIXES | XYZ:
-            check_name(self.output)  # which tells the names that do
+        if not self.output.exists() or self.output.suffix not in SUFFIXES | XYZ:
+            check_name(self.output)
         if overwrite:
             return
         known: dict[str, str] = {}
