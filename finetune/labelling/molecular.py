@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -274,7 +275,7 @@ def _check_functional(name: str) -> None:
             f"level.method '{name}' is none of {', '.join(NAMES)}, and no functional that PySCF "
             f"has ({why})."
         ) from None
-    if correction and dispersion.dispersion is None:
+    if correction and find_spec("pyscf.dispersion") is None:
         raise RecipeError(
             f"'{name}' has a dispersion correction, which PySCF leaves to another package: "
             "pip install pyscf-dispersion"
