@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from finetune.commands.evaluation import Plain, Quiet
-from finetune.commands.shared import Overwrite, tell, tell_written, user_errors
+from finetune.commands.shared import AsJson, Overwrite, tell, tell_written, user_errors
 from finetune.errors import RecipeError
 
 _OVERRIDE = re.compile(r"[a-z_]+(\.\w+)*=.*", re.DOTALL)
@@ -87,7 +87,7 @@ def label(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     plain: Plain = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compute energies and forces with PySCF, tblite or an ASE calculator; go on after a kill."""
     console = Console(stderr=as_json)

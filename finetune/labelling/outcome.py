@@ -14,7 +14,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from finetune.data.labels import Structure
-from finetune.data.store import SUFFIXES
+from finetune.data.store_writing import SUFFIXES
 from finetune.data.writing import XYZ, check_name, write_structures
 from finetune.errors import DataError
 from finetune.files import write_atomically
