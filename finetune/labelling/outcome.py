@@ -54,8 +54,12 @@ class Places:
             output.with_name(f"{output.name}.files"),
         )
 
-    def check(self, overwrite: bool) -> None:
+    def check(self, overwrite: bool, atoms: bool) -> None:
         """Refuse outputs that are in the way or cannot be written.
+
+        Args:
+            overwrite: Whether they may be replaced.
+            atoms: Whether there will be free atoms.
 
         Raises:
             DataError: With what would do.
@@ -70,7 +74,7 @@ class Places:
                 known = json.loads(self.record.read_text(encoding="utf-8"))["sha256"]
             except (ValueError, KeyError, TypeError):
                 known = {}
-        for path in (self.output, self.atoms):
+        for path in (self.output, *([self.atoms] if atoms else [])):
             if path.exists() and known.get(path.name) != _digest(path):
                 raise DataError(
                     f"'{path}' exists, and is not as this command left it. Choose another output, "
@@ -195,7 +199,7 @@ def conclude(
             chemical_symbols[item.task.numbers[0]]: journal.labels[item.task.key].energy
             for item in atoms
         },
-        notes=(*notes, *_remarks(recipe, labels)),
+        notes=(*notes, *_remarks(recipe, labels), *_without_later_forces(items, journal)),
     )
     written = [places.output, *([places.atoms] if atoms else [])]
     record = {
@@ -225,6 +229,16 @@ def _remarks(recipe: LabelRecipe, labels: Sequence[Label]) -> list[str]:
     if len(programs) > 1:
         found.append(f"warning: the labels are from several versions: {', '.join(programs)}.")
     return found
+
+
+def _without_later_forces(items: Sequence[Item], journal: Journal) -> list[str]:
+    """Tell of structures that have an energy from before, and whose forces failed."""
+    both = [i for i in items if i.task.key in journal.labels and i.task.key in journal.failures]
+    return [
+        f"warning: {item.structure.where} has its energy alone, its forces failed: "
+        f"{journal.failures[item.task.key]}"
+        for item in both
+    ]
 
 
 def _replace(path: Path, structures: Sequence[Structure]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from finetune.data.sources import find_files
 from finetune.errors import DataError
 from finetune.labelling.label import Task, listed
 from finetune.labelling.recipe import LabelRecipe
-from finetune.resources import expanded
 
 UNREAD = {"energy": "(no energy)", "forces": "(no forces)", "stress": "(no stress)"}
 """Names that no file has: labels that are there already are not looked at."""
@@ -38,16 +37,17 @@ class Item:
     index: int | None
 
 
-def check_sources(recipe: LabelRecipe, beside: Path | None) -> None:
+def check_sources(recipe: LabelRecipe, beside: Path | None, outputs: Iterable[Path]) -> None:
     """Refuse files that are not there, or an output that is one of them.
 
     Raises:
         DataError: Naming it.
     """
-    output = expanded(recipe.output).resolve()
+    taken = {path.resolve() for path in outputs}
     for source in _sources(recipe):
-        if output in {file.path.resolve() for file in find_files(source, beside)[0]}:
-            raise DataError(f"'{recipe.output}' is to be labelled: name another output.")
+        for file in find_files(source, beside)[0]:
+            if file.path.resolve() in taken:
+                raise DataError(f"'{file.path}' is to be labelled: name another output.")
 
 
 def plan(recipe: LabelRecipe, beside: Path | None) -> tuple[list[Item], list[Item], list[str]]:

@@ -68,8 +68,8 @@ def label(
             "(--energies-only) or another level."
         )
     places = Places.of(expanded(recipe.output))
-    check_sources(recipe, beside)
-    places.check(overwrite)
+    check_sources(recipe, beside, (places.output, places.atoms))
+    places.check(overwrite, recipe.isolated_atoms is not False)
     items, free, notes = plan(recipe, beside)
     notes = [*notes, *_demands(recipe)]
     counter = counter or Counter()

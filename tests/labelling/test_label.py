@@ -280,6 +280,25 @@ def test_energies_only_and_forces_later(tmp_path: Path) -> None:
     assert [item.forces for item in read_structures(output)] == [None, None]
 
 
+def test_forces_that_fail_later_leave_the_energy_and_are_told(tmp_path: Path) -> None:
+    pool, output = pool_of(tmp_path / "pool.xyz", 1, (6,)), tmp_path / "a.xyz"
+    assert finetune.label(springs(pool, output, forces=False)).labelled == 2
+    later = finetune.label(springs(pool, output))
+    assert (later.labelled, later.computed) == (2, 2)
+    assert [note for note in later.notes if "its forces failed: RuntimeError: no slope" in note]
+    assert [item.forces is None for item in read_structures(output)] == [False, True]
+    assert finetune.label(springs(pool, output)).computed == 0
+
+
+def test_more_cycles_are_the_same_level(molecules: Path, tmp_path: Path) -> None:
+    recipe = {"structures": f"{molecules}@:2", "level": XTB, "output": f"{tmp_path}/a.xyz"}
+    with pytest.raises(DataError, match="none of 2 structures has a label.*converge"):
+        finetune.label(recipe, ["level.max_cycles=1"])
+    with pytest.raises(DataError, match="converge"):
+        finetune.label(recipe)
+    assert finetune.label(recipe, retry_failed=True).labelled == 2
+
+
 def test_charge_and_spin_of_the_recipe_hold_where_the_file_is_silent(tmp_path: Path) -> None:
     silent, cation = molecule("H2O"), molecule("H2O")
     cation.info.update(total=1, spin=2)
