@@ -45,6 +45,8 @@ class Slow(Calculator):
             "energy": float(np.nan if first == 5 else (atoms.positions**2).sum()),
             "forces": -2.0 * atoms.positions,
         }
+        if first == 6:
+            del self.results["forces"]  # so that they are asked for by themselves
 
 
 def energies_only() -> Calculator:
