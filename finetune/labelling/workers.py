@@ -164,7 +164,7 @@ def compute_all(
     with ThreadPoolExecutor(count) as pool:
         try:
             while True:
-                while len(running) < count and not stopped() and (task := next(rest, None)):
+                while not stopped() and len(running) < count and (task := next(rest, None)):
                     running[pool.submit(compute, task)] = task
                 if not running:
                     return

@@ -209,8 +209,9 @@ def test_a_signal_waits_for_what_is_begun_and_says_how_to_go_on(tmp_path: Path) 
     with command(recipe) as process:
         begun(output, 2)
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
+        shown, errors = process.communicate(timeout=60)
     assert process.returncode == 143
+    assert "stopping: waiting for what is begun" in shown
     assert f"resume with  piwsl-finetune label {recipe}" in errors
     stored = len(computed(output))
     assert f"{stored} of 9 computed" in errors
