@@ -1,40 +1,48 @@
-"""Low-rank updates of e3nn's equivariant layers, as layers that peft can inject, save and merge.
+"""Low-rank updates of MACE's equivariant layers, as layers that peft can inject, save and merge.
 
 An equivariant linear layer mixes channels of the same irrep only: one matrix ``[mul_in, mul_out]``
 for each of its paths. Each matrix W gets an update (alpha / rank) · A B of its own, so that the
 updated layer is equivariant for any A and B (LoRA: Hu et al., arXiv 2106.09685). A fully connected
-tensor product has such a matrix for each channel of its second input: the element, in MACE.
+tensor product has such a matrix for each channel of its second input: the element, in MACE. A
+symmetric contraction has one ``[paths, channels]`` for each element and order; its entries multiply
+whole couplings, not components, so that it stays equivariant as well.
 """
 
 from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
+from torch.func import functional_call
 
 from finetune.adapters.options import REFUSED
 from finetune.errors import RecipeError
-from finetune.foundation.importing import mace_modules
+from finetune.foundation.importing import mace_module, mace_modules
 
 mace_modules()
 from e3nn import o3  # noqa: E402 (recent torch imports e3nn after mace only)
 
+HIGHEST = "weights_max"
+"""MACE's name for a contraction's weights of the highest order."""
+
 
 def register_equivariant_layers(config: LoraConfig) -> LoraConfig:
-    """Make a configuration of peft know e3nn's layers, and return it.
+    """Make a configuration of peft know MACE's layers, and return it.
 
     peft does not store this with an adapter, so it is needed before `PeftModel.from_pretrained`.
     """
-    config._register_custom_module(
-        {
-            o3.Linear: EquivariantLinearLora,
-            o3.FullyConnectedTensorProduct: EquivariantProductLora,
-        }
-    )
+    layers: dict[Any, Any] = {
+        o3.Linear: EquivariantLinearLora,
+        o3.FullyConnectedTensorProduct: EquivariantProductLora,
+    }
+    if not any(name.endswith(f".{HIGHEST}") for name in config.target_parameters or ()):
+        layers[contraction_class()] = ContractionLora  # else peft adapts that parameter itself
+    config._register_custom_module(layers)
     # peft applies these patterns to parameters, too, but looks for them among modules alone
     warnings.filterwarnings(
         "ignore",
@@ -42,6 +50,25 @@ def register_equivariant_layers(config: LoraConfig) -> LoraConfig:
         category=RuntimeWarning,
     )
     return config
+
+
+def contraction_class() -> Any:
+    """Return MACE's class of one symmetric contraction."""
+    return mace_module("mace.modules.symmetric_contraction").Contraction
+
+
+def contraction_weights(contraction: Any) -> dict[str, torch.nn.Parameter]:
+    """Return the weights of a contraction by name, without those that MACE keeps at zero.
+
+    Each is ``[elements, paths, channels]``; the highest order comes first.
+    """
+    found = {HIGHEST: contraction.weights_max}
+    found |= {f"weights.{index}": item for index, item in enumerate(contraction.weights)}
+    return {
+        name: item
+        for name, item in found.items()
+        if not getattr(contraction, f"{name.replace('.', '_')}_zeroed", False)
+    }
 
 
 def clamped(rank: int, rows: int, columns: int) -> int:
@@ -95,6 +122,10 @@ class EquivariantLora(torch.nn.Module, LoraLayer):
     def shapes(self) -> dict[str, tuple[int, int, int]]:
         """Return how many matrices a path has, their rows and columns, in the weight's order."""
 
+    def weights(self) -> Mapping[str, torch.nn.Parameter]:
+        """Return the layer's own weights by name, in the order of its flat weight."""
+        return {"weight": self.get_base_layer().weight}
+
     @abstractmethod
     def flat(self, delta: torch.Tensor) -> torch.Tensor:
         """Return a path's matrices ``[(matrices,) rows, columns]`` as its part of the weight."""
@@ -108,15 +139,15 @@ class EquivariantLora(torch.nn.Module, LoraLayer):
     ) -> None:
         """Add the factors of an adapter: A random, B zero, so that the layer starts unchanged."""
         _check(config)
-        base = self.get_base_layer()
+        like = next(iter(self.weights().values()))
         first, second = torch.nn.ParameterDict(), torch.nn.ParameterDict()
         shapes = self.shapes()
         for (name, shape), rank in zip(shapes.items(), self.ranks(r), strict=True):
             matrices, rows, columns = shape
             several = (matrices,) if matrices > 1 else ()
             factor = torch.randn(*several, rows, rank, dtype=torch.float64) / rank**0.5
-            first[name] = torch.nn.Parameter(factor.to(base.weight))
-            second[name] = torch.nn.Parameter(base.weight.new_zeros(*several, rank, columns))
+            first[name] = torch.nn.Parameter(factor.to(like))
+            second[name] = torch.nn.Parameter(like.new_zeros(*several, rank, columns))
         self.lora_A[adapter_name], self.lora_B[adapter_name] = first, second
         self.r[adapter_name] = r
         self.lora_alpha[adapter_name] = lora_alpha
@@ -130,32 +161,51 @@ class EquivariantLora(torch.nn.Module, LoraLayer):
         delta: torch.Tensor = self.scaling[adapter] * torch.cat(parts)
         return delta
 
+    def changes(self, adapter: str) -> dict[str, torch.Tensor]:
+        """Return an adapter's change of each of the layer's own weights, in its shape."""
+        weights = self.weights()
+        sizes = [item.numel() for item in weights.values()]
+        parts = torch.split(self.get_delta_weight(adapter), sizes)
+        return {
+            name: part.view_as(item)
+            for (name, item), part in zip(weights.items(), parts, strict=True)
+        }
+
+    def evaluate(
+        self, inputs: Sequence[torch.Tensor], weights: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Apply the layer with other weights than its own."""
+        found: torch.Tensor = self.get_base_layer()(*inputs, *weights.values())
+        return found
+
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Apply the layer with the active adapters' updates."""
-        base = self.get_base_layer()
         if self.disable_adapters or self.merged:
-            unchanged: torch.Tensor = base(*inputs)
+            unchanged: torch.Tensor = self.get_base_layer()(*inputs)
             return unchanged
-        weight = base.weight
+        weights: dict[str, torch.Tensor] = dict(self.weights())
         for adapter in self.active_adapters:
             if adapter in self.lora_A:
-                weight = weight + self.get_delta_weight(adapter)
-        changed: torch.Tensor = base(*inputs, weight)
-        return changed
+                changes = self.changes(adapter)
+                weights = {name: item + changes[name] for name, item in weights.items()}
+        return self.evaluate(inputs, weights)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the updates to the layer's own weight."""
-        base = self.get_base_layer()
+        """Add the updates to the layer's own weights."""
         for adapter in adapter_names or self.active_adapters:
             if adapter in self.lora_A and adapter not in self.merged_adapters:
-                base.weight.data += self.get_delta_weight(adapter).data
+                self._add(adapter, 1.0)
                 self.merged_adapters.append(adapter)
 
     def unmerge(self) -> None:
-        """Take merged updates out of the layer's weight again."""
-        base = self.get_base_layer()
+        """Take merged updates out of the layer's weights again."""
         while self.merged_adapters:
-            base.weight.data -= self.get_delta_weight(self.merged_adapters.pop()).data
+            self._add(self.merged_adapters.pop(), -1.0)
+
+    def _add(self, adapter: str, factor: float) -> None:
+        changes = self.changes(adapter)
+        for name, weight in self.weights().items():
+            weight.data += factor * changes[name].data
 
     def _get_in_out_features(self, module: torch.nn.Module) -> tuple[int, int]:
         irreps_in = getattr(module, "irreps_in", None) or module.irreps_in1
@@ -197,6 +247,38 @@ class EquivariantProductLora(EquivariantLora):
         """See `EquivariantLora.flat`."""
         matrices = delta.reshape(-1, *delta.shape[-2:])
         return matrices.transpose(0, 1).reshape(-1)
+
+
+class ContractionLora(EquivariantLora):
+    """A symmetric contraction of MACE with low-rank updates of the weights of every order.
+
+    Each order has a matrix ``[paths, channels]`` for each element.
+    """
+
+    def weights(self) -> Mapping[str, torch.nn.Parameter]:
+        """See `EquivariantLora.weights`."""
+        return contraction_weights(self.get_base_layer())
+
+    def shapes(self) -> dict[str, tuple[int, int, int]]:
+        """See `EquivariantLora.shapes`."""
+        return {
+            name.replace(".", "_"): (item.shape[0], item.shape[1], item.shape[2])
+            for name, item in self.weights().items()
+        }
+
+    def flat(self, delta: torch.Tensor) -> torch.Tensor:
+        """See `EquivariantLora.flat`."""
+        return delta.reshape(-1)
+
+    def evaluate(
+        self, inputs: Sequence[torch.Tensor], weights: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """See `EquivariantLora.evaluate`."""
+        found: torch.Tensor = functional_call(self.get_base_layer(), dict(weights), tuple(inputs))
+        return found
+
+    def _get_in_out_features(self, module: torch.nn.Module) -> tuple[int, int]:
+        return module.num_features, module.num_features  # type: ignore[return-value]
 
 
 def _check(config: LoraConfig) -> None:

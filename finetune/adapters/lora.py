@@ -93,7 +93,8 @@ class LoraAdapter(Adapter):
         from finetune.adapters.equivariant_linear import register_equivariant_layers
         from finetune.adapters.targets import peft_arguments, targets
 
-        rank, known = self.options.rank, targets(model)
+        rank = self.options.rank
+        known = targets(model, every_order=self.options.contractions == "all")
         chosen = {
             name: known[name]
             for name in matching(list(known), self.options.targets, "layer that LoRA adapts")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -58,6 +58,9 @@ class LoraOptions(Options):
     rank: int = Field(8, ge=1, le=1024)
     alpha: float = Field(8.0, gt=0)
     targets: tuple[str, ...] = Field(("*",), min_length=1)
+    contractions: Literal["highest", "all"] = Field(
+        "highest", description="orders of symmetric contractions whose weights are adapted"
+    )
     seed: int = Field(0, ge=0, le=2**62, description="of the random factors")
 
     @model_validator(mode="before")

@@ -9,8 +9,12 @@ from typing import Any
 import torch
 from e3nn import nn, o3
 
-from finetune.adapters.equivariant_linear import clamped
-from finetune.foundation.importing import mace_module
+from finetune.adapters.equivariant_linear import (
+    HIGHEST,
+    clamped,
+    contraction_class,
+    contraction_weights,
+)
 
 
 @dataclass(frozen=True)
@@ -31,14 +35,18 @@ class Target:
         return min(clamped(rank, *shape) for shape in self.shapes)
 
 
-def targets(model: torch.nn.Module) -> dict[str, Target]:
+def targets(model: torch.nn.Module, every_order: bool = False) -> dict[str, Target]:
     """Return what can be adapted, by the layer's name in the model.
 
-    These are equivariant linear layers and tensor products, radial networks, the highest order of
-    symmetric contractions (the lower ones have fewer entries than low-rank factors would), and
-    dense layers.
+    These are equivariant linear layers and tensor products, radial networks, symmetric contractions
+    and dense layers.
+
+    Args:
+        model: The model.
+        every_order: Adapt the weights of every order of a symmetric contraction, not only those
+            of the highest.
     """
-    contraction: Any = mace_module("mace.modules.symmetric_contraction").Contraction
+    contraction = contraction_class()
     found: dict[str, Target] = {}
     for name, module in model.named_modules():
         if isinstance(module, o3.Linear):
@@ -50,8 +58,15 @@ def targets(model: torch.nn.Module) -> dict[str, Target]:
         elif isinstance(module, nn.FullyConnectedNet):
             for layer, child in module.named_children():
                 found[f"{name}.{layer}"] = Target("weight", (tuple(child.weight.shape),))
-        elif isinstance(module, contraction) and not getattr(module, "weights_max_zeroed", False):
-            found[name] = Target("weights_max", (tuple(module.weights_max.shape[1:]),))
+        elif isinstance(module, contraction):
+            orders = {
+                order: (item.shape[1], item.shape[2])
+                for order, item in contraction_weights(module).items()
+            }
+            if every_order:
+                found[name] = Target("", tuple(orders.values()))
+            elif HIGHEST in orders:
+                found[name] = Target(HIGHEST, (orders[HIGHEST],))
         elif isinstance(module, torch.nn.Linear):
             found[name] = Target("", ((module.in_features, module.out_features),))
     return {

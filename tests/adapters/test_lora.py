@@ -110,6 +110,86 @@ def test_folders_are_read_by_peft_itself(tmp_path: Path, mixed_graphs: list[Grap
         assert torch.equal(again(batch).forces, TINY(batch).forces)
 
 
+def contraction_weights(potential: MacePotential) -> dict[str, torch.nn.Parameter]:
+    """Return the weights of symmetric contractions that are not kept at zero, by name."""
+    found = dict(potential.model.named_parameters())
+    return {n: p for n, p in found.items() if "symmetric_contractions" in n and bool(p.any())}
+
+
+@pytest.mark.parametrize("correlation", [1, 2, 3])
+def test_all_orders_of_contractions_are_adapted_on_request(
+    correlation: int, tmp_path: Path, mixed_graphs: list[GraphBatch]
+) -> None:
+    from peft import LoraConfig, PeftModel
+
+    from finetune.adapters.equivariant_linear import register_equivariant_layers
+
+    potential, batch = tiny_mace(correlation=correlation), concatenate(mixed_graphs)
+    before, start = contraction_weights(potential), potential(batch)
+    assert {name.partition(".weights")[2] for name in before} == {
+        *("_max", ".0", ".1")[:correlation]
+    }
+    adapted = attached(deepcopy(potential), contractions="all", targets=("products",))
+    assert torch.equal(adapted.potential(batch).forces, start.forces)
+    learnt = changed(adapted).potential(batch)
+    assert not torch.allclose(learnt.forces, start.forces, atol=1e-6)
+
+    merged = adapted.merge()
+    assert isinstance(merged, MacePotential)
+    after = contraction_weights(merged)
+    assert [name for name in before if torch.equal(before[name], after[name])] == []
+    assert torch.allclose(merged(batch).forces, learnt.forces, atol=1e-11, rtol=0)
+
+    adapted.save(tmp_path)
+    config = register_equivariant_layers(LoraConfig.from_pretrained(tmp_path))
+    again = deepcopy(potential)
+    model = PeftModel.from_pretrained(again.model, tmp_path, config=config)
+    assert torch.equal(again(batch).forces, learnt.forces)
+    with model.disable_adapter():
+        assert torch.equal(again(batch).forces, start.forces)
+    model.merge_adapter()
+    assert torch.allclose(again(batch).forces, learnt.forces, atol=1e-11, rtol=0)
+    model.unmerge_adapter()
+    assert torch.allclose(again(batch).forces, learnt.forces, atol=1e-11, rtol=0)
+
+
+def test_lower_orders_stay_unless_they_are_asked_for() -> None:
+    potential = tiny_mace(correlation=3)
+    adapted = changed(attached(deepcopy(potential)))
+    before, after = (contraction_weights(item) for item in (potential, adapted.merge()))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in before if name.endswith("weights_max")}
+
+
+def test_a_hessian_goes_through_contractions_of_all_orders(mixed_graphs: list[GraphBatch]) -> None:
+    """Losses on forces differentiate twice, to the factors of every order."""
+    adapted = changed(attached(tiny_mace(correlation=3), contractions="all"))
+    adapted.potential.train()
+    batch = concatenate(mixed_graphs)
+
+    def loss() -> torch.Tensor:
+        forces = adapted.potential(batch, create_graph=True).forces
+        assert forces is not None
+        return forces.square().mean()
+
+    trained = {n: p for n, p in adapted.trainable_parameters().items() if "contractions" in n}
+    found = torch.autograd.grad(loss(), list(trained.values()))
+    orders = {name.rpartition(".")[2] for name in trained}
+    assert orders == {"weights_max", "weights_0", "weights_1"}
+    random = torch.Generator().manual_seed(2)
+    for (name, item), gradient in zip(trained.items(), found, strict=True):
+        direction = torch.randn(item.shape, generator=random, dtype=torch.float64)
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                item.add_(sign * 1e-5 * direction)
+            values.append(float(loss().detach()))
+            with torch.no_grad():
+                item.sub_(sign * 1e-5 * direction)
+        slope = (values[0] - values[1]) / 2e-5
+        assert slope == pytest.approx(float((gradient * direction).sum()), rel=1e-4, abs=1e-7), name
+
+
 def test_the_rank_is_lowered_where_factors_would_outgrow_a_matrix() -> None:
     adapted = attached(rank=64, alpha=64.0)
     trained = adapted.trainable_parameters()

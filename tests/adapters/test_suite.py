@@ -43,3 +43,10 @@ class TestRegisteredAdapters(AdapterSuite):
     @pytest.mark.slow
     def test_two_processes_train_as_one(self) -> None:
         super().test_two_processes_train_as_one()
+
+
+@pytest.mark.slow
+class TestLoraOfEveryOrder(AdapterSuite):
+    def adapter(self) -> Adapter:
+        cls = adapters.get("lora")
+        return cls(cls.Options.model_validate({"rank": 2, "contractions": "all"}))

@@ -30,6 +30,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "head": {"kind": "head", "name": "cc"},
     "lora, rank 16": {"kind": "lora", "rank": 16},
     "lora, rank 4": {"kind": "lora", "rank": 4},
+    "lora, rank 4, contractions of all orders": {
+        "kind": "lora",
+        "rank": 4,
+        "contractions": "all",
+    },
     "lora, rank 4, readouts and products": {
         "kind": "lora",
         "rank": 4,
