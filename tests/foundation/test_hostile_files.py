@@ -113,6 +113,8 @@ HOSTILE = {
     "eval": Evil(eval, TRACE),
     "exec": Evil(exec, TRACE),
     "open": Evil(open, "trace", "w"),
+    "a huge array of bytes": Evil(bytearray, 2**50),
+    "a huge tensor": Evil(torch.zeros, 2**50),
     "a graph module": Evil(
         torch.fx.graph_module.reduce_graph_module,
         {"_code": f"def forward(self):\n    {TRACE}"},

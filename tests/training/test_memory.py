@@ -1,5 +1,7 @@
 """Memory does not grow over a long run."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -8,6 +10,16 @@ import pytest
 import finetune
 from finetune.training.loop import Trainer
 from tests.conftest import recipe_for
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells it")
+def test_memory_is_that_of_the_process_alone() -> None:
+    """A process inherits the largest size of the one that started it in what getrusage says."""
+    ballast = b"x" * 2**30
+    code = "import torch; from finetune.devices import peak_memory as peak; "
+    code += "print(peak(torch.device('cpu')))"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True)
+    assert 2**24 < int(done.stdout) < len(ballast)
 
 
 @pytest.mark.slow

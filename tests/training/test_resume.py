@@ -180,12 +180,22 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert "step-00000001' is damaged" in found.faults[0]
 
 
-def test_a_run_goes_on_from_the_one_before_and_says_so(stopped: Recipe, undisturbed: Any) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "state.safetensors",
+        pytest.param("state.json", marks=pytest.mark.slow),
+        pytest.param("manifest.json", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_goes_on_from_the_one_before_and_says_so(
+    name: str, stopped: Recipe, undisturbed: Any
+) -> None:
     folder = Path(stopped.output)
     generations = sorted((folder / "checkpoints").iterdir())
     assert [path.name for path in generations] == ["step-00000008", "step-00000009"]
-    weights = generations[-1] / "state.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
+    file = generations[-1] / name
+    file.write_bytes(file.read_bytes()[:-1])
     listener = StopAt(-1, signal.SIGTERM)
     finetune.run(stopped, resume="auto", reporter=listener)
     said = " ".join(listener.said)
