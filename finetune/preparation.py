@@ -16,7 +16,7 @@ from finetune.data.coverage import coverage
 from finetune.data.graphs import graph
 from finetune.data.labels import Structure, fingerprint
 from finetune.data.reading import Reader
-from finetune.data.sequences import View, mapped
+from finetune.data.sequences import Joined, View, mapped
 from finetune.data.splits import hold_out, representative
 from finetune.devices import choose_device, training_dtype
 from finetune.environment import environment
@@ -33,6 +33,7 @@ from finetune.plugins import training_defaults
 from finetune.recipe import Recipe
 from finetune.suitability import check_adapted, check_elements, check_labels, formula
 from finetune.training.feeding import TrainingData
+from finetune.training.optimiser import build_optimiser
 from finetune.training.tracking import check_installed
 
 REFERENCE_STRUCTURES = 2000
@@ -67,7 +68,7 @@ class Preparation:
         self.data_fingerprint = fingerprint(structures)
         free_atoms: dict[int, float] = {}
         if recipe.reference_energies == "isolated":
-            known = [*structures["valid"], *structures["train"]]  # a fraction is drawn from both
+            known = Joined([structures["valid"], structures["train"]])  # as valid may be a fraction
             free_atoms, _ = reference_energies.take_free_atoms(known)
             for split in ("train", "valid"):
                 structures[split] = reference_energies.take_free_atoms(structures[split])[1]
@@ -115,6 +116,7 @@ class Preparation:
         self.adapter = adapter(adapter.Options.model_validate(given))
         self.adapted = self.adapter.attach(self._accelerated(recipe))
         check_adapted(self.adapted, recipe.adapter["kind"])
+        build_optimiser(self.adapted, recipe.train)  # refuses factors that name nothing
         mace_inside(self.adapted.potential)  # what cannot be stored is not trained
         self.notes += self.adapted.notes
 

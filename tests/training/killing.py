@@ -1,6 +1,8 @@
-"""Run a recipe to its end through SIGKILLs at random moments: python killing.py RECIPE KILLS SEED.
+"""Run a recipe to its end through SIGKILLs: python killing.py RECIPE KILLS SEED, or RECIPE FOLDER.
 
-Imports are done once; each attempt is a forked process of its own that resumes the run.
+At random moments of one run; or, with a folder, in the middle of each write of runs from the start,
+which are then resumed and set aside there. Imports are done once; each attempt is a forked process
+of its own that resumes the run.
 """
 
 import json
@@ -10,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -55,6 +58,15 @@ def killed_while_writing(recipe: str, number: int) -> bool:
     return os.WIFSIGNALED(status)
 
 
+def in_every_write(recipe: str, output: Path, folder: Path) -> None:
+    codes = []
+    while killed_while_writing(recipe, len(codes) + 1):
+        _, status = os.waitpid(attempt(recipe), 0)
+        codes.append(os.waitstatus_to_exitcode(status))
+        output.rename(folder / f"killed-in-write-{len(codes)}")
+    print(json.dumps(codes))
+
+
 def main(recipe: str, kills: int, seed: int) -> None:
     moments = random.Random(seed)
     done = {"random": 0, "writing": 0}
@@ -72,4 +84,8 @@ def main(recipe: str, kills: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    if len(sys.argv) == 3:
+        run_folder = Path(finetune.Recipe.load(sys.argv[1]).output)
+        in_every_write(sys.argv[1], run_folder, Path(sys.argv[2]))
+    else:
+        main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

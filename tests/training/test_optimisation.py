@@ -107,6 +107,12 @@ def test_groups_have_learning_rates_of_their_own(potential: MacePotential) -> No
         build_optimiser(adapted, TrainRecipe(learning_rate_factors={"*": 0.0}))
 
 
+def test_validate_refuses_factors_that_name_nothing(workspace: Path) -> None:
+    train = {"learning_rate_factors": {"readout": 2.0}}
+    with pytest.raises(RecipeError, match="'readout' matches no trained parameter"):
+        finetune.validate(recipe_for(workspace, "x", train=train))
+
+
 def test_soft_freezing_slows_what_it_names(workspace: Path, tmp_path: Path) -> None:
     """AdamW moves each weight by its learning rate in the first step."""
     before = dict(tiny_mace(seed=0).named_parameters())

@@ -148,6 +148,31 @@ def test_twenty_kills_change_nothing(workspace: Path, tmp_path: Path) -> None:
     assert_kills_change_nothing(workspace, tmp_path, kills=20, epochs=60, seed=1)
 
 
+@pytest.mark.slow
+def test_a_kill_in_any_write_changes_nothing(workspace: Path, tmp_path: Path) -> None:
+    """From the first file of a run to the last of its report."""
+    recipe = recipe_in(workspace, tmp_path / "run", train=train(epochs=1, checkpoint_seconds=1e6))
+    (tmp_path / "recipe.yaml").write_text(recipe.dump())
+    (tmp_path / "ended").mkdir()
+    harness = Path(__file__).with_name("killing.py")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(harness), "recipe.yaml", "ended"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ROOT},
+    )
+    codes = json.loads(done.stdout.splitlines()[-1])
+    print(f"killed in {len(codes)} writes")
+    assert len(codes) > 12
+    assert set(codes) == {0}, done.stderr
+    names = sorted(path.name for path in (tmp_path / "run").iterdir())
+    for folder in (tmp_path / "ended").iterdir():
+        assert outcome(folder) == outcome(tmp_path / "run"), folder.name
+        assert sorted(path.name for path in folder.iterdir()) == names, folder.name
+
+
 @pytest.fixture
 def stopped(workspace: Path, tmp_path: Path) -> Recipe:
     recipe = recipe_in(workspace, tmp_path / "run")
