@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,13 @@ def write_atomically(path: Path, content: bytes) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
     write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def remove_unfinished(folder: Path, names: Collection[str]) -> None:
+    """Remove what kills in the middle of `write_atomically` left of files of these names."""
+    for path in folder.rglob(".*"):
+        if path.name[1:].rpartition(".")[0] in names and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def write_folder(path: Path, contents: Mapping[str, bytes]) -> None:

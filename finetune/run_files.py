@@ -19,7 +19,7 @@ EVALUATION, STABILITY, SCANS = "evaluation", "stability", "scans"
 CURVE, TENSORBOARD, WANDB = "learning-curve.png", "tensorboard", "wandb"
 STATE_TENSORS, STATE, STATE_MANIFEST = "state.safetensors", "state.json", "manifest.json"
 _FOLDERS = {BUNDLE, ADAPTER, CHECKPOINTS}
-_FILES = {
+FILES = {
     *(RECIPE, ENVIRONMENT, METRICS, REPORT, RESULT, CURVE),
     *("config.json", "model.safetensors", ADAPTER_RECORD, "adapter.safetensors"),
     *("adapter_config.json", "adapter_model.safetensors"),
@@ -62,4 +62,4 @@ def _ours(item: Path, within: str) -> bool:
         return bool(re.fullmatch(_WITHIN[within], name)) or (folder and within != WANDB)
     if folder:
         return name in {*_WITHIN, *_FOLDERS} or item.name.startswith(("step-", ".step-"))
-    return name in _FILES
+    return name in FILES

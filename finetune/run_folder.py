@@ -13,12 +13,13 @@ from typing import Any, Literal, get_args
 from filelock import FileLock, Timeout
 
 from finetune.errors import FinetuneError, RunFolderError, RunStoppedError, TrainingError
-from finetune.files import write_atomically, write_json
+from finetune.files import remove_unfinished, write_atomically, write_json
 from finetune.recipe import Recipe
 from finetune.resources import expanded
 from finetune.run_files import (
     CHECKPOINTS,
     ENVIRONMENT,
+    FILES,
     METRICS,
     RECIPE,
     RESULT,
@@ -90,13 +91,9 @@ def check_origin(folder: Path, recipe: Recipe, environment: Mapping[str, Any]) -
         versions, now = stored["versions"], environment["versions"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"'{folder / ENVIRONMENT}' cannot be read: {error!r}.") from error
-    changed = [f"{name} {versions.get(name)} -> {now[name]}" for name in now]
-    changed = [
-        text for name, text in zip(now, changed, strict=True) if versions.get(name) != now[name]
-    ]
-    if not changed:
-        return []
-    return [f"warning: resumed with other versions, so not bit by bit: {', '.join(changed)}."]
+    changed = [name for name in now if versions.get(name) != now[name]]
+    told = ", ".join(f"{name} {versions.get(name)} -> {now[name]}" for name in changed)
+    return [f"warning: resumed with other versions, so not bit by bit: {told}."] if told else []
 
 
 def place(output: str) -> Path:
@@ -180,7 +177,9 @@ def _kept(
 ) -> Iterator[None]:
     aside = _aside(folder)
     try:
-        if not resuming:
+        if resuming:
+            remove_unfinished(folder, FILES)
+        else:
             _make(folder, aside, recipe, environment)
     except OSError as error:
         raise RunFolderError(f"'{folder}' cannot be written: {error}.") from error

@@ -173,6 +173,17 @@ def test_a_kill_in_any_write_changes_nothing(workspace: Path, tmp_path: Path) ->
         assert sorted(path.name for path in folder.iterdir()) == names, folder.name
 
 
+def test_what_a_kill_left_half_written_is_swept_up(workspace: Path, tmp_path: Path) -> None:
+    recipe = recipe_in(workspace, tmp_path / "run", train=train(epochs=1))
+    finetune.run(recipe)
+    names = sorted((tmp_path / "run").rglob("*"))
+    for left in (".result.json.x1_x1_x1", "model/.model.safetensors.x1_x1_x1"):
+        (tmp_path / "run" / left).write_text("{")
+    (tmp_path / "run" / "result.json").unlink()
+    finetune.run(recipe, resume="auto")
+    assert sorted((tmp_path / "run").rglob("*")) == names
+
+
 @pytest.fixture
 def stopped(workspace: Path, tmp_path: Path) -> Recipe:
     recipe = recipe_in(workspace, tmp_path / "run")
