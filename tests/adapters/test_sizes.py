@@ -14,7 +14,7 @@ from tests.benchmarks.adapter_sizes import KINDS, RESULTS, embedded, medium, mod
     [("tiny-xtb-hcno", embedded), pytest.param("medium", medium, marks=pytest.mark.slow)],
 )
 def test_sizes_are_as_stored(name: str, make: Callable[[], Potential]) -> None:
-    stored = json.loads(RESULTS.read_text())[name]
+    stored = json.loads(RESULTS.read_text())["models"][name]
     assert model_size(make()) == stored["model"]
     assert {title: size(make(), kind) for title, kind in KINDS.items()} == stored["adapters"]
     files = {title: row["bytes"] for title, row in stored["adapters"].items()}
