@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-PACKAGES = ("piwsl-finetune", "torch", "mace-torch", "e3nn", "ase", "torch-ema", "numpy")
+PACKAGES = ("piwsl-finetune", "torch", "mace-torch", "e3nn", "ase", "peft", "torch-ema", "numpy")
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ from finetune import run_files
 from finetune.environment import versions
 from finetune.evaluation.report import Page, write_curve, write_report
 from finetune.files import write_json
-from finetune.foundation import storage
+from finetune.foundation import domain, storage
 from finetune.foundation.adapter_folder import (
     AdapterRecord,
     Origin,
@@ -24,7 +24,8 @@ from finetune.result import RunResult
 
 CITATION = (
     "M. Takamoto, V. Zaverkin, M. Niepert, Physics-Informed Weakly Supervised Learning for "
-    "Interatomic Potentials, ICML 2025, arXiv 2408.05215"
+    "Interatomic Potentials, ICML 2025, arXiv 2408.05215; I. Batatia et al., MACE: Higher Order "
+    "Equivariant Message Passing Neural Networks, NeurIPS 2022, arXiv 2206.07697"
 )
 
 
@@ -94,13 +95,17 @@ def write_potential(
         "versions": versions(),
         "citation": CITATION,
     }
-    _save_adapter(prepared, tuned, origin, metadata)
-    storage.save(tuned, folder / run_files.BUNDLE, metadata, adapters=needed)
+    record = _save_adapter(prepared, tuned, origin, metadata)
+    metadata["adapter"] = {**record.adapter, "sha256": record.sha256}
+    bundle = folder / run_files.BUNDLE
+    stored = storage.save(tuned, bundle, metadata, adapters=needed)
+    trained_on = domain.summarise(tuned, prepared.data.train, prepared.data.valid)
+    domain.write(trained_on, bundle, stored.fingerprint)
 
 
 def _save_adapter(
     prepared: Preparation, tuned: Potential, origin: Origin, metadata: Mapping[str, Any]
-) -> None:
+) -> AdapterRecord:
     recipe, folder = prepared.recipe, prepared.folder / run_files.ADAPTER
     adapted = prepared.adapted
     if getattr(adapted.potential, "acceleration", "none") != "none":
@@ -116,3 +121,4 @@ def _save_adapter(
         metadata=dict(metadata),
     )
     write_record(folder, record)
+    return record

@@ -22,7 +22,7 @@ _FOLDERS = {BUNDLE, ADAPTER, CHECKPOINTS}
 FILES = {
     *(RECIPE, ENVIRONMENT, METRICS, REPORT, RESULT, CURVE),
     *("config.json", "model.safetensors", ADAPTER_RECORD, "adapter.safetensors"),
-    *("adapter_config.json", "adapter_model.safetensors"),
+    *("adapter_config.json", "adapter_model.safetensors", "training-set.safetensors"),
     *(STATE_TENSORS, STATE, STATE_MANIFEST, f".{STABILITY}.lock"),
 }
 _WITHIN = {

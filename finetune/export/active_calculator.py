@@ -30,3 +30,8 @@ class ActiveCalculator(PotentialCalculator):
         """Evaluate the active adapter; called by ASE."""
         self.potential = self.foundation.potential
         super().calculate(*arguments, **options)
+
+    def calculate_many(self, *arguments: Any, **options: Any) -> list[dict[str, Any]]:
+        """Evaluate structures with the active adapter, in batches."""
+        self.potential = self.foundation.potential
+        return super().calculate_many(*arguments, **options)

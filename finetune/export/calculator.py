@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from finetune.data.graphs import graph
+from finetune.data.graphs import GraphBatch, concatenate, graph
 from finetune.data.labels import LARGEST_NUMBER, Structure, check_geometry, whole_number
 from finetune.devices import choose_device, choose_dtype
-from finetune.foundation.loading import load_foundation
+from finetune.errors import DataError
+from finetune.foundation import domain
+from finetune.foundation.domain import Domain, FarFromTrainingWarning
+from finetune.foundation.loading import load_foundation, locate
 from finetune.foundation.potential import Potential
+from finetune.quantities import Prediction
 
 
 class PotentialCalculator(Calculator):
@@ -29,6 +34,9 @@ class PotentialCalculator(Calculator):
 
     Args:
         potential: The potential, on its device and in its dtype.
+        trained_on: Summary of its training set. With it ``training_distances`` ``[n]`` are among
+            the results, 1 at the limit, and a structure beyond gives a `FarFromTrainingWarning`
+            where the one before was within.
     """
 
     implemented_properties: ClassVar[list[str]] = [
@@ -39,9 +47,11 @@ class PotentialCalculator(Calculator):
         "stress",
     ]
 
-    def __init__(self, potential: Potential) -> None:
+    def __init__(self, potential: Potential, trained_on: Domain | None = None) -> None:
         super().__init__()
         self.potential = potential.eval()
+        self.trained_on = trained_on
+        self._far = False
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Return what has changed since the last calculation; called by ASE."""
@@ -65,13 +75,49 @@ class PotentialCalculator(Calculator):
         """
         super().calculate(atoms, properties, system_changes)
         where = f"{self.atoms.get_chemical_formula()} given to the calculator"
+        self.results = self._evaluate([self._graph(self.atoms, where)])[0]
+
+    def calculate_many(
+        self, structures: Sequence[Atoms], batch_size: int = 16
+    ) -> list[dict[str, Any]]:
+        """Evaluate structures of any sizes in batches, faster than one by one.
+
+        Args:
+            structures: Not changed; may mix molecules and crystals.
+            batch_size: Structures that are evaluated together; memory grows with their atoms.
+
+        Returns:
+            For each structure the results that a calculation of it alone would give, to rounding:
+            ``energy``, ``forces``, …
+
+        Raises:
+            DataError: For a geometry that cannot be evaluated, naming its index, a batch size
+                below one, or a single structure.
+            FoundationError: For an element that the potential does not know.
+        """
+        if isinstance(structures, Atoms):
+            raise DataError("give a list of structures, not a single one: [atoms].")
+        if batch_size < 1:
+            raise DataError(f"batch_size is {batch_size}; it must be at least 1.")
+        found: list[dict[str, Any]] = []
+        for start in range(0, len(structures), batch_size):
+            chosen = structures[start : start + batch_size]
+            found += self._evaluate(
+                [
+                    self._graph(atoms, f"structure {start + place} given to the calculator")
+                    for place, atoms in enumerate(chosen)
+                ]
+            )
+        return found
+
+    def _graph(self, atoms: Atoms, where: str) -> GraphBatch:
         structure = Structure(
-            numbers=np.asarray(self.atoms.numbers, dtype=np.int64),
-            positions=np.array(self.atoms.positions, dtype=np.float64),
-            cell=np.array(self.atoms.cell.array, dtype=np.float64),
-            pbc=np.array(self.atoms.pbc, dtype=bool),
-            charge=whole_number(self.atoms, "charge", 0, -LARGEST_NUMBER, where),
-            spin=whole_number(self.atoms, "spin", 1, 1, where),
+            numbers=np.asarray(atoms.numbers, dtype=np.int64),
+            positions=np.array(atoms.positions, dtype=np.float64),
+            cell=np.array(atoms.cell.array, dtype=np.float64),
+            pbc=np.array(atoms.pbc, dtype=bool),
+            charge=whole_number(atoms, "charge", 0, -LARGEST_NUMBER, where),
+            spin=whole_number(atoms, "spin", 1, 1, where),
             where=where,
         )
         check_geometry(structure)
@@ -79,43 +125,84 @@ class PotentialCalculator(Calculator):
             warnings.warn(
                 f"the potential has no input for the charge ({structure.charge}) of {where}: it is "
                 "ignored.",
+                stacklevel=3,
+            )
+        return graph(structure, self.potential.cutoff)
+
+    def _evaluate(self, graphs: Sequence[GraphBatch]) -> list[dict[str, Any]]:
+        """Return the results of each structure."""
+        batch = concatenate(graphs).to(self.potential.device, self.potential.dtype)
+        found = self._predicted(batch, stress=bool(batch.pbc.all(dim=1).any()))
+        if self.trained_on is not None:
+            far = domain.distances(self.trained_on, self.potential, batch)
+            own = split(torch.from_numpy(far), batch)
+            for results, distances, where in zip(found, own, batch.where, strict=True):
+                results["training_distances"] = distances
+                self._warn(float(distances.max(initial=0.0)), where)
+        return found
+
+    def _predicted(self, batch: GraphBatch, stress: bool) -> list[dict[str, Any]]:
+        found = self.potential(batch, forces=True, stress=stress, create_graph=False)
+        return separated(found, batch)
+
+    def _warn(self, distance: float, where: str) -> None:
+        if distance > 1 and not self._far:
+            how = f"is {distance:.3g} times as far from the training set as the limit"
+            if np.isinf(distance):
+                how = "has elements that no training structure has"
+            warnings.warn(
+                f"{where} {how}: energy and forces are extrapolated.",
+                FarFromTrainingWarning,
                 stacklevel=2,
             )
-        batch = graph(structure, self.potential.cutoff)
-        stress = bool(structure.pbc.all())
-        found = self.potential(
-            batch.to(self.potential.device, self.potential.dtype),
-            forces=True,
-            stress=stress,
-            create_graph=False,
+        self._far = distance > 1
+
+
+def split(values: torch.Tensor, batch: GraphBatch) -> list[Any]:
+    """Return values of atoms ``[N, …]`` as an array for each structure."""
+    rows = values.detach().cpu().double()
+    return [item.numpy() for item in torch.split(rows, batch.atoms.tolist())]
+
+
+def separated(found: Prediction, batch: GraphBatch) -> list[dict[str, Any]]:
+    """Return a prediction as the results of each structure, named as ASE names them."""
+    assert found.forces is not None
+    energies, forces = split(found.node_energy, batch), split(found.forces, batch)
+    results: list[dict[str, Any]] = []
+    for index, energy in enumerate(found.energy.tolist()):
+        results.append(
+            {
+                "energy": energy,
+                "free_energy": energy,
+                "energies": energies[index],
+                "forces": forces[index],
+            }
         )
-        results: dict[str, Any] = {
-            "energy": float(found.energy[0]),
-            "free_energy": float(found.energy[0]),
-            "energies": found.node_energy.detach().cpu().double().numpy(),
-            "forces": found.forces.detach().cpu().double().numpy(),
-        }
-        if stress:
-            full = found.stress[0].detach().cpu().double().numpy()
-            results["stress"] = full_3x3_to_voigt_6_stress(full)
-        self.results = results
+        if found.stress is not None and bool(batch.pbc[index].all()):
+            full = found.stress[index].detach().cpu().double().numpy()
+            results[-1]["stress"] = full_3x3_to_voigt_6_stress(full)
+    return results
 
 
 def load_calculator(
-    path: str | Path, device: str = "auto", dtype: str = "float64"
+    path: str | Path, device: str = "auto", dtype: str = "float64", warn_far: bool = False
 ) -> PotentialCalculator:
     """Open a run folder, or anything that `load_foundation` opens, as an ASE calculator.
 
     Args:
-        path: Run folder, its ``model`` or ``adapter`` folder, a MACE file, or the name of a
-            foundation.
+        path: Run folder, its ``model`` or ``adapter`` folder, a bundle, a MACE file, or the name of
+            a foundation.
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, …
         dtype: ``float64`` (geometry optimisation, frequencies) or ``float32`` (fast dynamics).
+        warn_far: Whether to compare each structure with the training set, and warn of one that is
+            far; takes one more evaluation without gradients. For run folders and bundles.
 
     Raises:
-        FoundationError: If there is nothing to open, or it is damaged.
+        FoundationError: If there is nothing to open, it is damaged, or it has no summary of a
+            training set to compare with.
         RecipeError: If the device or the dtype is unknown.
     """
     chosen = choose_device(device)
     foundation = load_foundation(path, choose_dtype(dtype), chosen)
-    return PotentialCalculator(foundation.potential)
+    trained_on = domain.read(locate(str(path)), foundation.fingerprint) if warn_far else None
+    return PotentialCalculator(foundation.potential, trained_on)

@@ -8,8 +8,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from finetune.data.graphs import GraphBatch
 from finetune.devices import choose_device, choose_dtype
 from finetune.environment import versions
@@ -34,6 +32,7 @@ from finetune.foundation.adapter_folder import (
 from finetune.foundation.lineage import lineage
 from finetune.foundation.loading import Foundation, load_foundation
 from finetune.foundation.potential import Potential
+from finetune.foundation.sharing import share
 from finetune.quantities import Prediction
 from finetune.run_files import ADAPTER
 
@@ -205,8 +204,8 @@ class AdaptedFoundation:
         )
         sources: dict[str, float] = {}
         for item, weight in zip(loaded, weights, strict=True):
-            for path, share in item.sources.items():
-                sources[path] = sources.get(path, 0.0) + weight * share
+            for path, part in item.sources.items():
+                sources[path] = sources.get(path, 0.0) + weight * part
         record = average_record(loaded, sources)
         self._keep(name, LoadedAdapter(record, average, first.trained, sources, first.needed))
 
@@ -274,19 +273,5 @@ class AdaptedFoundation:
         if potential.dtype != self._dtype:
             potential = storage.reopened(potential, self._dtype, adapters=needed)[0]
         potential = potential.to(self._device).requires_grad_(False).eval()
-        _share(potential, self._plain)
+        share(potential, self._plain)
         return potential
-
-
-def _share(potential: Potential, foundation: Potential) -> None:
-    """Let parameters and constants that are the foundation's lie where the foundation has them."""
-    own = {**dict(foundation.named_parameters()), **dict(foundation.named_buffers())}
-    for name, tensor in (*potential.named_parameters(), *potential.named_buffers()):
-        other = own.get(name, own.get(name.removeprefix("base.")))  # of a `WrappedPotential`
-        if "reference_energies" not in name and other is not None and _same(tensor, other):
-            tensor.data = other.data
-
-
-def _same(first: torch.Tensor, second: torch.Tensor) -> bool:
-    alike = first.dtype == second.dtype and first.device == second.device
-    return alike and torch.equal(first, second)
