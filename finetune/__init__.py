@@ -21,7 +21,11 @@ from finetune.recipe import Recipe
 if TYPE_CHECKING:
     from finetune.adapters.base import AdaptedPotential, Adapter
     from finetune.assessment import evaluate, md, report, scan
-    from finetune.export.calculator import PotentialCalculator, load_calculator
+    from finetune.export.calculator import (
+        CommitteeCalculator,
+        PotentialCalculator,
+        load_calculator,
+    )
     from finetune.export.switching import AdaptedFoundation
     from finetune.foundation.loading import Foundation, load_foundation
     from finetune.foundation.potential import Potential
@@ -38,6 +42,7 @@ _LAZY = {
     "AdaptedFoundation": "finetune.export.switching",
     "AdaptedPotential": "finetune.adapters.base",
     "Adapter": "finetune.adapters.base",
+    "CommitteeCalculator": "finetune.export.calculator",
     "Comparison": "finetune.result",
     "Foundation": "finetune.foundation.loading",
     "LabelResult": "finetune.labelling.outcome",
@@ -61,6 +66,7 @@ __all__ = [
     "AdaptedFoundation",
     "AdaptedPotential",
     "Adapter",
+    "CommitteeCalculator",
     "Comparison",
     "FinetuneError",
     "Foundation",

@@ -17,7 +17,7 @@ from finetune.data.graphs import graph
 from finetune.data.labels import Structure, fingerprint
 from finetune.data.reading import Reader
 from finetune.data.sequences import Joined, View, mapped
-from finetune.data.splits import hold_out, representative
+from finetune.data.splits import drawn, hold_out, representative
 from finetune.devices import choose_device, training_dtype
 from finetune.environment import environment
 from finetune.errors import DataError, RecipeError, RunFolderError
@@ -31,7 +31,13 @@ from finetune.losses import sizing
 from finetune.losses.total import TotalLoss
 from finetune.plugins import training_defaults
 from finetune.recipe import Recipe
-from finetune.suitability import check_adapted, check_elements, check_labels, formula
+from finetune.suitability import (
+    check_adapted,
+    check_elements,
+    check_labels,
+    check_single,
+    formula,
+)
 from finetune.training.feeding import TrainingData
 from finetune.training.optimiser import build_optimiser
 from finetune.training.tracking import check_installed
@@ -80,6 +86,7 @@ class Preparation:
         self.foundation = load_foundation(
             recipe.foundation, dtype, device, beside, recipe.head, recipe.trust
         )
+        check_single(self.foundation)
         check_elements(structures, self.foundation)
         if Path(self.foundation.location).is_relative_to(self.folder.resolve()):
             raise RunFolderError(
@@ -248,9 +255,12 @@ def _read(recipe: Recipe, reader: Reader) -> dict[str, Sequence[Structure]]:
     data = recipe.data
     train = reader.read(data.train)
     if isinstance(data.valid, float):
-        train, valid = hold_out(train, data.valid, recipe.train.seed)
+        seed = recipe.train.seed if data.seed is None else data.seed
+        train, valid = hold_out(train, data.valid, seed)
     else:
         valid = reader.read(data.valid)
+    if data.bootstrap is not None:
+        train = drawn(train, data.bootstrap)
     test = reader.read(data.test) if data.test else []
     reader.check_named()
     pool = reader.read(data.unlabelled, need_labels=False) if data.unlabelled else []

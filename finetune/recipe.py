@@ -27,7 +27,7 @@ from finetune.losses.options import LossOptions
 from finetune.mappings import flattened, merged_deeply
 from finetune.options import Options
 from finetune.plugins import adapter_options, loss_options, training_defaults
-from finetune.sections import DataRecipe, TrackRecipe, TrainRecipe
+from finetune.sections import CommitteeRecipe, DataRecipe, TrackRecipe, TrainRecipe
 from finetune.stages import check_stages
 
 INCONSEQUENTIAL = {
@@ -64,6 +64,9 @@ class Recipe(Options):
     )
     train: TrainRecipe = TrainRecipe()
     track: TrackRecipe = TrackRecipe()
+    committee: CommitteeRecipe | None = Field(
+        None, description="several runs with other seeds, for uncertainties: {members: 4}"
+    )
     stages: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
         description="runs that start from the one before: each says what differs from the above",
@@ -106,7 +109,7 @@ class Recipe(Options):
             ValueError: If a stage is not a valid recipe.
         """
         base = self.written()
-        del base["stages"]
+        del base["stages"], base["committee"]
         found: dict[str, Recipe] = {}
         foundation, head = self.foundation, self.head
         for name, stage in self.stages.items():
@@ -119,6 +122,32 @@ class Recipe(Options):
             except ValidationError as error:
                 raise ValueError(f"in the stage '{name}':\n{lines(error, Recipe)}") from None
             foundation, head = merged["output"], None
+        return found
+
+    def convene(self) -> dict[str, Recipe]:
+        """Return the recipe of each member of a committee by name; nothing where there is none.
+
+        They differ in ``train.seed``, in the seed of an adapter that has one and, with
+        ``labels: bootstrap``, in ``data.bootstrap``. What validates is the same for all. A member
+        runs in ``members/NAME`` of the output.
+        """
+        found: dict[str, Recipe] = {}
+        for index in range(self.committee.members if self.committee else 0):
+            given = self.written()
+            del given["committee"]
+            first = given["train"]["seed"]
+            for part in (given, *given["stages"].values()):
+                if part.get("adapter"):
+                    part["adapter"] = adapter_options(part["adapter"])
+                for section in (part.get("adapter"), part.get("train")):
+                    if section and section.get("seed") is not None:
+                        section["seed"] += index
+            if given["data"]["seed"] is None:
+                given["data"]["seed"] = first
+            if self.committee and self.committee.labels == "bootstrap":
+                given["data"]["bootstrap"] = (given["data"]["bootstrap"] or first) + index
+            given["output"] = f"{self.output}/members/{index + 1}"
+            found[str(index + 1)] = Recipe.model_validate(given)
         return found
 
     @field_validator("output", mode="before")

@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from finetune.evaluation.calibration import Calibration, Quantity
 from finetune.evaluation.metrics import Errors, LabelledPredictions
 from finetune.training.progress import Record
 from finetune.wording import counted
@@ -114,6 +115,10 @@ class RunResult:
         seconds: Wall time of the run.
         notes: Warnings and facts worth telling.
         stages: The results of a recipe's stages by name; empty for a run without stages.
+        members: The results of a committee's members by name; empty for a single run. ``valid`` and
+            ``test`` then are of their mean.
+        calibrations: Errors of a committee beside its standard deviations, on ``valid`` and
+            ``test``, by quantity.
     """
 
     folder: Path
@@ -126,14 +131,23 @@ class RunResult:
     seconds: float
     notes: tuple[str, ...] = ()
     stages: dict[str, RunResult] = dataclasses.field(default_factory=dict)
+    members: dict[str, RunResult] = dataclasses.field(default_factory=dict)
+    calibrations: dict[str, dict[Quantity, Calibration]] = dataclasses.field(default_factory=dict)
 
     @property
     def summary(self) -> str:
         """How the run ended, in one line."""
         done = f"{counted(self.epochs, 'epoch')} and {self.seconds:.0f} s"
+        if self.members:
+            return f"committee of {len(self.members)}, {self.ending} after {done} in all"
         if self.stages:
             return f"{counted(len(self.stages), 'stage')} {self.ending} after {done} in all"
         return f"{self.ending} after {done}; kept epoch {self.best_epoch}, which validated best"
+
+    @property
+    def shown_calibrations(self) -> dict[Quantity, Calibration]:
+        """The calibration that goes with `shown`; empty for a single run."""
+        return self.calibrations.get("valid" if self.test is None else "test", {})
 
     def compared_with(self, baseline: str) -> RunResult:
         """Return the result with another name for what it is compared with."""
@@ -149,9 +163,15 @@ class RunResult:
     def as_dict(self) -> dict[str, Any]:
         """Return the result without predictions and history, ready for JSON."""
         stages = {name: stage.as_dict() for name, stage in self.stages.items()}
+        members = {name: member.as_dict() for name, member in self.members.items()}
+        calibration = {
+            name: {quantity: item.as_dict() for quantity, item in found.items()}
+            for name, found in self.calibrations.items()
+        }
         return {
             "folder": str(self.folder),
             **({"stages": stages} if stages else {}),
+            **({"members": members, "calibration": calibration} if members else {}),
             "best_epoch": self.best_epoch,
             "epochs": self.epochs,
             "ending": self.ending,

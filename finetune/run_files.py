@@ -14,24 +14,24 @@ RECIPE, ENVIRONMENT, METRICS, REPORT = (
 BUNDLE, ADAPTER, RESULT = "model", "adapter", "result.json"
 ADAPTER_RECORD = "adapter.json"
 CHECKPOINTS = "checkpoints"
-STAGES = "stages"
+STAGES, MEMBERS, COMMITTEE = "stages", "members", "committee.json"
 EVALUATION, STABILITY, SCANS = "evaluation", "stability", "scans"
 CURVE, TENSORBOARD, WANDB = "learning-curve.png", "tensorboard", "wandb"
 STATE_TENSORS, STATE, STATE_MANIFEST = "state.safetensors", "state.json", "manifest.json"
 _FOLDERS = {BUNDLE, ADAPTER, CHECKPOINTS}
 FILES = {
-    *(RECIPE, ENVIRONMENT, METRICS, REPORT, RESULT, CURVE),
+    *(RECIPE, ENVIRONMENT, METRICS, REPORT, RESULT, CURVE, COMMITTEE),
     *("config.json", "model.safetensors", ADAPTER_RECORD, "adapter.safetensors"),
     *("adapter_config.json", "adapter_model.safetensors", "training-set.safetensors"),
     *(STATE_TENSORS, STATE, STATE_MANIFEST, f".{STABILITY}.lock"),
 }
 _WITHIN = {
-    EVALUATION: r"evaluation\.json|(statistics|structures)\.csv|parity\.png",
+    EVALUATION: r"evaluation\.json|(statistics|structures)\.csv|(parity|calibration)\.png",
     STABILITY: r"stability\.json|nv[et]-.*K-structure\d+-replica\d+\.(traj|json|cut|state\.npz)",
     SCANS: r"scans\.json|(dimer|bond|torsion|volume|labelled)\.png",
     TENSORBOARD: r"events\.out\.tfevents\..+",
     WANDB: r"\.?wandb",
-    STAGES: r"\..+\.lock",
+    **dict.fromkeys((STAGES, MEMBERS), r"\..+\.lock"),
 }
 """All that a run and its tests write: a folder that holds anything else is never replaced."""
 _UNFINISHED = re.compile(r"\.(.+)\.\w{8}(\.earlier)?")
@@ -47,7 +47,7 @@ def foreign(folder: Path, within: str = "") -> str | None:
     for item in items:
         if item.is_dir() and not item.is_symlink() and within != WANDB:  # it names files freely
             part = item.name if not within and item.name in _WITHIN else within
-            found = foreign(item, "" if within == STAGES else part)
+            found = foreign(item, "" if within in (STAGES, MEMBERS) else part)
             if found:
                 return f"{item.name}/{found}"
     return None

@@ -20,6 +20,7 @@ from finetune.run_files import (
     CHECKPOINTS,
     ENVIRONMENT,
     FILES,
+    MEMBERS,
     METRICS,
     RECIPE,
     RESULT,
@@ -275,8 +276,7 @@ def _abandoned(folder: Path) -> bool:
 
 
 def _learnt(folder: Path) -> bool:
-    """Return whether there is a result or a checkpoint, of the run or of a stage."""
-    steps = f"{CHECKPOINTS}/step-*"
-    if (folder / RESULT).is_file():
+    """Return whether there is a result or a checkpoint, of the run, a stage or a member."""
+    if (folder / RESULT).is_file() or any(folder.glob(f"{CHECKPOINTS}/step-*")):
         return True
-    return any(folder.glob(steps)) or any(folder.glob(f"{STAGES}/*/{steps}"))
+    return any(_learnt(part) for name in (STAGES, MEMBERS) for part in folder.glob(f"{name}/*"))

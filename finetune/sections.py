@@ -42,6 +42,12 @@ class DataRecipe(Options):
     unlabelled: str | tuple[str, ...] | None = Field(
         None, description="more geometries for the weak losses; their labels are not read"
     )
+    seed: int | None = Field(
+        None, ge=0, le=2**62, description="of held-out validation; that of `train` if null"
+    )
+    bootstrap: int | None = Field(
+        None, ge=0, le=2**62, description="seed; draws the training set with replacement"
+    )
 
     @field_validator("valid")
     @classmethod
@@ -112,6 +118,15 @@ class TrainRecipe(Options):
         "auto", description="layers of cuEquivariance or OpenEquivariance while training"
     )
     seed: int = Field(0, ge=0, le=2**62)
+
+
+class CommitteeRecipe(Options):
+    """Several runs of one recipe that differ in what is random; their spread is the uncertainty."""
+
+    members: int = Field(4, ge=2, le=100)
+    labels: Literal["all", "bootstrap"] = Field(
+        "all", description="what each is trained on: all labels, or as many drawn with replacement"
+    )
 
 
 class TrackRecipe(Options):

@@ -12,6 +12,7 @@ from finetune.data.duplicates import clusters
 from finetune.data.graphs import batches, graph
 from finetune.data.labels import Structure
 from finetune.errors import DataError
+from finetune.foundation.committee import CommitteePotential
 from finetune.foundation.potential import Potential
 
 Array = NDArray[np.float64]
@@ -82,6 +83,8 @@ def disagreement(
 ) -> tuple[list[int], list[float]]:
     """Choose the structures that the members of a committee disagree on most.
 
+    A `CommitteePotential` stands for its members.
+
     Disagreement is the largest standard deviation of the force on an atom, eV/Å. Of structures that
     are the same one is chosen.
 
@@ -93,6 +96,11 @@ def disagreement(
         FoundationError: If a potential does not know an element.
     """
     _check(pool, count)
+    committee = [
+        member
+        for item in committee
+        for member in (item.predicting if isinstance(item, CommitteePotential) else [item])
+    ]
     if len(committee) < 2:
         raise DataError("a committee has at least two members: name several run folders.")
     scores = []

@@ -9,7 +9,7 @@ from ase.symbols import Symbols
 
 from finetune.adapters.base import AdaptedPotential
 from finetune.data.labels import Structure
-from finetune.errors import DataError, RecipeError
+from finetune.errors import DataError, FoundationError, RecipeError
 from finetune.foundation.loading import Foundation
 from finetune.recipe import Recipe
 
@@ -31,6 +31,19 @@ def check_adapted(adapted: object, kind: str) -> None:
         raise RecipeError(
             f"the adapter '{kind}' leaves nothing to train: none of the parameters that it names "
             "can change."
+        )
+
+
+def check_single(foundation: Foundation) -> None:
+    """Refuse a committee where one potential is to be trained.
+
+    Raises:
+        FoundationError: Naming a member.
+    """
+    if foundation.members:
+        raise FoundationError(
+            f"'{foundation.name}' holds a committee; a run starts from one potential. Name a "
+            f"member: foundation={foundation.members[0]}"
         )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import outputs, resources, run_folder
+from finetune.committee import convene, prepare_member
 from finetune.errors import RunStoppedError, system_errors
 from finetune.evaluation.side_by_side import compare
 from finetune.foundation import acceleration, lineage
@@ -62,9 +63,21 @@ def run(
     """
     reporter = reporter or Silent()
     parsed, beside = _recipe(recipe, overrides)
-    if parsed.stages:
-        return climb(parsed, beside, overwrite, resume, reporter, _run_one)
-    return _run_one(parsed, beside, resume, reporter, overwrite)
+    if parsed.committee:
+        return convene(parsed, beside, overwrite, resume, reporter, _run_stages)
+    return _run_stages(parsed, beside, resume, reporter, overwrite)
+
+
+def _run_stages(
+    recipe: Recipe,
+    beside: Path | None,
+    resume: run_folder.Resume,
+    reporter: Reporter,
+    overwrite: bool = False,
+) -> RunResult:
+    if recipe.stages:
+        return climb(recipe, beside, overwrite, resume, reporter, _run_one)
+    return _run_one(recipe, beside, resume, reporter, overwrite)
 
 
 def _run_one(
@@ -133,8 +146,13 @@ def validate_stages(
     overwrite: bool = False,
     resume: run_folder.Resume = "no",
 ) -> dict[str, Preparation]:
-    """Do what `validate` does for every stage by name; a run without stages has the name ``""``."""
+    """Do what `validate` does for every stage by name; a run without stages has the name ``""``.
+
+    Of a committee that is the first member's.
+    """
     parsed, beside = _recipe(recipe, overrides)
+    if parsed.committee:
+        return prepare_member(parsed, beside, overwrite, resume)
     if parsed.stages:
         return prepare_stages(parsed, beside, overwrite, resume)
     return {"": Preparation(parsed, beside, overwrite, resume)}

@@ -37,6 +37,7 @@ FLOORS = [
     {"export"},
     {"preparation"},
     {"ladder", "outputs"},
+    {"committee"},
     {"workflow", "survey", "assessment", "labelling"},
     {"testing"},
     {"commands"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +14,13 @@ from finetune.data.graphs import graph
 from finetune.data.reading import read_structures
 from finetune.devices import choose_device, choose_dtype
 from finetune.errors import system_errors
+from finetune.evaluation.calibration import calibrations
 from finetune.evaluation.evaluated import Evaluated
+from finetune.evaluation.evaluated_committee import EvaluatedCommittee
+from finetune.evaluation.metrics import predict
 from finetune.evaluation.side_by_side import compare, open_pair
 from finetune.foundation import lineage
+from finetune.foundation.committee import CommitteePotential
 from finetune.result import Comparison
 from finetune.sanity import ignored_inputs
 from finetune.sections import label_keys
@@ -59,6 +64,10 @@ def evaluate(
         subset_key: What names the subset of a structure in the files.
         worst: How many of the worst structures are listed.
 
+    Returns:
+        The errors; for a committee an `EvaluatedCommittee`, with the calibration of its standard
+        deviations.
+
     Raises:
         FoundationError: If there is no potential at ``path``, or an element is unknown to it.
         DataError: For files that cannot be used.
@@ -90,13 +99,19 @@ def evaluate(
     found = replace(found, lineage=lineage.told(lineage.lineage(pair.tuned)))
     if _other_origin(found):
         found = replace(found, note=" ".join(filter(None, (OTHER_ORIGIN, note))))
-    return Evaluated(
+    shown: dict[str, Any] = {
         **vars(found),
-        structures=structures,
-        subset_key=subset_key,
-        listed=worst,
-        names=pair.names,
-    )
+        "structures": structures,
+        "subset_key": subset_key,
+        "listed": worst,
+        "names": pair.names,
+    }
+    committee = pair.tuned.potential
+    if isinstance(committee, CommitteePotential):
+        members = [predict(member, graphs) for member in committee.predicting]
+        spread = calibrations(members, committee.scale)
+        return EvaluatedCommittee(**shown, calibrations=spread)
+    return Evaluated(**shown)
 
 
 def _other_origin(found: Comparison) -> bool:

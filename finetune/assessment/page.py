@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 from finetune import run_files
 from finetune.assessment.errors import evaluate
 from finetune.errors import DataError, RunFolderError, system_errors
+from finetune.evaluation.evaluated_committee import EvaluatedCommittee
 from finetune.evaluation.metrics import Errors, LabelledPredictions
 from finetune.evaluation.report import Page, write_report
 from finetune.evaluation.scans.outcome import RESULT as SCANS
@@ -53,22 +54,32 @@ def report(path: str | Path, device: str = "auto", dtype: str = "float64") -> Pa
         for stage in _read(folder / run_files.RESULT, stages=dict)["stages"]:
             report(folder / run_files.STAGES / stage, device, dtype)
         return folder / run_files.REPORT
+    members = (
+        list(_read(folder / run_files.RESULT, members=dict)["members"])
+        if ("members" in result)
+        else []
+    )
+    for member in members:
+        report(folder / run_files.MEMBERS / member, device, dtype)
     recipe = Recipe.load(folder / run_files.RECIPE)
-    history = _history(folder / run_files.METRICS)
+    history = [] if members else _history(folder / run_files.METRICS)
     facts = _read(folder / run_files.ENVIRONMENT, versions=dict)
     stability = folder / run_files.STABILITY / STABILITY
     scans = folder / run_files.SCANS / SCANS
     try:
+        shown = _shown(folder, recipe, result, device, dtype)
         page = Page(
             name=folder.resolve().name,
             story=result,
             notes=result["notes"],
             history=history,
-            shown=_shown(folder, recipe, result, device, dtype),
+            shown=shown,
             recipe=recipe,
             environment=facts,
             stability=_read(stability, **_STABILITY) if stability.is_file() else None,
             scans=_read(scans, **_SCANS) if scans.is_file() else None,
+            calibrations=shown.calibrations if isinstance(shown, EvaluatedCommittee) else {},
+            members=members,
         )
         write_report(page, folder / run_files.REPORT)
     except (AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:

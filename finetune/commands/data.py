@@ -161,7 +161,7 @@ def select(
     ] = "",
     committee: Annotated[
         Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
-        typer.Option(help="Run folder; several of them, whose forces differ most there."),
+        typer.Option(help="Folder of a committee, or several of single runs: where forces differ."),
     ] = None,
     labelled: Annotated[
         Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)

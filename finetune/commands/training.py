@@ -30,11 +30,21 @@ def run(
     plain: Annotated[
         bool, typer.Option("--plain", help="Lines instead of a bar, as where there is no terminal.")
     ] = False,
+    committee: Annotated[
+        int,
+        typer.Option(
+            help="Train so many members on one foundation, with other seeds, for uncertainties.",
+            min=0,
+            show_default=False,
+        ),
+    ] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Do what `validate` does, and stop.")
     ] = False,
 ) -> None:
     """Fine-tune by a recipe, test against the foundation, write the run folder."""
+    if committee:
+        overrides = [*(overrides or []), f"committee.members={committee}"]
     if dry_run:
         validate(recipe, overrides, overwrite, resume)
         return
@@ -54,8 +64,14 @@ def run(
     for name, stage in result.stages.items():
         console.print(f"stage {name}: {stage.summary}", highlight=False)
         console.print(stage.shown.table())
+    for name, member in result.members.items():
+        console.print(f"member {name}: {member.summary}", highlight=False)
     if not result.stages:
         console.print(result.shown.table())
+    if result.shown_calibrations:
+        from finetune.evaluation.calibration import table
+
+        console.print(table(result.shown_calibrations, result.shown.source))
     console.print(result.summary)
     if not quiet:
         console.print(

@@ -32,6 +32,13 @@ def hold_out(
     return [structures[index] for index in kept], [structures[index] for index in sorted(chosen)]
 
 
+def drawn(structures: Sequence[Structure], seed: int) -> Sequence[Structure]:
+    """Draw as many structures as there are, with replacement (Efron, Ann. Stat. 7, 1 (1979))."""
+    count = len(structures)
+    places = np.sort(np.random.default_rng(seed).integers(count, size=count)).tolist()
+    return View(structures, places)
+
+
 def representative(structures: Sequence[Structure], limit: int) -> list[int]:
     """Return the indices of at most ``limit`` structures with an energy, in order.
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from finetune.errors import RunFolderError, system_errors
 
-JSON, STATISTICS, STRUCTURES, PARITY = (
+JSON, STATISTICS, STRUCTURES, PARITY, CALIBRATION = (
     "evaluation.json",
     "statistics.csv",
     "structures.csv",
     "parity.png",
+    "calibration.png",
 )
 
 
@@ -24,7 +25,7 @@ def check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"'{folder}' is a file; name a folder.")
     names = sorted(item.name for item in folder.iterdir()) if folder.exists() else []
-    known = {JSON, STATISTICS, STRUCTURES, PARITY} if JSON in names else set()
+    known = {JSON, STATISTICS, STRUCTURES, PARITY, CALIBRATION} if JSON in names else set()
     strange = [name for name in names if name not in known]
     if strange:
         raise RunFolderError(

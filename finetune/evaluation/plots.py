@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.evaluation.calibration import LEVELS, TITLES, Calibration, Quantity
 from finetune.files import write_atomically
 
 if TYPE_CHECKING:
@@ -116,6 +117,37 @@ def curves(panels: Sequence[Panel], zoomed: bool = False) -> Figure:
     for axis in axes[len(panels) :]:
         axis.remove()
     axes[0].legend(frameon=False)
+    return figure
+
+
+def calibration(found: Mapping[Quantity, Calibration]) -> Figure:
+    """Plot, for each quantity, observed against expected fractions, and errors against deviations.
+
+    The latter are root mean squares of ten bins of as many predictions, ordered by deviation. Both
+    are shown with the deviations as they are and, where a scale was fitted, scaled.
+    """
+    from matplotlib.figure import Figure
+
+    shape = (3.6 * max(len(found), 1), 6.8)
+    figure = Figure(figsize=shape, layout="constrained")
+    axes = figure.subplots(2, max(len(found), 1), squeeze=False)
+    for (above, below), (quantity, item) in zip(axes.T, found.items(), strict=False):
+        title, unit = TITLES[quantity]
+        above.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8)
+        bins = np.array_split(np.argsort(item.deviations), min(10, len(item.errors)))
+        rms = [
+            [np.sqrt(np.square(v[b]).mean()) for b in bins] for v in (item.deviations, item.errors)
+        ]
+        deviation, error = 1000 * np.array(rms)
+        for scale, colour, name in ((1.0, BEFORE, "as predicted"), (item.scale, AFTER, "scaled")):
+            if scale is not None:
+                above.plot(LEVELS, item.observed(scale), color=colour, label=name)
+                below.plot(scale * deviation, error, ".-", color=colour)
+        ends = [0.0, float(max(deviation.max(), error.max()))]
+        below.plot(ends, ends, color=FAINT, linewidth=0.8)
+        above.set(title=title, xlabel="expected fraction", ylabel="observed fraction")
+        below.set(xlabel=f"standard deviation [m{unit}]", ylabel=f"error, RMS [m{unit}]")
+        above.legend(frameon=False)
     return figure
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.evaluation.calibration import TITLES as QUANTITIES
+from finetune.evaluation.calibration import Calibration, Quantity, rounded
 from finetune.evaluation.evaluated import Evaluated
-from finetune.evaluation.plots import learning_curve, parity, write_png
+from finetune.evaluation.plots import calibration, learning_curve, parity, write_png
 from finetune.evaluation.scans.curves import Curve
 from finetune.evaluation.scans.outcome import TITLES, figure
 from finetune.evaluation.summary import sentences, warnings
@@ -38,6 +40,8 @@ class Page:
         environment: Content of ``environment.json``.
         stability: Content of ``stability.json``, if dynamics were run.
         scans: Content of ``scans.json``, if scans were made.
+        calibrations: Of a committee, by quantity; empty for a single run.
+        members: Names of the members of a committee.
     """
 
     name: str
@@ -49,6 +53,8 @@ class Page:
     environment: Mapping[str, Any]
     stability: Mapping[str, Any] | None = None
     scans: Mapping[str, Any] | None = None
+    calibrations: Mapping[Quantity, Calibration] = field(default_factory=dict)
+    members: Sequence[str] = ()
 
 
 def write_report(page: Page, path: Path) -> None:
@@ -64,7 +70,11 @@ def write_report(page: Page, path: Path) -> None:
         notes=[note for note in page.notes if not note.startswith("warning: ")],
         groups=shown.groups() if isinstance(shown, Evaluated) else {},
         worst=shown.worst() if isinstance(shown, Evaluated) else {},
-        curve=_svg(learning_curve(page.history, page.story["best_epoch"])),
+        curve=_svg(learning_curve(page.history, page.story["best_epoch"])) if page.history else "",
+        calibrations=[
+            (*QUANTITIES[name], rounded(item)) for name, item in page.calibrations.items()
+        ],
+        calibration=_svg(calibration(page.calibrations)) if page.calibrations else "",
         parity=_svg(parity(shown.foundation_predictions, shown.finetuned_predictions))
         if labelled
         else "",

@@ -18,9 +18,11 @@ from finetune.data.labels import LARGEST_NUMBER, Structure, check_geometry, whol
 from finetune.devices import choose_device, choose_dtype
 from finetune.errors import DataError
 from finetune.foundation import domain
+from finetune.foundation.committee import CommitteePotential, mean
 from finetune.foundation.domain import Domain, FarFromTrainingWarning
 from finetune.foundation.loading import load_foundation, locate
 from finetune.foundation.potential import Potential
+from finetune.foundation.stored_config import read_config
 from finetune.quantities import Prediction
 
 
@@ -158,6 +160,49 @@ class PotentialCalculator(Calculator):
         self._far = distance > 1
 
 
+class CommitteeCalculator(PotentialCalculator):
+    """The mean of a committee's members for ASE, and their standard deviation.
+
+    Beside the results of `PotentialCalculator`, which are means, there are ``energy_std`` (eV),
+    ``forces_std`` ``[n, 3]`` (eV/Å) and, of periodic structures, ``stress_std`` (eV/Å³, Voigt
+    order): population standard deviations over the members, of each component by itself. What each
+    member says is ``energy_comm`` ``[members]`` and ``forces_comm`` ``[members, n, 3]``, as MACE's
+    own calculator calls it.
+
+    Args:
+        potential: The committee, on its device and in its dtype.
+        trained_on: Summary of the first member's training set; see `PotentialCalculator`.
+
+    Attributes:
+        scale: What ``energy_std`` and ``forces_std`` are to be multiplied with to be of the size of
+            the errors on the validation set; None where it had no such labels.
+    """
+
+    implemented_properties: ClassVar[list[str]] = [
+        *PotentialCalculator.implemented_properties,
+        *("energy_std", "forces_std", "stress_std", "energy_comm", "forces_comm"),
+    ]
+    potential: CommitteePotential
+
+    def __init__(self, potential: CommitteePotential, trained_on: Domain | None = None) -> None:
+        super().__init__(potential, trained_on)
+        self.scale = dict(potential.scale)
+
+    def _predicted(self, batch: GraphBatch, stress: bool) -> list[dict[str, Any]]:
+        found = self.potential.predictions(batch, stress=stress, create_graph=False)
+        members = [separated(item, batch) for item in found]
+        results = separated(mean(found), batch)
+        for index, own in enumerate(results):
+            for name in ("energy", "forces", "stress"):
+                if name in own:
+                    values = np.stack([member[index][name] for member in members])
+                    deviation = values.std(axis=0)
+                    own[f"{name}_std"] = float(deviation) if name == "energy" else deviation
+                    if name != "stress":
+                        own[f"{name}_comm"] = values
+        return results
+
+
 def split(values: torch.Tensor, batch: GraphBatch) -> list[Any]:
     """Return values of atoms ``[N, …]`` as an array for each structure."""
     rows = values.detach().cpu().double()
@@ -189,6 +234,8 @@ def load_calculator(
 ) -> PotentialCalculator:
     """Open a run folder, or anything that `load_foundation` opens, as an ASE calculator.
 
+    The folder of a committee opens as a `CommitteeCalculator`.
+
     Args:
         path: Run folder, its ``model`` or ``adapter`` folder, a bundle, a MACE file, or the name of
             a foundation.
@@ -204,5 +251,11 @@ def load_calculator(
     """
     chosen = choose_device(device)
     foundation = load_foundation(path, choose_dtype(dtype), chosen)
-    trained_on = domain.read(locate(str(path)), foundation.fingerprint) if warn_far else None
+    trained_on = None
+    if warn_far:
+        folder = foundation.members[0] if foundation.members else locate(str(path))
+        single = read_config(folder).fingerprint if foundation.members else foundation.fingerprint
+        trained_on = domain.read(folder, single)
+    if isinstance(foundation.potential, CommitteePotential):
+        return CommitteeCalculator(foundation.potential, trained_on)
     return PotentialCalculator(foundation.potential, trained_on)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from ase.data import chemical_symbols
 
+from finetune.foundation.committee import read_committee
 from finetune.foundation.heads import apart
 from finetune.foundation.lineage import ancestors, level_of_theory, told
 from finetune.foundation.loading import locate, merged_adapter
@@ -16,8 +18,9 @@ from finetune.foundation.opening import read_model
 from finetune.foundation.published import ASL, ASL_TERMS, PUBLISHED, Published
 from finetune.foundation.settings import MaceSettings
 from finetune.foundation.storage import read
-from finetune.foundation.stored_config import CONFIG
+from finetune.foundation.stored_config import CONFIG, read_config
 from finetune.foundation.wrapped import plain_name
+from finetune.run_files import COMMITTEE
 
 _BLOCK = re.compile(r"[a-z_]+(\.\d+)?")
 _TERMS = {ASL: f"Academic Software License, no commercial use: {ASL_TERMS}"}
@@ -37,6 +40,8 @@ def describe(name: str) -> list[tuple[str, str]]:
     if published and not published.file.is_file():
         return [*_listed(published), ("file", f"to download: {published.url}")]
     place = locate(name)
+    if (place / COMMITTEE).is_file():
+        return _committee(name, place)
     if place.is_file():
         config, weights = read_model(place, published.sha256 if published else None)
     elif (place / CONFIG).exists():
@@ -51,6 +56,22 @@ def describe(name: str) -> list[tuple[str, str]]:
         ("fingerprint", config.fingerprint),
         *_architecture(config.settings),
         *_weights(apart(weights)[0]),
+    ]
+
+
+def _committee(name: str, place: Path) -> list[tuple[str, str]]:
+    """Return what the members have in common, and where they are."""
+    folders = [place / member for member in read_committee(place).members]
+    configs = [read_config(folder) for folder in folders]
+    stored = dict(_stored(name, configs[0].metadata)) | {"name": name}
+    return [
+        *stored.items(),
+        ("committee", f"{len(folders)} members"),
+        *(
+            (f"  {folder.relative_to(place)}", config.fingerprint)
+            for folder, config in zip(folders, configs, strict=True)
+        ),
+        *_architecture(configs[0].settings),
     ]
 
 

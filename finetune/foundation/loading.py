@@ -11,6 +11,7 @@ import torch
 from finetune.errors import FoundationError, suggestion, system_errors
 from finetune.foundation.adapter_folder import adapters_needed, read_adapter, structure_of
 from finetune.foundation.catalog import embedded, fetch, names
+from finetune.foundation.committee import open_committee, read_committee
 from finetune.foundation.opening import open_model
 from finetune.foundation.potential import Potential
 from finetune.foundation.published import PUBLISHED
@@ -18,7 +19,7 @@ from finetune.foundation.storage import load, reopened
 from finetune.foundation.stored_config import CONFIG, StoredConfig
 from finetune.foundation.trust import open_trusted
 from finetune.resources import find
-from finetune.run_files import ADAPTER_RECORD, BUNDLE, CHECKPOINTS
+from finetune.run_files import ADAPTER_RECORD, BUNDLE, CHECKPOINTS, COMMITTEE, MEMBERS
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Foundation:
         metadata: What was stored with the weights: level of theory, lineage, …
         head: The head that predicts, of several.
         adapters: Those that the potential needs beyond a plain MACE, in order: kind and options.
+        members: Folders of the potentials of a committee; empty for a single one.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Foundation:
     metadata: dict[str, Any]
     head: str | None = None
     adapters: tuple[dict[str, Any], ...] = ()
+    members: tuple[Path, ...] = ()
 
 
 @system_errors()
@@ -56,7 +59,8 @@ def load_foundation(
     """Open a foundation by its name in the catalogue, or a stored potential by path.
 
     A path may be a folder with ``config.json`` and ``model.safetensors``, a run folder, whose
-    fine-tuned potential then is the foundation, the ``adapter`` folder of a run, which is merged
+    fine-tuned potential then is the foundation (of a committee the members' mean, a
+    `CommitteePotential`, which cannot be trained), the ``adapter`` folder of a run, which is merged
     into the foundation that it names, or a file that holds a whole MACE model as MACE saves it.
     Nothing in such a file is executed. What the catalogue knows but this machine does not
     have is downloaded first, if its licence needs no asking.
@@ -76,7 +80,12 @@ def load_foundation(
             another kind.
     """
     place, published = locate(str(name), beside), PUBLISHED.get(str(name))
-    if place.is_file():
+    potential: Potential
+    members: tuple[Path, ...] = ()
+    if (place / COMMITTEE).is_file():
+        potential, config = open_committee(place, dtype, head)
+        members = tuple(place / member for member in read_committee(place).members)
+    elif place.is_file():
         sha256 = published.sha256 if published else None
         try:
             potential, config = open_model(place, dtype, head, sha256)
@@ -104,6 +113,7 @@ def load_foundation(
         metadata=metadata,
         head=head or config.head,
         adapters=config.adapters,
+        members=members,
     )
 
 
@@ -170,12 +180,13 @@ def locate(name: str, beside: Path | None = None) -> Path:
             f"no foundation '{name}'.{suggestion(name, names())} Give the path of a run, a stored "
             "potential or a MACE file, or a name that 'piwsl-finetune foundations' lists."
         )
-    if not place.is_dir() or any((place / name).exists() for name in (CONFIG, ADAPTER_RECORD)):
+    records = (COMMITTEE, CONFIG, ADAPTER_RECORD)
+    if not place.is_dir() or any((place / name).exists() for name in records):
         return place
     inside = place / BUNDLE
     if (inside / CONFIG).exists():
         return inside
-    if (place / CHECKPOINTS).is_dir():
+    if (place / CHECKPOINTS).is_dir() or (place / MEMBERS).is_dir():
         raise FoundationError(
             f"'{name}' holds a run that is not finished: go on with it, --resume auto, first."
         )

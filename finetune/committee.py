@@ -1,0 +1,156 @@
+"""Train a committee: several runs of one recipe that differ in what is random."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from finetune import run_files, run_folder
+from finetune.environment import environment
+from finetune.evaluation import calibration
+from finetune.evaluation.metrics import LabelledPredictions, errors
+from finetune.evaluation.report import Page, write_report
+from finetune.files import write_json
+from finetune.foundation.committee import CommitteeRecord, write_committee
+from finetune.ladder import prepare_stages
+from finetune.preparation import Preparation
+from finetune.recipe import Recipe
+from finetune.result import Comparison, RunResult
+from finetune.training.processes import Processes
+from finetune.training.progress import Reporter
+
+RunMember = Callable[[Recipe, Path | None, run_folder.Resume, Reporter], RunResult]
+"""Runs one member in its folder."""
+
+
+def prepare_member(
+    recipe: Recipe, beside: Path | None, overwrite: bool, resume: run_folder.Resume = "no"
+) -> dict[str, Preparation]:
+    """Read and check what the first member needs, by stage; the others differ in seeds alone.
+
+    Raises:
+        FinetuneError: For whatever would stop the run.
+    """
+    run_folder.check_output(run_folder.place(recipe.output), overwrite, resume)
+    first = next(iter(recipe.convene().values()))
+    unused = first.model_copy(update={"output": f"{first.output}.checked"})
+    if first.stages:
+        return prepare_stages(unused, beside, overwrite=False)
+    return {"": Preparation(unused, beside, overwrite=False)}
+
+
+def convene(
+    recipe: Recipe,
+    beside: Path | None,
+    overwrite: bool,
+    resume: run_folder.Resume,
+    reporter: Reporter,
+    run_member: RunMember,
+) -> RunResult:
+    """Run the members one after the other; those that are done are not trained again.
+
+    Returns:
+        The errors of the members' mean and the calibration of their standard deviations, in the
+        committee's folder, with the results of all members.
+    """
+    started = time.perf_counter()
+    folder = run_folder.place(recipe.output)
+    resuming = run_folder.check_output(folder, overwrite, resume)
+    prepared = prepare_member(recipe, beside, overwrite, resume)
+    first = next(iter(prepared.values()))
+    facts = environment(
+        str(first.foundation.potential.device),
+        recipe.train.seed,
+        first.foundation.name,
+        first.foundation.fingerprint,
+        {"fingerprint": " ".join(stage.data_fingerprint for stage in prepared.values())},
+        first.lineage,
+    )
+    if resuming:
+        for note in run_folder.check_origin(folder, recipe, facts):
+            reporter.say(note)
+    processes = Processes(first.foundation.potential.device)
+    processes.wait()
+    del prepared, first
+    members = recipe.convene()
+    with run_folder.opened(folder, recipe.dump(), facts, resuming, processes.main):
+        processes.wait()
+        results = {}
+        for name, member in members.items():
+            reporter.say(f"member {name} of {len(members)}")
+            results[name] = run_member(member, beside, "auto", reporter)
+        result, record = joined(folder, results, time.perf_counter() - started)
+        if processes.main:
+            _finish(result, record, recipe, facts)
+        processes.wait()
+    return result
+
+
+def joined(
+    folder: Path, members: dict[str, RunResult], seconds: float
+) -> tuple[RunResult, CommitteeRecord]:
+    """Return the result of the members' mean, its scales fitted on the validation set."""
+    found = list(members.values())
+    valid = _mean([item.valid for item in found])
+    tests = [item.test for item in found if item.test is not None]
+    predictions = {"valid": [item.valid.finetuned_predictions for item in found]}
+    if tests:
+        predictions["test"] = [item.finetuned_predictions for item in tests]
+    scales = calibration.fitted_scales(predictions["valid"])
+    endings = {item.ending for item in found}
+    result = RunResult(
+        folder=folder,
+        history=[],
+        best_epoch=0,
+        epochs=sum(item.epochs for item in found),
+        ending=endings.pop() if len(endings) == 1 else "finished",
+        valid=valid,
+        test=_mean(tests) if tests else None,
+        seconds=seconds,
+        notes=tuple(dict.fromkeys(note for item in found for note in item.notes)),
+        members=members,
+        calibrations={
+            name: calibration.calibrations(items, scales) for name, items in predictions.items()
+        },
+    )
+    paths = tuple(f"{run_files.MEMBERS}/{name}/{run_files.BUNDLE}" for name in members)
+    return result, CommitteeRecord(members=paths, scale=scales)
+
+
+def _mean(parts: Sequence[Comparison]) -> Comparison:
+    """Return the comparison of the mean of the members with the foundation."""
+    first, count = parts[0], parts[0].finetuned.structures
+    after = calibration.mean([item.finetuned_predictions for item in parts])
+    before: list[LabelledPredictions] = [
+        item.foundation_predictions for item in parts if item.foundation_predictions is not None
+    ]
+    foundation = calibration.mean(before) if before else None
+    return replace(
+        first,
+        finetuned=errors(after, count),
+        finetuned_predictions=after,
+        foundation=errors(foundation, count) if foundation is not None else None,
+        foundation_predictions=foundation,
+    )
+
+
+def _finish(
+    result: RunResult, record: CommitteeRecord, recipe: Recipe, facts: dict[str, object]
+) -> None:
+    folder = result.folder
+    page = Page(
+        name=folder.name,
+        story=result.as_dict(),
+        notes=result.notes,
+        history=[],
+        shown=result.shown,
+        recipe=recipe,
+        environment=facts,
+        calibrations=result.shown_calibrations,
+        members=list(result.members),
+    )
+    write_report(page, folder / run_files.REPORT)
+    write_committee(folder, record)
+    write_json(folder / run_files.RESULT, result.as_dict())

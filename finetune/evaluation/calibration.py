@@ -1,0 +1,150 @@
+"""Whether the standard deviations of a committee are of the size of its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+from rich.text import Text
+from scipy.integrate import trapezoid
+from scipy.stats import norm, spearmanr
+
+from finetune.evaluation.metrics import LabelledPredictions
+
+Array = NDArray[np.float64]
+Quantity = Literal["energy", "forces"]
+TITLES: dict[Quantity, tuple[str, str]] = {
+    "energy": ("energy per atom", "eV/atom"),
+    "forces": ("force components", "eV/Å"),
+}
+LEVELS = np.linspace(0.0, 1.0, 101)
+"""Fractions of errors that are expected within an interval."""
+
+ROUNDING = 1e-9
+"""Relative differences that are none."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Errors of a committee's mean beside its standard deviations.
+
+    Attributes:
+        errors: Mean minus label ``[n]``, eV/atom or eV/Å.
+        deviations: Standard deviation over the members ``[n]``.
+        scale: Factor on the deviations that was fitted on validation; None where there is none.
+    """
+
+    errors: Array
+    deviations: Array
+    scale: float | None = None
+
+    def observed(self, scale: float = 1.0) -> Array:
+        """Return the fraction of errors within the interval that is to hold each of `LEVELS`.
+
+        Intervals are those of a normal distribution around the mean.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            size = np.nan_to_num(np.abs(self.errors) / (scale * self.deviations), nan=0.0)
+        limits = norm.ppf((1 + LEVELS) / 2)
+        found: Array = (size[:, None] <= limits).mean(axis=0)
+        return found
+
+    def area(self, scale: float = 1.0) -> float:
+        """Return the miscalibration area: mean of |observed − expected fraction|, 0 to 0.5.
+
+        As Tran et al., Mach. Learn.: Sci. Technol. 1, 025006 (2020), define it.
+        """
+        return float(trapezoid(np.abs(self.observed(scale) - LEVELS), LEVELS))
+
+    @property
+    def spearman(self) -> float | None:
+        """Rank correlation of the sizes of errors and deviations; None where either is constant."""
+        sizes = np.abs(self.errors)
+        constant = [np.ptp(item) <= ROUNDING * item.max() for item in (sizes, self.deviations)]
+        if len(sizes) < 3 or any(constant):
+            return None
+        return float(spearmanr(sizes, self.deviations).statistic)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the numbers, ready for JSON."""
+        return {
+            "count": len(self.errors),
+            "rmse": float(np.sqrt(np.square(self.errors).mean())),
+            "deviation": float(np.sqrt(np.square(self.deviations).mean())),
+            "spearman": self.spearman,
+            "miscalibration_area": self.area(),
+            "scale": self.scale,
+            "scaled_miscalibration_area": None if self.scale is None else self.area(self.scale),
+        }
+
+
+def mean(members: Sequence[LabelledPredictions]) -> LabelledPredictions:
+    """Return the predictions of the members' mean on the same labels."""
+    averaged = {
+        name: np.stack([_predicted(members, name).mean(axis=0), getattr(members[0], name)[1]])
+        for name in ("energy", "forces", "stress")
+    }
+    return replace(members[0], **averaged)
+
+
+def calibrations(
+    members: Sequence[LabelledPredictions], scale: Mapping[Quantity, float | None]
+) -> dict[Quantity, Calibration]:
+    """Return errors and deviations of what has labels: energies per atom, force components."""
+    found: dict[Quantity, Calibration] = {}
+    for quantity in TITLES:
+        predicted, labels = _predicted(members, quantity), getattr(members[0], quantity)[1]
+        if labels.size:
+            size = members[0].atoms if quantity == "energy" else np.ones(len(labels))
+            found[quantity] = Calibration(
+                (predicted.mean(axis=0) - labels) / size,
+                predicted.std(axis=0) / size,
+                scale.get(quantity),
+            )
+    return found
+
+
+def fitted_scales(members: Sequence[LabelledPredictions]) -> dict[Quantity, float | None]:
+    """Return the factors that make the labels most likely, on validation structures.
+
+    For normal errors that is the root mean square of error over deviation (Laves et al., MIDL
+    2020). None where there are no labels, or members that agree throughout.
+    """
+    scales: dict[Quantity, float | None] = dict.fromkeys(TITLES)
+    for quantity, item in calibrations(members, {}).items():
+        known = item.deviations > ROUNDING * np.abs(item.errors).max()
+        if known.any():
+            ratio = item.errors[known] / item.deviations[known]
+            scales[quantity] = float(np.sqrt(np.square(ratio).mean())) or None
+    return scales
+
+
+def table(found: Mapping[Quantity, Calibration], source: str) -> Table:
+    """Return the numbers as a table for the terminal."""
+    shown = Table(title=f"uncertainty of the committee: {source}", title_justify="left")
+    shown.add_column("quantity")
+    for name in ("RMSE", "mean std", "rank corr.", "miscal. area", "× scale", "area scaled"):
+        shown.add_column(name, justify="right")
+    for quantity, item in found.items():
+        title, unit = TITLES[quantity]
+        cells = rounded(item)
+        shown.add_row(Text(f"{title} [m{unit}]"), *cells)
+    shown.caption = "scale: factor on the standard deviation, fitted on the validation set"
+    shown.caption_justify = "left"
+    return shown
+
+
+def rounded(item: Calibration) -> list[str]:
+    """Return the numbers of a row as text, errors and deviations in thousandths."""
+    numbers = item.as_dict()
+    cells = [f"{1000 * numbers[key]:.1f}" for key in ("rmse", "deviation")]
+    keys = ("spearman", "miscalibration_area", "scale", "scaled_miscalibration_area")
+    return [*cells, *("–" if numbers[key] is None else f"{numbers[key]:.2f}" for key in keys)]
+
+
+def _predicted(members: Sequence[LabelledPredictions], quantity: str) -> Array:
+    return np.stack([getattr(item, quantity)[0] for item in members])

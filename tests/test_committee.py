@@ -1,0 +1,237 @@
+"""Committees: several runs of one recipe, their mean, and what their spread is worth."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+from typer.testing import CliRunner
+
+import finetune
+from finetune import Recipe
+from finetune.commands import app
+from finetune.data.splits import drawn
+from finetune.errors import FoundationError, RecipeError, RunFolderError, RunStoppedError
+from finetune.evaluation.calibration import Calibration, calibrations, fitted_scales
+from finetune.evaluation.evaluated_committee import EvaluatedCommittee
+from finetune.evaluation.metrics import LabelledPredictions
+from finetune.foundation.committee import CommitteePotential
+from finetune.testing import tiny_mace
+from tests.conftest import rattled, recipe_for
+from tests.training.test_resume import StopAt
+
+runner = CliRunner()
+
+
+def recipe(workspace: Path, output: Path, **changes: Any) -> Recipe:
+    given = {
+        "losses": {"energy": {}},
+        "train": {"epochs": 2, "learning_rate": 0.01, "ema": 0.5, "checkpoint_seconds": 0},
+        "committee": {"members": 2, "labels": "bootstrap"},
+        "adapter": {"kind": "readout"},
+    }
+    return recipe_for(workspace, output, **{**given, **changes})
+
+
+@pytest.fixture(scope="module")
+def committee(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return finetune.run(recipe(workspace, tmp_path_factory.mktemp("committee") / "run"))
+
+
+def test_members_differ_in_seeds_alone(workspace: Path, tmp_path: Path) -> None:
+    whole = recipe(
+        workspace,
+        tmp_path,
+        adapter={"kind": "lora", "rank": 2, "seed": 5},
+        train={"seed": 3},
+        committee={"members": 3},
+        stages={"one": {}, "two": {"adapter": {"kind": "lora"}, "train": {"seed": 7}}},
+    )
+    first, second, third = whole.convene().values()
+    assert [item.train.seed for item in (first, second, third)] == [3, 4, 5]
+    assert [item.adapter["seed"] for item in (first, second, third)] == [5, 6, 7]
+    assert {item.data.seed for item in (first, second, third)} == {3}  # one validation set
+    assert second.stages["two"]["adapter"]["seed"] == 1
+    assert second.stages["two"]["train"]["seed"] == 8
+    assert first.committee is None and third.output == f"{tmp_path}/members/3"
+    assert set(first.differences(second)) == {
+        *("train.seed", "adapter.seed", "stages.two.adapter.seed", "stages.two.train.seed"),
+    }
+    drawing = recipe(workspace, tmp_path, committee={"members": 2, "labels": "bootstrap"})
+    assert [item.data.bootstrap for item in drawing.convene().values()] == [0, 1]
+    with pytest.raises(RecipeError, match="committee.members"):
+        recipe(workspace, tmp_path, committee={"members": 1})
+
+
+def test_a_bootstrap_draws_with_replacement() -> None:
+    items = list(drawn(list(range(400)), seed=1))  # type: ignore[arg-type]
+    assert len(items) == 400 and len(set(items)) == pytest.approx(400 * (1 - np.exp(-1)), abs=25)
+    assert items == list(drawn(list(range(400)), seed=1))  # type: ignore[arg-type]
+    assert items != list(drawn(list(range(400)), seed=2))  # type: ignore[arg-type]
+
+
+def test_the_calculator_gives_mean_and_standard_deviation(committee: Any) -> None:
+    calculator = finetune.load_calculator(committee.folder, warn_far=True)
+    assert isinstance(calculator, finetune.CommitteeCalculator)
+    atoms = rattled("CH3OH", 4)
+    energies, forces = [], []
+    for member in committee.members.values():
+        atoms.calc = finetune.load_calculator(member.folder)
+        energies.append(atoms.get_potential_energy())
+        forces.append(atoms.get_forces())
+    atoms.calc = calculator
+    assert atoms.get_potential_energy() == pytest.approx(np.mean(energies), abs=1e-9)
+    np.testing.assert_allclose(atoms.get_forces(), np.mean(forces, axis=0), atol=1e-10)
+    assert calculator.results["energy_std"] == pytest.approx(np.std(energies), abs=1e-9) != 0
+    np.testing.assert_allclose(calculator.results["energy_comm"], energies, atol=1e-9)
+    np.testing.assert_allclose(calculator.results["forces_std"], np.std(forces, axis=0), atol=1e-10)
+    assert calculator.get_property("forces_comm", atoms).shape == (2, 6, 3)
+    assert calculator.results["training_distances"].shape == (6,)
+    (many,) = calculator.calculate_many([atoms])
+    np.testing.assert_allclose(many["forces_std"], calculator.results["forces_std"], atol=1e-10)
+
+
+def test_what_no_adapter_changed_is_in_memory_once(committee: Any) -> None:
+    potential = finetune.load_foundation(committee.folder, torch.float32).potential
+    assert isinstance(potential, CommitteePotential)
+    first, second = (dict(item.named_parameters()) for item in potential.predicting)
+    shared = {name for name in first if first[name].data_ptr() == second[name].data_ptr()}
+    assert {name for name in first if "readouts" in name}.isdisjoint(shared)
+    assert len(shared) > 0.8 * len([name for name in first if first[name].numel()])
+
+
+def test_crystals_have_a_deviation_of_stress(diamond: Any) -> None:
+    potential = CommitteePotential([tiny_mace(seed=seed) for seed in range(2)])
+    atoms = diamond.copy()
+    atoms.calc = finetune.CommitteeCalculator(potential)
+    atoms.get_stress()
+    assert atoms.calc.results["stress_std"].shape == (6,)
+    references = {number: value + 1.0 for number, value in potential.references().items()}
+    before = atoms.get_potential_energy()
+    potential.set_references(references)
+    atoms.calc.reset()
+    assert atoms.get_potential_energy() == pytest.approx(before + len(atoms))
+    with pytest.raises(FoundationError, match="at least two"):
+        CommitteePotential(potential.predicting[:1])
+    with pytest.raises(FoundationError, match="same elements"):
+        other = tiny_mace(atomic_numbers=(1, 6), atomic_energies=((-13.0, -1030.0),))
+        CommitteePotential([potential.predicting[0], other])
+
+
+def test_normal_errors_of_the_deviations_size_are_calibrated() -> None:
+    random = np.random.default_rng(0)
+    deviations = random.uniform(0.1, 1.0, 20_000)
+    errors = random.normal(0.0, deviations)
+    found = Calibration(errors, deviations)
+    assert found.area() < 0.01 and found.spearman is not None and found.spearman > 0.4
+    half = Calibration(errors, deviations / 2, scale=2.0)
+    expected = np.abs(
+        2 * norm.cdf(norm.ppf((1 + np.linspace(0, 1, 101)) / 2) / 2) - 1 - np.linspace(0, 1, 101)
+    )
+    assert half.area() == pytest.approx(np.trapezoid(expected, dx=0.01), abs=0.01)
+    assert half.area(2.0) == pytest.approx(found.area())
+    assert half.as_dict()["scaled_miscalibration_area"] == half.area(2.0)
+
+
+def test_scales_are_fitted_per_quantity_and_only_where_there_are_labels() -> None:
+    random = np.random.default_rng(1)
+    members = []
+    labels = random.normal(size=500)
+    centre = labels + random.normal(0.0, 3.0, 500)
+    for sign in (-1.0, 1.0):
+        energy = np.stack([centre + sign, labels])
+        nothing = np.zeros((2, 0))
+        members.append(LabelledPredictions(energy, np.full(500, 4.0), nothing, nothing))
+    scales = fitted_scales(members)
+    assert scales["energy"] == pytest.approx(3.0, rel=0.1) and scales["forces"] is None
+    found = calibrations(members, scales)
+    assert set(found) == {"energy"}
+    np.testing.assert_allclose(found["energy"].deviations, 0.25)
+    assert found["energy"].spearman is None  # all deviations are the same
+
+
+def test_the_folder_tells_how_far_errors_and_deviations_agree(
+    committee: Any, workspace: Path, tmp_path: Path
+) -> None:
+    stored = json.loads((committee.folder / "result.json").read_text())
+    assert set(stored["members"]) == {"1", "2"}
+    record = json.loads((committee.folder / "committee.json").read_text())
+    assert record["members"] == ["members/1/model", "members/2/model"]
+    scale = record["scale"]["energy"]
+    assert stored["calibration"]["valid"]["energy"]["scale"] == scale > 0
+    assert record["scale"]["forces"] is None  # energies alone validate
+    page = (committee.folder / "report.html").read_text()
+    assert "Uncertainty" in page and "members/2/report.html" in page
+    found = finetune.evaluate(committee.folder, workspace / "test.xyz")
+    assert isinstance(found, EvaluatedCommittee)
+    again, known = found.as_dict()["calibration"], stored["calibration"]["test"]
+    for quantity in ("energy", "forces"):
+        for name, value in known[quantity].items():
+            assert again[quantity][name] == (value and pytest.approx(value, rel=1e-6)), name
+    assert found.finetuned.energy_mae == pytest.approx(committee.test.finetuned.energy_mae)
+    assert found.foundation.energy_mae == pytest.approx(committee.test.foundation.energy_mae)
+    found.write(tmp_path / "evaluation")
+    assert (tmp_path / "evaluation" / "calibration.png").stat().st_size > 1000
+    before = (committee.folder / "report.html").read_text()
+    finetune.report(committee.folder)
+    assert (
+        "Uncertainty" in before and "Uncertainty" in (committee.folder / "report.html").read_text()
+    )
+
+
+def test_a_stopped_committee_goes_on_to_the_same_weights(
+    committee: Any, workspace: Path, tmp_path: Path
+) -> None:
+    again = recipe(workspace, tmp_path / "again")
+    with pytest.raises(RunStoppedError):
+        finetune.run(again, reporter=StopAt(1, signal.SIGTERM))
+    with pytest.raises(FoundationError, match="not finished"):
+        finetune.load_calculator(tmp_path / "again")
+    with pytest.raises(RunFolderError, match="unfinished run"):
+        finetune.run(again)
+    finetune.run(again, resume="auto")
+    for name in ("1", "2"):
+        weights = f"members/{name}/model/model.safetensors"
+        expected = (committee.folder / weights).read_bytes()
+        assert (tmp_path / "again" / weights).read_bytes() == expected
+
+
+def test_one_committee_chooses_what_to_label(
+    committee: Any, workspace: Path, tmp_path: Path
+) -> None:
+    pool = str(workspace / "train.xyz")
+    given = ["data", "select", pool, "--count", "3", "--committee", str(committee.folder)]
+    done = runner.invoke(app, [*given, "--to", str(tmp_path / "next.xyz")])
+    assert done.exit_code == 0, done.output
+    assert len(ase.io.read(tmp_path / "next.xyz", ":")) == 3
+
+
+def test_a_committee_is_no_foundation_and_its_damage_is_told(
+    committee: Any, workspace: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(FoundationError, match="holds a committee.*members/1"):
+        finetune.validate(
+            recipe_for(workspace, tmp_path / "next", foundation=str(committee.folder))
+        )
+    described = runner.invoke(app, ["foundations", str(committee.folder)])
+    assert "2 members" in described.output and "members/1/model" in described.output
+    for members, message in ((["../a", "b"], "outside"), (["a"], "at least 2"), (["a", "b"], "'")):
+        record = {"format": "piwsl-finetune/committee", "members": members}
+        (tmp_path / "committee.json").write_text(json.dumps(record))
+        with pytest.raises(FoundationError, match=message):
+            finetune.load_calculator(tmp_path)
+
+
+def test_the_command_validates_a_committee(workspace: Path, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe(workspace, tmp_path / "run", committee=None).dump())
+    done = runner.invoke(app, ["run", str(path), "--committee", "3", "--dry-run"])
+    assert done.exit_code == 0 and "valid" in done.output, done.output
+    assert not (tmp_path / "run").exists()
+    done = runner.invoke(app, ["run", str(path), "--committee", "1"])
+    assert done.exit_code == 2 and "committee.members" in done.output
