@@ -36,13 +36,14 @@ def remove_unfinished(folder: Path, names: Collection[str]) -> None:
 
 
 def write_folder(path: Path, contents: Mapping[str, bytes]) -> None:
-    """Write a folder of files that appears whole or not at all.
+    """Write a folder of files, by relative path, that appears whole or not at all.
 
     A folder that is there under the same name is replaced.
     """
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         for name, content in contents.items():
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             _write(os.open(temporary / name, os.O_WRONLY | os.O_CREAT, 0o666), content)
         temporary.chmod(0o777 & ~_umask())
         _sync(temporary)

@@ -184,6 +184,7 @@ def test_the_folder_tells_how_far_errors_and_deviations_agree(
     )
 
 
+@pytest.mark.slow
 def test_a_stopped_committee_goes_on_to_the_same_weights(
     committee: Any, workspace: Path, tmp_path: Path
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
@@ -13,22 +13,30 @@ from finetune.commands.shared import Overwrite, Precision, tell, tell_written, u
 
 
 def export(
-    path: Annotated[str, typer.Argument(metavar="RUN", help="Run folder or bundle.")],
-    to: Annotated[Path, typer.Option("--to", help="File to write, e.g. tuned.model.")],
+    path: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="Run folder, committee, bundle, .model file or name."),
+    ],
+    to: Annotated[Path, typer.Option("--to", help="File to write, e.g. tuned.model, or folder.")],
+    format: Annotated[
+        str,
+        typer.Option(
+            help="mace (.model), lammps (TorchScript), lammps-mliap, adapter (peft) or bundle."
+        ),
+    ] = "mace",
     precision: Precision = "float64",
+    head: Annotated[
+        Optional[str],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
+        typer.Option(help="Head that predicts, where there are several."),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a plain MACE .model file, which MACECalculator and other MACE tools load."""
+    """Write a potential for MACE, LAMMPS, TorchSim or peft, or as a bundle to hand on."""
     with user_errors():
-        from finetune.devices import choose_dtype
-        from finetune.export.merge import check_plain, write_mace
-        from finetune.foundation.loading import load_foundation
+        from finetune.export.formats import export as write
 
-        dtype = choose_dtype(precision)
-        opened = load_foundation(path)
-        check_plain(opened)
-        write_mace(opened.potential, to, dtype, overwrite, opened.metadata)
-    tell_written(Console(), to)
+        written = write(path, to, format, precision, overwrite, head)
+    tell_written(Console(), written)
 
 
 def foundations(

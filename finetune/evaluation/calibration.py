@@ -109,17 +109,20 @@ def calibrations(
 
 
 def fitted_scales(members: Sequence[LabelledPredictions]) -> dict[Quantity, float | None]:
-    """Return the factors that make the labels most likely, on validation structures.
+    """Return the factors that make the miscalibration area smallest, on validation structures.
 
-    For normal errors that is the root mean square of error over deviation (Laves et al., MIDL
-    2020). None where there are no labels, or members that agree throughout.
+    (The factor that is most likely for normal errors, the root mean square of error over deviation,
+    is decided by the few structures on which a small committee happens to agree.) None where there
+    are no labels, or members that agree throughout.
     """
     scales: dict[Quantity, float | None] = dict.fromkeys(TITLES)
     for quantity, item in calibrations(members, {}).items():
-        known = item.deviations > ROUNDING * np.abs(item.errors).max()
+        sizes = np.abs(item.errors)
+        known = (item.deviations > ROUNDING * sizes.max()) & (sizes > 0)
         if known.any():
-            ratio = item.errors[known] / item.deviations[known]
-            scales[quantity] = float(np.sqrt(np.square(ratio).mean())) or None
+            ends = np.quantile(sizes[known] / item.deviations[known], [0.05, 0.95])
+            tried = np.geomspace(ends[0], max(ends[1], 1.001 * ends[0]), 200)
+            scales[quantity] = float(min(tried, key=item.area))
     return scales
 
 

@@ -41,26 +41,65 @@ def write_mace(
         FoundationError: If the potential is more than a plain MACE.
         RunFolderError: If the file exists or cannot be written.
     """
-    if not isinstance(potential, MacePotential):
-        raise FoundationError(
-            f"a {type(potential).__name__} is no plain MACE and cannot be written as one. Use the "
-            "run folder or its model/ with finetune.load_calculator instead."
-        )
-    if path.is_dir():
-        raise RunFolderError(f"'{path}' is a folder; name a file, e.g. '{path / 'tuned.model'}'.")
-    if path.exists() and not overwrite:
-        raise RunFolderError(f"'{path}' exists. Choose another name, or add --overwrite.")
+    content = mace_file(potential, dtype, metadata)
+    write_file(path, content, overwrite)
+
+
+def mace_file(
+    potential: Potential, dtype: torch.dtype, metadata: Mapping[str, Any] | None = None
+) -> bytes:
+    """Return the content of a ``.model`` file; arguments as of `write_mace`.
+
+    Raises:
+        FoundationError: If the potential is more than a plain MACE.
+    """
     content = io.BytesIO()
-    torch.save(potential.plain_model(dtype), content)
+    torch.save(plain(potential).plain_model(dtype), content)
     if metadata:
         with zipfile.ZipFile(content, "a") as archive:
             folder = archive.namelist()[0].partition("/")[0]
             archive.writestr(f"{folder}/{METADATA}", json.dumps(metadata, ensure_ascii=False))
+    return content.getvalue()
+
+
+def plain(potential: Potential) -> MacePotential:
+    """Return the potential, if it is a plain MACE.
+
+    Raises:
+        FoundationError: If it is more than that.
+    """
+    if isinstance(potential, MacePotential):
+        return potential
+    raise FoundationError(
+        f"a {type(potential).__name__} is no plain MACE and cannot be written as one. Use the "
+        "run folder or its model/ with finetune.load_calculator instead."
+    )
+
+
+def write_file(path: Path, content: bytes, overwrite: bool = False) -> None:
+    """Write a file whole or not at all, in a folder that is made if need be.
+
+    Raises:
+        RunFolderError: If it exists or cannot be written.
+    """
+    check_file(path, overwrite)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content.getvalue())
+        write_atomically(path, content)
     except OSError as error:
         raise RunFolderError(f"'{path}' cannot be written: {error}.") from error
+
+
+def check_file(path: Path, overwrite: bool = False) -> None:
+    """Refuse a file that is a folder, or that exists and may not be replaced.
+
+    Raises:
+        RunFolderError: With the mend.
+    """
+    if path.is_dir():
+        raise RunFolderError(f"'{path}' is a folder; name a file, e.g. '{path / 'tuned.model'}'.")
+    if path.exists() and not overwrite:
+        raise RunFolderError(f"'{path}' exists. Choose another name, or add --overwrite.")
 
 
 def check_plain(foundation: Foundation) -> None:
@@ -74,5 +113,6 @@ def check_plain(foundation: Foundation) -> None:
         raise FoundationError(
             f"'{foundation.name}' cannot be exported as a plain MACE: a MACE has no place for what "
             f"the adapter {kinds} computes. Nothing was written. From Python and ASE, "
-            "finetune.load_calculator opens the run folder or its model/ folder."
+            "finetune.load_calculator opens the run folder or its model/ folder; --format bundle "
+            "writes it to hand on."
         )

@@ -104,11 +104,16 @@ class AdapterRecord(Options):
                 "of your own, import the module that registers it, as it was when it was trained."
             ) from error
         if weights is not None:
-            self._check_files(weights)
+            self.check_files(weights)
             adapted.load(weights)
         return adapted
 
-    def _check_files(self, folder: Path) -> None:
+    def check_files(self, folder: Path) -> None:
+        """Refuse weights in ``folder`` that are not those that were stored.
+
+        Raises:
+            RunFolderError: Naming the file.
+        """
         for name, expected in self.sha256.items():
             path = folder / name
             if path.is_file() and digest(path) != expected:  # a missing file is told on loading

@@ -13,6 +13,7 @@ from ase.build import molecule
 
 import finetune
 from finetune.errors import DataError, FoundationError, RecipeError, RunFolderError
+from finetune.export.formats import export
 from finetune.export.merge import write_mace
 from finetune.foundation.loading import load_foundation
 from tests.conftest import rattled, recipe_for
@@ -29,7 +30,7 @@ def test_mace_calculator_gives_the_run_s_energies_and_forces(
     run_folder: Path, workspace: Path, tmp_path: Path
 ) -> None:
     path, frames = tmp_path / "tuned.model", tmp_path / "frames.traj"
-    write_mace(load_foundation(run_folder).potential, path)
+    export(run_folder, path)
     calculator = finetune.load_calculator(run_folder)
     structures = ase.io.read(workspace / "test.xyz", ":")
     energies, forces = [], []
