@@ -2,6 +2,7 @@
 
 import json
 import signal
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from scipy.stats import norm
 from typer.testing import CliRunner
 
@@ -20,9 +22,12 @@ from finetune.errors import FoundationError, RecipeError, RunFolderError, RunSto
 from finetune.evaluation.calibration import Calibration, calibrations, fitted_scales
 from finetune.evaluation.evaluated_committee import EvaluatedCommittee
 from finetune.evaluation.metrics import LabelledPredictions
+from finetune.export.calculator import PotentialCalculator
 from finetune.foundation.committee import CommitteePotential
-from finetune.testing import tiny_mace
-from tests.conftest import rattled, recipe_for
+from finetune.foundation.mace import MacePotential
+from finetune.selection import disagreement
+from finetune.testing import HarmonicPotential, tiny_mace
+from tests.conftest import rattled, recipe_for, structure
 from tests.training.test_resume import StopAt
 
 runner = CliRunner()
@@ -105,22 +110,28 @@ def test_what_no_adapter_changed_is_in_memory_once(committee: Any) -> None:
     assert len(shared) > 0.8 * len([name for name in first if first[name].numel()])
 
 
-def test_crystals_have_a_deviation_of_stress(diamond: Any) -> None:
-    potential = CommitteePotential([tiny_mace(seed=seed) for seed in range(2)])
+def test_crystals_have_a_deviation_of_stress(potential: MacePotential, diamond: Atoms) -> None:
+    members = [deepcopy(potential), tiny_mace(seed=1)]
+    committee = CommitteePotential(members)
     atoms = diamond.copy()
-    atoms.calc = finetune.CommitteeCalculator(potential)
-    atoms.get_stress()
-    assert atoms.calc.results["stress_std"].shape == (6,)
-    references = {number: value + 1.0 for number, value in potential.references().items()}
+    atoms.calc = finetune.CommitteeCalculator(committee)
+    stress = []
+    for member in members:
+        single = diamond.copy()
+        single.calc = PotentialCalculator(member)
+        stress.append(single.get_stress())
+    np.testing.assert_allclose(atoms.get_stress(), np.mean(stress, axis=0), atol=1e-12)
+    np.testing.assert_allclose(atoms.calc.results["stress_std"], np.std(stress, axis=0), atol=1e-12)
     before = atoms.get_potential_energy()
-    potential.set_references(references)
+    committee.set_references({n: value + 1.0 for n, value in committee.references().items()})
     atoms.calc.reset()
     assert atoms.get_potential_energy() == pytest.approx(before + len(atoms))
+    pool = [structure(rattled("CH3OH", seed)) for seed in range(4)]
+    assert disagreement([committee], pool, 2) == disagreement(members, pool, 2)
     with pytest.raises(FoundationError, match="at least two"):
-        CommitteePotential(potential.predicting[:1])
+        CommitteePotential(members[:1])
     with pytest.raises(FoundationError, match="same elements"):
-        other = tiny_mace(atomic_numbers=(1, 6), atomic_energies=((-13.0, -1030.0),))
-        CommitteePotential([potential.predicting[0], other])
+        CommitteePotential([potential, HarmonicPotential()])
 
 
 def test_normal_errors_of_the_deviations_size_are_calibrated() -> None:
@@ -185,6 +196,15 @@ def test_the_folder_tells_how_far_errors_and_deviations_agree(
 
 
 @pytest.mark.slow
+def test_the_page_is_written_anew(committee: Any) -> None:
+    page = (committee.folder / "report.html").read_text()
+    (committee.folder / "report.html").unlink()
+    assert "Uncertainty" in finetune.report(committee.folder).read_text()
+    assert "members/2/report.html" in page
+    assert "members/2/report.html" in (committee.folder / "report.html").read_text()
+
+
+@pytest.mark.slow
 def test_a_stopped_committee_goes_on_to_the_same_weights(
     committee: Any, workspace: Path, tmp_path: Path
 ) -> None:
@@ -202,6 +222,7 @@ def test_a_stopped_committee_goes_on_to_the_same_weights(
         assert (tmp_path / "again" / weights).read_bytes() == expected
 
 
+@pytest.mark.slow
 def test_one_committee_chooses_what_to_label(
     committee: Any, workspace: Path, tmp_path: Path
 ) -> None:

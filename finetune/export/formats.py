@@ -16,7 +16,7 @@ from finetune.foundation import domain, lammps, storage
 from finetune.foundation.adapter_folder import locate_adapter, read_adapter
 from finetune.foundation.committee import CommitteeRecord, read_committee
 from finetune.foundation.loading import Foundation, load_foundation, locate
-from finetune.foundation.stored_config import CONFIG, WEIGHTS, StoredConfig
+from finetune.foundation.stored_config import CONFIG, StoredConfig
 from finetune.run_files import ADAPTER, ADAPTER_RECORD, COMMITTEE, MEMBERS
 
 Format = Literal["mace", "lammps", "lammps-mliap", "adapter", "bundle"]
@@ -138,14 +138,14 @@ def _bundle(path: str) -> dict[str, bytes]:
     config: StoredConfig
     if (place / CONFIG).is_file():
         config, _ = storage.read(place)
-        files = _read(place, (CONFIG, WEIGHTS, domain.FILE))
+        files = _read(place, (CONFIG, storage.WEIGHTS, domain.FILE))
     else:
         opened = load_foundation(path)
         with TemporaryDirectory() as folder:
             config = storage.save(
                 opened.potential, Path(folder), opened.metadata, adapters=opened.adapters
             )
-            files = _read(Path(folder), (CONFIG, WEIGHTS))
+            files = _read(Path(folder), (CONFIG, storage.WEIGHTS))
     adapter = Path(path).expanduser() / ADAPTER
     if (adapter / ADAPTER_RECORD).is_file():
         names = [item.name for item in sorted(adapter.iterdir()) if item.is_file()]

@@ -16,16 +16,10 @@ from finetune.errors import DataError, FoundationError
 from finetune.export.calculator import PotentialCalculator
 from finetune.foundation.domain import FILE, FarFromTrainingWarning
 from finetune.foundation.mace import MacePotential
-from tests.conftest import rattled, recipe_for
+from tests.conftest import rattled
 
 ROUNDING = 1e-9
 """eV, eV/Å: sums of a batch and of a single structure."""
-
-
-@pytest.fixture(scope="module")
-def run_folder(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("calculator") / "run"
-    return finetune.run(recipe_for(workspace, folder, train={"epochs": 1})).folder
 
 
 def test_many_structures_at_once_give_what_each_gives_alone(
@@ -65,7 +59,7 @@ def test_a_bundle_tells_where_it_comes_from_and_holds_no_pickle(run_folder: Path
     metadata = config["metadata"]
     assert metadata["adapter"]["kind"] == "full"
     assert set(metadata["adapter"]["sha256"]) == {"adapter.safetensors"}
-    assert metadata["foundation"]["fingerprint"] and metadata["recipe"]["train"]["epochs"] == 1
+    assert metadata["foundation"]["fingerprint"] and metadata["recipe"]["train"]["epochs"] == 2
     assert metadata["metrics"]["valid"]["finetuned"]["energy_mae"] > 0
     assert {"torch", "mace-torch", "peft"} <= metadata["versions"].keys()
     assert "Takamoto" in metadata["citation"] and "MACE" in metadata["citation"]

@@ -16,14 +16,8 @@ from finetune.errors import DataError, FoundationError, RecipeError, RunFolderEr
 from finetune.export.formats import export
 from finetune.export.merge import write_mace
 from finetune.foundation.loading import load_foundation
-from tests.conftest import rattled, recipe_for
+from tests.conftest import rattled
 from tests.tolerances import EXPORT_ENERGY, EXPORT_FORCES, FINITE_DIFFERENCE
-
-
-@pytest.fixture(scope="module")
-def run_folder(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("export") / "run"
-    return finetune.run(recipe_for(workspace, folder, train={"epochs": 2})).folder
 
 
 def test_mace_calculator_gives_the_run_s_energies_and_forces(
