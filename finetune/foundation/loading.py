@@ -139,7 +139,8 @@ def merged_adapter(
     before = structure_of(foundation.potential)
     tuned = record.attach(foundation.potential, folder).merge()
     needed = adapters_needed(before, tuned, foundation.adapters, record.adapter)
-    return reopened(tuned, dtype, head, record.metadata, needed)
+    metadata = {**record.metadata, "adapter": {**record.adapter, "sha256": record.sha256}}
+    return reopened(tuned, dtype, head, metadata, needed)
 
 
 def _check_descent(folder: Path) -> None:
