@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from finetune.labelling.run import label
     from finetune.losses.base import Loss
     from finetune.result import Comparison, RunResult
+    from finetune.tuning.result import TuningResult
+    from finetune.tuning.tune import tune
     from finetune.workflow import run, validate
 
 __version__ = "0.1.0"
@@ -50,6 +52,7 @@ _LAZY = {
     "Potential": "finetune.foundation.potential",
     "PotentialCalculator": "finetune.export.calculator",
     "RunResult": "finetune.result",
+    "TuningResult": "finetune.tuning.result",
     "WrappedPotential": "finetune.foundation.wrapped",
     "evaluate": "finetune.assessment",
     "md": "finetune.assessment",
@@ -59,6 +62,7 @@ _LAZY = {
     "load_calculator": "finetune.export.calculator",
     "load_foundation": "finetune.foundation.loading",
     "run": "finetune.workflow",
+    "tune": "finetune.tuning.tune",
     "validate": "finetune.workflow",
 }
 
@@ -76,6 +80,7 @@ __all__ = [
     "PotentialCalculator",
     "Recipe",
     "RunResult",
+    "TuningResult",
     "WrappedPotential",
     "evaluate",
     "label",
@@ -87,6 +92,7 @@ __all__ = [
     "report",
     "run",
     "scan",
+    "tune",
     "validate",
 ]
 

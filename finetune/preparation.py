@@ -23,7 +23,7 @@ from finetune.environment import environment
 from finetune.errors import DataError, RecipeError, RunFolderError
 from finetune.evaluation.metrics import errors, predict
 from finetune.foundation import acceleration, lineage, reference_energies
-from finetune.foundation.loading import load_foundation
+from finetune.foundation.loading import Foundation, load_foundation
 from finetune.foundation.mace import MacePotential
 from finetune.foundation.potential import Potential
 from finetune.foundation.storage import mace_inside
@@ -51,6 +51,13 @@ class Preparation:
 
     Its ``recipe`` is the one given with displacement sizes filled in that are chosen from the data,
     its ``lineage`` the potentials that the foundation descends from, itself last.
+
+    Args:
+        recipe: The recipe.
+        beside: Its folder.
+        overwrite: Whether an earlier run in the output folder may be replaced.
+        resume: Whether the run goes on from a checkpoint there.
+        opened: The recipe's foundation where it is open already; it is copied, not changed.
     """
 
     def __init__(
@@ -59,6 +66,7 @@ class Preparation:
         beside: Path | None,
         overwrite: bool,
         resume: run_folder.Resume = "no",
+        opened: Foundation | None = None,
     ) -> None:
         self.recipe = recipe
         self.folder = run_folder.place(recipe.output)
@@ -83,9 +91,12 @@ class Preparation:
             {s.level_of_theory for s in structures["train"] if s.level_of_theory is not None}
         )
         check_labels(recipe, structures["train"], structures["valid"])
-        self.foundation = load_foundation(
-            recipe.foundation, dtype, device, beside, recipe.head, recipe.trust
-        )
+        if opened is not None:
+            self.foundation = replace(opened, potential=deepcopy(opened.potential))
+        else:
+            self.foundation = load_foundation(
+                recipe.foundation, dtype, device, beside, recipe.head, recipe.trust
+            )
         check_single(self.foundation)
         check_elements(structures, self.foundation)
         if Path(self.foundation.location).is_relative_to(self.folder.resolve()):

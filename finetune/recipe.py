@@ -29,6 +29,7 @@ from finetune.options import Options
 from finetune.plugins import adapter_options, loss_options, training_defaults
 from finetune.sections import CommitteeRecipe, DataRecipe, TrackRecipe, TrainRecipe
 from finetune.stages import check_stages
+from finetune.tuning.options import TuneRecipe
 
 INCONSEQUENTIAL = {
     "output",
@@ -67,6 +68,7 @@ class Recipe(Options):
     committee: CommitteeRecipe | None = Field(
         None, description="several runs with other seeds, for uncertainties: {members: 4}"
     )
+    tune: TuneRecipe = TuneRecipe()
     stages: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
         description="runs that start from the one before: each says what differs from the above",
@@ -227,9 +229,12 @@ class Recipe(Options):
     def differences(self, other: Recipe) -> list[str]:
         """Return the dotted keys in which another recipe would give another result."""
         first, second = (flattened(item.complete()) for item in (self, other))
-        keys = dict.fromkeys((*first, *second))
         return [
-            key for key in keys if key not in INCONSEQUENTIAL and first.get(key) != second.get(key)
+            key
+            for key in dict.fromkeys((*first, *second))
+            if key not in INCONSEQUENTIAL
+            and not key.startswith("tune.")
+            and first.get(key) != second.get(key)
         ]
 
     @property

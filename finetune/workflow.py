@@ -62,7 +62,7 @@ def run(
         FinetuneError: For anything that the user can mend: see its kinds in `finetune.errors`.
     """
     reporter = reporter or Silent()
-    parsed, beside = _recipe(recipe, overrides)
+    parsed, beside = read_recipe(recipe, overrides)
     if parsed.committee:
         return convene(parsed, beside, overwrite, resume, reporter, _run_stages)
     return _run_stages(parsed, beside, resume, reporter, overwrite)
@@ -150,7 +150,7 @@ def validate_stages(
 
     Of a committee that is the first member's.
     """
-    parsed, beside = _recipe(recipe, overrides)
+    parsed, beside = read_recipe(recipe, overrides)
     if parsed.committee:
         return prepare_member(parsed, beside, overwrite, resume)
     if parsed.stages:
@@ -209,9 +209,10 @@ def _finish(
     return result
 
 
-def _recipe(
+def read_recipe(
     recipe: Recipe | str | Path | Mapping[str, Any], overrides: Sequence[str]
 ) -> tuple[Recipe, Path | None]:
+    """Return a recipe with its overrides, and the folder that it lies in if it is a file."""
     if isinstance(recipe, (str, Path)):
         path = resources.recipe(str(recipe))
         return Recipe.load(path, overrides), path.parent

@@ -17,7 +17,7 @@ FLOORS = [
     {"losses.options", "adapters.options", "adapters.defaults"},
     {"losses", "adapters"},  # the registries, in __init__
     {"plugins"},
-    {"sections"},
+    {"sections", "tuning.options"},
     {"recipe"},
     {"schema"},
     {"run_files"},
@@ -39,6 +39,8 @@ FLOORS = [
     {"ladder", "outputs"},
     {"committee"},
     {"workflow", "survey", "assessment", "labelling"},
+    {"tuning"},
+    {"comparison"},
     {"testing"},
     {"commands"},
 ]

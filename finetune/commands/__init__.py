@@ -14,6 +14,7 @@ from finetune.commands.potentials import export, foundations
 from finetune.commands.recipes import recipes, schema
 from finetune.commands.stores import store
 from finetune.commands.training import run, validate
+from finetune.commands.tuning import tune
 
 app = typer.Typer(
     help="Fine-tune pretrained interatomic potentials on sparse ab initio labels.",
@@ -42,6 +43,7 @@ def main(
 for command in (
     run,
     validate,
+    tune,
     evaluate,
     md,
     scan,

@@ -1,0 +1,61 @@
+"""Choose settings on validation, and compare what was chosen."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from finetune.commands.shared import Overrides, Overwrite, RecipeName, tell_written, user_errors
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the tables alone.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in eV, Å and s.")]
+
+
+def tune(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    budget: Annotated[
+        str, typer.Option(help="Trials in all (30), or time (2h, 45min), whichever is given.")
+    ] = "30",
+    to: Annotated[
+        Optional[Path],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
+        typer.Option("--to", help="Folder for the study.", show_default="OUTPUT-tuning"),
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search settings that validate best, write the tuned recipe; go on where a tuning ended."""
+    console = Console(stderr=as_json)
+    with user_errors(_again()):
+        from finetune.training.progress import Plain, Silent
+        from finetune.tuning.tune import tune as tune_recipe
+
+        result = tune_recipe(
+            recipe,
+            overrides or [],
+            budget=budget,
+            to=to,
+            overwrite=overwrite,
+            reporter=Silent() if quiet else Plain(console),
+        )
+    if as_json:
+        print(json.dumps(result.as_dict(), indent=2))
+        return
+    console.print(result.table())
+    console.print(escape(result.summary), soft_wrap=True, highlight=False)
+    tell_written(console, result.path)
+    if not quiet:
+        console.print(f"use it      piwsl-finetune run {escape(str(result.path))}", soft_wrap=True)
+
+
+def _again() -> str:
+    """Return the command that goes on: this one, but for what would erase it."""
+    return shlex.join(["piwsl-finetune", *(item for item in sys.argv[1:] if item != "--overwrite")])

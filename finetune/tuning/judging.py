@@ -1,0 +1,128 @@
+"""What the trials of a tuning are judged on: a validation set, or folds of all labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from finetune.data.duplicates import clusters
+from finetune.data.labels import Structure, fingerprint
+from finetune.data.reading import Reader
+from finetune.data.splits import hold_out
+from finetune.data.writing import write_structures
+from finetune.errors import DataError
+from finetune.recipe import Recipe
+from finetune.sections import DataRecipe
+from finetune.tuning.measure import Measure
+from finetune.wording import counted
+
+FOLDS = 5
+"""Of cross-validation, where the recipe does not say."""
+FOLDER = "folds"
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How trials are judged.
+
+    Attributes:
+        structures: What is divided into folds: training structures, and those of a validation file.
+        parts: Indices of the structures that each fold validates on; empty for a validation set.
+        count: Labelled structures that a trial is judged on in all.
+        fingerprint: sha256 of the structures to train and validate on.
+    """
+
+    structures: Sequence[Structure]
+    parts: tuple[tuple[int, ...], ...]
+    count: int
+    fingerprint: str
+
+    @property
+    def described(self) -> str:
+        """What trials are judged on, in words."""
+        if self.parts:
+            return f"{len(self.parts)}-fold cross-validation on {self.count} labelled structures"
+        return f"{counted(self.count, 'labelled validation structure')}"
+
+    def data(self, recipe: Recipe, folder: Path) -> list[DataRecipe]:
+        """Return the data of each training of a trial, without a test set.
+
+        Args:
+            recipe: The untouched recipe.
+            folder: Of the tuning; folds are written to ``folds/`` in it, exact stores.
+        """
+        if not self.parts:
+            return [recipe.data.model_copy(update={"test": None})]
+        found = []
+        for place, held in enumerate(self.parts, 1):
+            here = folder / FOLDER / str(place)
+            here.mkdir(parents=True, exist_ok=True)
+            kept = sorted(set(range(len(self.structures))) - set(held))
+            for name, indices in (("train", kept), ("valid", held)):
+                path = here / f"{name}.h5"
+                if not path.exists():
+                    write_structures(path, (self.structures[index] for index in indices))
+            paths = {name: str((here / f"{name}.h5").resolve()) for name in ("train", "valid")}
+            found.append(recipe.data.model_copy(update={**paths, "test": None}))
+        return found
+
+
+def judging(recipe: Recipe, beside: Path | None, measure: Measure) -> Judging:
+    """Read the labels to train and validate on, and decide what trials are judged on.
+
+    The validation set (files, or the fraction held out) if it has ``tune.valid_at_least``
+    structures with labels that the measure needs, or ``tune.folds`` is 0; else folds of all labels.
+    Structures that are the same share a fold; those without such a label, and the free atoms that
+    reference energies are taken from, are always trained on.
+
+    Raises:
+        DataError: For faulty files, or too few labels for the folds.
+    """
+    data, options = recipe.data, recipe.tune
+    reader = Reader.of(data, beside)
+    train: Sequence[Structure] = reader.read(data.train)
+    if isinstance(data.valid, float):
+        pool = train
+        _, valid = hold_out(train, data.valid, recipe.train.seed)
+        known = {"train": train}
+    else:
+        valid = reader.read(data.valid)
+        known = {"train": train, "valid": valid}
+        pool = [*train, *valid] if options.folds != 0 else train
+    reader.check_named()
+    digest = fingerprint(known)
+    labelled = sum(map(measure.judges, valid))
+    if options.folds == 0 or (options.folds is None and labelled >= options.valid_at_least):
+        return Judging((), (), labelled, digest)
+    usable = [
+        index
+        for index, item in enumerate(pool)
+        if measure.judges(item) and not (recipe.reference_energies == "isolated" and len(item) == 1)
+    ]
+    parts = _folds(pool, usable, options.folds, options.seed, measure)
+    return Judging(pool, parts, len(usable), digest)
+
+
+def _folds(
+    pool: Sequence[Structure], usable: list[int], folds: int | None, seed: int, measure: Measure
+) -> tuple[tuple[int, ...], ...]:
+    group_of = clusters([pool[index] for index in usable])
+    groups: dict[int, list[int]] = {}
+    for index, group in zip(usable, group_of.tolist(), strict=True):
+        groups.setdefault(group, []).append(index)
+    number = min(FOLDS, len(groups)) if folds is None else folds
+    if len(groups) < max(number, 2):
+        raise DataError(
+            f"{counted(len(groups), 'different structure')} with {' or '.join(measure.kinds)} "
+            f"labels cannot be divided into {max(number, 2)} folds for cross-validation. Add "
+            "labels" + (", or lower tune.folds." if folds and len(groups) > 1 else ".")
+        )
+    order = np.random.default_rng(seed).permutation(len(groups))
+    shuffled = [list(groups.values())[place] for place in order]
+    parts: list[list[int]] = [[] for _ in range(number)]
+    for members in sorted(shuffled, key=len, reverse=True):
+        min(parts, key=len).extend(members)
+    return tuple(tuple(sorted(part)) for part in parts)

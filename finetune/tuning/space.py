@@ -1,0 +1,165 @@
+"""The settings that a tuning searches, and recipes with other values of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.adapters import adapters
+from finetune.errors import RecipeError, suggestion
+from finetune.mappings import flattened
+from finetune.recipe import Recipe
+from finetune.tuning.options import Choices, Range
+from finetune.tuning.usual import usual_space
+
+_FIXED = {
+    "data": "the data decide what is judged",
+    "output": "it changes no result",
+    "track": "it changes no result",
+    "tune": "it is what searches",
+    "stages": "a recipe is tuned stage by stage",
+    "train.seed": "the luckiest seed is no better setting",
+    "adapter.seed": "the luckiest seed is no better setting",
+    "train.checkpoint_seconds": "it changes no result",
+    "train.workers": "it changes no result",
+}
+"""Keys that are not searched, and why."""
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One setting.
+
+    Attributes:
+        path: Its dotted key in the recipe.
+        searched: Its range or its choices.
+        untouched: The recipe's own value.
+        whole: Whether it is a whole number.
+    """
+
+    path: str
+    searched: Range | Choices
+    untouched: Any
+    whole: bool = False
+
+    @property
+    def holds_untouched(self) -> bool:
+        """Whether the recipe's own value lies in the range or among the choices."""
+        if not isinstance(self.searched, Range):
+            return self.untouched in self.searched
+        value = self.untouched
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and self.searched.low <= value <= self.searched.high
+
+    @property
+    def untouched_param(self) -> Any:
+        """The recipe's own value as the study stores it; choices are stored as JSON."""
+        if isinstance(self.searched, Range):
+            return self.untouched
+        return json.dumps(next(item for item in self.searched if item == self.untouched))
+
+    def tidy(self, value: float) -> float | int:
+        """Return a number of the range with three significant digits, still in the range."""
+        if self.whole:
+            return int(value)
+        assert isinstance(self.searched, Range)
+        return min(max(float(f"{value:.3g}"), self.searched.low), self.searched.high)
+
+
+def space_of(recipe: Recipe) -> dict[str, Dimension]:
+    """Return the settings to search by dotted key: the recipe's ``tune.space``, or the usual ones.
+
+    Raises:
+        RecipeError: For a key that the recipe does not have or that is not searched, a range for
+            what is no number, or a range between two whole numbers that has none.
+    """
+    space = recipe.tune.space or usual_space(recipe)
+    content = recipe.complete()
+    return {path: _dimension(path, searched, content) for path, searched in space.items()}
+
+
+def applicable(recipe: Recipe) -> Recipe:
+    """Return the recipe with only those keys in ``tune.space`` that it has."""
+    content = recipe.complete()
+    kept = {path: item for path, item in recipe.tune.space.items() if _has(path, content)}
+    return recipe.model_copy(update={"tune": recipe.tune.model_copy(update={"space": kept})})
+
+
+def _dimension(path: str, searched: Range | Choices, content: Mapping[str, Any]) -> Dimension:
+    for fixed, reason in _FIXED.items():
+        if path == fixed or path.startswith(f"{fixed}."):
+            raise RecipeError(f"tune.space: '{path}' is not tuned: {reason}. Take it out.")
+    if not _has(path, content):
+        known = flattened({key: content[key] for key in content if key not in _FIXED})
+        raise RecipeError(
+            f"tune.space: the recipe has no '{path}'.{suggestion(path, known)} Name dotted keys "
+            "that it has, such as train.learning_rate or losses.energy.weight."
+        )
+    value = _at(path, content)
+    if not isinstance(searched, Range):
+        return Dimension(path, searched, value)
+    if isinstance(value, Mapping):
+        raise RecipeError(
+            f"tune.space: '{path}' holds a mapping, not a number. Name one of its keys: "
+            f"{', '.join(f'{path}.{key}' for key in flattened(value))}."
+        )
+    if isinstance(value, (str, bool, list)):
+        raise RecipeError(
+            f"tune.space: '{path}' is {value!r}, no number, and has no range. Give a list of "
+            "choices."
+        )
+    both_whole = searched.low.is_integer() and searched.high.is_integer()
+    whole = isinstance(value, int) or (value is None and both_whole)
+    if whole and not both_whole:
+        raise RecipeError(
+            f"tune.space: '{path}' is a whole number; its range from {searched.low:g} to "
+            f"{searched.high:g} is not. Give whole numbers."
+        )
+    return Dimension(path, searched, value, whole)
+
+
+def _has(path: str, content: Mapping[str, Any]) -> bool:
+    try:
+        _at(path, content)
+    except KeyError:
+        return False
+    return True
+
+
+def _at(path: str, content: Mapping[str, Any]) -> Any:
+    found: Any = content
+    for key in path.split("."):
+        if not isinstance(found, Mapping):
+            raise KeyError(path)
+        found = found[key]
+    return found
+
+
+def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """Return a recipe with other values at dotted keys.
+
+    A new ``adapter.kind`` drops the options of the former one, and with them values of options that
+    the new kind does not have.
+
+    Raises:
+        RecipeError: If that is no valid recipe.
+    """
+    content = deepcopy(recipe.written())
+    kind = values.get("adapter.kind", content["adapter"]["kind"])
+    if kind != content["adapter"]["kind"]:
+        content["adapter"] = {"kind": kind}
+    options = adapters.options(str(kind)).model_fields
+    for path, value in values.items():
+        *parents, last = path.split(".")
+        if parents == ["adapter"] and last != "kind" and last not in options:
+            continue
+        inner = content
+        for key in parents:
+            if not isinstance(inner.get(key), dict):
+                inner[key] = {}
+            inner = inner[key]
+        inner[last] = deepcopy(value)
+    return Recipe.parse(content)

@@ -1,0 +1,176 @@
+"""Budgets, search spaces, folds: what they mean, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from finetune.errors import DataError, FinetuneError, RecipeError
+from finetune.recipe import Recipe
+from finetune.tuning.budget import Budget, parse_budget
+from finetune.tuning.judging import judging
+from finetune.tuning.measure import Measure
+from finetune.tuning.options import Range
+from finetune.tuning.space import space_of, with_values
+from tests.conftest import recipe_for
+
+PITC = {"energy": {}, "pitc": {"weight": 0.1, "displacement": 0.05}}
+
+
+def recipe(**changes: object) -> Recipe:
+    return recipe_for(Path("x"), "runs/x", **changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("30", Budget(trials=30)),
+        (7, Budget(trials=7)),
+        ("2h", Budget(seconds=7200)),
+        ("45min", Budget(seconds=2700)),
+        ("1h 30 min", Budget(seconds=5400)),
+        ("0.5s", Budget(seconds=0.5)),
+    ],
+)
+def test_budgets_are_trials_or_time(text: str | int, budget: Budget) -> None:
+    assert parse_budget(text) == budget
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "3 bananas", "h", "", "2.5", "0h", "2h 3 trials", "9" * 9])
+def test_other_budgets_are_refused(text: str) -> None:
+    with pytest.raises(FinetuneError, match="neither a number of trials from 1 on"):
+        parse_budget(text)
+
+
+def test_the_usual_space_follows_adapter_and_losses() -> None:
+    plain = space_of(recipe(losses={"energy": {}}))
+    assert list(plain) == ["train.learning_rate", "train.epochs"]
+    assert plain["train.epochs"].whole
+    lora = space_of(
+        recipe(
+            adapter="lora",
+            train={},
+            losses={
+                "energy": {},
+                "forces": {"weight": 2.0},
+                "near": {"kind": "pitc", "weight": {"kind": "warm_up", "last": 0.3}},
+                "pisc": {"displacement": {"kind": "thermal"}},
+                "second_difference": {"displacement": {"size": {"fraction": 0.5}}},
+                "strain": {"weight": 0},
+                "replay": {"displacement": None},
+            },
+        )
+    )
+    assert set(lora) == {
+        "train.learning_rate",
+        "train.epochs",
+        "adapter.rank",
+        "losses.forces.weight",
+        "losses.near.weight.last",
+        "losses.near.displacement.size",
+        "losses.pisc.weight",
+        "losses.pisc.displacement.size",
+        "losses.second_difference.weight",
+        "losses.second_difference.displacement.size.fraction",
+        "losses.replay.weight",
+    }
+    assert all(item.holds_untouched for item in lora.values())
+    rates = [space["train.learning_rate"].searched for space in (plain, lora)]
+    assert [(item.low, item.high) for item in rates] == [(1e-4, 0.1), (1e-3, 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"train.learning_rat": [1, 2]}, "no 'train.learning_rat'. Did you mean 'train.learning_rate'"),
+        ({"losses.pisc.weight": [0, 1]}, "the recipe has no 'losses.pisc.weight'"),
+        ({"train.epochs": {"low": 1.5, "high": 4}}, "whole number; its range from 1.5 to 4"),
+        ({"train.schedule": {"low": 1, "high": 4}}, "'constant', no number, and has no range"),
+        ({"train": {"low": 1, "high": 4}}, "holds a mapping, not a number. Name one of its keys"),
+        ({"train.seed": [0, 1]}, "luckiest seed"),
+        ({"data.valid": [0.1, 0.2]}, "the data decide what is judged"),
+    ],
+)
+def test_settings_that_cannot_be_searched_are_refused(space: dict, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        space_of(recipe(losses=PITC, tune={"space": space}))
+
+
+@pytest.mark.parametrize(
+    ("tune", "message"),
+    [
+        ({"space": {"train.epochs": {"low": 4, "high": 4}}}, "range from 4 to 4 is empty"),
+        ({"space": {"train.epochs": {"low": 0, "high": 4, "log": True}}}, "begins above 0"),
+        ({"space": {"train.epochs": []}}, "at least 1 entry"),
+        ({"space": {"train.epochs": {"low": 1}}}, "train.epochs.high: is missing"),
+        ({"folds": 1}, "two folds at least"),
+        ({"measure": "energy"}, "tune.measure: must be 'loss'"),
+        ({"spaces": {}}, "Did you mean 'space'"),
+    ],
+)
+def test_faulty_sections_are_refused(tune: dict, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        recipe(tune=tune)
+
+
+def test_values_reach_the_recipe_and_a_new_adapter_drops_the_options_of_the_old_one() -> None:
+    base = recipe(adapter={"kind": "lora", "rank": 4}, losses=PITC, train={})
+    changed = with_values(base, {"losses.pitc.weight": 0.3, "train.epochs": 7, "adapter.rank": 2})
+    assert changed.losses["pitc"].weight == 0.3
+    assert (changed.train.epochs, changed.adapter["rank"]) == (7, 2)
+    assert with_values(base, {}) == base
+    full = with_values(base, {"adapter.kind": "full", "adapter.rank": 2})
+    assert full.adapter == {"kind": "full"}
+    assert full.train.learning_rate == 1e-3  # that of the kind, as nobody wrote one
+    with pytest.raises(RecipeError, match="train.epochs: must be at least 1"):
+        with_values(base, {"train.epochs": 0})
+
+
+def test_numbers_are_drawn_tidy_and_within_their_range() -> None:
+    space = {"train.learning_rate": {"low": 0.0123456, "high": 0.5}, "train.epochs": [3, None]}
+    found = space_of(recipe(tune={"space": space}))
+    assert found["train.learning_rate"].tidy(0.0123457) == 0.0123456
+    assert found["train.learning_rate"].tidy(0.1234567) == 0.123
+    assert found["train.epochs"].searched == (3, None)
+    assert not found["train.epochs"].holds_untouched
+    assert isinstance(found["train.learning_rate"].searched, Range)
+
+
+def test_a_run_takes_no_notice_of_the_section() -> None:
+    assert recipe().differences(recipe(tune={"folds": 3, "origin": {"trial": 1}})) == []
+    assert Recipe.parse(recipe(tune={"space": {"train.epochs": [1, 2]}}).written()).tune.space
+
+
+def test_few_labels_are_divided_into_folds(workspace: Path, tmp_path: Path) -> None:
+    base = recipe_for(workspace, tmp_path)
+    measure = Measure.of_recipe(base)
+    found = judging(base, None, measure)
+    assert found.described == "5-fold cross-validation on 18 labelled structures"
+    assert sorted(index for part in found.parts for index in part) == list(range(18))
+    assert {len(part) for part in found.parts} <= {3, 4}
+    data = found.data(base, tmp_path)
+    assert all(item.test is None for item in data)
+    assert len({item.train for item in data}) == 5
+    given = {"folds": 0}, {"valid_at_least": 6}
+    for tune in given:
+        single = judging(recipe_for(workspace, tmp_path, tune=tune), None, measure)
+        assert single.described == "6 labelled validation structures"
+    assert found.fingerprint == single.fingerprint
+
+
+def test_equal_structures_share_a_fold(workspace: Path, tmp_path: Path) -> None:
+    twice = [str(workspace / "train.xyz")] * 2
+    base = recipe_for(workspace, tmp_path, data={"train": twice})
+    found = judging(base, None, Measure.of_recipe(base))
+    for part in found.parts:
+        assert {index % 12 for index in part} <= {index for index in part}
+
+
+def test_too_few_labels_for_the_folds_are_refused(workspace: Path, tmp_path: Path) -> None:
+    data = {split: str(workspace / f"{split}.xyz@:2") for split in ("train", "valid")}
+    for tune, message in (
+        ({"folds": 9}, "4 different structures .* cannot be divided into 9 folds.*lower tune.folds"),
+        ({"measure": "forces_mae"}, "0 different structures with forces labels"),
+    ):
+        base = recipe_for(workspace, tmp_path, data=data, tune=tune)
+        with pytest.raises(DataError, match=message):
+            judging(base, None, Measure.of_recipe(base))

@@ -1,0 +1,184 @@
+"""Tuning of small models: never worse, resumable, the test set unread, clear about what is wrong."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import finetune
+from finetune import FinetuneError, Recipe, TuningResult
+from finetune.commands import app
+from finetune.errors import RunFolderError, RunStoppedError
+from finetune.tuning.trials import Trial
+from tests.conftest import recipe_for
+
+runner = CliRunner()
+SPACE = {
+    "train.learning_rate": {"low": 1e-4, "high": 0.05, "log": True},
+    "losses.energy.distance": ["squared", "huber"],
+}
+
+
+def recipe_of(workspace: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    """Energies alone, three short epochs; a test set that is not there."""
+    tune = {"space": SPACE, "folds": 0, **changes.pop("tune", {})}
+    data = {split: str(workspace / f"{split}.xyz") for split in ("train", "valid")}
+    settings: dict[str, Any] = {
+        "data": {**data, "test": str(workspace / "nowhere.xyz")},
+        "losses": {"energy": {}},
+        "train": {"epochs": 3, "batch_size": 12, "learning_rate": 1e-3, "ema": None},
+        **changes,
+    }
+    return recipe_for(workspace, output, tune=tune, **settings).written()
+
+
+@pytest.fixture(scope="module")
+def whole(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> TuningResult:
+    recipe = recipe_of(workspace, tmp_path_factory.mktemp("whole") / "run")
+    return finetune.tune(recipe, budget=6)
+
+
+def test_the_tuned_recipe_is_never_worse_and_runs_as_its_trial_did(whole: TuningResult) -> None:
+    assert whole.untouched.number == 0
+    assert whole.untouched.values == {}
+    assert whole.best.value is not None
+    assert whole.untouched.value is not None
+    assert whole.best.value < whole.untouched.value
+    tuned = Recipe.load(whole.path)
+    assert tuned.train.learning_rate == whole.best.values["train.learning_rate"]
+    assert tuned.tune.origin["trial"] == whole.best.number
+    assert tuned.tune.origin["untouched"] == whole.untouched.value
+    assert tuned.tune.origin["trials"] == {"done": 6, "pruned": 0, "failed": 0} or (
+        sum(tuned.tune.origin["trials"].values()) == 6
+    )
+    with pytest.raises(FinetuneError, match=r"nowhere\.xyz"):
+        finetune.run(whole.path)  # tuning did not miss the test set, a run does
+    result = finetune.run(whole.path, ["data.test=null"])
+    kept = result.history[result.best_epoch]
+    assert kept["valid/loss"] == pytest.approx(whole.best.value, rel=1e-9)
+
+
+def test_the_folder_holds_study_table_and_result_and_no_trial(whole: TuningResult) -> None:
+    names = {path.name for path in whole.folder.iterdir()}
+    assert names == {"tuning.json", "study.db", "tuned.yaml", "trials.csv", "result.json", "trials"}
+    assert not list((whole.folder / "trials").iterdir())
+    stored = json.loads((whole.folder / "result.json").read_text())
+    assert stored["tuned"] == whole.best.value
+    assert len(stored["trials"]) == 6
+    rows = (whole.folder / "trials.csv").read_text().splitlines()
+    assert rows[0] == "trial,state,loss,seconds,train.learning_rate,losses.energy.distance,fault"
+    assert rows[1].startswith("0,done,")
+    assert ",0.001,squared," in rows[1]
+
+
+class Killed(BaseException):
+    """Ends a tuning where it stands, as a kill would."""
+
+
+def test_a_killed_tuning_goes_on_and_ends_as_one_that_was_not(
+    whole: TuningResult, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(workspace, tmp_path / "run", train={
+        "epochs": 3, "batch_size": 12, "learning_rate": 1e-3, "ema": None, "checkpoint_seconds": 0,
+    })
+    unharmed = Trial.hopeless
+    seen: list[tuple[int, float]] = []
+
+    def harmed(self: Trial, share: float, value: float, first: float) -> bool:
+        seen.append((self.number, share))
+        if len(seen) == 2:
+            raise Killed
+        if len(seen) == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return unharmed(self, share, value, first)
+
+    monkeypatch.setattr(Trial, "hopeless", harmed)
+    with pytest.raises(Killed):
+        finetune.tune(recipe, budget=4)
+    with pytest.raises(RunStoppedError, match="goes on with the same command") as stopped:
+        finetune.tune(recipe, budget=4)
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    assert list((tmp_path / "run-tuning" / "trials").iterdir())
+    found = finetune.tune(recipe, budget=4)
+    expected = whole.tried[:4]
+    assert [(item.values, item.folds, item.state) for item in found.tried] == [
+        (item.values, item.folds, item.state) for item in expected
+    ]
+    longer = finetune.tune(recipe, budget=5)
+    assert longer.tried[:4] == found.tried
+    assert longer.tried[4].values == whole.tried[4].values
+
+
+def test_others_are_refused(whole: TuningResult, workspace: Path, tmp_path: Path) -> None:
+    same = recipe_of(workspace, tmp_path / "run")
+    for changes, told in (
+        ({"train": {"epochs": 4, "batch_size": 12}}, r"train.epochs \(there 3, now 4\)"),
+        ({"tune": {"space": {"train.epochs": [2, 3]}}}, "space of train.learning_rate"),
+        ({"tune": {"measure": "energy_mae"}}, r"measure \(there loss, now energy_mae\)"),
+    ):
+        other = recipe_of(workspace, tmp_path / "run", **changes)
+        with pytest.raises(RunFolderError, match=f"a tuning that was begun otherwise.*{told}"):
+            finetune.tune(other, budget=6, to=whole.folder)
+    assert finetune.tune(same, budget=6, to=whole.folder).tried == whole.tried
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("")
+    with pytest.raises(RunFolderError, match="holds other files than a tuning"):
+        finetune.tune(same, budget=1, to=tmp_path / "full", overwrite=True)
+    assert (tmp_path / "full" / "mine.txt").exists()
+
+
+def test_folds_judge_where_labels_are_few_and_failures_are_recorded(
+    workspace: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of(
+        workspace,
+        tmp_path / "run",
+        data={"train": str(workspace / "train.xyz@:6")},
+        train={"epochs": 2, "batch_size": 6, "learning_rate": 1e-3, "rollbacks": 0, "ema": None},
+        tune={"folds": 2, "space": {"train.learning_rate": [1e12]}},
+    )
+    path = tmp_path / "recipe.yaml"
+    path.write_text(Recipe.parse(recipe).dump())
+    done = runner.invoke(app, ["tune", str(path), "--budget", "2"])
+    assert done.exit_code == 0, done.output
+    assert "2-fold cross-validation on 6 labelled structures" in done.output
+    assert "2 trials (1 done, 0 pruned, 1 failed)" in done.output
+    assert "failed: training keeps diverging" in done.output
+    stored = json.loads((tmp_path / "run-tuning" / "result.json").read_text())
+    first, second = stored["trials"]
+    assert first["value"] == pytest.approx(sum(first["folds"]) / 2)
+    assert len(first["folds"]) == 2
+    assert second["state"] == "failed"
+    assert Recipe.load(tmp_path / "run-tuning" / "tuned.yaml").train.learning_rate == 1e-3
+    study = tmp_path / "run-tuning" / "study.db"
+    study.write_bytes(b"scratched" * 1000)
+    refused = runner.invoke(app, ["tune", str(path), "--budget", "3"])
+    assert refused.exit_code == 2
+    assert "is damaged or of another program" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "budget", "told"),
+    [
+        ("train.epochs=2", "soon", "neither a number of trials from 1 on"),
+        ("tune.space={train.epoch: [1]}", "2", "Did you mean 'train.epochs'"),
+        ("tune.space={train.epochs: {low: 5, high: 5}}", "2", "from 5 to 5 is empty"),
+        ("tune.folds=50", "2", "cannot be divided into 50 folds"),
+        ("data.train=gone.xyz", "2", "no structure file 'gone.xyz'"),
+        ("stages={a: {}}", "2", "tuned stage by stage"),
+    ],
+)
+def test_faults_are_told_before_anything_is_written(
+    workspace: Path, tmp_path: Path, override: str, budget: str, told: str
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(Recipe.parse(recipe_of(workspace, tmp_path / "run")).dump())
+    done = runner.invoke(app, ["tune", str(path), override, "--budget", budget])
+    assert done.exit_code == 2, done.output
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [item.name for item in tmp_path.iterdir()] == ["recipe.yaml"]
