@@ -14,7 +14,8 @@ class StopSignals:
     """A context in which SIGTERM and SIGINT are noted instead of obeyed at once.
 
     The second signal does what it did before, so that an impatient Ctrl-C still ends the process.
-    Outside the main thread, where Python lets nobody handle signals, nothing is changed.
+    Of two, one within the other, both note it. Outside the main thread, where Python lets nobody
+    handle signals, nothing is changed.
 
     Attributes:
         received: The first signal, or None.
@@ -34,6 +35,10 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
+        for handler in self._before.values():
+            outer = getattr(handler, "__self__", None)
+            if isinstance(outer, StopSignals):
+                outer.received = self.received
         self._restore()
 
     def _restore(self) -> None:

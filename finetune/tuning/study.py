@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 STARTUP = 8
 """Trials, the untouched recipe's first, before the sampler learns from them."""
-WARM_UP = 2
-"""Points of `GRID` that are too early to judge a trial."""
 COMPLETE_FIRST = 4
 """Trials that are never pruned: there is too little to compare with."""
 QUANTILE = 0.25
@@ -59,7 +57,7 @@ class Study:
             self._study = optuna.create_study(
                 storage=self._storage,
                 study_name="tune",
-                pruner=optuna.pruners.MedianPruner(COMPLETE_FIRST, WARM_UP),
+                pruner=optuna.pruners.MedianPruner(COMPLETE_FIRST),
                 load_if_exists=True,
             )
             self._frozen()

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 GRID = 10
 """Points of a training at which trials are compared to be given up."""
+WARM_UP = 2
+"""The first of them; those before are too early to judge."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Trial:
         left = np.mean([*self.shares, share_left(value, first)])
         begun = len(self.folds) * GRID
         hopeless = False
-        for point in range(1, math.floor(share * GRID + 1e-9) + 1):
+        for point in range(WARM_UP, math.floor(share * GRID + 1e-9) + 1):
             step = begun + point
             if step not in self.reported:
                 self.reported.add(step)

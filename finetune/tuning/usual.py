@@ -14,7 +14,7 @@ from finetune.tuning.options import Choices, Range
 LEARNING_RATES = 10.0
 """Below and above what suits the kind of adapter and what the recipe has."""
 WEIGHTS = 100.0
-"""Below and above the default weight of a kind of loss and the recipe's: the best one moves by decades."""
+"""Below and above the default weight of a kind of loss and the recipe's: it moves by decades."""
 EPOCHS = (0.25, 2.0)
 """Times those of the recipe."""
 RANKS = (2, 32)

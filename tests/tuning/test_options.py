@@ -35,7 +35,9 @@ def test_budgets_are_trials_or_time(text: str | int, budget: Budget) -> None:
     assert parse_budget(text) == budget
 
 
-@pytest.mark.parametrize("text", ["0", "-3", "3 bananas", "h", "", "2.5", "0h", "2h 3 trials", "9" * 9])
+@pytest.mark.parametrize(
+    "text", ["0", "-3", "3 bananas", "h", "", "2.5", "0h", "2h 3 trials", "9" * 9]
+)
 def test_other_budgets_are_refused(text: str) -> None:
     with pytest.raises(FinetuneError, match="neither a number of trials from 1 on"):
         parse_budget(text)
@@ -81,7 +83,10 @@ def test_the_usual_space_follows_adapter_and_losses() -> None:
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ({"train.learning_rat": [1, 2]}, "no 'train.learning_rat'. Did you mean 'train.learning_rate'"),
+        (
+            {"train.learning_rat": [1, 2]},
+            "no 'train.learning_rat'. Did you mean 'train.learning_rate'",
+        ),
         ({"losses.pisc.weight": [0, 1]}, "the recipe has no 'losses.pisc.weight'"),
         ({"train.epochs": {"low": 1.5, "high": 4}}, "whole number; its range from 1.5 to 4"),
         ({"train.schedule": {"low": 1, "high": 4}}, "'constant', no number, and has no range"),
@@ -168,7 +173,10 @@ def test_equal_structures_share_a_fold(workspace: Path, tmp_path: Path) -> None:
 def test_too_few_labels_for_the_folds_are_refused(workspace: Path, tmp_path: Path) -> None:
     data = {split: str(workspace / f"{split}.xyz@:2") for split in ("train", "valid")}
     for tune, message in (
-        ({"folds": 9}, "4 different structures .* cannot be divided into 9 folds.*lower tune.folds"),
+        (
+            {"folds": 9},
+            "4 different structures .* cannot be divided into 9 folds.*lower tune.folds",
+        ),
         ({"measure": "forces_mae"}, "0 different structures with forces labels"),
     ):
         base = recipe_for(workspace, tmp_path, data=data, tune=tune)

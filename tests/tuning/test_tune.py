@@ -1,4 +1,4 @@
-"""Tuning of small models: never worse, resumable, the test set unread, clear about what is wrong."""
+"""Tuning of small models: never worse, resumable, the test set unread, clear about faults."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def recipe_of(workspace: Path, output: Path, **changes: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def whole(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> TuningResult:
     recipe = recipe_of(workspace, tmp_path_factory.mktemp("whole") / "run")
-    return finetune.tune(recipe, budget=6)
+    return finetune.tune(recipe, budget=3)
 
 
 def test_the_tuned_recipe_is_never_worse_and_runs_as_its_trial_did(whole: TuningResult) -> None:
@@ -52,9 +52,7 @@ def test_the_tuned_recipe_is_never_worse_and_runs_as_its_trial_did(whole: Tuning
     assert tuned.train.learning_rate == whole.best.values["train.learning_rate"]
     assert tuned.tune.origin["trial"] == whole.best.number
     assert tuned.tune.origin["untouched"] == whole.untouched.value
-    assert tuned.tune.origin["trials"] == {"done": 6, "pruned": 0, "failed": 0} or (
-        sum(tuned.tune.origin["trials"].values()) == 6
-    )
+    assert sum(tuned.tune.origin["trials"].values()) == 4
     with pytest.raises(FinetuneError, match=r"nowhere\.xyz"):
         finetune.run(whole.path)  # tuning did not miss the test set, a run does
     result = finetune.run(whole.path, ["data.test=null"])
@@ -68,7 +66,7 @@ def test_the_folder_holds_study_table_and_result_and_no_trial(whole: TuningResul
     assert not list((whole.folder / "trials").iterdir())
     stored = json.loads((whole.folder / "result.json").read_text())
     assert stored["tuned"] == whole.best.value
-    assert len(stored["trials"]) == 6
+    assert len(stored["trials"]) == 4
     rows = (whole.folder / "trials.csv").read_text().splitlines()
     assert rows[0] == "trial,state,loss,seconds,train.learning_rate,losses.energy.distance,fault"
     assert rows[1].startswith("0,done,")
@@ -82,9 +80,17 @@ class Killed(BaseException):
 def test_a_killed_tuning_goes_on_and_ends_as_one_that_was_not(
     whole: TuningResult, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = recipe_of(workspace, tmp_path / "run", train={
-        "epochs": 3, "batch_size": 12, "learning_rate": 1e-3, "ema": None, "checkpoint_seconds": 0,
-    })
+    recipe = recipe_of(
+        workspace,
+        tmp_path / "run",
+        train={
+            "epochs": 3,
+            "batch_size": 12,
+            "learning_rate": 1e-3,
+            "ema": None,
+            "checkpoint_seconds": 0,
+        },
+    )
     unharmed = Trial.hopeless
     seen: list[tuple[int, float]] = []
 
@@ -92,25 +98,25 @@ def test_a_killed_tuning_goes_on_and_ends_as_one_that_was_not(
         seen.append((self.number, share))
         if len(seen) == 2:
             raise Killed
-        if len(seen) == 8:
+        if len(seen) == 7:
             os.kill(os.getpid(), signal.SIGTERM)
         return unharmed(self, share, value, first)
 
     monkeypatch.setattr(Trial, "hopeless", harmed)
     with pytest.raises(Killed):
-        finetune.tune(recipe, budget=4)
+        finetune.tune(recipe, budget=3)
     with pytest.raises(RunStoppedError, match="goes on with the same command") as stopped:
-        finetune.tune(recipe, budget=4)
+        finetune.tune(recipe, budget=3)
     assert stopped.value.exit_code == 128 + signal.SIGTERM
     assert list((tmp_path / "run-tuning" / "trials").iterdir())
-    found = finetune.tune(recipe, budget=4)
-    expected = whole.tried[:4]
+    found = finetune.tune(recipe, budget=3)
+    expected = whole.tried[:3]
     assert [(item.values, item.folds, item.state) for item in found.tried] == [
         (item.values, item.folds, item.state) for item in expected
     ]
-    longer = finetune.tune(recipe, budget=5)
-    assert longer.tried[:4] == found.tried
-    assert longer.tried[4].values == whole.tried[4].values
+    longer = finetune.tune(recipe, budget=4)
+    assert longer.tried[:3] == found.tried
+    assert longer.tried[3].folds == whole.tried[3].folds
 
 
 def test_others_are_refused(whole: TuningResult, workspace: Path, tmp_path: Path) -> None:
@@ -122,8 +128,8 @@ def test_others_are_refused(whole: TuningResult, workspace: Path, tmp_path: Path
     ):
         other = recipe_of(workspace, tmp_path / "run", **changes)
         with pytest.raises(RunFolderError, match=f"a tuning that was begun otherwise.*{told}"):
-            finetune.tune(other, budget=6, to=whole.folder)
-    assert finetune.tune(same, budget=6, to=whole.folder).tried == whole.tried
+            finetune.tune(other, budget=4, to=whole.folder)
+    assert finetune.tune(same, budget=4, to=whole.folder).tried == whole.tried
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("")
     with pytest.raises(RunFolderError, match="holds other files than a tuning"):
@@ -169,7 +175,6 @@ def test_folds_judge_where_labels_are_few_and_failures_are_recorded(
         ("tune.space={train.epochs: {low: 5, high: 5}}", "2", "from 5 to 5 is empty"),
         ("tune.folds=50", "2", "cannot be divided into 50 folds"),
         ("data.train=gone.xyz", "2", "no structure file 'gone.xyz'"),
-        ("stages={a: {}}", "2", "tuned stage by stage"),
     ],
 )
 def test_faults_are_told_before_anything_is_written(
@@ -182,3 +187,9 @@ def test_faults_are_told_before_anything_is_written(
     assert told in done.stderr
     assert "Traceback" not in done.stderr
     assert [item.name for item in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_ladders_are_refused(workspace: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(workspace, tmp_path / "run", stages={"one": {}})
+    with pytest.raises(FinetuneError, match="tuned stage by stage"):
+        finetune.tune(recipe, budget=1)
