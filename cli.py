@@ -2,4 +2,5 @@
 
 from finetune.commands import app
 
-app(prog_name="piwsl-finetune")
+if __name__ == "__main__":
+    app(prog_name="piwsl-finetune")

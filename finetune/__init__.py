@@ -26,6 +26,9 @@ if TYPE_CHECKING:
         PotentialCalculator,
         load_calculator,
     )
+    from finetune.comparison.compare import compare
+    from finetune.comparison.result import ComparisonResult
+    from finetune.export.calculator import PotentialCalculator, load_calculator
     from finetune.export.switching import AdaptedFoundation
     from finetune.foundation.loading import Foundation, load_foundation
     from finetune.foundation.potential import Potential
@@ -46,6 +49,7 @@ _LAZY = {
     "Adapter": "finetune.adapters.base",
     "CommitteeCalculator": "finetune.export.calculator",
     "Comparison": "finetune.result",
+    "ComparisonResult": "finetune.comparison.result",
     "Foundation": "finetune.foundation.loading",
     "LabelResult": "finetune.labelling.outcome",
     "Loss": "finetune.losses.base",
@@ -54,6 +58,7 @@ _LAZY = {
     "RunResult": "finetune.result",
     "TuningResult": "finetune.tuning.result",
     "WrappedPotential": "finetune.foundation.wrapped",
+    "compare": "finetune.comparison.compare",
     "evaluate": "finetune.assessment",
     "md": "finetune.assessment",
     "label": "finetune.labelling.run",
@@ -72,6 +77,7 @@ __all__ = [
     "Adapter",
     "CommitteeCalculator",
     "Comparison",
+    "ComparisonResult",
     "FinetuneError",
     "Foundation",
     "LabelResult",
@@ -82,6 +88,7 @@ __all__ = [
     "RunResult",
     "TuningResult",
     "WrappedPotential",
+    "compare",
     "evaluate",
     "label",
     "load_calculator",

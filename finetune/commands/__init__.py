@@ -14,7 +14,7 @@ from finetune.commands.potentials import export, foundations
 from finetune.commands.recipes import recipes, schema
 from finetune.commands.stores import store
 from finetune.commands.training import run, validate
-from finetune.commands.tuning import tune
+from finetune.commands.tuning import compare, tune
 
 app = typer.Typer(
     help="Fine-tune pretrained interatomic potentials on sparse ab initio labels.",
@@ -44,6 +44,7 @@ for command in (
     run,
     validate,
     tune,
+    compare,
     evaluate,
     md,
     scan,

@@ -56,6 +56,54 @@ def tune(
         console.print(f"use it      piwsl-finetune run {escape(str(result.path))}", soft_wrap=True)
 
 
+def compare(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    vary: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="losses=none,pitc,pitc+pisc, labels=10,25,100, adapter.kind=full,lora, or any key "
+            "of the recipe with its values; may be given several times."
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Of runs and draws of labels.", min=1)] = 3,
+    budget: Annotated[
+        str, typer.Option(help="Of tuning each arm: trials (10), or time (1h); 0 tunes nothing.")
+    ] = "10",
+    jobs: Annotated[int, typer.Option(help="Processes that work at a time.", min=1)] = 1,
+    to: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--to", help="Folder.", show_default="OUTPUT-comparison"),
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tune variants of a recipe alike, run what was chosen, test; go on where one ended."""
+    console = Console(stderr=as_json)
+    with user_errors(_again()):
+        from finetune.comparison.compare import compare as compare_arms
+        from finetune.training.progress import Plain, Silent
+
+        result = compare_arms(
+            recipe,
+            overrides or [],
+            vary=vary or [],
+            budget=budget,
+            seeds=seeds,
+            jobs=jobs,
+            to=to,
+            overwrite=overwrite,
+            reporter=Silent() if quiet else Plain(console),
+        )
+    if as_json:
+        print(json.dumps(result.as_dict(), indent=2))
+        return
+    for table in result.tables():
+        console.print(table)
+    tell_written(console, result.folder)
+
+
 def _again() -> str:
     """Return the command that goes on: this one, but for what would erase it."""
     return shlex.join(["piwsl-finetune", *(item for item in sys.argv[1:] if item != "--overwrite")])

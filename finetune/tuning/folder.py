@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from finetune.recipe import Recipe
 from finetune.resources import expanded
 
 TUNED, RESULT, TRIALS_TABLE = "tuned.yaml", "result.json", "trials.csv"
-STUDY, TRIALS = "study.db", "trials"
+STUDY, TRIALS, FOLDS = "study.db", "trials", "folds"
 
 
 def place(recipe: Recipe, to: str | Path | None, suffix: str) -> Path:
@@ -25,46 +26,76 @@ def place(recipe: Recipe, to: str | Path | None, suffix: str) -> Path:
     return output.with_name(f"{output.name}-{suffix}")
 
 
-def claim(
-    folder: Path, mark: str, what: str, asked: Mapping[str, Any], overwrite: bool, free: str = ""
-) -> bool:
+@dataclass(frozen=True)
+class Kind:
+    """A kind of folder.
+
+    Attributes:
+        what: A word for it in messages.
+        mark: JSON file in it that holds what was asked for, flat.
+        ours: Other files and folders that it may hold.
+        free: Keys of what was asked for that may differ when it is gone on with.
+    """
+
+    what: str
+    mark: str
+    ours: frozenset[str]
+    free: frozenset[str]
+
+
+TUNING = Kind(
+    "tuning",
+    "tuning.json",
+    frozenset({TUNED, RESULT, TRIALS_TABLE, STUDY, f"{STUDY}-journal", TRIALS, FOLDS}),
+    frozenset({"versions"}),
+)
+
+
+def claim(folder: Path, kind: Kind, asked: Mapping[str, Any], overwrite: bool) -> bool:
     """Make the folder, or see that what it holds was asked for alike; return whether it goes on.
 
     Args:
         folder: The folder.
-        mark: Name of the JSON file in it that holds what was asked for.
-        what: A word for it in messages: ``tuning``.
+        kind: What it is to hold.
         asked: What is asked for now, flat.
         overwrite: Whether to remove what such a folder holds.
-        free: A key of ``asked`` that may differ.
 
     Raises:
         RunFolderError: If the folder holds something else, is damaged, or was asked for otherwise.
     """
-    path = folder / mark
-    if folder.is_dir() and any(folder.iterdir()) and not path.is_file():
+    mark = folder / kind.mark
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"'{folder}' is a file; choose another folder with --to.")
+    held = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
+    strange = [name for name in held if name not in kind.ours and not _marks(name, kind)]
+    if strange or (held and not any(_marks(name, kind) for name in held)):
         raise RunFolderError(
-            f"'{folder}' holds other files than a {what}; choose another folder with --to."
+            f"'{folder}' holds other files ('{(strange or held)[0]}') than a {kind.what}; choose "
+            "another folder with --to."
         )
-    if path.is_file() and not overwrite:
-        _check_same(folder, path, what, asked, free)
-        run_folder.write_json(path, asked)
-        return True
-    if path.is_file():
-        if Path.cwd().is_relative_to(folder.resolve()):
-            raise RunFolderError(f"'{folder}' is the working folder; choose another with --to.")
-        path.rename(folder.parent / f".{folder.name}.{mark}")
-        shutil.rmtree(folder)
-        (folder.parent / f".{folder.name}.{mark}").unlink()
+    goes_on = mark.is_file() and not overwrite
+    if goes_on:
+        _check_same(folder, mark, kind, asked)
+    for name in held if not goes_on else ():
+        item = folder / name
+        if item.is_dir():
+            shutil.rmtree(item)
+        elif item != mark:
+            item.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    run_folder.write_json(path, asked)
-    return False
+    run_folder.write_json(mark, asked)
+    return goes_on
 
 
-def _check_same(folder: Path, path: Path, what: str, asked: Mapping[str, Any], free: str) -> None:
+def _marks(name: str, kind: Kind) -> bool:
+    """Return whether a file is the mark, or what a kill left of it."""
+    return name == kind.mark or name.startswith(f".{kind.mark}.")
+
+
+def _check_same(folder: Path, path: Path, kind: Kind, asked: Mapping[str, Any]) -> None:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        keys = [key for key in dict.fromkeys((*stored, *asked)) if key != free]
+        keys = [key for key in dict.fromkeys((*stored, *asked)) if key not in kind.free]
         different = [key for key in keys if stored.get(key) != asked.get(key)]
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RunFolderError(
@@ -76,7 +107,7 @@ def _check_same(folder: Path, path: Path, what: str, asked: Mapping[str, Any], f
             for key in different[:5]
         )
         raise RunFolderError(
-            f"'{folder}' holds a {what} that was begun otherwise: {listed}. Ask for the same, "
+            f"'{folder}' holds a {kind.what} that was begun otherwise: {listed}. Ask for the same, "
             "choose another folder with --to, or --overwrite it."
         )
 

@@ -16,12 +16,12 @@ from finetune.data.writing import write_structures
 from finetune.errors import DataError
 from finetune.recipe import Recipe
 from finetune.sections import DataRecipe
+from finetune.tuning.folder import FOLDS
 from finetune.tuning.measure import Measure
 from finetune.wording import counted
 
-FOLDS = 5
+USUAL = 5
 """Of cross-validation, where the recipe does not say."""
-FOLDER = "folds"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Judging:
             return [recipe.data.model_copy(update={"test": None})]
         found = []
         for place, held in enumerate(self.parts, 1):
-            here = folder / FOLDER / str(place)
+            here = folder / FOLDS / str(place)
             here.mkdir(parents=True, exist_ok=True)
             kept = sorted(set(range(len(self.structures))) - set(held))
             for name, indices in (("train", kept), ("valid", held)):
@@ -113,7 +113,7 @@ def _folds(
     groups: dict[int, list[int]] = {}
     for index, group in zip(usable, group_of.tolist(), strict=True):
         groups.setdefault(group, []).append(index)
-    number = min(FOLDS, len(groups)) if folds is None else folds
+    number = min(USUAL, len(groups)) if folds is None else folds
     if len(groups) < max(number, 2):
         raise DataError(
             f"{counted(len(groups), 'different structure')} with {' or '.join(measure.kinds)} "

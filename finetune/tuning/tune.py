@@ -27,7 +27,7 @@ from finetune.sections import DataRecipe
 from finetune.training.interruption import StopSignals
 from finetune.training.progress import Reporter, Silent
 from finetune.tuning.budget import Budget, parse_budget
-from finetune.tuning.folder import STUDY, TRIALS, claim, place
+from finetune.tuning.folder import STUDY, TRIALS, TUNING, claim, place
 from finetune.tuning.judging import Judging, judging
 from finetune.tuning.measure import Measure
 from finetune.tuning.moved import moved
@@ -38,7 +38,6 @@ from finetune.tuning.training import Foundations, check_signals, train
 from finetune.tuning.trials import Tried
 from finetune.workflow import read_recipe
 
-MARK = "tuning.json"
 FAULTS = (DataError, FoundationError, RecipeError, TrainingError, RuntimeError, ArithmeticError)
 """What ends a trial, not the tuning."""
 
@@ -110,7 +109,7 @@ class _Tuning:
             judged = judging(self.recipe, self.beside, self.measure)
             self.begun = self._begun(judged)
             asked = _asked(self.recipe, self.measure, self.space, judged) | self.begun
-            goes_on = claim(self.folder, MARK, "tuning", asked, overwrite, free="versions")
+            goes_on = claim(self.folder, TUNING, asked, overwrite)
             data = judged.data(self.recipe, self.folder)
             with Study(self.folder / STUDY, self.space, self.recipe.tune.seed) as study:
                 tried = study.tried()
@@ -127,8 +126,9 @@ class _Tuning:
                         check_signals(signals)
                         ended = self._try(study, data, left, signals)
                     except RunStoppedError as error:
+                        why = f"{signals.received.name}." if signals.received else str(error)
                         raise RunStoppedError(
-                            f"{error} The tuning in '{self.folder}' goes on with the same command.",
+                            f"{why} The tuning in '{self.folder}' goes on with the same command.",
                             error.exit_code,
                         ) from error
                     tried = study.tried()

@@ -40,10 +40,10 @@ def work(study: Study, trial: Trial, folds: int = 2, stop_at: int | None = None)
 
 def test_it_finds_what_matters_and_gives_up_what_falls_behind(tmp_path: Path) -> None:
     with Study(tmp_path / "study.db", SPACE, seed=0) as study:
-        for _ in range(24):
+        for _ in range(20):
             work(study, study.next(), folds=1)
         tried, importances = study.tried(), study.importances()
-    assert [item.number for item in tried] == list(range(24))
+    assert [item.number for item in tried] == list(range(20))
     assert tried[0].values == {}
     assert tried[0].value == pytest.approx(error({}))
     states = {item.state for item in tried}
@@ -63,14 +63,14 @@ def test_it_finds_what_matters_and_gives_up_what_falls_behind(tmp_path: Path) ->
 
 def test_one_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     with Study(tmp_path / "whole.db", SPACE, seed=3) as study:
-        for _ in range(6):
+        for _ in range(4):
             work(study, study.next())
         whole = study.tried()
     path = tmp_path / "killed.db"
     while True:
         with Study(path, SPACE, seed=3) as study:
             begun = len(study.tried())
-            if begun == 6:
+            if begun == 4:
                 break
             trial = study.next()
             if not trial.folds and not trial.reported:

@@ -1,0 +1,196 @@
+"""What a comparison varies, and the arms that it makes."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from finetune.errors import RecipeError
+from finetune.recipe import Recipe
+from finetune.tuning.measure import SUPERVISED
+from finetune.tuning.options import Choices, Range
+from finetune.tuning.result import shown
+from finetune.tuning.space import applicable, space_of, with_values
+
+LABELS, LOSSES, ALL, NONE = "labels", "losses", "all", "none"
+_FIXED = {
+    "output": "name a folder with --to",
+    "stages": "compare recipes without stages",
+    "track": "it changes no result",
+    "tune": "every arm is tuned alike",
+    "train.seed": "ask for --seeds",
+    "data.test": "all arms are tested on the same structures",
+}
+"""Keys that are not varied, and what to do instead."""
+
+Varied = dict[str, tuple[Any, ...]]
+"""Values by key: ``labels``, ``losses``, or a dotted key of the recipe."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One variant of the recipe.
+
+    Attributes:
+        name: What distinguishes it from the others.
+        folder: Name of its folder.
+        values: What is varied, by key.
+        recipe: The recipe with these values; its ``tune.space`` has what is searched.
+        labels: Labelled structures to train on; None for all.
+        baseline: Name of the arm that it is compared with.
+    """
+
+    name: str
+    folder: str
+    values: Mapping[str, Any]
+    recipe: Recipe
+    labels: int | None
+    baseline: str
+
+    @property
+    def group(self) -> str:
+        """What distinguishes it but for the number of labels."""
+        return _name({key: value for key, value in self.values.items() if key != LABELS})
+
+
+def varied(texts: Sequence[str]) -> Varied:
+    """Read ``KEY=VALUE,VALUE…`` texts; values are YAML, ``[…]`` and ``{…}`` are kept whole.
+
+    Raises:
+        RecipeError: For a text of another form or a key that is there twice.
+    """
+    found: Varied = {}
+    for text in texts:
+        key, equals, rest = text.partition("=")
+        try:
+            values = OmegaConf.to_container(OmegaConf.create(f"values: [{rest}]"))["values"]  # type: ignore[call-overload,index]
+        except (YAMLError, OmegaConfBaseException) as error:
+            raise RecipeError(f"--vary '{text}' cannot be read: {error}") from error
+        if not equals or not key.strip():
+            raise RecipeError(f"--vary '{text}' must read key=value,value, e.g. labels=10,25,100.")
+        if key.strip() in found:
+            raise RecipeError(f"--vary {key.strip()} is there twice: name all its values in one.")
+        found[key.strip()] = tuple(values)
+    return found
+
+
+def arms_of(recipe: Recipe, vary: Mapping[str, Sequence[Any]]) -> list[Arm]:
+    """Return the arms: all combinations of the values, the first of each first.
+
+    An arm is compared with the first one that has as many labels.
+
+    Raises:
+        RecipeError: For values that no recipe can have, fewer than two arms, or a varied key that
+            an arm does not have.
+    """
+    for key, values in vary.items():
+        _check(key, values)
+    combinations = [
+        dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())
+    ]
+    if len(combinations) < 2:
+        raise RecipeError(
+            "a comparison needs two arms at least: vary a key, e.g. --vary losses=none,pitc."
+        )
+    found: list[Arm] = []
+    first: dict[Any, str] = {}
+    for place, values in enumerate(combinations, 1):
+        name = _name(values)
+        several = set(vary) != {LABELS}
+        baseline = first.setdefault(values.get(LABELS) if several else None, name)
+        count = values.get(LABELS, ALL)
+        slug = re.sub(r"[^A-Za-z0-9.+=-]+", "_", name)[:60]
+        found.append(
+            Arm(
+                name=name,
+                folder=f"{place:02d}-{slug}",
+                values=values,
+                recipe=_searching(_recipe(recipe, values), vary),
+                labels=None if count == ALL else count,
+                baseline=baseline,
+            )
+        )
+    _check_space(recipe, found, vary)
+    return found
+
+
+def _check(key: str, values: Sequence[Any]) -> None:
+    for fixed, instead in _FIXED.items():
+        if key == fixed or key.startswith(f"{fixed}."):
+            raise RecipeError(f"--vary {key}: {instead}.")
+    if (
+        isinstance(values, str)
+        or not values
+        or any(value is None and key in (LABELS, LOSSES) for value in values)
+    ):
+        raise RecipeError(f"--vary {key} names no values: write {key}=value,value.")
+    twice = [value for place, value in enumerate(values) if value in values[:place]]
+    if twice:
+        raise RecipeError(f"--vary {key}: {shown(twice[0])} is there twice.")
+    for value in values if key == LABELS else ():
+        if value != ALL and not (isinstance(value, int) and value > 0 and value is not True):
+            raise RecipeError(f"--vary labels: {shown(value)} is no number of structures or 'all'.")
+
+
+def _recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of an arm."""
+    if LOSSES in values:
+        recipe = _with_losses(recipe, str(values[LOSSES]))
+    rest = {key: value for key, value in values.items() if key not in (LABELS, LOSSES)}
+    for key in rest:
+        parts = key.split(".")
+        if parts[0] == "losses" and len(parts) > 1 and parts[1] not in recipe.losses:
+            raise RecipeError(
+                f"--vary {key}: the arm with losses={values.get(LOSSES)} has no loss '{parts[1]}'. "
+                "Compare them apart."
+                if LOSSES in values
+                else f"--vary {key}: the recipe has no loss '{parts[1]}'."
+            )
+    return with_values(recipe, rest)
+
+
+def _with_losses(recipe: Recipe, names: str) -> Recipe:
+    """Return the recipe with its losses on labels and the weak ones named; ``none``, ``all``."""
+    written = recipe.written()
+    losses = written["losses"]
+    if names == ALL:
+        return recipe
+    kept = {name: losses[name] for name, item in recipe.losses.items() if item.kind in SUPERVISED}
+    wanted = [] if names == NONE else [name.strip() for name in names.split("+")]
+    weak = {name: losses.get(name) for name in wanted}
+    return Recipe.parse({**written, "losses": {**kept, **weak}})
+
+
+def _searching(recipe: Recipe, vary: Mapping[str, Sequence[Any]]) -> Recipe:
+    """Return the recipe of an arm with all in its space that it has and that is not varied."""
+    here = applicable(recipe)
+    known = {} if recipe.tune.space and not here.tune.space else space_of(here)
+    space: dict[str, Range | Choices] = {
+        path: item.searched
+        for path, item in known.items()
+        if not any(path == key or path.startswith(f"{key}.") for key in vary if key != LOSSES)
+    }
+    return recipe.model_copy(update={"tune": recipe.tune.model_copy(update={"space": space})})
+
+
+def _check_space(recipe: Recipe, arms: Sequence[Arm], vary: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse a key of ``tune.space`` that no arm has.
+
+    Raises:
+        RecipeError: Naming it.
+    """
+    known = {path for arm in arms for path in arm.recipe.tune.space}
+    for path in recipe.tune.space:
+        if path not in known and path not in vary:
+            raise RecipeError(f"tune.space: no arm has '{path}'. Correct it or take it out.")
+
+
+def _name(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={shown(value)}" for key, value in values.items())
