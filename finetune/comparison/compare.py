@@ -34,6 +34,7 @@ from finetune.errors import (
     system_errors,
 )
 from finetune.evaluation.plots import write_png
+from finetune.files import write_json
 from finetune.mappings import flattened
 from finetune.preparation import Preparation
 from finetune.recipe import INCONSEQUENTIAL, Recipe
@@ -163,7 +164,7 @@ class _Comparison:
         self.say(f"{len(self.arms)} arms, {len(tunings)} to be tuned, {len(self.seeds)} seeds")
         work_through(tunings, jobs, signals, self.say)
         choices = {arm.name: self._choice(arm) for arm in self.arms}
-        run_folder.write_json(self.folder / CHOICES, choices)
+        write_json(self.folder / CHOICES, choices)
         runs = [
             job
             for seed in self.seeds

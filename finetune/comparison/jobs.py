@@ -66,8 +66,8 @@ def work_through(
             while waiting and len(running) < processes:
                 connection, process = _start(waiting[0], processes)
                 running[connection] = (waiting.pop(0), process)
-            for connection in wait(list(running), timeout=POLL):
-                assert isinstance(connection, Connection)
+            ready = wait(list(running), timeout=POLL)
+            for connection in [item for item in running if item in ready]:
                 job, process = running.pop(connection)
                 say(f"{job.name}: {_outcome(job, connection, process)}")
             check_signals(signals)

@@ -13,10 +13,9 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from finetune import run_folder
 from finetune.comparison.paired import Difference, difference, holm
 from finetune.comparison.varied import LABELS, Arm
-from finetune.files import write_atomically
+from finetune.files import write_atomically, write_json
 from finetune.result import ROWS
 
 RESULT, TABLE, RUNS, CURVE = "result.json", "table.csv", "runs.csv", "learning-curve.png"
@@ -160,7 +159,7 @@ class ComparisonResult:
                 cell = self.cells.get((arm.name, measure))
                 if cell is not None:
                     found = cell.difference
-                    told = [None] * 5
+                    told: list[float | None] = [None] * 5
                     if found is not None:
                         told = [found.mean, found.low, found.high, found.p, found.p_holm]
                     row = [
@@ -183,7 +182,7 @@ class ComparisonResult:
                     + [item.get("epochs"), item.get("seconds"), item.get("fault", "")]
                 )
         write_atomically(self.folder / RUNS, _csv(runs))
-        run_folder.write_json(self.folder / RESULT, self.as_dict())
+        write_json(self.folder / RESULT, self.as_dict())
 
 
 def evaluated(

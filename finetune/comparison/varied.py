@@ -92,7 +92,7 @@ def arms_of(recipe: Recipe, vary: Mapping[str, Sequence[Any]]) -> list[Arm]:
     """
     for key, values in vary.items():
         _check(key, values)
-    combinations = [
+    combinations: list[dict[str, Any]] = [
         dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())
     ]
     if len(combinations) < 2:
@@ -101,18 +101,18 @@ def arms_of(recipe: Recipe, vary: Mapping[str, Sequence[Any]]) -> list[Arm]:
         )
     found: list[Arm] = []
     first: dict[Any, str] = {}
-    for place, values in enumerate(combinations, 1):
-        name = _name(values)
+    for place, chosen in enumerate(combinations, 1):
+        name = _name(chosen)
         several = set(vary) != {LABELS}
-        baseline = first.setdefault(values.get(LABELS) if several else None, name)
-        count = values.get(LABELS, ALL)
+        baseline = first.setdefault(chosen.get(LABELS) if several else None, name)
+        count = chosen.get(LABELS, ALL)
         slug = re.sub(r"[^A-Za-z0-9.+=-]+", "_", name)[:60]
         found.append(
             Arm(
                 name=name,
                 folder=f"{place:02d}-{slug}",
-                values=values,
-                recipe=_searching(_recipe(recipe, values), vary),
+                values=chosen,
+                recipe=_searching(_recipe(recipe, chosen), vary),
                 labels=None if count == ALL else count,
                 baseline=baseline,
             )

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import RunFolderError, RunStoppedError, TrainingError
+from finetune.files import write_json
 from finetune.recipe import Recipe
-from finetune.run_folder import CHECKPOINTS, write_json
+from finetune.run_files import CHECKPOINTS
 from finetune.tuning.result import TuningResult
 from finetune.tuning.tune import tune
 from finetune.workflow import run

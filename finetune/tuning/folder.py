@@ -11,6 +11,7 @@ from typing import Any
 
 from finetune import run_folder
 from finetune.errors import RunFolderError
+from finetune.files import write_json
 from finetune.recipe import Recipe
 from finetune.resources import expanded
 
@@ -83,7 +84,7 @@ def claim(folder: Path, kind: Kind, asked: Mapping[str, Any], overwrite: bool) -
         elif item != mark:
             item.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    run_folder.write_json(mark, asked)
+    write_json(mark, asked)
     return goes_on
 
 

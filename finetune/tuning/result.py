@@ -14,8 +14,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from finetune import run_folder
-from finetune.files import write_atomically
+from finetune.files import write_atomically, write_json
 from finetune.recipe import Recipe
 from finetune.tuning.folder import RESULT, STUDY, TRIALS_TABLE, TUNED
 from finetune.tuning.measure import Measure
@@ -118,7 +117,7 @@ class TuningResult:
         )
         write_atomically(self.path, (head + self.recipe.dump()).encode())
         write_atomically(self.folder / TRIALS_TABLE, self._csv().encode())
-        run_folder.write_json(self.folder / RESULT, self.as_dict())
+        write_json(self.folder / RESULT, self.as_dict())
 
     def _csv(self) -> str:
         buffer = io.StringIO()

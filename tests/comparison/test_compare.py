@@ -1,0 +1,195 @@
+"""A small comparison from tuning to table, in one process and in several, stopped and gone on."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import finetune
+from finetune import ComparisonResult, FinetuneError, Recipe
+from finetune.commands import app
+from finetune.comparison import compare as module
+from finetune.errors import RunFolderError
+from tests.conftest import recipe_for
+
+runner = CliRunner()
+TRAIN = {"epochs": 1, "batch_size": 12, "learning_rate": 1e-3, "ema": None}
+
+
+def recipe_of(workspace: Path, output: Path, **changes: Any) -> Recipe:
+    settings: dict[str, Any] = {
+        "losses": {"energy": {}},
+        "train": TRAIN,
+        "tune": {"space": {"train.learning_rate": [0.01]}, "folds": 0},
+        **changes,
+    }
+    return recipe_for(workspace, output, **settings)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
+class Killed(BaseException):
+    """Ends a comparison where it stands."""
+
+
+@pytest.fixture(scope="module")
+def done(
+    workspace: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ComparisonResult, list[str]]:
+    """Two numbers of labels, two seeds; killed when choices are fixed and a run is done."""
+    recipe = recipe_of(workspace, tmp_path_factory.mktemp("compare") / "run")
+    events: list[str] = []
+    finished = 0
+
+    def watched(function: Callable[..., str]) -> Callable[..., str]:
+        def call(*arguments: Any) -> str:
+            nonlocal finished
+            if finished == 3:
+                finished += 1
+                raise Killed
+            finished += 1
+            events.append(function.__name__)
+            return function(*arguments)
+
+        return call
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(module, "tune_arm", watched(module.tune_arm))
+    patch.setattr(module, "run_arm", watched(module.run_arm))
+    arguments: dict[str, Any] = {"vary": {"labels": [4, "all"]}, "seeds": 2, "budget": 2}
+    with pytest.raises(Killed):
+        finetune.compare(recipe, **arguments)
+    result = finetune.compare(recipe, **arguments)
+    patch.undo()
+    return result, events
+
+
+def test_all_arms_are_tuned_before_any_is_tested_and_nothing_is_done_twice(
+    done: tuple[ComparisonResult, list[str]],
+) -> None:
+    result, events = done
+    assert events == ["tune_arm"] * 2 + ["run_arm"] * 4
+    for arm in result.arms:
+        choice = result.choices[arm.name]
+        assert choice["trials"] == 2
+        assert choice["tuned"] <= choice["untouched"]
+        for seed in result.seeds:
+            run = result.folder / "arms" / arm.folder / f"seed-{seed}"
+            recipe = Recipe.load(run / "recipe.yaml")
+            rate = choice["values"].get("train.learning_rate", 1e-3)
+            assert (recipe.train.seed, recipe.train.learning_rate) == (seed, rate)
+            content = json.loads((run / "result.json").read_text())
+            tested = result.outcomes[arm.name][seed]["test"]
+            assert content["test"]["finetuned"] == tested
+            told = json.loads((run / "environment.json").read_text())["data"]["files"][0]
+            assert told["structures"] == (4 if arm.labels else 12)
+    stored = json.loads((result.folder / "choices.json").read_text())
+    assert stored == result.choices
+
+
+def test_tables_and_files_tell_errors_differences_and_time(
+    done: tuple[ComparisonResult, list[str]],
+) -> None:
+    result, _ = done
+    few, every = result.arms
+    assert (few.name, every.name, every.baseline) == ("labels=4", "labels=all", "labels=4")
+    cell = result.cells[every.name, "energy_mae"]
+    values = [result.outcomes[every.name][seed]["test"]["energy_mae"] for seed in (0, 1)]
+    assert cell.mean == pytest.approx(sum(values) / 2)
+    assert cell.difference is not None
+    first = result.cells[few.name, "energy_mae"]
+    assert first.difference is None
+    assert cell.difference.mean == pytest.approx(cell.mean - first.mean)
+    assert cell.difference.p == cell.difference.p_holm
+    assert result.ratio(few) == 1.0
+    assert len(result.tables()) == 2  # energies and forces are labelled in the test set
+    names = {path.name for path in result.folder.iterdir()}
+    assert {"choices.json", "result.json", "table.csv", "runs.csv", "learning-curve.png"} <= names
+    table = rows(result.folder / "table.csv")
+    row = next(r for r in table if r["arm"] == every.name and r["measure"] == "energy_mae")
+    assert float(row["difference"]) == pytest.approx(cell.difference.mean)
+    assert len(rows(result.folder / "runs.csv")) == 4
+    assert (result.folder / "learning-curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_begun_otherwise_is_refused(
+    done: tuple[ComparisonResult, list[str]], workspace: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of(workspace, tmp_path / "run")
+    for arguments, told in (
+        ({"vary": {"labels": [4, 6]}}, r"arm 2 \(there labels=all, now labels=6\)"),
+        ({"vary": {"labels": [4, "all"]}, "budget": 5}, r"budget \(there 2, now 5\)"),
+    ):
+        given: dict[str, Any] = {"budget": 2, "to": done[0].folder, **arguments}
+        with pytest.raises(RunFolderError, match=f"holds a comparison.*{told}"):
+            finetune.compare(recipe, **given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "told"),
+    [
+        ({}, ["--vary", "labels=4,13"], "labels=13: the training set has 12 labelled structures"),
+        ({"data": None}, ["--vary", "labels=2,4"], "name them in data.test"),
+        ({"gone": True}, ["--vary", "labels=2,4"], "no structure file"),
+        ({}, ["--vary", "losses=none,pict"], "Did you mean 'pitc'"),
+        ({}, ["--vary", "labels=2,4", "--budget", "much"], "neither a number of trials"),
+        ({}, [], "two arms at least"),
+    ],
+)
+def test_faults_are_told_before_anything_is_written(
+    workspace: Path, tmp_path: Path, changes: dict[str, Any], arguments: list[str], told: str
+) -> None:
+    data = {split: str(workspace / f"{split}.xyz") for split in ("train", "valid")}
+    if "gone" in changes:
+        changes = {"data": {**data, "test": str(tmp_path / "gone.xyz")}}
+    elif "data" in changes:
+        changes = {"data": data}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe_of(workspace, tmp_path / "run", **changes).dump())
+    refused = runner.invoke(app, ["compare", str(path), *arguments])
+    assert refused.exit_code == 2, refused.output
+    assert told in refused.stderr
+    assert [item.name for item in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+@pytest.mark.slow
+def test_several_processes_find_what_one_does(workspace: Path, tmp_path: Path) -> None:
+    space = {"train.learning_rate": [0.01, 1e12]}
+    train = {**TRAIN, "epochs": 2, "rollbacks": 0}
+    found = []
+    for jobs in (1, 3):
+        recipe = recipe_of(
+            workspace, tmp_path / f"{jobs}", train=train, tune={"space": space, "folds": 0}
+        )
+        path = tmp_path / f"{jobs}.yaml"
+        path.write_text(recipe.dump())
+        arguments = ["compare", str(path), "--vary", "losses=none,pitc", "--seeds", "2"]
+        done = runner.invoke(
+            app,
+            [*arguments, "--budget", "3", "--jobs", str(jobs), "--json"],
+            catch_exceptions=False,
+        )
+        assert done.exit_code == 0, done.output
+        found.append(json.loads(done.stdout))
+    one, several = found
+    for first, second in zip(one["arms"], several["arms"], strict=True):
+        assert first["test"] == second["test"]
+        assert first["choice"]["values"] == second["choice"]["values"]
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_is_an_outcome(workspace: Path, tmp_path: Path) -> None:
+    train = {**TRAIN, "epochs": 2, "rollbacks": 0}
+    recipe = recipe_of(workspace, tmp_path / "run", train=train)
+    vary = {"train.learning_rate": [1e-3, 1e12]}
+    result = finetune.compare(recipe, vary=vary, seeds=2, budget=0)
+    assert [result.failed(arm.name) for arm in result.arms] == [0, 2]
+    assert "diverging" in result.outcomes[result.arms[1].name][0]["fault"]
+    with pytest.raises(FinetuneError, match="seeds=0"):
+        finetune.compare(recipe, vary=vary, seeds=0)
