@@ -21,9 +21,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in eV, Å and s
 def tune(
     recipe: RecipeName,
     overrides: Overrides = None,
-    budget: Annotated[
-        str, typer.Option(help="Trials in all (30), or time (2h, 45min), whichever is given.")
-    ] = "30",
+    budget: Annotated[str, typer.Option(help="Trials in all (30), or a time (2h, 45min).")] = "30",
     to: Annotated[
         Optional[Path],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
         typer.Option("--to", help="Folder for the study.", show_default="OUTPUT-tuning"),

@@ -145,7 +145,7 @@ class _Comparison:
         """Tune, fix the choices, run and test."""
         structures = Reader.of(self.recipe.data, None).read(self.recipe.data.train)
         self.draws = Draws(structures, Measure("loss", self.recipe.losses))
-        self.draws.check(arm.labels for arm in self.arms)
+        self.draws.check((arm.labels for arm in self.arms), self.recipe.data.valid)
         unused = str(self.folder / "checked")
         prepared = Preparation(self.recipe.model_copy(update={"output": unused}), None, False)
         for note in prepared.notes:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.data.labels import Structure
+from finetune.data.splits import hold_out
 from finetune.data.writing import write_structures
 from finetune.errors import DataError
 from finetune.tuning.measure import Measure
@@ -29,13 +30,19 @@ class Draws:
         self.labelled = [index for index, has in enumerate(judged) if has]
         self.others = [index for index, has in enumerate(judged) if not has]
 
-    def check(self, counts: Iterable[int | None]) -> None:
-        """Refuse numbers of labels that are not there.
+    def check(self, counts: Iterable[int | None], valid: object = None) -> None:
+        """Refuse numbers of labels that are not there, or that leave nothing to validate on.
+
+        Args:
+            counts: Numbers of labels; None for all.
+            valid: ``data.valid`` of the recipe, a fraction or files.
 
         Raises:
             DataError: Naming both numbers.
         """
         for count in counts:
+            if count is not None and isinstance(valid, float):
+                hold_out(self.structures[:count], valid, seed=0)
             if count is not None and count > len(self.labelled):
                 raise DataError(
                     f"labels={count}: the training set has {len(self.labelled)} labelled "

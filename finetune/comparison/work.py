@@ -27,10 +27,17 @@ def tune_arm(content: Mapping[str, Any], folder: str, budget: str) -> str:
         folder: The arm's folder.
         budget: Of the tuning.
 
+    An arm that cannot be trained untouched keeps its settings: its runs tell.
+
     Returns:
         What was chosen, in words.
     """
-    found = tune(content, budget=budget, to=Path(folder) / TUNING)
+    try:
+        found = tune(content, budget=budget, to=Path(folder) / TUNING)
+    except TrainingError as error:
+        fault = str(error).splitlines()[0]
+        write_json(Path(folder) / CHOICE, {"values": {}, "fault": fault})
+        return f"not tuned: {fault}"
     write_json(Path(folder) / CHOICE, chosen(found))
     values = "  ".join(f"{path}={value}" for path, value in found.best.values.items())
     shown = found.measure.shown

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,6 +138,7 @@ def test_one_begun_otherwise_is_refused(
     ("changes", "arguments", "told"),
     [
         ({}, ["--vary", "labels=4,13"], "labels=13: the training set has 12 labelled structures"),
+        ({"fraction": True}, ["--vary", "labels=2,4"], "a fraction of 0.2 of 2 structures leaves"),
         ({"data": None}, ["--vary", "labels=2,4"], "name them in data.test"),
         ({"gone": True}, ["--vary", "labels=2,4"], "no structure file"),
         ({}, ["--vary", "losses=none,pict"], "Did you mean 'pitc'"),
@@ -148,6 +152,8 @@ def test_faults_are_told_before_anything_is_written(
     data = {split: str(workspace / f"{split}.xyz") for split in ("train", "valid")}
     if "gone" in changes:
         changes = {"data": {**data, "test": str(tmp_path / "gone.xyz")}}
+    elif "fraction" in changes:
+        changes = {"data": {"train": data["train"], "test": str(workspace / "test.xyz")}}
     elif "data" in changes:
         changes = {"data": data}
     path = tmp_path / "recipe.yaml"
@@ -186,10 +192,38 @@ def test_several_processes_find_what_one_does(workspace: Path, tmp_path: Path) -
 @pytest.mark.slow
 def test_a_run_that_diverges_is_an_outcome(workspace: Path, tmp_path: Path) -> None:
     train = {**TRAIN, "epochs": 2, "rollbacks": 0}
-    recipe = recipe_of(workspace, tmp_path / "run", train=train)
+    tune = {"space": {"train.batch_size": [6]}, "folds": 0}
+    recipe = recipe_of(workspace, tmp_path / "run", train=train, tune=tune)
     vary = {"train.learning_rate": [1e-3, 1e12]}
-    result = finetune.compare(recipe, vary=vary, seeds=2, budget=0)
+    result = finetune.compare(recipe, vary=vary, seeds=2, budget=1)
+    assert "diverging" in result.choices[result.arms[1].name]["fault"]
     assert [result.failed(arm.name) for arm in result.arms] == [0, 2]
     assert "diverging" in result.outcomes[result.arms[1].name][0]["fault"]
     with pytest.raises(FinetuneError, match="seeds=0"):
         finetune.compare(recipe, vary=vary, seeds=0)
+
+
+@pytest.mark.slow
+def test_a_comparison_killed_with_its_processes_at_work_goes_on(
+    workspace: Path, tmp_path: Path
+) -> None:
+    path, folder = tmp_path / "recipe.yaml", tmp_path / "run-comparison"
+    train = {**TRAIN, "epochs": 30, "checkpoint_seconds": 0}
+    path.write_text(recipe_of(workspace, tmp_path / "run", train=train).dump())
+    arguments = ["compare", str(path), "--vary", "losses=none,pitc", "--seeds", "1"]
+    command = [sys.executable, "-W", "ignore", "-m", "finetune", *arguments, "--budget", "1"]
+    process = subprocess.Popen([*command, "--jobs", "2"], stdout=subprocess.DEVNULL)
+    while not list(folder.glob("arms/*/tuning/trials/0000/fold-1/checkpoints/step-*")):
+        assert process.poll() is None
+        time.sleep(0.2)
+    process.kill()
+    process.wait()
+    for _ in range(60):  # the orphans save and end
+        again = subprocess.run(command, capture_output=True, text=True, check=False)
+        if "another run is at work" not in again.stderr:
+            break
+        time.sleep(1)
+    assert again.returncode == 0, again.stderr
+    assert "p (Holm)" in again.stdout
+    choices = json.loads((folder / "choices.json").read_text())
+    assert [item["trials"] for item in choices.values()] == [1, 1]
