@@ -39,6 +39,7 @@ GOOD: list[dict[str, Any]] = [
     {"adapter": "readout"},
     {"adapter": {"kind": "lora", "rank": 4}},
     {"data": {"train": ["a.xyz", "b.xyz"], "valid": 0.1}},
+    {"tune": {"space": {"train.epochs": {"low": 1, "high": 4}, "adapter.rank": [1, 2]}}},
     {"stages": {"dft": {"losses": {"forces": {}}}, "cc": {"data": {"train": "b.xyz"}}}},
 ]
 BAD: list[dict[str, Any]] = [
@@ -50,6 +51,8 @@ BAD: list[dict[str, Any]] = [
     {"adapter": "lroa"},
     {"train": {"epochs": 0}},
     {"foundaton": "x"},
+    {"tune": {"space": {"train.epochs": {"low": 1}}}},
+    {"tune": {"measure": "energy"}},
     {"stages": {"dft": {"losses": {"forces": {"wieght": 1}}}}},
     {"stages": {"dft": {"output": "x"}}},
 ]
