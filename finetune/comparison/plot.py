@@ -12,6 +12,7 @@ from finetune.comparison.varied import Arm
 from finetune.evaluation.plots import FAINT
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -30,7 +31,7 @@ def learning_curves(
         labels: Number of labels by arm.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter, ScalarFormatter
+    from matplotlib.ticker import FuncFormatter, NullFormatter, ScalarFormatter
 
     measures = [name for name in SHOWN if any(key[1] == name for key in cells)]
     figure = Figure(figsize=(4.6 * len(measures), 3.8), layout="constrained")
@@ -41,26 +42,29 @@ def learning_curves(
     }
     for axis, measure in zip(axes, measures, strict=True):
         for group, members in lines.items():
-            found = sorted(
+            found = [
                 (labels[arm.name], cells[arm.name, measure])
-                for arm in members
+                for arm in sorted(members, key=lambda arm: labels[arm.name])
                 if (arm.name, measure) in cells
-            )
-            _line(axis, found, group or "fine-tuned", None)
-        untuned = sorted(
-            (labels[name], cell) for (name, of), cell in foundation.items() if of == measure
-        )
+            ]
+            _line(axis, found, group or "fine-tuned")
+        untuned = [(labels[name], cell) for (name, of), cell in foundation.items() if of == measure]
+        untuned.sort(key=lambda item: item[0])
         _line(axis, untuned, "foundation", FAINT)
         title, unit = TITLES[measure]
         axis.set(xscale="log", yscale="log", xlabel="labels", ylabel=f"test {title} [{unit}]")
         axis.set_xticks(sorted(set(labels.values())))
         axis.xaxis.set_major_formatter(ScalarFormatter())
         axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.yaxis.set_major_formatter(FuncFormatter(_plain))
+        axis.yaxis.set_minor_formatter(FuncFormatter(_few))
     axes[0].legend(frameon=False, fontsize="small")
     return figure
 
 
-def _line(axis, found, name, colour) -> None:  # type: ignore[no-untyped-def]
+def _line(
+    axis: Axes, found: Sequence[tuple[int, Cell]], name: str, colour: str | None = None
+) -> None:
     if not found:
         return
     where = [count for count, _ in found]
@@ -70,3 +74,12 @@ def _line(axis, found, name, colour) -> None:  # type: ignore[no-untyped-def]
     (line,) = axis.plot(where, means, style, marker="o", markersize=3, label=name, color=colour)
     low = np.maximum(means - spreads, 0.05 * means)
     axis.fill_between(where, low, means + spreads, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def _plain(value: float, place: int | None) -> str:
+    return f"{value:g}"
+
+
+def _few(value: float, place: int | None) -> str:
+    """Name the ticks at 2, 3 and 5 times a power of ten."""
+    return f"{value:g}" if f"{value:e}"[0] in "235" else ""

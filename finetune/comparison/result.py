@@ -97,7 +97,8 @@ class ComparisonResult:
         table.add_column("arm", overflow="fold")
         for name in ("mean ± sd", "difference [95 %]", "p (Holm)", "time"):
             table.add_column(name, justify="right")
-        for arm in self.arms:
+        first = [arm.name for arm in self.arms]
+        for arm in sorted(self.arms, key=lambda arm: first.index(arm.baseline)):
             if arm.baseline == arm.name and (arm.name, measure) in self.foundation:
                 of = "" if arm.labels is None else f", labels={arm.labels}"
                 table.add_row(

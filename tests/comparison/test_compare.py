@@ -178,7 +178,7 @@ def test_several_processes_find_what_one_does(workspace: Path, tmp_path: Path) -
         arguments = ["compare", str(path), "--vary", "losses=none,pitc", "--seeds", "2"]
         done = runner.invoke(
             app,
-            [*arguments, "--budget", "3", "--jobs", str(jobs), "--json"],
+            [*arguments, "--budget", "2", "--jobs", str(jobs), "--json"],
             catch_exceptions=False,
         )
         assert done.exit_code == 0, done.output
