@@ -96,11 +96,11 @@ class ComparisonResult:
         table.title_justify = table.caption_justify = "left"
         table.add_column("arm", overflow="fold")
         for name in ("mean ± sd", "difference [95 %]", "p (Holm)", "time"):
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", no_wrap=True)
         first = [arm.name for arm in self.arms]
         for arm in sorted(self.arms, key=lambda arm: first.index(arm.baseline)):
             if arm.baseline == arm.name and (arm.name, measure) in self.foundation:
-                of = "" if arm.labels is None else f", labels={arm.labels}"
+                of = "" if not varies_labels(self.arms) else f", labels={arm.values[LABELS]}"
                 table.add_row(
                     Text(FOUNDATION + of, style="dim"),
                     _spread(self.foundation[arm.name, measure]),

@@ -45,6 +45,7 @@ class Arm:
         recipe: The recipe with these values; its ``tune.space`` has what is searched.
         labels: Labelled structures to train on; None for all.
         baseline: Name of the arm that it is compared with.
+        group: What distinguishes it but for the number of labels.
     """
 
     name: str
@@ -53,11 +54,7 @@ class Arm:
     recipe: Recipe
     labels: int | None
     baseline: str
-
-    @property
-    def group(self) -> str:
-        """What distinguishes it but for the number of labels."""
-        return _name({key: value for key, value in self.values.items() if key != LABELS})
+    group: str
 
 
 def varied(texts: Sequence[str]) -> Varied:
@@ -102,7 +99,8 @@ def arms_of(recipe: Recipe, vary: Mapping[str, Sequence[Any]]) -> list[Arm]:
     found: list[Arm] = []
     first: dict[Any, str] = {}
     for place, chosen in enumerate(combinations, 1):
-        name = _name(chosen)
+        named = {key: value for key, value in chosen.items() if len(vary[key]) > 1}
+        name = _name(named)
         several = set(vary) != {LABELS}
         baseline = first.setdefault(chosen.get(LABELS) if several else None, name)
         count = chosen.get(LABELS, ALL)
@@ -115,6 +113,7 @@ def arms_of(recipe: Recipe, vary: Mapping[str, Sequence[Any]]) -> list[Arm]:
                 recipe=_searching(_recipe(recipe, chosen), vary),
                 labels=None if count == ALL else count,
                 baseline=baseline,
+                group=_name({key: value for key, value in named.items() if key != LABELS}),
             )
         )
     _check_space(recipe, found, vary)
