@@ -12,7 +12,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from finetune.commands.shared import Overrides, Overwrite, RecipeName, tell_written, user_errors
+from finetune.commands.shared import (
+    Overrides,
+    Overwrite,
+    RecipeName,
+    tell,
+    tell_written,
+    user_errors,
+)
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the tables alone.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in eV, Å and s.")]
@@ -99,6 +106,8 @@ def compare(
         return
     for table in result.tables():
         console.print(table)
+    for note in result.notes():
+        tell(console, note)
     tell_written(console, result.folder)
 
 

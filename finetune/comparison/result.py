@@ -17,6 +17,7 @@ from finetune.comparison.paired import Difference, difference, holm
 from finetune.comparison.varied import LABELS, Arm
 from finetune.files import write_atomically, write_json
 from finetune.result import ROWS
+from finetune.wording import counted
 
 RESULT, TABLE, RUNS, CURVE = "result.json", "table.csv", "runs.csv", "learning-curve.png"
 FOUNDATION = "foundation"
@@ -86,6 +87,22 @@ class ComparisonResult:
         """Return how many runs of an arm failed."""
         return sum("fault" in item for item in self.outcomes[arm].values())
 
+    def notes(self) -> list[str]:
+        """Return a line on each arm whose runs kept the foundation: it was not trained well."""
+        found = []
+        for arm in self.arms:
+            epochs = [
+                item["best_epoch"] for item in self.outcomes[arm.name].values() if item.get("test")
+            ]
+            kept = epochs.count(0)
+            if kept:
+                found.append(
+                    f"note: in {kept} of {counted(len(epochs), 'run')} of {arm.name} no epoch "
+                    "validated better than the foundation, whose weights were kept. Give tuning a "
+                    "larger budget, or more epochs."
+                )
+        return found
+
     def tables(self) -> list[Table]:
         """Return a table for energies, forces and stress, those with labels."""
         return [self._table(name) for name in self.measures() if name in SHOWN]
@@ -146,6 +163,7 @@ class ComparisonResult:
             "seeds": list(self.seeds),
             "test": "paired t-test over seeds, two-sided, Holm's correction over arms",
             "arms": arms,
+            "notes": self.notes(),
             "foundation": [asdict(cell) for cell in self.foundation.values()],
         }
 
