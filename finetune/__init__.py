@@ -21,14 +21,13 @@ from finetune.recipe import Recipe
 if TYPE_CHECKING:
     from finetune.adapters.base import AdaptedPotential, Adapter
     from finetune.assessment import evaluate, md, report, scan
+    from finetune.comparison.compare import compare
+    from finetune.comparison.result import ComparisonResult
     from finetune.export.calculator import (
         CommitteeCalculator,
         PotentialCalculator,
         load_calculator,
     )
-    from finetune.comparison.compare import compare
-    from finetune.comparison.result import ComparisonResult
-    from finetune.export.calculator import PotentialCalculator, load_calculator
     from finetune.export.switching import AdaptedFoundation
     from finetune.foundation.loading import Foundation, load_foundation
     from finetune.foundation.potential import Potential

@@ -253,6 +253,8 @@ class _Comparison:
 def _check(recipe: Recipe) -> None:
     if recipe.stages:
         raise RecipeError("compare takes recipes without stages: compare stage by stage.")
+    if recipe.committee is not None:
+        raise RecipeError("compare runs single potentials: take committee out of the recipe.")
     if recipe.data.test is None:
         raise RecipeError(
             "a comparison needs structures that no choice has seen: name them in data.test."

@@ -21,6 +21,7 @@ from finetune.tuning.space import applicable, space_of, with_values
 
 LABELS, LOSSES, ALL, NONE = "labels", "losses", "all", "none"
 _FIXED = {
+    "committee": "arms are single potentials",
     "output": "name a folder with --to",
     "stages": "compare recipes without stages",
     "track": "it changes no result",

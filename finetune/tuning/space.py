@@ -16,6 +16,7 @@ from finetune.tuning.options import Choices, Range
 from finetune.tuning.usual import usual_space
 
 _FIXED = {
+    "committee": "trials train single potentials",
     "data": "the data decide what is judged",
     "output": "it changes no result",
     "track": "it changes no result",
