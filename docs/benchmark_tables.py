@@ -118,3 +118,25 @@ def _ratio(logarithms: list[float]) -> str:
     low, high = math.exp(mean - half), math.exp(mean + half)
     mark = "**" if low > 1 or high < 1 else ""
     return f"{mark}{math.exp(mean):.2f}{mark} ({low:.2f}–{high:.2f})"
+
+
+def stability(stored: dict[str, Any]) -> list[str]:
+    """Trajectories that held, of all, and the mean time to failure in ps."""
+    cases: dict[str, dict[str, Any]] = {}
+    for name, rows in stored["runs"].items():
+        case, _, arm = name.partition(" | ")
+        cases.setdefault(case, {})[arm] = rows
+    some = next(iter(next(iter(cases.values())).values()))
+    kelvins = list(dict.fromkeys(row["temperature"] for row in some))
+    columns = [(case, kelvin) for case in cases for kelvin in kelvins]
+    heads = [f"{case}, {kelvin:g} K" for case, kelvin in columns]
+    lines = [f"| arm | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
+    for arm in dict.fromkeys(arm for arms in cases.values() for arm in arms):
+        cells = []
+        for case, kelvin in columns:
+            rows = [row for row in cases[case].get(arm, []) if row["temperature"] == kelvin]
+            held = sum(not row["failures"] for row in rows)
+            mean = statistics.mean(row["stable_ps"] for row in rows) if rows else 0.0
+            cells.append(f"{held} of {len(rows)}, {mean:.2f} ps" if rows else "")
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return lines

@@ -148,6 +148,7 @@ TABLES: dict[str, dict[str, tuple[str, Table]]] = {
             "weak_losses",
             partial(benchmark_tables.further, cases=_cases(ENERGIES, LABELS), tests=["scan"]),
         ),
+        "stability": ("stability", benchmark_tables.stability),
         "forces": (
             "weak_losses",
             partial(

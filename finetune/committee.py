@@ -8,17 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from finetune import run_files, run_folder
-from finetune.environment import environment
 from finetune.evaluation import calibration
 from finetune.evaluation.metrics import LabelledPredictions, errors
 from finetune.evaluation.report import Page, write_report
 from finetune.files import write_json
 from finetune.foundation.committee import CommitteeRecord, write_committee
+from finetune.joint_folder import joint_folder
 from finetune.ladder import prepare_stages
 from finetune.preparation import Preparation
 from finetune.recipe import Recipe
 from finetune.result import Comparison, RunResult
-from finetune.training.processes import Processes
 from finetune.training.progress import Reporter
 
 RunMember = Callable[[Recipe, Path | None, run_folder.Resume, Reporter], RunResult]
@@ -56,27 +55,10 @@ def convene(
         committee's folder, with the results of all members.
     """
     started = time.perf_counter()
-    folder = run_folder.place(recipe.output)
-    resuming = run_folder.check_output(folder, overwrite, resume)
     prepared = prepare_member(recipe, beside, overwrite, resume)
-    first = next(iter(prepared.values()))
-    facts = environment(
-        str(first.foundation.potential.device),
-        recipe.train.seed,
-        first.foundation.name,
-        first.foundation.fingerprint,
-        {"fingerprint": " ".join(stage.data_fingerprint for stage in prepared.values())},
-        first.lineage,
-    )
-    if resuming:
-        for note in run_folder.check_origin(folder, recipe, facts):
-            reporter.say(note)
-    processes = Processes(first.foundation.potential.device)
-    processes.wait()
-    del prepared, first
     members = recipe.convene()
-    with run_folder.opened(folder, recipe.dump(), facts, resuming, processes.main):
-        processes.wait()
+    with joint_folder(recipe, prepared, overwrite, resume, reporter) as (folder, facts, processes):
+        del prepared
         results = {}
         for name, member in members.items():
             reporter.say(f"member {name} of {len(members)}")
@@ -84,7 +66,6 @@ def convene(
         result, record = joined(folder, results, time.perf_counter() - started)
         if processes.main:
             _finish(result, record, recipe, facts)
-        processes.wait()
     return result
 
 

@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from finetune import run_files, run_folder, sanity
-from finetune.environment import environment
 from finetune.evaluation.report import write_ladder
 from finetune.files import write_folder, write_json
+from finetune.joint_folder import joint_folder
 from finetune.preparation import Preparation
 from finetune.recipe import Recipe
 from finetune.result import RunResult
-from finetune.training.processes import Processes
 from finetune.training.progress import Reporter
 
 RunStage = Callable[[Recipe, Path | None, run_folder.Resume, Reporter], RunResult]
@@ -77,27 +76,10 @@ def climb(
         The last stage's result, in the ladder's folder, with the results of all stages.
     """
     started = time.perf_counter()
-    folder = run_folder.place(recipe.output)
-    resuming = run_folder.check_output(folder, overwrite, resume)
     prepared = prepare_stages(recipe, beside, overwrite, resume)
-    first = next(iter(prepared.values()))
-    facts = environment(
-        str(first.foundation.potential.device),
-        recipe.train.seed,
-        first.foundation.name,
-        first.foundation.fingerprint,
-        {"fingerprint": " ".join(stage.data_fingerprint for stage in prepared.values())},
-        first.lineage,
-    )
-    if resuming:
-        for note in run_folder.check_origin(folder, recipe, facts):
-            reporter.say(note)
-    processes = Processes(first.foundation.potential.device)
-    processes.wait()
     seen_before = _seen_before(prepared)
-    del prepared, first
-    with run_folder.opened(folder, recipe.dump(), facts, resuming, processes.main):
-        processes.wait()
+    with joint_folder(recipe, prepared, overwrite, resume, reporter) as (folder, _, processes):
+        del prepared
         results: dict[str, RunResult] = {}
         below = "foundation"
         for name, stage in recipe.climb().items():
@@ -115,7 +97,6 @@ def climb(
         )
         if processes.main:
             _finish(result, last.folder, recipe)
-        processes.wait()
     return result
 
 

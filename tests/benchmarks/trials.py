@@ -130,14 +130,14 @@ def best_of(
     for option, training in trials.items():
         place = f"{name} | {option}"
         if place not in records:
-            records.keep(place, training(0, runs / _file(place)))
+            records.keep(place, training(0, runs / file_name(place)))
     choice = {option: records[f"{name} | {option}"]["valid energy_mae"] for option in trials}
     chosen = min(choice, key=lambda option: choice[option])
     draws = []
     for draw in range(len(case.draws)):
         place = f"{name} | draw {draw}"
         if place not in records:
-            folder, first = runs / _file(place), runs / _file(f"{name} | {chosen}")
+            folder, first = runs / file_name(place), runs / file_name(f"{name} | {chosen}")
             if draw == 0 and first.is_dir():
                 shutil.rmtree(folder, ignore_errors=True)
                 first.rename(folder)
@@ -147,7 +147,7 @@ def best_of(
             records.keep(place, {**trained, **test(case, folder / potential)})
         draws.append(records[place])
     for option in trials:
-        shutil.rmtree(runs / _file(f"{name} | {option}"), ignore_errors=True)
+        shutil.rmtree(runs / file_name(f"{name} | {option}"), ignore_errors=True)
     records.keep(name, {"chosen": chosen, "choice": choice, "draws": draws})
     return dict(records[name])
 
@@ -170,5 +170,6 @@ def untrained(folder: Path) -> str:
     return str(folder)
 
 
-def _file(name: str) -> str:
+def file_name(name: str) -> str:
+    """Return a name of a result as the name of a folder."""
     return "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in name)
