@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from finetune.data.graphs import GraphBatch, batches
 from finetune.data.labels import Structure
@@ -64,7 +66,7 @@ def idle_losses(
 ) -> list[str]:
     """Name the losses that find no label, or no cell, in the training set."""
     found = []
-    periodic = any(bool(item.pbc.all()) for item in (*train, *unlabelled))
+    periodic = any(bool(item.pbc.all()) for item in chain(train, unlabelled))
     for name, options in losses.items():
         if options.peak_weight == 0:
             continue
@@ -126,24 +128,23 @@ def strange_forces(train: Sequence[Structure], limit: int = 600) -> list[str]:
     ]
 
 
-Frames = Mapping[str, Sequence[bytes]]
+Frames = Mapping[str, NDArray[np.int64]]
 """Hashes of the geometries of the splits train, valid and test."""
 
 
 def frames(structures: Mapping[str, Sequence[Structure]]) -> Frames:
     """Return the hash of each geometry, rounded to 1e-6 Å, by split."""
     return {
-        split: [_identity(item) for item in structures[split]]
+        split: np.fromiter(map(_identity, structures[split]), np.int64)
         for split in ("train", "valid", "test")
     }
 
 
 def shared_frames(
-    found: Frames, trained: Iterable[bytes], where: str = "in the training set too"
+    found: Frames, trained: NDArray[np.int64], where: str = "in the training set too"
 ) -> list[str]:
     """Count the validation and test structures that were trained on."""
-    seen = set(trained)
-    counts = {split: sum(item in seen for item in found[split]) for split in ("valid", "test")}
+    counts = {split: np.isin(found[split], trained).sum() for split in ("valid", "test")}
     return [
         f"warning: {count} of the {split} structures {'is' if count == 1 else 'are'} {where}."
         for split, count in counts.items()
@@ -239,8 +240,8 @@ def strange_origin(
     return []
 
 
-def _identity(structure: Structure) -> bytes:
+def _identity(structure: Structure) -> int:
     found = hashlib.sha256(f"{structure.charge} {structure.spin}".encode())
     for array in (structure.numbers, structure.positions.round(6), structure.cell.round(6)):
         found.update(array.tobytes())
-    return found.digest()
+    return int.from_bytes(found.digest()[:8], "big", signed=True)

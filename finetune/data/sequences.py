@@ -5,8 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, compress
 from typing import Any, Generic, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -42,24 +45,25 @@ class View(LazySequence[T]):
         indices: Which of its items.
     """
 
-    def __init__(self, whole: Sequence[T], indices: Sequence[int]) -> None:
+    def __init__(self, whole: Sequence[T], indices: Sequence[int] | NDArray[np.int64]) -> None:
         self.whole = whole
-        self.indices = indices
+        self.indices = np.asarray(indices, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def item(self, index: int) -> T:
         """See `LazySequence.item`."""
-        return self.whole[self.indices[index]]
+        return self.whole[int(self.indices[index])]
 
     def __iter__(self) -> Iterator[T]:
         """Read along the whole sequence where the view takes much of it in order."""
-        ordered = all(a < b for a, b in zip(self.indices, self.indices[1:], strict=False))
+        ordered = bool((np.diff(self.indices) > 0).all())
         if not ordered or 20 * len(self) < len(self.whole):
             return super().__iter__()
-        wanted = set(self.indices)
-        return (item for index, item in enumerate(self.whole) if index in wanted)
+        wanted = np.zeros(len(self.whole), dtype=bool)
+        wanted[self.indices] = True
+        return compress(self.whole, wanted)
 
 
 class Joined(LazySequence[T]):

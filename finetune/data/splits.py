@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 
 import numpy as np
 
@@ -25,11 +26,11 @@ def hold_out(
             f"a fraction of {fraction} of {len(structures)} structures leaves nothing to "
             f"{'validate on' if held == 0 else 'train on'}. Name a validation file in data.valid."
         )
-    chosen = set(np.random.default_rng(seed).permutation(len(structures))[:held].tolist())
-    kept = [index for index in range(len(structures)) if index not in chosen]
+    chosen = np.zeros(len(structures), dtype=bool)
+    chosen[np.random.default_rng(seed).permutation(len(structures))[:held]] = True
     if isinstance(structures, LazySequence):
-        return View(structures, kept), View(structures, sorted(chosen))
-    return [structures[index] for index in kept], [structures[index] for index in sorted(chosen)]
+        return View(structures, np.flatnonzero(~chosen)), View(structures, np.flatnonzero(chosen))
+    return list(compress(structures, ~chosen)), list(compress(structures, chosen))
 
 
 def drawn(structures: Sequence[Structure], seed: int) -> Sequence[Structure]:
@@ -46,13 +47,14 @@ def representative(structures: Sequence[Structure], limit: int) -> list[int]:
     energy it is the first structure.
     """
     first: dict[bytes, int] = {}
-    labelled = []
+    has_energy = np.zeros(len(structures), dtype=bool)
     for index, item in enumerate(structures):
         if item.energy is not None:
-            labelled.append(index)
+            has_energy[index] = True
             first.setdefault(np.sort(item.numbers).tobytes(), index)
+    labelled = np.flatnonzero(has_energy)
     if len(labelled) <= limit:
-        return labelled or [0]
+        return labelled.tolist() or [0]
     chosen = set(list(first.values())[:limit])
-    spread = np.linspace(0, len(labelled) - 1, limit - len(chosen), dtype=int).tolist()
-    return sorted(chosen | {labelled[place] for place in spread})
+    spread = np.linspace(0, len(labelled) - 1, limit - len(chosen), dtype=int)
+    return sorted(chosen.union(labelled[spread].tolist()))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
+import numpy as np
 import torch
 from ase.data import atomic_numbers, chemical_symbols
 from scipy.linalg import qr
@@ -57,16 +59,16 @@ def take_free_atoms(
         structures of more than one atom.
     """
     energies: dict[int, float] = {}
-    larger = []
+    larger = np.zeros(len(structures), dtype=bool)
     for index, item in enumerate(structures):
         if len(item) > 1:
-            larger.append(index)
+            larger[index] = True
         elif item.energy is not None:
             number = int(item.numbers[0])
             energies[number] = min(item.energy, energies.get(number, item.energy))
     if isinstance(structures, LazySequence):
-        return energies, View(structures, larger)
-    return energies, [structures[index] for index in larger]
+        return energies, View(structures, np.flatnonzero(larger))
+    return energies, list(compress(structures, larger))
 
 
 def by_symbol(energies: Mapping[str, float]) -> dict[int, float]:

@@ -12,9 +12,6 @@ from finetune.data.graphs import GraphBatch, concatenate
 from finetune.training.order import Order
 from finetune.training.processes import Processes
 
-Piece = tuple[list[int], list[int]]
-"""Indices of labelled and of unlabelled structures."""
-
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -29,18 +26,17 @@ class TrainingData:
 
 
 class _Batches(torch.utils.data.Dataset[list[GraphBatch]]):
-    """Batches by step: the item of a step is what this process does of it."""
+    """Batches of an epoch by step: the item of a step is what this process does of it."""
 
-    def __init__(self, data: TrainingData, steps: Sequence[Sequence[Piece]]) -> None:
+    def __init__(self, data: TrainingData, order: Order, epoch: int, mine: slice) -> None:
         self.data = data
-        self.steps = steps
+        self.order = order
+        self.epoch = epoch
+        self.mine = mine
 
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __getitem__(self, index: int) -> list[GraphBatch]:
+    def __getitem__(self, step: int) -> list[GraphBatch]:
         found = []
-        for chosen, extra in self.steps[index]:
+        for chosen, extra in self.order.step(self.epoch, step)[self.mine]:
             graphs = [self.data.train[place] for place in chosen]
             graphs += [self.data.unlabelled[place] for place in extra]
             if graphs:
@@ -69,16 +65,17 @@ class Feeder:
     def steps(self, epoch: int, position: int) -> Iterator[list[GraphBatch]]:
         """Yield this process's batches for each step from ``position`` on."""
         mine = slice(self.processes.rank, None, self.processes.count)
-        steps = [self.order.step(epoch, step)[mine] for step in range(position, self.order.steps)]
-        dataset = _Batches(self.data, steps)
+        steps = range(position, self.order.steps)
+        dataset = _Batches(self.data, self.order, epoch, mine)
         if self.workers == 0:
-            yield from (dataset[index] for index in range(len(dataset)))
+            yield from (dataset[step] for step in steps)
             return
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
             loader = torch.utils.data.DataLoader(
                 dataset,
                 batch_size=None,
+                sampler=steps,
                 num_workers=self.workers,
                 generator=torch.Generator().manual_seed(0),  # leaves the global one alone
             )

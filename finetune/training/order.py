@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from finetune.training.seeds import Purpose, numpy_generator
 
@@ -28,7 +29,9 @@ class Order:
     batch_size: int
     pool_batch_size: int
     pieces: int = 1
-    _shuffled: tuple[int, list[int]] = field(default=(-1, []), repr=False)
+    _shuffled: tuple[int, NDArray[np.int64]] = field(
+        default=(-1, np.zeros(0, np.int64)), repr=False, compare=False
+    )
 
     @property
     def steps(self) -> int:
@@ -42,18 +45,18 @@ class Order:
         """
         size = self.batch_size * self.pieces
         chosen = self._permutation(epoch)[position * size : (position + 1) * size]
-        extra: list[int] = []
+        extra = np.zeros(0, np.int64)
         if self.pool:
             wanted = min(self.pool_batch_size * self.pieces, self.pool)
             random = numpy_generator(self.seed, Purpose.POOL, epoch, position)
-            extra = random.choice(self.pool, wanted, replace=False).tolist()
+            extra = random.choice(self.pool, wanted, replace=False)
         return list(zip(self._split(chosen), self._split(extra), strict=True))
 
-    def _split(self, indices: list[int]) -> list[list[int]]:
-        return [part.tolist() for part in np.array_split(np.array(indices, int), self.pieces)]
+    def _split(self, indices: NDArray[np.int64]) -> list[list[int]]:
+        return [part.tolist() for part in np.array_split(indices, self.pieces)]
 
-    def _permutation(self, epoch: int) -> list[int]:
+    def _permutation(self, epoch: int) -> NDArray[np.int64]:
         if self._shuffled[0] != epoch:
             random = numpy_generator(self.seed, Purpose.ORDER, epoch)
-            self._shuffled = (epoch, random.permutation(self.structures).tolist())
+            self._shuffled = (epoch, random.permutation(self.structures))
         return self._shuffled[1]
