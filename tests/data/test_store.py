@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 import finetune
 from finetune.commands import app
+from finetune.data.graphs import GraphBatch
 from finetune.data.labels import Structure, from_atoms
 from finetune.data.reading import Reader, read_structures
 from finetune.data.sequences import Joined, LazySequence, View
@@ -237,54 +238,96 @@ def test_structures_of_a_store_are_checked_as_those_of_files_are(
             list(opened)
 
 
+def large_store(path: Path, base: Sequence[Structure], count: int) -> Path:
+    """Write a store of different structures, about 450 bytes each as arrays."""
+    random = np.random.default_rng(count)
+    with StoreWriter(path) as writer:
+        for start in range(0, count, 1000):
+            writer.append(
+                replace(
+                    item,
+                    positions=item.positions + random.normal(0, 0.01, item.positions.shape),
+                    where=f"made, structure {place}",
+                )
+                for place in range(start, min(start + 1000, count))
+                for item in (base[place % len(base)],)
+            )
+    return path
+
+
+def counted(kind: type) -> type:
+    """Return a class of the same instances that counts how many are alive, and were at most."""
+
+    class Counted(kind):  # type: ignore[misc]
+        alive = most = 0
+
+        def __init__(self, *values: object, **named: object) -> None:
+            super().__init__(*values, **named)
+            Counted.alive += 1
+            Counted.most = max(Counted.most, Counted.alive)
+
+        def __del__(self) -> None:
+            Counted.alive -= 1
+
+    return Counted
+
+
+def test_a_run_holds_few_structures_and_graphs_at_a_time(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = large_store(tmp_path / "set.h5", read_structures(workspace / "test.xyz"), 1000)
+    structures, graphs = counted(Structure), counted(GraphBatch)
+    monkeypatch.setattr("finetune.data.store.BLOCK", 20)
+    monkeypatch.setattr("finetune.data.store.Structure", structures)
+    monkeypatch.setattr("finetune.data.graphs.GraphBatch", graphs)
+    recipe = recipe_for(
+        workspace,
+        tmp_path / "run",
+        data={"train": str(path), "valid": 0.02, "unlabelled": str(path)},
+        losses={"energy": {}, "pitc": {"displacement": 0.05}},
+        reference_energies="isolated",
+        train={"epochs": 1, "max_steps": 2},
+    )
+    with pytest.raises(DataError, match="no energy of a free atom"):
+        finetune.run(recipe)
+    finetune.run(recipe.model_copy(update={"reference_energies": "keep"}))
+    assert 600 <= structures.most < 700  # forces are compared with energies on 600
+    assert 64 <= graphs.most < 150
+
+
 MEASURE = """
 import json, sys
 import torch
 import finetune
 from finetune.devices import peak_memory
 torch.set_num_threads(1)
-import finetune.workflow
-from finetune.testing import tiny_mace
-tiny_mace()
-before = peak_memory(torch.device("cpu"))
-result = finetune.run(json.loads(sys.argv[1]))
-print(json.dumps([before, peak_memory(torch.device("cpu")), result.history[-1]["memory_mib"]]))
+for recipe in json.loads(sys.argv[1]):
+    finetune.run(recipe)
+    print(peak_memory(torch.device("cpu")) / 2**20)
 """
 
 
-def measured(recipe: dict[str, Any]) -> Sequence[float]:
+def peaks(recipes: Sequence[dict[str, Any]]) -> list[float]:
+    """Return the largest resident size so far, MiB, after each of several runs of a process."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", MEASURE, json.dumps(recipe)],
+        [sys.executable, "-W", "ignore", "-c", MEASURE, json.dumps(recipes)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found: Sequence[float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return [float(line) for line in done.stdout.splitlines()]
 
 
 @pytest.mark.slow
 def test_a_hundred_thousand_structures_are_not_held_in_memory(
     workspace: Path, tmp_path: Path
 ) -> None:
-    """Positions and forces alone would be 45 MB as arrays, graphs of them gigabytes."""
+    """Their arrays alone would be 45 MB, objects for them 160 MB, graphs gigabytes."""
     base = read_structures(workspace / "test.xyz")
-    random = np.random.default_rng(0)
-    peaks = {}
-    for count in (5_000, 100_000):  # either way 2,000 decide on reference energies
-        path = tmp_path / f"{count}.h5"
-        with StoreWriter(path) as writer:
-            for start in range(0, count, 1000):
-                writer.append(
-                    replace(
-                        item,
-                        positions=item.positions + random.normal(0, 0.01, item.positions.shape),
-                        where=f"made, structure {start + place}",
-                    )
-                    for place in range(1000)
-                    for item in (base[place % len(base)],)
-                )
+    recipes = []
+    for count in (5_000, 100_000):
+        path = large_store(tmp_path / f"{count}.h5", base, count)
         recipe = recipe_for(
             workspace,
             tmp_path / str(count),
@@ -292,10 +335,10 @@ def test_a_hundred_thousand_structures_are_not_held_in_memory(
             losses={"energy": {}, "forces": {}},
             train={"epochs": 1, "max_steps": 30, "monitor": "energy_mae", "device": "cpu"},
         )
-        before, peak, _ = measured(recipe.model_dump(mode="json"))
-        peaks[count] = (peak - before) / 2**20
-    print(f"resident size beyond the imports, MiB: {peaks}")
-    assert peaks[100_000] < peaks[5_000] + 150
+        recipes.append(recipe.model_dump(mode="json"))
+    small, large = peaks(recipes)
+    print(f"largest resident size, MiB: {small:.0f} for 5,000 structures, {large:.0f} for 100,000")
+    assert large - small < 25
 
 
 def test_faulty_structures_of_a_store_are_left_out_when_asked(
