@@ -55,6 +55,7 @@ def test_the_run_folder_is_complete(result: RunResult) -> None:
         "checkpoints/step-00000120/state.safetensors",
         "model/config.json",
         "model/model.safetensors",
+        "model/training-set.safetensors",
     }
     assert Recipe.load(result.folder / "recipe.yaml").train.epochs == 40
     environment = json.loads((result.folder / "environment.json").read_text())
