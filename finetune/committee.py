@@ -63,10 +63,24 @@ def convene(
         for name, member in members.items():
             reporter.say(f"member {name} of {len(members)}")
             results[name] = run_member(member, beside, "auto", reporter)
+        for note in _learnt_nothing(results):
+            reporter.say(note)
         result, record = joined(folder, results, time.perf_counter() - started)
         if processes.main:
             _finish(result, record, recipe, facts)
     return result
+
+
+def _learnt_nothing(members: dict[str, RunResult]) -> list[str]:
+    """Warn of members that are still the foundation, and so say nothing by how they differ."""
+    kept = [name for name, member in members.items() if member.best_epoch == 0]
+    if not kept:
+        return []
+    return [
+        f"warning: {len(kept)} of {len(members)} members kept the foundation's weights "
+        f"({', '.join(kept)}): their deviations say little. Train longer, or "
+        "with another train.learning_rate."
+    ]
 
 
 def joined(
@@ -90,7 +104,10 @@ def joined(
         valid=valid,
         test=_mean(tests) if tests else None,
         seconds=seconds,
-        notes=tuple(dict.fromkeys(note for item in found for note in item.notes)),
+        notes=(
+            *dict.fromkeys(note for item in found for note in item.notes),
+            *_learnt_nothing(members),
+        ),
         members=members,
         calibrations={
             name: calibration.calibrations(items, scales) for name, items in predictions.items()

@@ -209,6 +209,8 @@ def alone(folder: Path) -> Iterator[None]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
+        if not Path(lock.lock_file).exists():  # as where no file can be made
+            _check_writable(folder)
         raise RunFolderError(
             f"another run is at work in '{folder}'; wait for it or choose another output."
         ) from None

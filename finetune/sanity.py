@@ -91,7 +91,7 @@ def mixed_levels(structures: Mapping[str, Sequence[Structure]]) -> list[str]:
         for split, items in structures.items()
         if split != "unlabelled"
     }
-    if len({level for found in levels.values() for level in found}) < 2:
+    if len({level.casefold() for found in levels.values() for level in found}) < 2:
         return []
     listed = "; ".join(f"{split}: {', '.join(found)}" for split, found in levels.items() if found)
     return [f"warning: the labels are of different levels of theory ({listed})."]

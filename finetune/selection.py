@@ -17,6 +17,8 @@ from finetune.foundation.potential import Potential
 
 Array = NDArray[np.float64]
 BATCH = 16
+LEAST_DISAGREEMENT = 1e-8
+"""eV/Å; below it members of a committee differ by rounding."""
 
 
 def farthest_points(
@@ -116,6 +118,12 @@ def disagreement(
             scores += [
                 float(deviation[batch.structure == index].max()) for index in range(len(batch))
             ]
+    if max(scores) < LEAST_DISAGREEMENT:
+        raise DataError(
+            f"the members of the committee agree on every force within {max(scores):.0e} eV/Å: "
+            "they are the same potential. Did they all keep the foundation's weights? See the "
+            "warnings of their runs."
+        )
     groups = clusters(pool)
     chosen: list[int] = []
     taken: set[int] = set()

@@ -73,6 +73,12 @@ def test_members_differ_in_seeds_alone(workspace: Path, tmp_path: Path) -> None:
         recipe(workspace, tmp_path, committee={"members": 1})
 
 
+def test_members_that_learnt_nothing_are_told_of(workspace: Path, tmp_path: Path) -> None:
+    result = finetune.run(recipe(workspace, tmp_path / "run", train={"learning_rate": 1e-30}))
+    assert all(member.best_epoch == 0 for member in result.members.values())
+    assert "2 of 2 members kept the foundation's weights" in result.notes[-1]
+
+
 def test_a_bootstrap_draws_with_replacement() -> None:
     items = list(drawn(list(range(400)), seed=1))  # type: ignore[arg-type]
     assert len(items) == 400 and len(set(items)) == pytest.approx(400 * (1 - np.exp(-1)), abs=25)

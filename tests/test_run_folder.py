@@ -121,3 +121,12 @@ def test_asking_whether_a_place_can_be_written_leaves_no_trace(tmp_path: Path) -
     assert not run_folder.check_output(tmp_path / "deep" / "run", overwrite=False)
     assert list(tmp_path.iterdir()) == []
     assert tmp_path.stat().st_mtime_ns == before
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+def test_a_place_where_no_file_can_be_made_is_not_called_busy() -> None:
+    with (
+        pytest.raises(RunFolderError, match="cannot be written"),
+        run_folder.alone(Path("/proc/none")),
+    ):
+        pass

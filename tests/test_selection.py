@@ -49,6 +49,8 @@ def test_a_committee_disputes_what_its_members_see_differently() -> None:
     assert scores[0] == pytest.approx(np.linalg.norm(forces.std(axis=0), axis=1).max())
     with pytest.raises(DataError, match="at least two members"):
         disagreement(committee[:1], pool, 3)
+    with pytest.raises(DataError, match="they are the same potential"):
+        disagreement([committee[0], committee[0]], pool, 3)
 
 
 def test_the_command_writes_what_was_chosen(workspace: Path, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from finetune.result import ROWS
 
 USE = """```python
 import finetune
-from ase.build import molecule
+from ase.io import read
 
-atoms = molecule("CH3OH")
+atoms = read("yours.xyz")  # {composition}
 atoms.calc = finetune.load_calculator("{path}")  # this folder
 print(atoms.get_potential_energy(), atoms.get_forces())  # eV, eV/Å
 ```
@@ -64,7 +64,12 @@ def card(metadata: Mapping[str, Any], path: str, fingerprint: str, peft: bool = 
         ("versions", _listed(metadata.get("versions"))),
     ]
     head = f', head="{origin["head"]}"' if origin.get("head") else ""
-    use = (PEFT if peft else USE).format(path=path, foundation=origin.get("name"), head=head)
+    use = (PEFT if peft else USE).format(
+        path=path,
+        foundation=origin.get("name"),
+        head=head,
+        composition=" or ".join(metadata.get("compositions") or ["your structure"]),
+    )
     return "\n".join(
         [
             *header,

@@ -142,7 +142,7 @@ def inspect(sets: Mapping[str, Sequence[Structure]], tolerance: float = TOLERANC
 
 
 def _levels(levels: Mapping[str, int]) -> list[Finding]:
-    if len(levels) < 2:
+    if len({level.casefold() for level in levels}) < 2:
         return []
     named = ", ".join(f"{level} ({count})" for level, count in levels.items())
     return [Finding("warning", f"the labels are of different levels of theory: {named}")]

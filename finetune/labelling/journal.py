@@ -61,7 +61,7 @@ class Journal:
                 f"'{path}' does not begin like a journal of labels: it is damaged, or another "
                 "file. Move it away, choose another output, or add --overwrite."
             )
-        if header["level"] != dict(level):
+        if _alike(header["level"]) != _alike(level):
             if not any(rest):
                 return cls._begin(path, level)
             keys = sorted({*header["level"], *level})
@@ -120,6 +120,11 @@ class Journal:
                 self.failures[key] = content["reason"]
         except (AssertionError, KeyError, TypeError):
             self.damaged += 1
+
+
+def _alike(level: Mapping[str, Any]) -> Any:
+    """Return a level without the case of its letters, which no program minds."""
+    return json.loads(json.dumps(dict(level), sort_keys=True).casefold())
 
 
 def _line(content: Mapping[str, Any]) -> bytes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,7 @@ def label(
     items, free, notes = plan(recipe, beside)
     notes = [*notes, *_demands(recipe)]
     counter = counter or Counter()
-    with alone(places.output):
-        if overwrite:
-            places.journal.unlink(missing_ok=True)
+    with alone(places.output), _aside(places.journal, overwrite):
         journal = Journal.open(places.journal, identity(recipe.level))
         if journal.damaged:
             notes.append(
@@ -89,6 +88,24 @@ def label(
                 todo.setdefault(item.task.key, item)
         _compute(recipe, list(todo.values()), journal, places, counter)
         return conclude(recipe, items, free, journal, places, len(todo), notes)
+
+
+@contextmanager
+def _aside(journal: Path, overwrite: bool) -> Iterator[None]:
+    """Set a journal that is to be replaced aside; it comes back if no new line does."""
+    before = journal.with_name(f"{journal.name}.before")
+    if not (overwrite and journal.is_file()):
+        yield
+        return
+    journal.replace(before)
+    try:
+        yield
+    except BaseException:
+        if not journal.is_file() or journal.read_bytes().count(b"\n") < 2:
+            before.replace(journal)
+        raise
+    finally:
+        before.unlink(missing_ok=True)
 
 
 def _compute(

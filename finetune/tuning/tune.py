@@ -15,6 +15,7 @@ from finetune.errors import (
     FinetuneError,
     FoundationError,
     RecipeError,
+    RunFolderError,
     RunStoppedError,
     TrainingError,
     system_errors,
@@ -27,7 +28,7 @@ from finetune.sections import DataRecipe
 from finetune.training.interruption import StopSignals
 from finetune.training.progress import Reporter, Silent
 from finetune.tuning.budget import Budget, parse_budget
-from finetune.tuning.folder import STUDY, TRIALS, TUNING, claim, place
+from finetune.tuning.folder import RESULT, STUDY, TRIALS, TUNING, claim, place
 from finetune.tuning.judging import Judging, judging
 from finetune.tuning.measure import Measure
 from finetune.tuning.moved import moved
@@ -110,6 +111,8 @@ class _Tuning:
             self.begun = self._begun(judged)
             asked = _asked(self.recipe, self.measure, self.space, judged) | self.begun
             goes_on = claim(self.folder, TUNING, asked, overwrite)
+            if goes_on:
+                self._check_study()
             data = judged.data(self.recipe, self.folder)
             with Study(self.folder / STUDY, self.space, self.recipe.tune.seed) as study:
                 tried = study.tried()
@@ -135,6 +138,16 @@ class _Tuning:
                     self.reporter.say(self._line(ended, best_of(tried)))
                     self._result(study, judged).write()
                 return self._result(study, judged)
+
+    def _check_study(self) -> None:
+        """Raise if there are results of trials, but not the study that remembers them."""
+        path = self.folder / STUDY
+        lost = not path.is_file() or path.stat().st_size == 0
+        if lost and (self.folder / RESULT).is_file():
+            raise RunFolderError(
+                f"'{path}', which remembers the trials that '{self.folder / RESULT}' tells of, is "
+                "gone or empty. Put it back, choose another folder with --to, or --overwrite."
+            )
 
     def _try(
         self, study: Study, data: Sequence[DataRecipe], left: float | None, signals: StopSignals

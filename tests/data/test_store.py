@@ -1,12 +1,13 @@
 """The HDF5 store: what goes in comes out, one structure at a time."""
 
+import gc
 import json
 import os
 import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,17 @@ def counted(kind: type) -> type:
     return Counted
 
 
+@pytest.fixture
+def prompt_collection() -> Iterator[None]:
+    """Let garbage be collected as in a young process, however much earlier tests have left."""
+    gc.collect()
+    gc.freeze()
+    gc.collect()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("prompt_collection")
 def test_a_run_holds_few_structures_and_graphs_at_a_time(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

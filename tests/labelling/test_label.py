@@ -271,6 +271,23 @@ def test_damage_of_a_journal_costs_a_calculation_not_a_label(tmp_path: Path) -> 
     assert finetune.label(springs(pool, output), overwrite=True).computed == 3
 
 
+def test_overwriting_by_mistake_loses_no_label(tmp_path: Path) -> None:
+    pool, output = pool_of(tmp_path / "pool.xyz", 3), tmp_path / "a.xyz"
+    finetune.label(springs(pool, output))
+    wrong = {**springs(pool, output), "level": {"method": "hf", "basis": "no-such-basis"}}
+    with pytest.raises(FinetuneError, match="no basis set"):
+        finetune.label(wrong, overwrite=True)
+    assert finetune.label(springs(pool, output)).computed == 0
+    assert not list(tmp_path.glob("*.before"))
+
+
+def test_the_case_of_a_basis_set_makes_no_other_level(molecules: Path, tmp_path: Path) -> None:
+    level = {"method": "hf", "basis": "STO-3G"}
+    given = {"structures": f"{molecules}@1:2", "level": level, "output": str(tmp_path / "a.xyz")}
+    assert finetune.label(given).computed == 1
+    assert finetune.label({**given, "level": {**level, "basis": "sto-3g"}}).computed == 0
+
+
 def test_energies_only_and_forces_later(tmp_path: Path) -> None:
     pool, output = pool_of(tmp_path / "pool.xyz", 2), tmp_path / "a.xyz"
     finetune.label(springs(pool, output, forces=False))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,12 @@ def test_others_are_refused(whole: TuningResult, workspace: Path, tmp_path: Path
     seconds = sum(item.seconds for item in whole.tried)
     spent = finetune.tune(same, budget=f"{0.99 * seconds:.4f}s", to=whole.folder)  # of all sessions
     assert spent.tried == whole.tried
+    copy = tmp_path / "copy"
+    shutil.copytree(whole.folder, copy)
+    (copy / "study.db").write_bytes(b"")
+    with pytest.raises(RunFolderError, match="remembers the trials"):
+        finetune.tune(same, budget=9, to=copy)
+    assert (copy / "result.json").read_bytes() == (whole.folder / "result.json").read_bytes()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("")
     with pytest.raises(RunFolderError, match=r"holds other files \('mine.txt'\) than a tuning"):
