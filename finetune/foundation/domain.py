@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 
-from finetune.data.graphs import GraphBatch, batches
+from finetune.data.graphs import GraphBatch, concatenate
 from finetune.errors import FoundationError
 from finetune.files import write_atomically
 from finetune.foundation.potential import Potential
@@ -161,7 +161,8 @@ def _described(
 ) -> Iterator[tuple[NDArray[np.int64], Array]]:
     """Yield atomic numbers and descriptors of the structures, of some where there are many."""
     places = _spaced(np.arange(len(graphs)), STRUCTURES).tolist()
-    for batch in batches([graphs[place] for place in places], BATCH):
+    for start in range(0, len(places), BATCH):
+        batch = concatenate([graphs[place] for place in places[start : start + BATCH]])
         numbers, rows = batch.numbers.numpy(), _rows(potential, batch)
         for index in range(len(batch)):
             own = (batch.structure == index).numpy()
