@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import ase.build
@@ -24,6 +25,12 @@ STEP = 2e-3
 """Å, of finite differences."""
 FORCE_TOLERANCE = 2e-4
 """eV/Å, of them; a wrong gradient is off by a hundred times that."""
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calculators that work with files make their folder in the working one."""
+    monkeypatch.chdir(tmp_path)
 
 
 def task(numbers: list[int], positions: list[list[float]], spin: int = 1, charge: int = 0) -> Task:
