@@ -89,7 +89,7 @@ def train(case: Case, trial: Trial, steps: int, draw: int, folder: Path) -> dict
     }
 
 
-def test(case: Case, potential: Path) -> dict[str, Any]:
+def errors_on_tests(case: Case, potential: Path) -> dict[str, Any]:
     """Errors in meV and meV/Å of a potential, and of its foundation, on all test sets."""
     found: dict[str, Any] = {}
     for name, files in case.tests.items():
@@ -144,7 +144,7 @@ def best_of(
                 trained = records[f"{name} | {chosen}"]
             else:
                 trained = trials[chosen](draw, folder)
-            records.keep(place, {**trained, **test(case, folder / potential)})
+            records.keep(place, {**trained, **errors_on_tests(case, folder / potential)})
         draws.append(records[place])
     for option in trials:
         shutil.rmtree(runs / file_name(f"{name} | {option}"), ignore_errors=True)
