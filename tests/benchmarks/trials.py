@@ -47,16 +47,27 @@ class Case:
 
 @dataclass(frozen=True)
 class Trial:
-    """What is trained: losses beside the supervised ones, learning rate, adapter."""
+    """What is trained: losses beside the supervised ones, learning rate, adapter.
+
+    Without a learning rate the optimiser is Gauss-Newton, which has none.
+    """
 
     losses: Losses
-    learning_rate: float
+    learning_rate: float | None
     kind: str = "full"
 
 
 def train(case: Case, trial: Trial, steps: int, draw: int, folder: Path) -> dict[str, Any]:
     """Train once in ``folder``; return validation energy MAE (meV) and processor time (s)."""
-    epochs = epochs_of(case, draw, steps)
+    settings: dict[str, Any] = {"optimiser": "gauss-newton"}
+    if trial.learning_rate is not None:
+        epochs = epochs_of(case, draw, steps)
+        settings = {
+            "epochs": epochs,
+            "learning_rate": trial.learning_rate,
+            "schedule": "cosine",
+            "warmup_epochs": epochs // 20,
+        }
     supervised: Losses = {"energy": {"weight": 1.0}}
     if case.forces:
         supervised["forces"] = {"weight": 1.0}
@@ -71,14 +82,7 @@ def train(case: Case, trial: Trial, steps: int, draw: int, folder: Path) -> dict
             },
             "adapter": {"kind": trial.kind},
             "losses": {**supervised, **trial.losses},
-            "train": {
-                "epochs": epochs,
-                "batch_size": BATCH,
-                "learning_rate": trial.learning_rate,
-                "schedule": "cosine",
-                "warmup_epochs": epochs // 20,
-                "seed": draw,
-            },
+            "train": {**settings, "batch_size": BATCH, "seed": draw},
             "output": str(folder),
         },
         overwrite=True,

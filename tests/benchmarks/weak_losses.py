@@ -5,7 +5,7 @@
 Resumes; processes may share the file, each with its --parts and --molecules. Every
 arm chooses among three trials by the validation energies of the first draw of the labels: arms
 without weak losses among learning rates, arms with them among weights, at the learning rate that
-the same adapter chose without. Then the trial is fixed and trained on all draws, and only then are
+the same adapter chose without; the optimiser gauss-newton has nothing to choose. Then the trial is fixed and trained on all draws, and only then are
 test sets read. `python docs/make_tables.py` writes docs/benchmarks.md.
 """
 
@@ -35,6 +35,9 @@ RATES = {
     "scratch": (1e-3, 3e-3, 1e-2),
 }
 ALONE, LORA, SCRATCH = "labels alone", "LoRA, labels alone", "from scratch"
+
+SOLVED = {"Gauss-Newton": "full", "Gauss-Newton, LoRA": "lora"}
+"""Arms of the optimiser gauss-newton, labels alone, by adapter."""
 
 
 def pitc(size: float, weight: float, **options: Any) -> Losses:
@@ -162,6 +165,8 @@ def run(case: Case, records: Records, options: argparse.Namespace, arms: tuple[s
     def weights(arm: str, rate: float, adapter: str = "full") -> dict[str, Trial]:
         return {name: Trial(losses, rate, adapter) for name, losses in WEAK[arm].items()}
 
+    for arm, adapter in SOLVED.items():
+        chosen(arm, {"nothing to choose": Trial({}, None, adapter)})
     kind = "full" if case.foundation == FOUNDATION else "ladder"
     rate = float(chosen(ALONE, rates(kind))["chosen"])
     found = {arm: chosen(arm, weights(arm, rate)) for arm in WEAK if arm in arms}
