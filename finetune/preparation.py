@@ -36,6 +36,7 @@ from finetune.suitability import (
     check_elements,
     check_labels,
     check_single,
+    check_solvable,
     formula,
 )
 from finetune.training.feeding import TrainingData
@@ -134,6 +135,8 @@ class Preparation:
         self.adapter = adapter(adapter.Options.model_validate(given))
         self.adapted = self.adapter.attach(self._accelerated(recipe))
         check_adapted(self.adapted, recipe.adapter["kind"])
+        if recipe.train.optimiser == "gauss-newton":
+            check_solvable(recipe, structures["train"], self.adapted)
         build_optimiser(self.adapted, recipe.train)  # refuses factors that name nothing
         mace_inside(self.adapted.potential)  # what cannot be stored is not trained
         self.notes += self.adapted.notes
@@ -241,13 +244,15 @@ class Preparation:
 
     @property
     def defaults(self) -> str:
-        """One line on what the kind of adapter decides of the training, and why; or nothing."""
+        """One line on what adapter or optimiser decides of the training, and why; or nothing."""
         chosen, kind = self.recipe.adapter_defaults, self.recipe.adapter["kind"]
         values = ", ".join(
             f"{name} {'none' if value is None else f'{value:g}'}" for name, value in chosen.items()
         )
-        reason = training_defaults(kind).reason
-        return f"defaults of '{kind}': {values} ({reason})" if chosen else ""
+        by, reason = kind, training_defaults(kind).reason
+        if self.recipe.train.optimiser == "gauss-newton":
+            by, reason = "gauss-newton", "whole steps; restraint and noise come from the labels"
+        return f"defaults of '{by}': {values} ({reason})" if chosen else ""
 
     @property
     def environment(self) -> dict[str, Any]:

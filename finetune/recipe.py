@@ -25,6 +25,7 @@ from finetune.errors import RecipeError, suggestion, system_errors
 from finetune.explanation import explain, lines
 from finetune.losses.options import LossOptions
 from finetune.mappings import flattened, merged_deeply
+from finetune.optimisers import GAUSS_NEWTON, check_gauss_newton
 from finetune.options import Options
 from finetune.plugins import adapter_options, loss_options, training_defaults
 from finetune.sections import CommitteeRecipe, DataRecipe, TrackRecipe, TrainRecipe
@@ -92,6 +93,8 @@ class Recipe(Options):
         train = self.train.model_copy(update=self.adapter_defaults)
         train.model_fields_set.difference_update(self.adapter_defaults)
         object.__setattr__(self, "train", train)  # a frozen model, still being made
+        if train.optimiser == "gauss-newton":
+            check_gauss_newton(train, self.losses)
         return self
 
     @model_validator(mode="after")
@@ -239,8 +242,10 @@ class Recipe(Options):
 
     @property
     def adapter_defaults(self) -> dict[str, Any]:
-        """What of ``train`` the kind of adapter decided, because nobody wrote it."""
+        """What of ``train`` adapter and optimiser decided, because nobody wrote it."""
         settings = training_defaults(self.adapter["kind"]).settings()
+        if self.train.optimiser == "gauss-newton":
+            settings |= GAUSS_NEWTON
         return {k: v for k, v in settings.items() if k not in self.train.model_fields_set}
 
     def written(self) -> dict[str, Any]:

@@ -74,7 +74,9 @@ class TrainRecipe(Options):
     max_hours: float | None = Field(
         None, gt=0, le=100_000, description="wall time after which the run ends"
     )
-    optimiser: Literal["adam", "adamw"] = "adamw"
+    optimiser: Literal["adam", "adamw", "gauss-newton"] = Field(
+        "adamw", description="gauss-newton: for few labels, nothing to choose; see docs/losses.md"
+    )
     amsgrad: bool = True
     learning_rate: float = Field(1e-3, gt=0)
     learning_rate_factors: dict[str, Annotated[float, Field(ge=0)]] = Field(

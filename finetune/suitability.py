@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from ase.data import chemical_symbols
 from ase.symbols import Symbols
 
 from finetune.adapters.base import AdaptedPotential
 from finetune.data.labels import Structure
+from finetune.devices import free_memory
+from finetune.environment import process_count
 from finetune.errors import DataError, FoundationError, RecipeError
 from finetune.foundation.loading import Foundation
+from finetune.optimisers import used_labels
 from finetune.recipe import Recipe
+from finetune.wording import counted
 
+LEAST_LABELS = 3
+"""Labels that a restraint can be chosen from."""
 _KINDS = ("energy", "forces", "stress")
 
 
@@ -80,6 +87,50 @@ def check_labels(recipe: Recipe, train: Sequence[Structure], valid: Sequence[Str
                 f"recipe's losses and train.monitor={recipe.train.monitor} need. "
                 f"It has: {', '.join(present) or 'none'}."
             )
+
+
+def check_solvable(recipe: Recipe, train: Sequence[Structure], adapted: AdaptedPotential) -> None:
+    """Refuse what ``train.optimiser: gauss-newton`` cannot solve at once.
+
+    Raises:
+        DataError: If the energies are fewer than what reference energies explain of them needs.
+        RecipeError: If the gradients of all labels do not fit into memory, or several processes
+            are to share the work.
+    """
+    if process_count() > 1:
+        raise RecipeError(
+            "train.optimiser=gauss-newton works in one process. Run it without torchrun or "
+            "accelerate, or set train.optimiser=adamw."
+        )
+    used = used_labels(recipe.losses)
+    energies = [item for item in train if item.energy is not None] if "energy" in used else []
+    further = sum(
+        3 * len(item) * (item.forces is not None and "forces" in used)
+        + 9 * (item.stress is not None and "stress" in used)
+        for item in train
+    )
+    elements = sorted({int(number) for item in energies for number in item.numbers})
+    counts = [[int((item.numbers == number).sum()) for number in elements] for item in energies]
+    free = len(energies) - (int(np.linalg.matrix_rank(counts)) if counts else 0)
+    if free + further < LEAST_LABELS:
+        raise DataError(
+            f"train.optimiser=gauss-newton learns from {counted(free, 'label')} beyond those that "
+            f"settle the reference energies; it needs {LEAST_LABELS}. Add labels, or set "
+            "train.optimiser=adamw."
+        )
+    weights = sum(item.numel() for item in adapted.trainable_parameters().values())
+    size = 8 if recipe.train.precision == "float64" else 4
+    needed, there = (
+        2 * (len(energies) + further) * weights * size,
+        free_memory(adapted.potential.device),
+    )
+    if needed > there:
+        raise RecipeError(
+            f"train.optimiser=gauss-newton needs {needed / 2**30:.1f} GiB for the gradients of "
+            f"{len(energies) + further:,} labels by {weights:,} weights, and there are "
+            f"{there / 2**30:.1f}. Set train.optimiser=adamw, train fewer weights (adapter lora or "
+            "readout), leave forces out (losses.forces.weight=0), or use train.precision=float32."
+        )
 
 
 def formula(structure: Structure) -> str:

@@ -18,6 +18,7 @@ FLOORS = [
     {"losses", "adapters"},  # the registries, in __init__
     {"plugins"},
     {"sections", "tuning.options"},
+    {"optimisers"},
     {"recipe"},
     {"schema"},
     {"run_files"},

@@ -21,6 +21,7 @@ from finetune.teacher import Teacher
 from finetune.training.averaging import WeightAverage
 from finetune.training.ending import ending, spent
 from finetune.training.feeding import Feeder, TrainingData
+from finetune.training.gauss_newton import GaussNewton
 from finetune.training.guard import diverged
 from finetune.training.interruption import StopSignals
 from finetune.training.keeping import Keeper
@@ -86,22 +87,30 @@ class Trainer:
         optimiser = build_optimiser(adapted, settings)
         self.average = WeightAverage(list(parameters.values()), settings.ema)
         self.weights = Weights(parameters, optimiser, self.average)
-        self.stepper = Stepper(
-            list(parameters.values()),
-            optimiser,
-            self.average,
-            self.total,
-            clip=settings.gradient_clip,
-            pull=settings.pull_to_foundation,
-            processes=self.processes,
-        )
+        self.stepper: Stepper | GaussNewton
+        if settings.optimiser == "gauss-newton":
+            self.stepper = GaussNewton(
+                adapted.potential, list(parameters.values()), self.total, optimiser
+            )
+            pieces = -(-len(data.train) // settings.batch_size)
+        else:
+            self.stepper = Stepper(
+                list(parameters.values()),
+                optimiser,
+                self.average,
+                self.total,
+                clip=settings.gradient_clip,
+                pull=settings.pull_to_foundation,
+                processes=self.processes,
+            )
+            pieces = settings.accumulate * self.processes.count
         self.order = Order(
             settings.seed,
             len(data.train),
             len(data.unlabelled),
             settings.batch_size,
             settings.unlabelled_batch_size,
-            pieces=settings.accumulate * self.processes.count,
+            pieces,
         )
         self.feeder = Feeder(data, self.order, self.processes, settings.workers)
         self.pace = Pace(settings, self.order.steps)

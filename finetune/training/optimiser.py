@@ -18,7 +18,7 @@ FLOOR = 0.01
 
 
 def build_optimiser(adapted: AdaptedPotential, recipe: TrainRecipe) -> torch.optim.Optimizer:
-    """Return Adam or AdamW over the trainable parameters, grouped by block and factor.
+    """Return the optimiser over the trainable parameters, grouped by block and factor.
 
     Each group carries, as ``factor``, what the learning rate is multiplied by for it: that of the
     last of ``learning_rate_factors`` that names the parameter or its block.
@@ -47,9 +47,12 @@ def build_optimiser(adapted: AdaptedPotential, recipe: TrainRecipe) -> torch.opt
             "train.learning_rate_factors: every trained parameter gets a factor of 0, so that "
             "nothing would be trained. Give one of them a factor above 0."
         )
+    arranged = [{"params": members, "factor": factor} for (_, factor), members in groups.items()]
+    if recipe.optimiser == "gauss-newton":  # holds the share of each step; keeps no moments
+        return torch.optim.SGD(arranged, lr=recipe.learning_rate)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimiser]
     return kind(
-        [{"params": members, "factor": factor} for (_, factor), members in groups.items()],
+        arranged,
         lr=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         amsgrad=recipe.amsgrad,

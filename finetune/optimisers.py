@@ -1,0 +1,64 @@
+"""What each optimiser needs of a recipe; imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune.errors import RecipeError
+from finetune.losses.options import LossOptions
+from finetune.sections import TrainRecipe
+
+LABELS = ("energy", "forces", "stress")
+GAUSS_NEWTON: dict[str, Any] = {
+    "epochs": 10,
+    "patience": 3,
+    "learning_rate": 1.0,
+    "ema": None,
+    "gradient_clip": None,
+}
+"""What of ``train`` is other with ``optimiser: gauss-newton`` where the recipe does not say."""
+_PLAIN: dict[str, Any] = {
+    "accumulate": 1,
+    "ema": None,
+    "gradient_clip": None,
+    "learning_rate_factors": {},
+    "pull_to_foundation": 0.0,
+    "schedule": "constant",
+    "warmup_epochs": 0,
+    "weight_decay": 0.0,
+}
+
+
+def used_labels(losses: Mapping[str, LossOptions]) -> list[str]:
+    """Return the kinds of labels that losses with a weight use."""
+    used = {options.kind for options in losses.values() if options.peak_weight > 0}
+    return [kind for kind in LABELS if kind in used]
+
+
+def check_gauss_newton(train: TrainRecipe, losses: Mapping[str, LossOptions]) -> None:
+    """Refuse what the Gauss-Newton optimiser would have to ignore.
+
+    Raises:
+        RecipeError: Naming it.
+    """
+    for name, options in losses.items():
+        if options.peak_weight > 0 and options.kind not in LABELS:
+            raise RecipeError(
+                f"losses.{name}: train.optimiser=gauss-newton fits labels alone and cannot take "
+                f"the loss '{options.kind}'. Leave it out (losses.{name}.weight=0), or set "
+                "train.optimiser=adamw."
+            )
+    given: Mapping[str, Any] = train.model_dump()
+    for name, value in _PLAIN.items():
+        if given[name] != value:
+            raise RecipeError(
+                f"train.{name}={given[name]} means nothing to train.optimiser=gauss-newton, which "
+                f"chooses its restraint from the labels. Leave train.{name} out, or set "
+                "train.optimiser=adamw."
+            )
+    if train.learning_rate > 1:
+        raise RecipeError(
+            f"train.learning_rate={train.learning_rate:g} is the share of each Gauss-Newton step "
+            "that is taken, at most 1. Leave it out."
+        )

@@ -1,0 +1,202 @@
+"""Gauss-Newton steps to the most probable weights: fine-tuning on few labels as a linear solve.
+
+With fewer labels than weights many changes of the weights w fit the labels exactly. The most
+probable one, given a Gaussian prior around the foundation's w₀ and Gaussian noise, minimises
+
+    Σ_k |y_k − ŷ_k(w)|² / σ_k² + (w − w₀)ᵀ S⁻¹ (w − w₀) / a.
+
+Each step linearises the predictions ŷ at the present weights and solves for as many unknowns as
+there are labels: with J the gradients of the predictions, w − w₀ = a S Jᵀ (a J S Jᵀ + N)⁻¹ t,
+t = y − ŷ + J (w − w₀) (the Levenberg-Marquardt step in its dual form; for the foundation's tangent
+kernel see A. Jacot, F. Gabriel, C. Hongler, Neural Tangent Kernel, NeurIPS 2018). S gives every
+tensor of weights the same share in the prior variance of the labels. The amplitude a and the noise
+of each kind of label are the most probable ones, see `finetune.training.evidence`: there is no
+learning rate, length or weight to choose.
+
+What reference energies could explain tells nothing of the amplitude, so the evidence looks only at
+the rest (restricted likelihood); the weights then move so that it vanishes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from finetune.data.graphs import GraphBatch
+from finetune.foundation.potential import Potential
+from finetune.losses.total import TotalLoss
+from finetune.optimisers import used_labels
+from finetune.training.evidence import most_probable
+from finetune.training.label_rows import Rows, energy_rows, gradients_of, label_rows
+from finetune.training.stepping import Evaluate, StepOutcome
+
+HALVINGS = 6
+"""How often a step that raises the objective is halved before it is given up."""
+OFFSET_STEPS = 3
+"""Corrections of the mean energy after a step, at most."""
+SMALLEST_SHARE = 1e-10
+"""Tensors of weights whose gradients are smaller than this share of the largest stay put."""
+
+
+class GaussNewton:
+    """Takes Gauss-Newton steps on all labels at once; stands in for a `Stepper`.
+
+    Args:
+        potential: What is trained.
+        parameters: Its trainable parameters, with the foundation's values.
+        total: The losses, all of them on labels.
+        optimiser: Holds the share of each step that is taken, as its learning rate.
+    """
+
+    def __init__(
+        self,
+        potential: Potential,
+        parameters: Sequence[torch.nn.Parameter],
+        total: TotalLoss,
+        optimiser: torch.optim.Optimizer,
+    ) -> None:
+        self.potential = potential
+        self.parameters = list(parameters)
+        self.sizes = [parameter.numel() for parameter in parameters]
+        self.total = total
+        self.optimiser = optimiser
+        self.used = used_labels({n: loss.options for n, loss in total.losses.items()})
+        self.origin = self._weights()
+
+    def take(
+        self, pieces: Sequence[GraphBatch], evaluate: Evaluate, progress: float
+    ) -> StepOutcome:
+        """Take a step; the weights stay as they were where nothing lowers the objective.
+
+        Args:
+            pieces: All training structures, in batches.
+            evaluate: Evaluates the losses on a batch.
+            progress: Share of the run's steps that are done.
+        """
+        means, weights = self._means(pieces, evaluate), self.total.weights(progress)
+        rows = label_rows(self.potential, pieces, self.used, self.parameters)
+        if not bool(rows.residuals.isfinite().all() and rows.gradients.isfinite().all()):
+            trouble = "a prediction or its gradient is not finite"
+            return StepOutcome(means, weights, math.nan, trouble)
+        before = self._weights()
+        problem = Linearised(rows, self.sizes, before - self.origin)
+        step = self.origin + problem.solution - before
+        rate = float(self.optimiser.param_groups[0]["lr"])
+        best = problem.objective(rows.residuals, before - self.origin)
+        for _ in range(HALVINGS + 1):
+            self._set(before + rate * step)
+            self._restore_offsets(pieces, problem)
+            after = label_rows(self.potential, pieces, self.used).residuals
+            if problem.objective(after, self._weights() - self.origin) < best:
+                break
+            rate /= 2
+        else:
+            self._set(before)
+        return StepOutcome(means, weights, float((self._weights() - before).norm()))
+
+    def _means(self, pieces: Sequence[GraphBatch], evaluate: Evaluate) -> dict[str, float]:
+        """Return the losses as they are before the step."""
+        counts = [self.total.counts(batch) for batch in pieces]
+        means: dict[str, float] = {}
+        for batch, count in zip(pieces, counts, strict=True):
+            shares = {
+                name: number / sum(other[name] for other in counts)
+                for name, number in count.items()
+                if number
+            }
+            value = evaluate(batch, shares)
+            for name, part in value.parts.items() if value else ():
+                means[name] = means.get(name, 0.0) + shares[name] * float(part.detach())
+        return means
+
+    def _restore_offsets(self, pieces: Sequence[GraphBatch], problem: Linearised) -> None:
+        """Take away what reference energies explain, by the least move of the weights."""
+        if not problem.offsets.shape[1]:
+            return
+        for _ in range(OFFSET_STEPS):
+            gradients = self.origin.new_zeros(problem.offsets.shape[1], len(self.origin))
+            missing, first = problem.offsets.new_zeros(len(gradients)), 0
+            for batch in pieces:
+                labels, energies = energy_rows(self.potential, batch)
+                basis = problem.offsets[first : first + len(labels)]
+                first += len(labels)
+                missing += basis.T @ (labels - energies.detach())
+                gradients += gradients_of(basis.T @ energies, self.parameters)
+            scaled = gradients * problem.prior
+            move = torch.linalg.lstsq(gradients @ scaled.T, missing.to(scaled)).solution
+            self._set(self._weights() + scaled.T @ move)
+
+    def _weights(self) -> torch.Tensor:
+        return torch.cat([parameter.detach().reshape(-1) for parameter in self.parameters])
+
+    @torch.no_grad()
+    def _set(self, weights: torch.Tensor) -> None:
+        for parameter, part in zip(self.parameters, torch.split(weights, self.sizes), strict=True):
+            parameter.copy_(part.view_as(parameter))
+
+
+class Linearised:
+    """The problem linearised at the present weights, and its solution.
+
+    Args:
+        rows: Labels, residuals and gradients there.
+        sizes: Number of weights of each tensor.
+        moved: Change of the weights so far ``[P]``.
+
+    Attributes:
+        offsets: Orthonormal basis of what reference energies can explain ``[energies, q]``.
+        prior: Variance of each weight a priori ``[P]``.
+        noise: Variance of the noise of each label ``[R]``.
+        solution: The most probable change of the weights ``[P]``.
+    """
+
+    def __init__(self, rows: Rows, sizes: Sequence[int], moved: torch.Tensor) -> None:
+        self.offsets, rest = bases(rows.composition)
+        tensors = torch.split(rows.gradients, list(sizes), dim=1)
+        spreads = [float(self._inexplicable(part).square().sum()) for part in tensors]
+        shares = [1 / x if x > SMALLEST_SHARE * max(spreads) else 0.0 for x in spreads]
+        share = torch.cat([moved.new_full((n,), x) for n, x in zip(sizes, shares, strict=True)])
+        gram = ((rows.gradients * share) @ rows.gradients.T).double()
+        targets = rows.residuals + (rows.gradients @ moved).double()
+        kinds = torch.unique(rows.kinds, return_inverse=True)[1]
+        energies, left = rest.shape
+        seen = targets.new_zeros(len(targets), left + len(targets) - energies)
+        seen[:energies, :left] = rest
+        seen[energies:, left:] = torch.eye(len(targets) - energies)
+        found = most_probable(
+            (seen.T @ gram @ seen).cpu().numpy(),
+            (seen.T @ targets).cpu().numpy(),
+            torch.cat([kinds[:left], kinds[energies:]]).cpu().numpy(),
+        )
+        self.noise = torch.from_numpy(found.noise).to(targets)[kinds]
+        self.prior = found.amplitude * share
+        covariance = found.amplitude * gram + torch.diag(self.noise)
+        multipliers = torch.linalg.solve(covariance, targets)
+        self.solution = self.prior * (rows.gradients.T @ multipliers.to(moved))
+
+    def objective(self, residuals: torch.Tensor, moved: torch.Tensor) -> float:
+        """Return Σ residual² / noise + Σ change² / prior at other weights."""
+        free = self.prior > 0
+        penalty = (moved[free].double() ** 2 / self.prior[free].double()).sum()
+        return float((residuals**2 / self.noise).sum() + penalty)
+
+    def _inexplicable(self, gradients: torch.Tensor) -> torch.Tensor:
+        """Return gradients without what reference energies can explain."""
+        energies, basis = len(self.offsets), self.offsets.to(gradients)
+        rest = gradients[:energies] - basis @ (basis.T @ gradients[:energies])
+        return torch.cat([rest, gradients[energies:]])
+
+
+def bases(composition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return orthonormal bases of what reference energies explain of the energies, and of the rest.
+
+    Args:
+        composition: ``[energies, elements]``.
+    """
+    if not len(composition):
+        return composition, composition
+    left, singular, _ = torch.linalg.svd(composition, full_matrices=True)
+    rank = int((singular > 1e-9 * singular[0]).sum())
+    return left[:, :rank], left[:, rank:]
