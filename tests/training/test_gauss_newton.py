@@ -317,3 +317,10 @@ def test_several_processes_are_refused(
     monkeypatch.setattr(suitability, "process_count", lambda: 2)
     with pytest.raises(FinetuneError, match="works in one process"):
         finetune.validate(recipe(workspace, tmp_path / "run"))
+
+
+def test_members_that_would_be_the_same_are_refused(workspace: Path, tmp_path: Path) -> None:
+    with pytest.raises(FinetuneError, match="committee.labels=bootstrap"):
+        recipe(workspace, tmp_path, committee={"members": 2})
+    for changes in ({"committee": {"members": 2, "labels": "bootstrap"}}, {"adapter": "lora"}):
+        recipe(workspace, tmp_path, **{"committee": {"members": 2}, **changes})
