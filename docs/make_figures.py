@@ -1,7 +1,9 @@
-"""Draw the figures of README and docs from a run: python docs/make_figures.py runs/quickstart.
+"""Draw the figures of README and docs from runs.
 
-The figure of remainders takes the run's foundation, its fine-tuned potential and its validation
-structures, never test ones.
+    python docs/make_figures.py runs/quickstart runs/ethanol-weak-losses
+
+Parity and learning curve are of the first, the figure of remainders of the second: of its
+foundation, fine-tuned potential and validation structures, never test ones.
 """
 
 from __future__ import annotations
@@ -68,9 +70,9 @@ def remainders(run: Path, recipe: finetune.Recipe) -> Figure:
     return figure
 
 
-def main(run_folder: str) -> None:
-    """Write the figures of a run: parity on its test set, learning curve, remainders."""
-    run = Path(run_folder)
+def main(run_folder: str, with_weak_losses: str) -> None:
+    """Write the figures of runs: parity on its test set and learning curve; remainders."""
+    run, other = Path(run_folder), Path(with_weak_losses)
     recipe = finetune.Recipe.load(run / "recipe.yaml")
     assert recipe.data.test is not None
     test = recipe.data.test
@@ -81,7 +83,8 @@ def main(run_folder: str) -> None:
     history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     best = json.loads((run / "result.json").read_text())["best_epoch"]
     learning_curve(history, best).savefig(FIGURES / f"{run.name}-learning.png", dpi=110)
-    remainders(run, recipe).savefig(FIGURES / "remainders.png", dpi=110)
+    recipe = finetune.Recipe.load(other / "recipe.yaml")
+    remainders(other, recipe).savefig(FIGURES / "remainders.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from finetune.adapters.defaults import BUILTIN
 from finetune.errors import RecipeError
 from finetune.losses.options import LossOptions
-from finetune.sections import TrainRecipe
+from finetune.sections import CommitteeRecipe, TrainRecipe
 
 LABELS = ("energy", "forces", "stress")
 GAUSS_NEWTON: dict[str, Any] = {
@@ -61,4 +62,17 @@ def check_gauss_newton(train: TrainRecipe, losses: Mapping[str, LossOptions]) ->
         raise RecipeError(
             f"train.learning_rate={train.learning_rate:g} is the share of each Gauss-Newton step "
             "that is taken, at most 1. Leave it out."
+        )
+
+
+def check_members_differ(committee: CommitteeRecipe, adapter: str) -> None:
+    """Refuse a committee of the Gauss-Newton optimiser whose members would all be the same.
+
+    Raises:
+        RecipeError: If they have the same labels and start from the same weights.
+    """
+    if committee.labels == "all" and adapter in BUILTIN and adapter != "lora":
+        raise RecipeError(
+            "committee: train.optimiser=gauss-newton gives the same weights whatever the seed, so "
+            "members with the same labels would agree in all. Set committee.labels=bootstrap."
         )

@@ -25,7 +25,7 @@ from finetune.errors import RecipeError, suggestion, system_errors
 from finetune.explanation import explain, lines
 from finetune.losses.options import LossOptions
 from finetune.mappings import flattened, merged_deeply
-from finetune.optimisers import GAUSS_NEWTON, check_gauss_newton
+from finetune.optimisers import GAUSS_NEWTON, check_gauss_newton, check_members_differ
 from finetune.options import Options
 from finetune.plugins import adapter_options, loss_options, training_defaults
 from finetune.sections import CommitteeRecipe, DataRecipe, TrackRecipe, TrainRecipe
@@ -95,6 +95,8 @@ class Recipe(Options):
         object.__setattr__(self, "train", train)  # a frozen model, still being made
         if train.optimiser == "gauss-newton":
             check_gauss_newton(train, self.losses)
+            if self.committee:
+                check_members_differ(self.committee, self.adapter["kind"])
         return self
 
     @model_validator(mode="after")

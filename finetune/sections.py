@@ -75,7 +75,8 @@ class TrainRecipe(Options):
         None, gt=0, le=100_000, description="wall time after which the run ends"
     )
     optimiser: Literal["adam", "adamw", "gauss-newton"] = Field(
-        "adamw", description="gauss-newton: for few labels, nothing to choose; see docs/losses.md"
+        "adamw",
+        description="gauss-newton: for few labels, nothing to choose; see docs/few-labels.md",
     )
     amsgrad: bool = True
     learning_rate: float = Field(1e-3, gt=0)

@@ -27,7 +27,9 @@ def test_every_recipe_is_valid_and_opens_with_its_command(name: str) -> None:
     assert re.match(rf"# +piwsl-finetune (run|recipes) {path.stem}", head[2])
 
 
-@pytest.mark.parametrize("name", ["quickstart.yaml", "ethanol-pbe0.yaml"])
+@pytest.mark.parametrize(
+    "name", ["quickstart.yaml", "ethanol-weak-losses.yaml", "ethanol-pbe0.yaml"]
+)
 def test_recipes_on_shipped_data_can_be_prepared(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
