@@ -16,13 +16,13 @@ from pathlib import Path
 from ase.io import read
 from records import Records
 from trials import FOUNDATION, file_name
-from weak_losses import ALONE, LORA, MOLECULES, SCRATCH, WEAK
+from weak_losses import ALONE, LORA, MOLECULES, SCRATCH, SOLVED, WEAK
 
 import finetune
 from finetune.evaluation.stability.runs import run_all
 from finetune.evaluation.stability.trajectory import Settings, Task
 
-ARMS = (ALONE, *WEAK, LORA, SCRATCH)
+ARMS = (ALONE, *WEAK, LORA, *SOLVED, SCRATCH)
 
 
 def main() -> None:

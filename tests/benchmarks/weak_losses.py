@@ -35,6 +35,7 @@ RATES = {
     "scratch": (1e-3, 3e-3, 1e-2),
 }
 ALONE, LORA, SCRATCH = "labels alone", "LoRA, labels alone", "from scratch"
+LONG, LONGER = "labels alone, 5 times the steps", 5
 
 SOLVED = {"Gauss-Newton": "full", "Gauss-Newton, LoRA": "lora"}
 """Arms of the optimiser gauss-newton, labels alone, by adapter."""
@@ -146,9 +147,12 @@ def _draws(pool: str, size: int, labels: int) -> list[str]:
 def run(case: Case, records: Records, options: argparse.Namespace, arms: tuple[str, ...]) -> None:
     """Run all arms of a case, those named in ``arms`` and the labels alone."""
 
-    def chosen(arm: str, trials: dict[str, Trial], case: Case = case) -> dict[str, Any]:
+    def chosen(
+        arm: str, trials: dict[str, Trial], case: Case = case, times: int = 1
+    ) -> dict[str, Any]:
         training = {
-            name: partial(train, case, trial, options.steps) for name, trial in trials.items()
+            name: partial(train, case, trial, times * options.steps)
+            for name, trial in trials.items()
         }
         found = best_of(case, arm, training, records, options.runs)
         shown = ", ".join(
@@ -172,6 +176,7 @@ def run(case: Case, records: Records, options: argparse.Namespace, arms: tuple[s
     found = {arm: chosen(arm, weights(arm, rate)) for arm in WEAK if arm in arms}
     if LORA not in arms:
         return
+    chosen(LONG, rates("full"), times=LONGER)
     rate = float(chosen(LORA, rates("lora", "lora"))["chosen"])
     best = min(found, key=lambda arm: min(found[arm]["choice"].values()))
     trials = weights(best, rate, "lora")
