@@ -11,6 +11,22 @@ from scipy.stats import t as student
 
 ALONE = "labels alone"
 FOUNDATION = "foundation, references refitted"
+ORDER = (
+    ALONE,
+    "labels alone, 5 times the steps",
+    "PITC",
+    "PITC + PISC",
+    "anchored PITC",
+    "replay",
+    "anchored PITC + replay",
+    "LoRA, labels alone",
+    "LoRA, best weak loss",
+    "Gauss-Newton",
+    "Gauss-Newton, LoRA",
+    "from scratch",
+    "mace_run_train",
+    "mace_run_train --lora",
+)
 SHOWN = {"energy_mae": "energy", "forces_mae": "forces"}
 
 
@@ -21,10 +37,10 @@ def weak_losses(stored: dict[str, Any], cases: Sequence[str]) -> list[str]:
         return ["Not run yet."]
     lines = [
         "| arm |" + "".join(f" {case}: energy | forces |" for case in found) + " energy, relative |"
-        " forces, relative |",
-        "|---|" + "---:|" * (2 * len(found) + 2),
+        " forces, relative | time, relative |",
+        "|---|" + "---:|" * (2 * len(found) + 3),
     ]
-    names = dict.fromkeys(name for arms in found.values() for name in arms)
+    names = _names(found)
     lines.append(_row(FOUNDATION, found, "foundation", ALONE))
     lines += [_row(name, found, "finetuned", name) for name in names]
     return lines
@@ -36,7 +52,7 @@ def chosen(stored: dict[str, Any], cases: Sequence[str]) -> list[str]:
     if not found:
         return ["Not run yet."]
     lines = ["| arm |" + "".join(f" {case} |" for case in found), "|---|" + "---|" * len(found)]
-    for name in dict.fromkeys(name for arms in found.values() for name in arms):
+    for name in _names(found):
         cells = [arms[name]["chosen"] if name in arms else "" for arms in found.values()]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
@@ -59,7 +75,7 @@ def further(stored: dict[str, Any], cases: Sequence[str], tests: Sequence[str]) 
     ]
     lines = [f"| arm | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
     found = {case: _arms(stored["runs"], case) for case in cases}
-    names = dict.fromkeys(name for arms in found.values() for name in arms)
+    names = _names(found)
     for title, side, name in [
         (FOUNDATION, "foundation", ALONE),
         *((name, "finetuned", name) for name in names),
@@ -81,25 +97,36 @@ def _arms(runs: dict[str, Any], case: str) -> dict[str, Any]:
     }
 
 
+def _names(found: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the arms that any case has, in the order of the tables."""
+    return [name for name in ORDER if any(name in arms for arms in found.values())]
+
+
 def _first(runs: dict[str, Any], case: str) -> dict[str, Any] | None:
     arms = _arms(runs, case)
     return next(iter(arms.values()))["draws"][0] if arms else None
 
 
 def _row(title: str, found: dict[str, Any], side: str, name: str) -> str:
-    cells, ratios = [], {field: [] for field in SHOWN}  # type: dict[str, list[float]]
+    cells, times = [], []
+    ratios: dict[str, list[float]] = {field: [] for field in SHOWN}
     for arms in found.values():
         draws, plain = (arms.get(arm, {}).get("draws", []) for arm in (name, ALONE))
         for field in SHOWN:
             values = [row[f"test {side} {field}"] for row in draws]
             cells.append(_spread(values))
-            alone = [
-                row[f"test finetuned {field}"] for row in arms.get(ALONE, {"draws": []})["draws"]
-            ]
+            alone = [row[f"test finetuned {field}"] for row in plain]
             ratios[field] += [
                 math.log(value / other) for value, other in zip(values, alone, strict=False)
             ]
+        if side == "finetuned":
+            times += [
+                math.log(row["seconds"] / other["seconds"])
+                for row, other in zip(draws, plain, strict=False)
+                if "seconds" in row
+            ]
     cells += ["1" if title == ALONE else _ratio(ratios[field]) for field in SHOWN]
+    cells.append(f"{math.exp(statistics.mean(times)):.2g}" if times else "")
     return f"| {title} | " + " | ".join(cells) + " |"
 
 

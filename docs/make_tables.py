@@ -19,6 +19,8 @@ DOCS = Path(__file__).parent
 MOLECULES = ("methanol", "ethanol")
 LABELS = (10, 25, 100)
 ENERGIES = "{}, {} energies"
+PUBLISHED = ("acetylacetone, 25 energies", "formaldehyde, 25 energies")
+ACETYLACETONE = ("600 K", "dihedral", "proton transfer")
 RESULTS = Path(__file__).parents[1] / "tests" / "benchmarks" / "results"
 
 
@@ -155,6 +157,14 @@ TABLES: dict[str, dict[str, tuple[str, Table]]] = {
                 benchmark_tables.weak_losses,
                 cases=_cases("{}, PBE0, {} energies and forces", [25]),
             ),
+        ),
+        "published": (
+            "weak_losses",
+            partial(benchmark_tables.weak_losses, cases=PUBLISHED),
+        ),
+        "published further": (
+            "weak_losses",
+            partial(benchmark_tables.further, cases=PUBLISHED[:1], tests=ACETYLACETONE),
         ),
         "ladder": (
             "weak_losses",

@@ -33,6 +33,7 @@ class Case:
         tests: Test structures by name; read after all choices are made.
         forces: Whether forces of the training structures are labels too.
         keys: Names of the labels, where they are not ours.
+        without_forces: Names of tests that have energies alone.
         foundation: What is fine-tuned.
     """
 
@@ -42,6 +43,7 @@ class Case:
     tests: Mapping[str, str]
     forces: bool = False
     keys: Mapping[str, str] = field(default_factory=dict)
+    without_forces: frozenset[str] = frozenset()
     foundation: str = FOUNDATION
 
 
@@ -97,7 +99,10 @@ def errors_on_tests(case: Case, potential: Path) -> dict[str, Any]:
     """Errors in meV and meV/Å of a potential, and of its foundation, on all test sets."""
     found: dict[str, Any] = {}
     for name, files in case.tests.items():
-        compared = finetune.evaluate(potential, files, dict(case.keys) or None)
+        keys = dict(case.keys)
+        if name in case.without_forces:
+            keys.pop("forces", None)
+        compared = finetune.evaluate(potential, files, keys or None)
         for side in ("foundation", "finetuned"):
             errors = getattr(compared, side)
             for what in ("energy_mae", "energy_shifted_mae", "forces_mae", "forces_rmse"):

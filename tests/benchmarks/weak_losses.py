@@ -23,7 +23,7 @@ from trials import FOUNDATION, Case, Losses, Trial, best_of, train, untrained
 
 import finetune
 
-PARTS = ("energies", "forces", "ladder")
+PARTS = ("energies", "forces", "ladder", "elsewhere")
 MOLECULES = ("methanol", "ethanol")
 LABELS = (25, 10, 100)
 DRAWS = 3
@@ -125,6 +125,7 @@ def elsewhere(folder: Path) -> list[Case]:
             f"{acac}/train_300K.xyz@400:440",
             {name: f"{acac}/test_{file}.xyz" for name, file in tests.items()},
             keys={"energy": "energy", "forces": "forces"},
+            without_forces=frozenset({"dihedral", "proton transfer"}),
         )
         found.append(case)
     formaldehyde = folder / "h2co_ccsdtf12" / "h2co_eV.extxyz"
@@ -198,7 +199,7 @@ def cases(options: argparse.Namespace) -> Iterator[tuple[Case, tuple[str, ...]]]
         for labels in (10, 25):
             for name in options.molecules:
                 yield ladder(name, labels, options.runs), LADDER
-    if options.elsewhere:
+    if "elsewhere" in options.parts and options.elsewhere:
         for case in elsewhere(options.elsewhere):
             yield case, MAIN
 
