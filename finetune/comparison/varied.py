@@ -8,11 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from finetune.errors import RecipeError
+from finetune.overrides import read_values
 from finetune.recipe import Recipe
 from finetune.tuning.measure import SUPERVISED
 from finetune.tuning.options import Choices, Range
@@ -67,15 +64,11 @@ def varied(texts: Sequence[str]) -> Varied:
     found: Varied = {}
     for text in texts:
         key, equals, rest = text.partition("=")
-        try:
-            values = OmegaConf.to_container(OmegaConf.create(f"values: [{rest}]"))["values"]  # type: ignore[call-overload,index]
-        except (YAMLError, OmegaConfBaseException) as error:
-            raise RecipeError(f"--vary '{text}' cannot be read: {error}") from error
         if not equals or not key.strip():
             raise RecipeError(f"--vary '{text}' must read key=value,value, e.g. labels=10,25,100.")
         if key.strip() in found:
             raise RecipeError(f"--vary {key.strip()} is there twice: name all its values in one.")
-        found[key.strip()] = tuple(values)
+        found[key.strip()] = read_values(rest, f"--vary '{text}'")
     return found
 
 
