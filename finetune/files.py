@@ -28,6 +28,26 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the mapping in a JSON file.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it holds something else, saying what is wrong.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is no JSON: line {error.lineno}: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError("it is no text") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError("it holds no mapping at its top level")
+    return found
+
+
 def remove_unfinished(folder: Path, names: Collection[str]) -> None:
     """Remove what kills in the middle of `write_atomically` left of files of these names."""
     for path in folder.rglob(".*"):

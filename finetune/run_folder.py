@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any, Literal, get_args
 from filelock import FileLock, Timeout
 
 from finetune.errors import FinetuneError, RunFolderError, RunStoppedError, TrainingError
-from finetune.files import remove_unfinished, write_atomically, write_json
+from finetune.files import read_json, remove_unfinished, write_atomically, write_json
 from finetune.recipe import Recipe
 from finetune.resources import expanded
 from finetune.run_files import (
@@ -76,7 +75,7 @@ def check_origin(folder: Path, recipe: Recipe, environment: Mapping[str, Any]) -
             f"'{folder / RECIPE}', choose another output, or --overwrite it."
         )
     try:
-        stored = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+        stored = read_json(folder / ENVIRONMENT)
         for what in ("foundation", "data"):
             if stored[what]["fingerprint"] != environment[what]["fingerprint"]:
                 raise RunFolderError(

@@ -60,6 +60,8 @@ def tune(
         return
     console.print(result.table())
     console.print(escape(result.summary), soft_wrap=True, highlight=False)
+    for note in result.notes():
+        tell(console, note)
     tell_written(console, result.path)
     if not quiet:
         console.print(f"use it      piwsl-finetune run {escape(str(result.path))}", soft_wrap=True)

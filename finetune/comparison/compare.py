@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from finetune.errors import (
     system_errors,
 )
 from finetune.evaluation.plots import write_png
-from finetune.files import write_json
+from finetune.files import read_json, write_json
 from finetune.mappings import flattened
 from finetune.preparation import Preparation
 from finetune.recipe import INCONSEQUENTIAL, Recipe
@@ -208,11 +207,13 @@ class _Comparison:
         if not path.is_file():
             return {"values": {}}
         try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return {**found, "values": dict(found["values"])}
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            found = read_json(path)
+            if not isinstance(found.get("values"), dict):
+                raise ValueError("the values that were chosen are missing")
+            return found
+        except (OSError, ValueError) as error:
             raise RunFolderError(
-                f"'{path}' is damaged ({error!r}). Remove it, and its study is read again."
+                f"'{path}' is damaged ({error}). Remove it, and its study is read again."
             ) from error
 
     def _run(self, arm: Arm, seed: int, choice: Mapping[str, Any]) -> Job | None:

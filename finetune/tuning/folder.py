@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 from finetune import run_folder
 from finetune.errors import RunFolderError
-from finetune.files import write_json
+from finetune.files import read_json, write_json
 from finetune.recipe import Recipe
 from finetune.resources import expanded
 
@@ -20,11 +19,21 @@ STUDY, TRIALS, FOLDS = "study.db", "trials", "folds"
 
 
 def place(recipe: Recipe, to: str | Path | None, suffix: str) -> Path:
-    """Return the folder asked for, or the one beside the recipe's output with a suffix."""
+    """Return the folder asked for, or the one beside the recipe's output with a suffix.
+
+    Raises:
+        RunFolderError: If no folder can be there.
+    """
     if to is not None:
-        return expanded(to)
-    output = run_folder.place(recipe.output)
-    return output.with_name(f"{output.name}-{suffix}")
+        folder = expanded(to)
+    else:
+        output = run_folder.place(recipe.output)
+        folder = output.with_name(f"{output.name}-{suffix}")
+    held = next((item for item in (folder, *folder.parents) if item.exists()), folder)
+    if held.exists() and not held.is_dir():
+        what = "" if held == folder else f", so that '{folder}' cannot be made"
+        raise RunFolderError(f"'{held}' is a file{what}; name another folder with --to.")
+    return folder
 
 
 @dataclass(frozen=True)
@@ -65,8 +74,6 @@ def claim(folder: Path, kind: Kind, asked: Mapping[str, Any], overwrite: bool) -
         RunFolderError: If the folder holds something else, is damaged, or was asked for otherwise.
     """
     mark = folder / kind.mark
-    if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"'{folder}' is a file; choose another folder with --to.")
     held = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
     strange = [name for name in held if name not in kind.ours and not _marks(name, kind)]
     if strange or (held and not any(_marks(name, kind) for name in held)):
@@ -95,13 +102,13 @@ def _marks(name: str, kind: Kind) -> bool:
 
 def _check_same(folder: Path, path: Path, kind: Kind, asked: Mapping[str, Any]) -> None:
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        keys = [key for key in dict.fromkeys((*stored, *asked)) if key not in kind.free]
-        different = [key for key in keys if stored.get(key) != asked.get(key)]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        stored = read_json(path)
+    except (OSError, ValueError) as error:
         raise RunFolderError(
             f"'{path}' is damaged ({error}). Choose another folder with --to, or --overwrite."
         ) from error
+    keys = [key for key in dict.fromkeys((*stored, *asked)) if key not in kind.free]
+    different = [key for key in keys if stored.get(key) != asked.get(key)]
     if different:
         listed = ", ".join(
             f"{key} (there {_short(stored.get(key))}, now {_short(asked.get(key))})"
