@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,10 @@ _FIXED = {
     "data.test": "all arms are tested on the same structures",
 }
 """Keys that are not varied, and what to do instead."""
+
+_EXAMPLES = {"data": "data.train", "train": "train.learning_rate"}
+_DRAWN = {"data.train", "data.keys", "data.units", "data.faulty"}
+"""Keys that decide which labels there are to draw from."""
 
 Varied = dict[str, tuple[Any, ...]]
 """Values by key: ``labels``, ``losses``, or a dotted key of the recipe."""
@@ -83,18 +87,19 @@ def arms_of(recipe: Recipe, vary: Mapping[str, Sequence[Any]]) -> list[Arm]:
     """
     for key, values in vary.items():
         _check(key, values)
+    _check_together(vary)
     combinations: list[dict[str, Any]] = [
         dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())
     ]
+    recipes = [_recipe(recipe, chosen) for chosen in combinations]
     if len(combinations) < 2:
-        raise RecipeError(
-            "a comparison needs two arms at least: vary a key, e.g. --vary losses=none,pitc."
-        )
+        alone = [f"give {key} another value beside {shown(vary[key][0])}" for key in vary]
+        mend = " or ".join(alone) or "vary a key, e.g. --vary losses=none,pitc"
+        raise RecipeError(f"a comparison needs two arms at least: {mend}.")
     found: list[Arm] = []
     first: dict[Any, str] = {}
-    for place, chosen in enumerate(combinations, 1):
-        named = {key: value for key, value in chosen.items() if len(vary[key]) > 1}
-        name = _name(named)
+    for place, (chosen, own) in enumerate(zip(combinations, recipes, strict=True), 1):
+        name = _named(chosen, vary)
         several = set(vary) != {LABELS}
         baseline = first.setdefault(chosen.get(LABELS) if several else None, name)
         count = chosen.get(LABELS, ALL)
@@ -104,10 +109,10 @@ def arms_of(recipe: Recipe, vary: Mapping[str, Sequence[Any]]) -> list[Arm]:
                 name=name,
                 folder=f"{place:02d}-{slug}",
                 values=chosen,
-                recipe=_searching(_recipe(recipe, chosen), vary),
+                recipe=_searching(own, vary),
                 labels=None if count == ALL else count,
                 baseline=baseline,
-                group=_name({key: value for key, value in named.items() if key != LABELS}),
+                group=_named(chosen, vary, {LABELS}),
             )
         )
     _check_space(recipe, found, vary)
@@ -118,6 +123,8 @@ def _check(key: str, values: Sequence[Any]) -> None:
     for fixed, instead in _FIXED.items():
         if key == fixed or key.startswith(f"{fixed}."):
             raise RecipeError(f"--vary {key}: {instead}.")
+        if fixed.startswith(f"{key}."):
+            raise RecipeError(f"--vary {key}: name one of its keys, e.g. {_EXAMPLES[key]}.")
     if (
         isinstance(values, str)
         or not values
@@ -132,8 +139,33 @@ def _check(key: str, values: Sequence[Any]) -> None:
             raise RecipeError(f"--vary labels: {shown(value)} is no number of structures or 'all'.")
 
 
+def _check_together(vary: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse numbers of labels beside what the labels are read from or by.
+
+    Raises:
+        RecipeError: Naming the key.
+    """
+    for key in vary if LABELS in vary else ():
+        if ".".join(key.split(".")[:2]) in _DRAWN:
+            raise RecipeError(
+                f"--vary labels, --vary {key}: labels are drawn from one training set. Compare "
+                "them apart."
+            )
+
+
 def _recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of an arm."""
+    """Return the recipe of an arm.
+
+    Raises:
+        RecipeError: If that is no valid recipe, naming the arm.
+    """
+    try:
+        return _changed(recipe, values)
+    except RecipeError as error:
+        raise RecipeError(f"the arm {_name(values)}: {error}") from error
+
+
+def _changed(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     if LOSSES in values:
         recipe = _with_losses(recipe, str(values[LOSSES]))
     rest = {key: value for key, value in values.items() if key not in (LABELS, LOSSES)}
@@ -183,6 +215,13 @@ def _check_space(recipe: Recipe, arms: Sequence[Arm], vary: Mapping[str, Sequenc
     for path in recipe.tune.space:
         if path not in known and path not in vary:
             raise RecipeError(f"tune.space: no arm has '{path}'. Correct it or take it out.")
+
+
+def _named(
+    values: Mapping[str, Any], vary: Mapping[str, Sequence[Any]], but: Collection[str] = ()
+) -> str:
+    """Return what distinguishes an arm: the values of keys that have several."""
+    return _name({k: v for k, v in values.items() if len(vary[k]) > 1 and k not in but})
 
 
 def _name(values: Mapping[str, Any]) -> str:
