@@ -9,7 +9,7 @@ from matplotlib.collections import PolyCollection
 from scipy import stats
 
 from finetune.comparison.plot import learning_curves
-from finetune.comparison.result import evaluated
+from finetune.comparison.result import ComparisonResult, evaluated
 from finetune.comparison.varied import Arm, arms_of
 from tests.conftest import recipe_for
 
@@ -108,3 +108,30 @@ def test_learning_curves_draw_means_with_bands_of_one_deviation(
             for end in (cell.mean - cell.spread, cell.mean + cell.spread):
                 assert (count, round(1000 * end, 9)) in corners
     assert axis.get_xscale() == axis.get_yscale() == "log"
+
+
+def test_arms_whose_runs_kept_the_foundation_are_told_in_one_note(
+    arms: list[Arm], outcomes: dict[str, dict[int, dict[str, Any]]]
+) -> None:
+    kept = {arms[0].name: {0, 2}, LOST[0]: {1}}
+    told = {
+        name: {
+            seed: {**item, "best_epoch": 0 if seed in kept.get(name, ()) else 7}
+            for seed, item in runs.items()
+        }
+        for name, runs in outcomes.items()
+    }
+    assert _result(arms, told).notes() == [
+        "note: no epoch validated better than the foundation, whose weights were kept, in 2 of 5 "
+        "runs of labels=10, losses=none; 1 of 4 runs of labels=10, losses=pisc. Give tuning a "
+        "larger budget, or more epochs."
+    ]
+    for runs in told.values():
+        for item in runs.values():
+            item["best_epoch"] = 7
+    assert _result(arms, told).notes() == []
+
+
+def _result(arms: list[Arm], outcomes: dict[str, dict[int, dict[str, Any]]]) -> ComparisonResult:
+    cells, foundation = evaluated(arms, outcomes)
+    return ComparisonResult(Path("x"), arms, list(SEEDS), {}, outcomes, cells, foundation)
