@@ -11,7 +11,13 @@ from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
-from finetune.errors import FinetuneError, RunFolderError, RunStoppedError, TrainingError
+from finetune.errors import (
+    EarlierRunError,
+    FinetuneError,
+    RunFolderError,
+    RunStoppedError,
+    TrainingError,
+)
 from finetune.files import read_json, remove_unfinished, write_atomically, write_json
 from finetune.recipe import Recipe
 from finetune.resources import expanded
@@ -40,7 +46,8 @@ def check_output(folder: Path, overwrite: bool, resume: Resume = "no") -> bool:
         Whether the folder holds a run that is to be resumed.
 
     Raises:
-        RunFolderError: Saying what stands in the way.
+        RunFolderError: Saying what stands in the way; an `EarlierRunError` for a run that may be
+            overwritten.
     """
     if resume not in get_args(Resume):
         raise RunFolderError(f"resume is '{resume}'; choose {', '.join(get_args(Resume))}.")
@@ -52,7 +59,7 @@ def check_output(folder: Path, overwrite: bool, resume: Resume = "no") -> bool:
         raise RunFolderError(f"'{folder}' holds no run with a checkpoint to resume.")
     aside = _aside(folder)
     if aside.is_dir() and not folder.exists() and not overwrite:
-        raise RunFolderError(
+        raise EarlierRunError(
             f"'{aside}' holds an earlier run that a killed replacement set aside. Rename it to "
             f"'{folder.name}' to keep it, or add --overwrite."
         )
@@ -123,10 +130,10 @@ def _check_free(folder: Path, overwrite: bool, resume: bool) -> None:
     if overwrite or (resume and _abandoned(folder)):
         return
     if (folder / RESULT).is_file():
-        raise RunFolderError(
+        raise EarlierRunError(
             f"'{folder}' holds an earlier run. Choose another output=FOLDER, or add --overwrite."
         )
-    raise RunFolderError(
+    raise EarlierRunError(
         f"'{folder}' holds an unfinished run. Go on with --resume auto, choose another "
         "output=FOLDER, or add --overwrite."
     )
