@@ -60,7 +60,9 @@ def overridden(
         raise RecipeError(f"overrides are a list of strings: ['{overrides}']")
     changes: Any = OmegaConf.create({})
     for override in map(str, overrides):
-        changes = OmegaConf.merge(changes, _change(override))
+        change = _change(override)
+        _check_fits(mapping, change, override)
+        changes = OmegaConf.merge(changes, change)
     try:
         changes = OmegaConf.merge(changes, options or {})
         merged = OmegaConf.merge(settle(OmegaConf.create(mapping), changes), changes)
@@ -99,6 +101,22 @@ def _change(override: str) -> Any:
         ) from error
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise RecipeError(f"override '{override}' cannot be read: {_told(error)}") from error
+
+
+def _check_fits(mapping: Any, change: Any, override: str) -> None:
+    """Refuse a list in the place of a mapping, or the other way round.
+
+    Raises:
+        RecipeError: Naming the override.
+    """
+    try:
+        OmegaConf.merge(mapping, change)
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        if "incompatible container" in str(error):
+            raise RecipeError(
+                f"override '{override}' does not fit: the recipe has a "
+                f"{'mapping' if '[' in override else 'list'} there."
+            ) from error
 
 
 def _told(error: Exception) -> str:

@@ -104,9 +104,20 @@ def check_origin(folder: Path, recipe: Recipe, environment: Mapping[str, Any]) -
 
 
 def place(output: str) -> Path:
-    """Return the folder that an output means: ``~`` expanded, symbolic links followed."""
+    """Return the folder that an output means: ``~`` expanded, symbolic links followed.
+
+    Raises:
+        RunFolderError: If a link leads back to itself.
+    """
     folder = expanded(output)
-    return folder.resolve() if folder.is_symlink() else folder
+    try:
+        followed = folder.resolve()
+    except RuntimeError:  # an OSError from Python 3.13 on
+        raise RunFolderError(
+            f"'{folder}' cannot be followed: a symbolic link in it leads back to itself. Choose "
+            "another output."
+        ) from None
+    return followed if folder.is_symlink() else folder
 
 
 def _check_free(folder: Path, overwrite: bool, resume: bool) -> None:

@@ -246,9 +246,16 @@ def test_an_earlier_run_needs_overwrite(run_folder: Path, recipe: Path) -> None:
         (["evaluate", "nowhere", "x.xyz"], "no foundation 'nowhere'"),
         (["export", "nowhere", "--to", "x.model"], "no foundation 'nowhere'"),
         (["recipes", "nowhere"], "no recipe 'nowhere'"),
+        (["validate", "folder.yaml"], "'folder.yaml' is a folder, not a recipe"),
+        (["validate", "quickstart", "output=ring/x"], "a symbolic link in it leads back to itself"),
     ],
 )
-def test_mistakes_get_one_message_and_exit_code_two(arguments: list[str], message: str) -> None:
+def test_mistakes_get_one_message_and_exit_code_two(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "ring").symlink_to(tmp_path / "ring")
     done = runner.invoke(app, arguments)
     assert done.exit_code == 2
     assert message in done.stderr

@@ -133,6 +133,8 @@ FAULTS = {
     "reference_energies=guess": "reference_energies: choose 'keep', 'isolated' or 'estimate'",
     "nonsense": r"override 'nonsense' must read key.sub=value",
     "=3": "must read key.sub=value",
+    "data=[a.xyz]": r"override 'data=\[a.xyz\]' does not fit: the recipe has a mapping there",
+    "foundation=": r"foundation: must be text \(got nothing\)",
     "train..epochs=3": "override 'train..epochs=3' must read key.sub=value",
     "train.epochs=[3": r"override 'train.epochs=\[3' cannot be read: .*close brackets",
     "data.train=@a.xyz": "override 'data.train=@a.xyz' cannot be read: found character .*quote",

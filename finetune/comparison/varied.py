@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finetune.adapters import adapters
 from finetune.errors import RecipeError
 from finetune.overrides import read_values
 from finetune.recipe import Recipe
@@ -68,7 +69,7 @@ def varied(texts: Sequence[str]) -> Varied:
     found: Varied = {}
     for text in texts:
         key, equals, rest = text.partition("=")
-        if not equals or not key.strip():
+        if not equals or not all(part.strip() for part in key.split(".")):
             raise RecipeError(f"--vary '{text}' must read key=value,value, e.g. labels=10,25,100.")
         if key.strip() in found:
             raise RecipeError(f"--vary {key.strip()} is there twice: name all its values in one.")
@@ -178,6 +179,12 @@ def _changed(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
                 if LOSSES in values
                 else f"--vary {key}: the recipe has no loss '{parts[1]}'."
             )
+    kind = str(rest.get("adapter.kind", recipe.adapter["kind"]))
+    known = adapters.options(kind).model_fields
+    for key in rest:
+        first, _, option = key.partition(".")
+        if first == "adapter" and option not in ("", "kind", *known):
+            raise RecipeError(f"the adapter '{kind}' has no option '{option}'. Compare them apart.")
     return with_values(recipe, rest)
 
 
@@ -189,6 +196,12 @@ def _with_losses(recipe: Recipe, names: str) -> Recipe:
         return recipe
     kept = {name: losses[name] for name, item in recipe.losses.items() if item.kind in SUPERVISED}
     wanted = [] if names == NONE else [name.strip() for name in names.split("+")]
+    for name in wanted:
+        if name in kept:
+            raise RecipeError(
+                f"the loss '{name}' is on labels and so in every arm. Name weak losses, or vary "
+                f"losses.{name}.weight."
+            )
     weak = {name: losses.get(name) for name in wanted}
     return Recipe.parse({**written, "losses": {**kept, **weak}})
 

@@ -69,8 +69,12 @@ def write_parts(
         The files and how many structures each has.
 
     Raises:
-        DataError: If a file exists, before anything is written.
+        DataError: If a file exists or the suffix is another one, before anything is written.
     """
+    if suffix.lstrip(".") not in ("xyz", "h5"):
+        raise DataError(f"--suffix is '{suffix}'; choose xyz or h5.")
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"'{folder}' is a file; name a folder with --to.")
     paths = {name: folder / f"{name}.{suffix.lstrip('.')}" for name in parts}
     for path in (*paths.values(), folder / "split.json"):
         if path.suffix != ".json":

@@ -29,6 +29,15 @@ def place(recipe: Recipe, to: str | Path | None, suffix: str) -> Path:
     else:
         output = run_folder.place(recipe.output)
         folder = output.with_name(f"{output.name}-{suffix}")
+    try:
+        here = folder.resolve()
+    except (OSError, RuntimeError):  # before Python 3.13 the latter
+        raise RunFolderError(
+            f"'{folder}' cannot be followed: a symbolic link in it leads back to itself. Name "
+            "another folder with --to."
+        ) from None
+    if Path.cwd().is_relative_to(here):
+        raise RunFolderError(f"'{folder}' is or holds the working folder; name another with --to.")
     held = next((item for item in (folder, *folder.parents) if item.exists()), folder)
     if held.exists() and not held.is_dir():
         what = "" if held == folder else f", so that '{folder}' cannot be made"
@@ -75,8 +84,9 @@ def claim(folder: Path, kind: Kind, asked: Mapping[str, Any], overwrite: bool) -
     """
     mark = folder / kind.mark
     held = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
-    strange = [name for name in held if name not in kind.ours and not _marks(name, kind)]
-    if strange or (held and not any(_marks(name, kind) for name in held)):
+    marks = [name for name in held if _marks(name, kind) and (folder / name).is_file()]
+    strange = [name for name in held if name not in kind.ours and name not in marks]
+    if strange or (held and not marks):
         raise RunFolderError(
             f"'{folder}' holds other files ('{(strange or held)[0]}') than a {kind.what}; choose "
             "another folder with --to."

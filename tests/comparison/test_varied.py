@@ -93,6 +93,11 @@ def test_an_arm_searches_what_it_has_and_what_is_not_varied() -> None:
         (["train.epochs=7"], "two arms at least: give train.epochs another value beside 7"),
         (["labels=4,6", "data.train=a.xyz,b.xyz"], "drawn from one training set"),
         (["labels=4", "data.units.energy=eV,Hartree"], "drawn from one training set"),
+        (["adapter.rank=2,4"], "adapter.rank=2: the adapter 'full' has no option 'rank'"),
+        (["adapter.rank=2,4", "adapter.kind=lora,full"], "'full' has no option 'rank'"),
+        (["losses=none,energy"], "losses=energy: the loss 'energy' is on labels and so in every"),
+        (["train..epochs=1,2"], "must read key=value,value"),
+        ([".=1,2"], "must read key=value,value"),
         (["train={seed: 1},{seed: 2}"], "name one of its keys, e.g. train.learning_rate"),
     ],
 )

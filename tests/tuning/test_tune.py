@@ -247,7 +247,17 @@ def test_a_file_in_the_way_is_told_before_anything_is_read(
         done = runner.invoke(app, [command[0], str(path), *command[1:], "--to", str(to)])
         assert done.exit_code == 2, done.output
         assert told in done.stderr
-    assert [item.name for item in tmp_path.iterdir()] == ["recipe.yaml"]
+    ring = tmp_path / "ring"
+    ring.symlink_to(ring)
+    for where, told in (
+        (["--to", str(ring / "x")], "a symbolic link in it leads back to itself"),
+        ([f"output={ring / 'x'}"], "a symbolic link in it leads back to itself"),
+        (["--to", str(Path.cwd())], "is or holds the working folder; name another with --to"),
+    ):
+        done = runner.invoke(app, [command[0], str(path), *where, *command[1:]])
+        assert done.exit_code == 2, done.output
+        assert told in done.stderr
+    assert {item.name for item in tmp_path.iterdir()} == {"recipe.yaml", "ring"}
 
 
 def test_ladders_are_refused(workspace: Path, tmp_path: Path) -> None:
