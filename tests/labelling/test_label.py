@@ -162,6 +162,22 @@ def test_failures_are_listed_kept_and_retried(tmp_path: Path) -> None:
     assert not (tmp_path / "none.xyz").exists()
 
 
+def test_programs_that_work_with_files_do_not_meet(tmp_path: Path) -> None:
+    pool, output = pool_of(tmp_path / "pool.xyz", 6, (2, 3)), tmp_path / "a.xyz"
+    recipe = springs(pool, output, workers=3, forces=False)
+    recipe["level"] = {"program": "ase", "calculator": "tests.labelling.file_calculator.Springs"}
+    found = finetune.label(recipe)
+    for item in read_structures(output):
+        assert item.energy == pytest.approx((item.positions**2).sum())
+    assert [failure.index for failure in found.failures] == [6, 7]
+    for failure in found.failures:  # no answer is none, not that of the structure before
+        (place,) = re.findall(r"its files: (a\.xyz\.files/failed-\w+)", failure.reason)
+        left = sorted(path.name for path in (tmp_path / place).iterdir())
+        assert left == ["springs.in", "springs.log"]
+        said = (tmp_path / place / "springs.log").read_text()
+        assert ("no basis for He" in said) == (failure.index == 6)
+
+
 def command(recipe: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "finetune", "label", str(recipe), "--plain"],
