@@ -23,7 +23,20 @@ from finetune.export.formats import export
 from tests.conftest import rattled
 from tests.tolerances import EXPORT_ENERGY, EXPORT_FORCES
 
-LMP = os.environ.get("LAMMPS") or shutil.which("lmp")
+LMP = os.environ.get("LAMMPS") or shutil.which("lmp") or ""
+ABOUT = set(
+    subprocess.run([LMP, "-h"], capture_output=True, text=True).stdout.split() if LMP else ()
+)
+pytestmark = pytest.mark.skipif(not LMP, reason="no LAMMPS: see CONTRIBUTING.md")
+STYLES = {
+    "lammps-mliap": (
+        "pair_style mliap unified tuned.pt 0\npair_coeff * * {elements}",
+        {"KOKKOS", "ML-IAP", "PYTHON"},
+        ["-k", "on", "-sf", "kk", "-pk", "kokkos", "newton", "on", "neigh", "half"],
+    ),
+    "lammps": ("pair_style mace\npair_coeff * * tuned.pt {elements}", {"mace"}, []),
+}
+"""By format: commands, what the LAMMPS must have, options."""
 STEPS, TIMESTEP = 20, 0.5  # fs
 SCRIPT = """
 units metal
@@ -64,28 +77,30 @@ def rows(name: str) -> np.ndarray:
     return np.loadtxt(Path(name).read_text().partition("ITEM: ATOMS")[2].splitlines()[1:])
 
 
+@pytest.mark.parametrize("format", STYLES)
 @pytest.mark.parametrize("make", [crystal, boxed])
-def test_lammps_runs_the_ml_iap_file(
-    make: Callable[[], Atoms], run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_lammps_predicts_and_moves_as_ase_does(
+    make: Callable[[], Atoms],
+    format: str,
+    run_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if not LMP:
-        pytest.skip("no LAMMPS: see CONTRIBUTING.md")
-    about = subprocess.run([LMP, "-h"], capture_output=True, text=True).stdout.split()
-    if lacks := {"KOKKOS", "ML-IAP", "PYTHON"} - set(about):
+    style, needed, options = STYLES[format]
+    if lacks := needed - ABOUT:
         pytest.skip(f"this LAMMPS was built without {', '.join(sorted(lacks))}")
     monkeypatch.chdir(tmp_path)
-    export(run_folder, "tuned-mliap.pt", "lammps-mliap")
+    export(run_folder, "tuned.pt", format)
     atoms = make()
     atoms.calc = finetune.load_calculator(run_folder)
     elements = [chemical_symbols[number] for number in atoms.calc.potential.elements]
     write_lammps_data("data.lmp", atoms, specorder=elements, masses=True)
-    style = f"pair_style mliap unified tuned-mliap.pt 0\npair_coeff * * {' '.join(elements)}"
+    style = style.format(elements=" ".join(elements))
     Path("in.lmp").write_text(SCRIPT.format(style=style, timestep=TIMESTEP / 1000, steps=STEPS))
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     paths = os.pathsep.join(filter(None, [*given, sysconfig.get_path("purelib")]))
-    kokkos = ["-k", "on", "-sf", "kk", "-pk", "kokkos", "newton", "on", "neigh", "half"]
     done = subprocess.run(
-        [LMP, *kokkos, "-in", "in.lmp"],
+        [LMP, *options, "-in", "in.lmp"],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": paths},
