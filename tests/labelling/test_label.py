@@ -271,6 +271,21 @@ def test_python_on_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert names["label"].energy == pytest.approx(-1.1298 * 27.2114, abs=0.01)
 
 
+def test_the_recipe_with_a_calculator_on_the_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "label.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(# label emt\.yaml.*?)```", page, flags=re.DOTALL)
+    (before,) = re.findall(r'python -c "(.*)"', block)
+    exec(before, {})
+    Path("emt.yaml").write_text(block)
+    done = CliRunner().invoke(app, ["label", "emt.yaml"])
+    assert done.exit_code == 0, done.output
+    (item,) = read_structures(Path("emt.xyz"))
+    assert item.level_of_theory == "EMT" and item.stress is not None
+
+
 def test_damage_of_a_journal_costs_a_calculation_not_a_label(tmp_path: Path) -> None:
     pool, output = pool_of(tmp_path / "pool.xyz", 3), tmp_path / "a.xyz"
     finetune.label(springs(pool, output))
