@@ -90,6 +90,7 @@ def test_mliap_gives_energies_and_forces_through_mace_s_class(
 ) -> None:
     path = export(runs / "lora", tmp_path / "tuned-mliap.pt", "lammps-mliap")
     model = torch.load(path, weights_only=False)  # as LAMMPS does
+    assert model.config.allow_cpu
     for atoms, alone in expected:
         domain = Subdomain.of(atoms, 2 * model.rcutfac)  # one cutoff: features are exchanged
         data = MliapData(domain, model.element_types, 2 * model.rcutfac)
