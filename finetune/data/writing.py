@@ -103,7 +103,19 @@ def check_name(path: Path) -> None:
         raise DataError(f"'{path}' cannot be written: no right to write to its folder.")
 
 
+def check_no_folder(path: Path) -> None:
+    """Refuse the name of a folder.
+
+    Raises:
+        DataError: With the name of a file in it.
+    """
+    if path.is_dir():
+        file = path / "structures.xyz"
+        raise DataError(f"'{path}' is a folder. Name a file to write, e.g. '{file}' (or .h5).")
+
+
 def _check_free(path: Path) -> None:
+    check_no_folder(path)
     if path.suffix not in SUFFIXES | XYZ:
         raise DataError(
             f"the name '{path}' does not tell the format: end it in .h5 (store) or .xyz (extended "
