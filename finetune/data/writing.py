@@ -69,8 +69,12 @@ def write_parts(
         The files and how many structures each has.
 
     Raises:
-        DataError: If a file exists, before anything is written.
+        DataError: If a file exists or the suffix is another one, before anything is written.
     """
+    if suffix.lstrip(".") not in ("xyz", "h5"):
+        raise DataError(f"--suffix is '{suffix}'; choose xyz or h5.")
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"'{folder}' is a file; name a folder with --to.")
     paths = {name: folder / f"{name}.{suffix.lstrip('.')}" for name in parts}
     for path in (*paths.values(), folder / "split.json"):
         if path.suffix != ".json":
@@ -99,7 +103,19 @@ def check_name(path: Path) -> None:
         raise DataError(f"'{path}' cannot be written: no right to write to its folder.")
 
 
+def check_no_folder(path: Path) -> None:
+    """Refuse the name of a folder.
+
+    Raises:
+        DataError: With the name of a file in it.
+    """
+    if path.is_dir():
+        file = path / "structures.xyz"
+        raise DataError(f"'{path}' is a folder. Name a file to write, e.g. '{file}' (or .h5).")
+
+
 def _check_free(path: Path) -> None:
+    check_no_folder(path)
     if path.suffix not in SUFFIXES | XYZ:
         raise DataError(
             f"the name '{path}' does not tell the format: end it in .h5 (store) or .xyz (extended "

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from finetune.data.labels import Structure
 from finetune.inspection.findings import Finding
+from finetune.inspection.valence import gfn2
 
 Array = NDArray[np.float64]
 FAR = 20.0
@@ -61,6 +62,8 @@ def origin(structures: Sequence[Structure]) -> list[Finding]:
             "nothing does: are they in another unit than data.units.energy says?"
         )
         return [Finding("warning", text)]
+    if known := gfn2(labelled):
+        return known
     if np.abs(per_atom).max() < 0.5:
         return [
             Finding(
@@ -80,7 +83,11 @@ def origin(structures: Sequence[Structure]) -> list[Finding]:
                 "energies): the reference energies must be theirs",
             )
         ]
-    return [Finding("note", f"the energies ({near}) are of valence electrons, or of another unit")]
+    text = (
+        f"the energies ({near}) are of valence electrons alone (pseudopotentials), or of another "
+        "unit: reference energies must be of the same method"
+    )
+    return [Finding("note", text)]
 
 
 def outliers(structures: Sequence[Structure], most: int = 5) -> list[Finding]:

@@ -177,7 +177,7 @@ class _Tuning:
                 output = str(folder / f"fold-{number}")
                 one = recipe.model_copy(update={"data": part, "output": output})
                 found = train(one, self.foundations, self.measure, observe, signals)
-                trial.fold_is_done(found.value, found.first, found.seconds)
+                trial.fold_is_done(found.value, found.first, found.best_epoch == 0, found.seconds)
         except RunStoppedError:
             trial.spend(rest())
             raise

@@ -87,3 +87,19 @@ def test_atomic_numbers_of_an_archive_are_whole(tmp_path: Path) -> None:
         read_structures(tmp_path / "set.npz")
     np.savez(tmp_path / "whole.npz", z=np.array([1.0, 1.0]), **arrays)
     assert read_structures(tmp_path / "whole.npz")[0].numbers.tolist() == [1, 1]
+
+
+def test_what_is_in_the_way_is_told(labelled: str, tmp_path: Path) -> None:
+    keys = ["--energy-key", "dft_energy", "--forces-key", "dft_forces"]
+    split = ["split", labelled, *keys, "--to"]
+    assert "is a file; name a folder with --to" in refused(*split, labelled)
+    assert "--suffix is 'cif'; choose xyz or h5" in refused(
+        *split, str(tmp_path / "parts"), "--suffix", "cif"
+    )
+    plot = str(tmp_path / "gone" / "look.png")
+    assert "to draw 'look.png' in. Make it." in refused("inspect", labelled, *keys, "--plot", plot)
+    twice = ["--units", "energy=eV", "--units", "energy=meV"]
+    assert "--units: energy is there twice" in refused("inspect", labelled, *keys, *twice)
+    fault = refused("inspect", labelled, *keys, "--units", "energy=parsec")
+    assert "--units has 1 fault: energy: 'parsec' is no unit" in fault
+    assert [item.name for item in tmp_path.iterdir()] == [Path(labelled).name]

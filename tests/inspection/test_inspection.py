@@ -12,6 +12,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from ase.units import Bohr, Hartree
 from typer.testing import CliRunner
 
 from finetune.commands import app
@@ -19,9 +20,11 @@ from finetune.data.labels import Structure
 from finetune.data.writing import write_structures
 from finetune.inspection.energies import statistical_energy
 from finetune.inspection.inspect import inspect
+from finetune.inspection.valence import FREE_ATOMS, gfn2
 from finetune.units import Units
 from tests.conftest import structure
 
+runner = CliRunner()
 Change = Callable[[Structure], Structure]
 
 
@@ -206,3 +209,53 @@ def test_the_command_prints_words_json_and_a_picture(
     done = CliRunner().invoke(app, ["data", "inspect", str(path), "--plot", "a.doc"])
     assert done.exit_code == 2
     assert ase.io.read(path, 0).info["REF_energy"] == molecules[0].energy
+
+
+def test_energies_of_gfn2_are_recognised(tmp_path: Path) -> None:
+    """Labels made by tblite, as a file without a word on their level of theory holds them."""
+    tblite = pytest.importorskip("tblite.interface")
+    frames = []
+    for name in ("CH3CH2OH", "NH3", "C6H6", "H2O", "SiH4", "CH3SH", "NaCl", "N2"):
+        atoms = molecule(name)
+        numbers, positions = atoms.numbers, atoms.positions / Bohr
+        calculator = tblite.Calculator("GFN2-xTB", numbers, positions)
+        calculator.set("verbosity", 0)
+        atoms.info["REF_energy"] = float(np.sum(calculator.singlepoint().get("energy")))
+        frames.append(atoms)
+    for unit, told in (
+        (Hartree, "ok: the energies look like total energies of GFN2-xTB in eV"),
+        (1.0, "in Hartree: set data.units.energy=Hartree"),
+    ):
+        for atoms in frames:
+            atoms.info["REF_energy"] *= unit
+        path = tmp_path / f"{unit:g}.xyz"
+        ase.io.write(path, frames)
+        shown = runner.invoke(app, ["data", "inspect", str(path)]).output
+        assert told in shown
+        for atoms in frames:
+            atoms.info["REF_energy"] /= unit
+
+
+def test_free_atoms_of_gfn2_are_those_of_tblite() -> None:
+    tblite = pytest.importorskip("tblite.interface")
+    for number, unpaired in ((1, 1), (6, 2), (8, 2), (14, 2), (29, 1), (53, 1)):
+        calculator = tblite.Calculator(
+            "GFN2-xTB", np.array([number]), np.zeros((1, 3)), uhf=unpaired
+        )
+        calculator.set("verbosity", 0)
+        found = float(np.sum(calculator.singlepoint().get("energy")))
+        assert FREE_ATOMS[number - 1] == pytest.approx(found, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    "per_atom", [-1000.0, -150.0, -90.0, -12.5, -6.0], ids=lambda value: f"{value:g}"
+)
+def test_energies_of_other_methods_are_not_taken_for_gfn2(per_atom: float) -> None:
+    """Of pseudopotentials, and relative to pseudo-atoms."""
+    base = molecule("CH3CH2OH")
+    items = [
+        replace(structure(base), energy=len(base) * per_atom + 0.1 * place) for place in range(5)
+    ]
+    assert gfn2(items) == []
+    hydrogen = replace(structure(molecule("H2")), energy=-31.0)
+    assert gfn2([hydrogen]) == []
