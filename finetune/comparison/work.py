@@ -12,6 +12,7 @@ from finetune.files import read_json, write_json
 from finetune.recipe import Recipe
 from finetune.run_files import CHECKPOINTS
 from finetune.tuning.result import TuningResult
+from finetune.tuning.space import space_of
 from finetune.tuning.tune import tune
 from finetune.workflow import run
 
@@ -26,11 +27,15 @@ def tune_arm(content: Mapping[str, Any], folder: str, budget: str) -> str:
         folder: The arm's folder.
         budget: Of the tuning.
 
-    An arm that cannot be trained untouched keeps its settings: its runs tell.
+    An arm that cannot be trained untouched keeps its settings: its runs tell. So does one
+    without settings to search.
 
     Returns:
         What was chosen, in words.
     """
+    if not space_of(Recipe.parse(content)):
+        write_json(Path(folder) / CHOICE, {"values": {}})
+        return "nothing to tune"
     try:
         found = tune(content, budget=budget, to=Path(folder) / TUNING)
     except TrainingError as error:

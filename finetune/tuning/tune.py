@@ -102,6 +102,12 @@ class _Tuning:
         self.reporter = reporter
         self.measure = Measure.of_recipe(recipe)
         self.space = space_of(recipe)
+        if not self.space:
+            raise RecipeError(
+                "there is nothing to tune: train.optimiser=gauss-newton chooses its restraint from "
+                "the labels. Run the recipe as it is, or name settings, tune.space={adapter.kind: "
+                "[full, lora]}."
+            )
         self.foundations = Foundations(beside)
 
     def run(self, limit: Budget, overwrite: bool) -> TuningResult:
