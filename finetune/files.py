@@ -19,20 +19,19 @@ def appearing(path: Path) -> Iterator[int]:
     Whoever takes it has to close it. A file that is there under the same name is replaced; after an
     exception nothing is left of the new one.
     """
-    with _in_the_name_of(path):
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            yield descriptor
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        yield descriptor
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` under a temporary name beside ``path``, sync it and rename it."""
-    with appearing(path) as descriptor:
+    with _in_the_name_of(path), appearing(path) as descriptor:
         _write(descriptor, content)
 
 
