@@ -12,17 +12,27 @@ from pathlib import Path
 from typing import Any
 
 
+@contextmanager
+def appearing(path: Path) -> Iterator[int]:
+    """Yield the descriptor of a temporary file beside ``path`` that becomes it in the end.
+
+    Whoever takes it has to close it. A file that is there under the same name is replaced; after an
+    exception nothing is left of the new one.
+    """
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        yield descriptor
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` under a temporary name beside ``path``, sync it and rename it."""
-    with _in_the_name_of(path):
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            _write(descriptor, content)
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+    with _in_the_name_of(path), appearing(path) as descriptor:
+        _write(descriptor, content)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

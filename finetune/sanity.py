@@ -16,6 +16,7 @@ from finetune.evaluation.metrics import errors, predict
 from finetune.foundation.potential import Potential
 from finetune.inspection.forces import diagnosis, force_slope
 from finetune.losses.options import LossOptions
+from finetune.units import Units
 from finetune.wording import counted
 
 STRANGE = 0.5
@@ -23,8 +24,10 @@ STRANGE = 0.5
 another unit or origin."""
 ENOUGH = 5
 """Labelled structures below which the spread of energies says nothing."""
-UNITS = {"Hartree": 1 / 27.2114, "kcal/mol": 23.0605, "kJ/mol": 96.4853}
-"""What one eV is in the units that energies are mistaken for eV in."""
+UNITS = {
+    name: 1 / Units(energy=name).factors()["energy"] for name in ("Hartree", "kcal/mol", "kJ/mol")
+}
+"""What one eV is in the units that energies in eV are mistaken for."""
 RELATIVE, ATOMISATION = 0.5, 10.0
 """eV/atom, the largest that relative energies and atomisation energies come to."""
 _TRAINED = {"train": "training", "valid": "validation"}

@@ -83,8 +83,7 @@ def test_dump_fills_in_defaults_and_comes_back_equal(tmp_path: Path) -> None:
 def test_interpolation(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(
-        "foundation: x\nname: 1\n".replace("name: 1\n", "")
-        + "data: {train: a.xyz, test: '${data.train}'}\noutput: runs/${foundation}\n"
+        "foundation: x\ndata: {train: a.xyz, test: '${data.train}'}\noutput: runs/${foundation}\n"
     )
     recipe = Recipe.load(path)
     assert recipe.data.test == "a.xyz"
@@ -94,8 +93,10 @@ def test_interpolation(tmp_path: Path) -> None:
 @contextmanager
 def registered(name: str, adapter: type[Adapter]) -> Iterator[None]:
     adapters.register(name)(adapter)
-    yield
-    del adapters._registered[name]
+    try:
+        yield
+    finally:
+        del adapters._registered[name]
 
 
 FAULTS = {

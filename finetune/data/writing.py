@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,7 +18,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from finetune.data.labels import Structure
 from finetune.data.store_writing import SUFFIXES, StoreWriter
 from finetune.errors import DataError, system_errors
-from finetune.files import write_atomically
+from finetune.files import appearing, write_atomically
 from finetune.sections import LabelKeys
 
 XYZ = {".xyz", ".extxyz"}
@@ -173,18 +172,13 @@ def _write_store(path: Path, structures: Iterable[Structure]) -> int:
 
 
 def _write_xyz(path: Path, structures: Iterable[Structure]) -> int:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     count = 0
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            for block in _blocks(structures):
-                ase.io.write(file, [to_atoms(item) for item in block], format="extxyz")
-                count += len(block)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with appearing(path) as descriptor, os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        for block in _blocks(structures):
+            ase.io.write(file, [to_atoms(item) for item in block], format="extxyz")
+            count += len(block)
+        file.flush()
+        os.fsync(descriptor)
     return count
 
 

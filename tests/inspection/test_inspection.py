@@ -15,16 +15,20 @@ from ase.calculators.emt import EMT
 from ase.units import Bohr, Hartree
 from typer.testing import CliRunner
 
+import finetune
 from finetune.commands import app
 from finetune.data.labels import Structure
+from finetune.data.reading import read_structures
 from finetune.data.writing import write_structures
-from finetune.inspection.energies import statistical_energy
+from finetune.inspection.energies import origin, statistical_energy, zeros
+from finetune.inspection.forces import Slope, minimum_image
 from finetune.inspection.inspect import inspect
 from finetune.inspection.valence import FREE_ATOMS, gfn2
 from finetune.units import Units
 from tests.conftest import structure
 
 runner = CliRunner()
+ROOT = Path(finetune.__file__).resolve().parents[1]
 Change = Callable[[Structure], Structure]
 
 
@@ -170,11 +174,51 @@ def _reordered(item: Structure) -> Structure:
         (lambda i: replace(i, stress=-i.stress), "opposite sign: set data.units.stress=-eV/Å³"),
         (lambda i: replace(i, stress=i.stress * -1602.18), "set data.units.stress=-kbar"),
         (lambda i: replace(i, stress=i.stress * 160.218), "set data.units.stress=GPa"),
+        (
+            lambda i: replace(i, stress=i.stress * np.linalg.det(i.cell)),
+            "divide them by the volume",
+        ),
+        (
+            lambda i: replace(i, stress=-i.stress * np.linalg.det(i.cell)),
+            "divide them by minus the volume",
+        ),
         (_reordered, "shear components are in the order xy, yz, xz"),
     ],
 )
 def test_wrong_stresses_are_told(change: Change, expected: str, crystals: list[Structure]) -> None:
     assert expected in warnings([change(item) for item in crystals])
+
+
+@pytest.mark.parametrize(
+    ("symbol", "hartree"),  # Chakravorty et al., Phys. Rev. A 47, 3649 (1993)
+    [("B", -24.654), ("C", -37.845), ("N", -54.589), ("O", -75.067), ("Si", -289.359)]
+    + [("S", -398.110), ("Ar", -527.540)],
+)
+def test_the_energies_of_free_atoms_are_near_the_exact_ones(symbol: str, hartree: float) -> None:
+    found = statistical_energy(Atoms(symbol).numbers)
+    assert found == pytest.approx(27.2114 * hartree, rel=0.02)
+
+
+def test_coupled_cluster_energies_are_known_as_total_ones() -> None:
+    (found,) = origin(list(read_structures(ROOT / "data/ccsdt/ethanol/valid.xyz")))
+    assert found.level == "ok" and "all-electron total energies in eV" in found.text
+
+
+def test_a_slope_says_nothing_for_few_points_or_a_cloud() -> None:
+    assert Slope(2.0, 0.99, 50).told
+    assert not Slope(2.0, 0.3, 50).told and not Slope(2.0, 0.99, 3).told
+
+
+def test_atoms_that_cross_a_face_of_the_cell_have_not_moved_far(crystals: list[Structure]) -> None:
+    first = crystals[0]
+    across = np.array([[1.0, 0.0, -1.0], [0.0, 2.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    second = replace(first, positions=first.positions + across @ first.cell)
+    np.testing.assert_allclose(minimum_image(second, first), 0.0, atol=1e-12)
+
+
+def test_free_atoms_have_forces_of_zero() -> None:
+    atom = replace(structure(Atoms("O")), energy=-2040.0, forces=np.zeros((1, 3)))
+    assert zeros([atom]) == []
 
 
 def test_leaks_and_other_labels_of_the_same_structure_are_found(
