@@ -46,9 +46,11 @@ def test_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_exports_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     small = ["train.epochs=1", "data.train=data/ccsdt/ethanol/train.xyz@:10"]
-    small += ["losses.pitc.weight=0", "losses.pisc.weight=0"]
     finetune.run("quickstart", small)
-    finetune.run("quickstart", [*small, "output=runs/committee", "committee.members=2"])
+    committee = ["committee={members: 2, labels: bootstrap}", "output=runs/committee"]
+    finetune.run("quickstart", [*small, *committee])
+    alone = ["losses.pitc.weight=0", "losses.pisc.weight=0"]
+    finetune.run("ethanol-weak-losses", [*small, *alone])
     text = (ROOT / "docs" / "exports.md").read_text(encoding="utf-8")
     names: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
