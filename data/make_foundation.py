@@ -1,7 +1,8 @@
 """Make the embedded foundation potential ``tiny-xtb-hcno``: data, training, figures, export.
 
 ``python data/make_foundation.py generate|train|evaluate|export``: ``generate`` and ``train`` go on
-where an interrupted run of them stopped. Needs the extra ``label`` (tblite, RDKit).
+where an interrupted run of them stopped. Needs tblite and RDKit
+(``pip install -c constraints.txt tblite rdkit``).
 """
 
 from __future__ import annotations

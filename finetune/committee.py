@@ -36,8 +36,23 @@ def prepare_member(
     first = next(iter(recipe.convene().values()))
     unused = first.model_copy(update={"output": f"{first.output}.checked"})
     if first.stages:
-        return prepare_stages(unused, beside, overwrite=False)
-    return {"": Preparation(unused, beside, overwrite=False)}
+        prepared = prepare_stages(unused, beside, overwrite=False)
+    else:
+        prepared = {"": Preparation(unused, beside, overwrite=False)}
+    next(iter(prepared.values())).notes += nearly_the_same(recipe)
+    return prepared
+
+
+def nearly_the_same(recipe: Recipe) -> list[str]:
+    """Tell of members that start from the same weights and see the same labels."""
+    first, second, *_ = recipe.convene().values()
+    if any(not name.endswith("train.seed") for name in first.differences(second)):
+        return []
+    return [
+        "note: the members start from the same weights and see all labels: they differ only in the "
+        "order of structures and in displacements, and so do their deviations. "
+        "committee.labels=bootstrap lets each draw its own training structures."
+    ]
 
 
 def convene(
@@ -59,13 +74,16 @@ def convene(
     members = recipe.convene()
     with joint_folder(recipe, prepared, overwrite, resume, reporter) as (folder, facts, processes):
         del prepared
+        for note in (alike := nearly_the_same(recipe)):
+            reporter.say(note)
         results = {}
         for name, member in members.items():
             reporter.say(f"member {name} of {len(members)}")
             results[name] = run_member(member, beside, "auto", reporter)
         for note in _learnt_nothing(results):
             reporter.say(note)
-        result, record = joined(folder, results, time.perf_counter() - started)
+        notes = [*alike, *_learnt_nothing(results)]
+        result, record = joined(folder, results, time.perf_counter() - started, notes)
         if processes.main:
             _finish(result, record, recipe, facts)
     return result
@@ -73,7 +91,11 @@ def convene(
 
 def _learnt_nothing(members: dict[str, RunResult]) -> list[str]:
     """Warn of members that are still the foundation, and so say nothing by how they differ."""
-    kept = [name for name, member in members.items() if member.best_epoch == 0]
+    kept = [
+        name
+        for name, member in members.items()
+        if all(run.best_epoch == 0 for run in (member.stages or {"": member}).values())
+    ]
     if not kept:
         return []
     return [
@@ -84,9 +106,16 @@ def _learnt_nothing(members: dict[str, RunResult]) -> list[str]:
 
 
 def joined(
-    folder: Path, members: dict[str, RunResult], seconds: float
+    folder: Path, members: dict[str, RunResult], seconds: float, notes: Sequence[str] = ()
 ) -> tuple[RunResult, CommitteeRecord]:
-    """Return the result of the members' mean, its scales fitted on the validation set."""
+    """Return the result of the members' mean, its scales fitted on the validation set.
+
+    Args:
+        folder: Of the committee.
+        members: Results by name.
+        seconds: That all took.
+        notes: On the committee, after those of its members.
+    """
     found = list(members.values())
     valid = _mean([item.valid for item in found])
     tests = [item.test for item in found if item.test is not None]
@@ -106,7 +135,7 @@ def joined(
         seconds=seconds,
         notes=(
             *dict.fromkeys(note for item in found for note in item.notes),
-            *_learnt_nothing(members),
+            *notes,
         ),
         members=members,
         calibrations={

@@ -27,7 +27,7 @@ def choose_device(name: str) -> torch.device:
         own = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
         return torch.device(own if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        device = torch.device(str(name))
     except RuntimeError:
         raise RecipeError(f"unknown device '{name}'; choose auto, cpu, cuda or cuda:0.") from None
     if device.type not in {"cpu", "cuda"}:
@@ -46,7 +46,7 @@ def choose_dtype(name: str) -> torch.dtype:
     Raises:
         RecipeError: If it is neither ``float32`` nor ``float64``.
     """
-    if name not in DTYPES:
+    if str(name) not in DTYPES:
         raise RecipeError(f"unknown precision '{name}'; choose float32 or float64.")
     return DTYPES[name]
 

@@ -34,6 +34,10 @@ class RunFolderError(FinetuneError):
     """A run folder that is missing, incomplete or in the way."""
 
 
+class EarlierRunError(RunFolderError):
+    """A run in the folder that may be resumed or overwritten, if that is asked for."""
+
+
 class TrainingError(FinetuneError):
     """A training run that cannot go on."""
 

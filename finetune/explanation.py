@@ -117,7 +117,7 @@ def _hint(fault: Any) -> str:
 
 
 def _shown(fault: Any) -> str:
-    text = repr(fault["input"])
+    text = "nothing" if fault["input"] is None else repr(fault["input"])
     if "\n" in text:
         return ""
     return f" (got {text if len(text) < 60 else text[:57] + '…'})"
@@ -128,17 +128,16 @@ def _keys_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
     for place, part in enumerate(location):
         field = model.model_fields.get(str(part))
         if field is not None:
-            tag = location[place + 1] if place + 1 < len(location) else None
-            model = _model_of(field.annotation, tag) or model
+            model = _model_of(field.annotation, location[place + 1 :]) or model
     return list(model.model_fields)
 
 
-def _model_of(annotation: Any, tag: Any) -> type[BaseModel] | None:
-    """Find the option class in an annotation: the only one, or the one with the tag."""
+def _model_of(annotation: Any, below: Sequence[Any]) -> type[BaseModel] | None:
+    """Find the option class in an annotation: the only one, or the one whose tag is below."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     tags = [item.tag for item in getattr(annotation, "__metadata__", ()) if isinstance(item, Tag)]
-    if tags and tag not in tags:
+    if tags and not set(tags).intersection(below):
         return None
-    found = (_model_of(inner, tag) for inner in get_args(annotation))
+    found = (_model_of(inner, below) for inner in get_args(annotation))
     return next((item for item in found if item is not None), None)

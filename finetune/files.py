@@ -6,16 +6,22 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` under a temporary name beside ``path``, sync it and rename it."""
+@contextmanager
+def appearing(path: Path) -> Iterator[int]:
+    """Yield the descriptor of a temporary file beside ``path`` that becomes it in the end.
+
+    Whoever takes it has to close it. A file that is there under the same name is replaced; after an
+    exception nothing is left of the new one.
+    """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        _write(descriptor, content)
+        yield descriptor
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
@@ -23,9 +29,35 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write ``content`` under a temporary name beside ``path``, sync it and rename it."""
+    with _in_the_name_of(path), appearing(path) as descriptor:
+        _write(descriptor, content)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
     write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the mapping in a JSON file.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it holds something else, saying what is wrong.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is no JSON: line {error.lineno}: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError("it is no text") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError("it holds no mapping at its top level")
+    return found
 
 
 def remove_unfinished(folder: Path, names: Collection[str]) -> None:
@@ -40,7 +72,13 @@ def write_folder(path: Path, contents: Mapping[str, bytes]) -> None:
 
     A folder that is there under the same name is replaced.
     """
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    with _in_the_name_of(path):
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        _fill(temporary, path, contents)
+
+
+def _fill(temporary: Path, path: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files to a temporary folder, and put it in the place of another."""
     try:
         for name, content in contents.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
@@ -55,6 +93,16 @@ def write_folder(path: Path, contents: Mapping[str, bytes]) -> None:
         shutil.rmtree(earlier, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _in_the_name_of(path: Path) -> Iterator[None]:
+    """Let an error of the system name what was to be written, not the temporary file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
         raise
 
 

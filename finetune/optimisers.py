@@ -19,6 +19,7 @@ GAUSS_NEWTON: dict[str, Any] = {
     "gradient_clip": None,
 }
 """What of ``train`` is other with ``optimiser: gauss-newton`` where the recipe does not say."""
+SMALLEST_SHARE = 0.1
 _PLAIN: dict[str, Any] = {
     "accumulate": 1,
     "ema": None,
@@ -58,10 +59,10 @@ def check_gauss_newton(train: TrainRecipe, losses: Mapping[str, LossOptions]) ->
                 f"chooses its restraint from the labels. Leave train.{name} out, or set "
                 "train.optimiser=adamw."
             )
-    if train.learning_rate > 1:
+    if not SMALLEST_SHARE <= train.learning_rate <= 1:
         raise RecipeError(
-            f"train.learning_rate={train.learning_rate:g} is the share of each Gauss-Newton step "
-            "that is taken, at most 1. Leave it out."
+            f"train.learning_rate={train.learning_rate:g} would be the share of each Gauss-Newton "
+            f"step that is taken, from {SMALLEST_SHARE:g} to 1. Leave it out."
         )
 
 

@@ -214,14 +214,28 @@ class Preparation:
     @property
     def summary(self) -> str:
         """One line on what is trained on what."""
-        trainable = sum(p.numel() for p in self.adapted.trainable_parameters().values())
-        total = sum(p.numel() for p in self.adapted.potential.parameters())
         train = self.coverage["train"]
         return (
-            f"{self.foundation.name}: {trainable:,} of {total:,} parameters are trained on "
+            f"{self.foundation.name}: {self._counts} are trained on "
             f"{len(self.data.train)} structures ({train.energy} with energies, {train.forces} "
             f"with forces); {len(self.data.valid)} validate, {len(self.test)} test"
         )
+
+    @property
+    def parameters(self) -> tuple[int, int, int]:
+        """How many parameters are trained, the foundation has, and the adapter has added."""
+        trained, now = (sum(counts) for counts in zip(*self.adapted.shares().values(), strict=True))
+        own = sum(item.numel() for item in self.reference.parameters())
+        return trained, own, now - own
+
+    @property
+    def _counts(self) -> str:
+        trained, own, added = self.parameters
+        if not added:
+            return f"{trained:,} of {own:,} parameters"
+        if trained == added:
+            return f"{added:,} parameters added to the foundation's {own:,}, which stay,"
+        return f"{trained:,} of {own + added:,} parameters, {added:,} of them added,"
 
     @property
     def described(self) -> list[str]:
@@ -233,14 +247,17 @@ class Preparation:
     @property
     def trained(self) -> str:
         """One line on which blocks of the model are trained, and their shares."""
-        shares = self.adapted.shares()
-        total, all_of = (sum(counts) for counts in zip(*shares.values(), strict=True))
+        trained, own, added = self.parameters
+        beside = trained == added
         blocks = ", ".join(
-            f"{name} {count:,}" + ("" if count == size else f" ({100 * count / size:.1f} %)")
-            for name, (count, size) in shares.items()
+            f"{name} {count:,}"
+            + ("" if count == size or beside else f" ({100 * count / size:.1f} %)")
+            for name, (count, size) in self.adapted.shares().items()
             if count
         )
-        return f"trained: {blocks}; {100 * total / all_of:.3g} % of all parameters"
+        if beside:
+            return f"trained: {blocks}; added, {100 * added / own:.3g} % of the foundation's number"
+        return f"trained: {blocks}; {100 * trained / (own + added):.3g} % of all parameters"
 
     @property
     def defaults(self) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
     Field,
     SerializeAsAny,
@@ -19,7 +18,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from yaml import YAMLError
 
 from finetune.errors import RecipeError, suggestion, system_errors
 from finetune.explanation import explain, lines
@@ -27,6 +25,7 @@ from finetune.losses.options import LossOptions
 from finetune.mappings import flattened, merged_deeply
 from finetune.optimisers import GAUSS_NEWTON, check_gauss_newton, check_members_differ
 from finetune.options import Options
+from finetune.overrides import overridden, read_yaml
 from finetune.plugins import adapter_options, loss_options, training_defaults
 from finetune.sections import CommitteeRecipe, DataRecipe, TrackRecipe, TrainRecipe
 from finetune.stages import check_stages
@@ -196,15 +195,7 @@ class Recipe(Options):
     @system_errors()
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         """Read a recipe file and apply dotted overrides (``train.epochs=10``)."""
-        path = Path(path)
-        if not path.is_file():
-            raise RecipeError(f"no recipe at '{path}'. List shipped ones: piwsl-finetune recipes")
-        try:
-            loaded = OmegaConf.load(path)
-        except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-            raise RecipeError(f"'{path}' is not valid YAML: {error}") from error
-        if not OmegaConf.is_dict(loaded):
-            raise RecipeError(f"'{path}' must hold a mapping of recipe keys at its top level")
+        loaded = read_yaml(path, " List shipped ones: piwsl-finetune recipes")
         return cls.parse(loaded, overrides, where=f"'{path}'")
 
     @classmethod
@@ -212,20 +203,7 @@ class Recipe(Options):
         cls, mapping: Any, overrides: Sequence[str] = (), where: str = "the recipe"
     ) -> Recipe:
         """Validate a mapping (or OmegaConf config), after applying dotted overrides."""
-        if isinstance(overrides, str):
-            raise RecipeError(f"overrides are a list of strings: ['{overrides}']")
-        for override in overrides:
-            key, equals, _ = str(override).partition("=")
-            if not equals or not key.strip():
-                raise RecipeError(f"override '{override}' must read key.sub=value")
-        try:
-            changes = OmegaConf.from_dotlist([str(item) for item in overrides])
-            written = OmegaConf.create(mapping)
-            _check_stage_names(written, changes)
-            merged = OmegaConf.merge(_for_other_adapters(written, changes), changes)
-            plain = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
-        except (YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:
-            raise RecipeError(f"{where} cannot be read: {error}") from error
+        plain = overridden(mapping, overrides, where, _settled)
         try:
             return cls.model_validate(plain)
         except ValidationError as error:
@@ -269,6 +247,16 @@ class Recipe(Options):
     def dump(self) -> str:
         """Return YAML with every default filled in; `parse` of it gives an equal run."""
         return OmegaConf.to_yaml(OmegaConf.create(self.complete()))
+
+
+def _settled(recipe: Any, changes: Any) -> Any:
+    """Return a recipe that is ready for overrides.
+
+    Raises:
+        RecipeError: If they name stages that it does not have.
+    """
+    _check_stage_names(recipe, changes)
+    return _for_other_adapters(recipe, changes)
 
 
 def _for_other_adapters(recipe: Any, changes: Any) -> Any:

@@ -54,6 +54,8 @@ def recipe(name: str) -> Path:
     found = find(name)
     if found is not None and found.is_file():
         return found
+    if found is not None and name.endswith((".yaml", ".yml")):
+        raise RecipeError(f"'{name}' is a folder, not a recipe.")
     known = recipes()
     for candidate in (name, f"{name}.yaml"):
         if candidate in known:

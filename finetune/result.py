@@ -107,7 +107,8 @@ class RunResult:
     Attributes:
         folder: The run folder.
         history: One record for each epoch.
-        best_epoch: Epoch whose weights were kept.
+        best_epoch: Epoch whose weights were kept; of a run in stages the last one's, 0 for a
+            committee.
         epochs: Epochs done, of all stages together.
         ending: ``finished``, ``patience``, ``max_steps`` or ``max_hours``.
         valid: Errors on the validation set.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -12,8 +11,14 @@ from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
-from finetune.errors import FinetuneError, RunFolderError, RunStoppedError, TrainingError
-from finetune.files import remove_unfinished, write_atomically, write_json
+from finetune.errors import (
+    EarlierRunError,
+    FinetuneError,
+    RunFolderError,
+    RunStoppedError,
+    TrainingError,
+)
+from finetune.files import read_json, remove_unfinished, write_atomically, write_json
 from finetune.recipe import Recipe
 from finetune.resources import expanded
 from finetune.run_files import (
@@ -41,7 +46,8 @@ def check_output(folder: Path, overwrite: bool, resume: Resume = "no") -> bool:
         Whether the folder holds a run that is to be resumed.
 
     Raises:
-        RunFolderError: Saying what stands in the way.
+        RunFolderError: Saying what stands in the way; an `EarlierRunError` for a run that may be
+            overwritten.
     """
     if resume not in get_args(Resume):
         raise RunFolderError(f"resume is '{resume}'; choose {', '.join(get_args(Resume))}.")
@@ -53,7 +59,7 @@ def check_output(folder: Path, overwrite: bool, resume: Resume = "no") -> bool:
         raise RunFolderError(f"'{folder}' holds no run with a checkpoint to resume.")
     aside = _aside(folder)
     if aside.is_dir() and not folder.exists() and not overwrite:
-        raise RunFolderError(
+        raise EarlierRunError(
             f"'{aside}' holds an earlier run that a killed replacement set aside. Rename it to "
             f"'{folder.name}' to keep it, or add --overwrite."
         )
@@ -76,7 +82,7 @@ def check_origin(folder: Path, recipe: Recipe, environment: Mapping[str, Any]) -
             f"'{folder / RECIPE}', choose another output, or --overwrite it."
         )
     try:
-        stored = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+        stored = read_json(folder / ENVIRONMENT)
         for what in ("foundation", "data"):
             if stored[what]["fingerprint"] != environment[what]["fingerprint"]:
                 raise RunFolderError(
@@ -98,9 +104,20 @@ def check_origin(folder: Path, recipe: Recipe, environment: Mapping[str, Any]) -
 
 
 def place(output: str) -> Path:
-    """Return the folder that an output means: ``~`` expanded, symbolic links followed."""
+    """Return the folder that an output means: ``~`` expanded, symbolic links followed.
+
+    Raises:
+        RunFolderError: If a link leads back to itself.
+    """
     folder = expanded(output)
-    return folder.resolve() if folder.is_symlink() else folder
+    try:
+        followed = folder.resolve()
+    except RuntimeError:  # an OSError from Python 3.13 on
+        raise RunFolderError(
+            f"'{folder}' cannot be followed: a symbolic link in it leads back to itself. Choose "
+            "another output."
+        ) from None
+    return followed if folder.is_symlink() else folder
 
 
 def _check_free(folder: Path, overwrite: bool, resume: bool) -> None:
@@ -124,10 +141,10 @@ def _check_free(folder: Path, overwrite: bool, resume: bool) -> None:
     if overwrite or (resume and _abandoned(folder)):
         return
     if (folder / RESULT).is_file():
-        raise RunFolderError(
+        raise EarlierRunError(
             f"'{folder}' holds an earlier run. Choose another output=FOLDER, or add --overwrite."
         )
-    raise RunFolderError(
+    raise EarlierRunError(
         f"'{folder}' holds an unfinished run. Go on with --resume auto, choose another "
         "output=FOLDER, or add --overwrite."
     )

@@ -16,16 +16,21 @@ from finetune.evaluation.metrics import errors, predict
 from finetune.foundation.potential import Potential
 from finetune.inspection.forces import diagnosis, force_slope
 from finetune.losses.options import LossOptions
+from finetune.units import Units
+from finetune.wording import counted
 
 STRANGE = 0.5
 """eV/atom; a foundation further off than this has the wrong reference energies, or the labels
 another unit or origin."""
 ENOUGH = 5
 """Labelled structures below which the spread of energies says nothing."""
-UNITS = {"Hartree": 1 / 27.2114, "kcal/mol": 23.0605, "kJ/mol": 96.4853}
-"""What one eV is in the units that energies are mistaken for eV in."""
+UNITS = {
+    name: 1 / Units(energy=name).factors()["energy"] for name in ("Hartree", "kcal/mol", "kJ/mol")
+}
+"""What one eV is in the units that energies in eV are mistaken for."""
 RELATIVE, ATOMISATION = 0.5, 10.0
 """eV/atom, the largest that relative energies and atomisation energies come to."""
+_TRAINED = {"train": "training", "valid": "validation"}
 TOLERANCE = 2.5
 """Factor by which the spread of labels may differ from the foundation's."""
 
@@ -45,6 +50,7 @@ def notes(
         losses: The recipe's losses by name.
     """
     found = [
+        *free_atoms(structures),
         *idle_losses(structures["train"], structures["unlabelled"], losses),
         *mixed_levels(structures),
         *ignored_inputs(potential, (item for items in structures.values() for item in items)),
@@ -59,6 +65,26 @@ def notes(
             f"foundation expects. Are they in eV? One eV is {UNITS[nearest]:.3g} {nearest}."
         )
     return found
+
+
+def free_atoms(structures: Mapping[str, Sequence[Structure]]) -> list[str]:
+    """Tell of free atoms that are trained or validated on as other structures are."""
+    counts = {
+        split: count
+        for split in ("train", "valid")
+        if (count := sum(len(item) == 1 for item in structures[split]))
+    }
+    if not counts:
+        return []
+    told = " and ".join(
+        f"{counted(count, f'{_TRAINED[split]} structure')}" for split, count in counts.items()
+    )
+    one = sum(counts.values()) == 1
+    return [
+        f"note: {told} {'is a free atom' if one else 'are free atoms'}, used like any other "
+        "structure. With reference_energies=isolated the reference energies are taken from free "
+        "atoms, which are then not trained on; or leave them out."
+    ]
 
 
 def idle_losses(
@@ -98,13 +124,17 @@ def mixed_levels(structures: Mapping[str, Sequence[Structure]]) -> list[str]:
 
 
 def ignored_inputs(potential: Potential, structures: Iterable[Structure]) -> list[str]:
-    """Warn of charges and spins that the potential knows nothing of."""
+    """Warn of charges and spins that the potential knows nothing of, but for those of free atoms.
+
+    The spin of a free atom follows from its element.
+    """
     usual = {"charge": 0, "spin": 1}
     ignored = {name: usual[name] for name in usual.keys() - potential.further_inputs}
     counts = dict.fromkeys(sorted(ignored), 0)
     for item in structures if ignored else ():
         for name, value in ignored.items():
-            counts[name] += getattr(item, name) != value
+            free = name == "spin" and len(item) == 1
+            counts[name] += getattr(item, name) != value and not free
     return [
         f"warning: {count} structure{'' if count == 1 else 's'} ha{'s' if count == 1 else 've'} a "
         f"{name} other than {ignored[name]}, which the foundation ignores: it has no input for it. "

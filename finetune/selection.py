@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from finetune.data.duplicates import clusters
 from finetune.data.graphs import batches, graph
 from finetune.data.labels import Structure
+from finetune.data.spreading import farthest
 from finetune.errors import DataError
 from finetune.foundation.committee import CommitteePotential
 from finetune.foundation.potential import Potential
@@ -29,8 +30,7 @@ def farthest_points(
 ) -> tuple[list[int], list[float]]:
     """Choose structures that are far from each other, and from those that have labels.
 
-    Each next one is the farthest from all before (Gonzalez, Theor. Comput. Sci. 38, 293 (1985)), by
-    the means of the potential's descriptors over the atoms of each element.
+    Each next one is the farthest from all before, by its `fingerprints`.
 
     Returns:
         Indices into the pool in the order chosen, and the distance of each from those before.
@@ -42,26 +42,7 @@ def farthest_points(
     _check(pool, count)
     features = fingerprints(potential, [*pool, *labelled])
     features = features / max(float(features.std(axis=0).max()), 1e-12)
-    own, known = features[: len(pool)], features[len(pool) :]
-    if len(known):
-        distance = np.min([np.linalg.norm(own - item, axis=1) for item in known], axis=0)
-        return _greedy(own, distance, count, [], [])
-    middle = int(np.linalg.norm(own - own.mean(axis=0), axis=1).argmin())
-    distance = np.linalg.norm(own - own[middle], axis=1)
-    return _greedy(own, distance, count, [middle], [float(distance.max())])
-
-
-def _greedy(
-    features: Array, distance: Array, count: int, chosen: list[int], far: list[float]
-) -> tuple[list[int], list[float]]:
-    while len(chosen) < count:
-        index = int(distance.argmax())
-        if distance[index] <= 1e-9:
-            break  # what is left is there already
-        chosen.append(index)
-        far.append(float(distance[index]))
-        distance = np.minimum(distance, np.linalg.norm(features - features[index], axis=1))
-    return chosen, far
+    return farthest(features[: len(pool)], count, features[len(pool) :])
 
 
 def fingerprints(potential: Potential, structures: Sequence[Structure]) -> Array:

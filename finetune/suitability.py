@@ -144,7 +144,11 @@ def foreign_compositions(structures: Sequence[Structure], known: Sequence[str]) 
 
 
 def check_elements(structures: Mapping[str, Sequence[Structure]], foundation: Foundation) -> None:
-    """Refuse structures with elements that the foundation does not know, naming the first."""
+    """Refuse structures with elements that the foundation does not know.
+
+    Raises:
+        DataError: Naming the first structure.
+    """
     known = set(foundation.potential.elements)
     for items in structures.values():
         for item in items:

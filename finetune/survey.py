@@ -37,7 +37,8 @@ class Survey:
             will use them.
         unfitted: The same with the foundation's own reference energies.
         trainable: Number of trainable parameters by block.
-        parameters: Number of all.
+        parameters: Number of the foundation's parameters.
+        added: Number of those that the adapter has added.
         steps: Steps in an epoch.
         epoch_seconds: Wall time of an epoch with its validation, from one measured step.
         memory: Largest memory in use so far, bytes: of the GPU if one is used, else of the process.
@@ -54,6 +55,7 @@ class Survey:
     unfitted: Errors
     trainable: dict[str, int]
     parameters: int
+    added: int
     steps: int
     epoch_seconds: float
     memory: int
@@ -110,7 +112,8 @@ def survey(prepared: Preparation) -> Survey:
         before=_errors(prepared, {}),
         unfitted=unfitted,
         trainable=count_by_group(adapted.parameter_groups()),
-        parameters=sum(item.numel() for item in adapted.potential.parameters()),
+        parameters=prepared.parameters[1],
+        added=prepared.parameters[2],
         steps=steps,
         epoch_seconds=steps * seconds + validation,
         memory=peak_memory(adapted.potential.device),

@@ -103,13 +103,17 @@ def parse_units(given: Sequence[str]) -> Units:
     """Read units written as ``quantity=unit``.
 
     Raises:
-        RecipeError: For a quantity or a unit that is unknown.
+        RecipeError: For a quantity or a unit that is unknown, or a quantity that is there twice.
     """
     pairs = [item.partition("=") for item in given]
+    names = [name.strip() for name, _, _ in pairs]
+    twice = [name for place, name in enumerate(names) if name in names[:place]]
+    if twice:
+        raise RecipeError(f"--units: {twice[0]} is there twice.")
     try:
         return Units.model_validate({name.strip(): unit.strip() for name, _, unit in pairs})
     except ValidationError as error:
-        raise RecipeError(explain(error, Units, "the units")) from None
+        raise RecipeError(explain(error, Units, "--units")) from None
 
 
 def energy_name(value: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune import outputs, resources, run_folder
 from finetune.committee import convene, prepare_member
-from finetune.errors import RunStoppedError, system_errors
+from finetune.errors import EarlierRunError, RunStoppedError, system_errors
 from finetune.evaluation.side_by_side import compare
 from finetune.foundation import acceleration, lineage
 from finetune.foundation.adapter_folder import adapters_needed, structure_of
@@ -128,6 +128,8 @@ def validate(
 ) -> Preparation:
     """Do everything that `run` does before training, and write nothing.
 
+    An earlier run in the output folder, which `run` would refuse, gets a note.
+
     Returns:
         The preparation (of the last stage, where there are stages): its ``summary`` and ``notes``,
         the graphs, and the potential with refitted reference energies and the adapter attached.
@@ -151,11 +153,23 @@ def validate_stages(
     Of a committee that is the first member's.
     """
     parsed, beside = read_recipe(recipe, overrides)
-    if parsed.committee:
-        return prepare_member(parsed, beside, overwrite, resume)
-    if parsed.stages:
-        return prepare_stages(parsed, beside, overwrite, resume)
-    return {"": Preparation(parsed, beside, overwrite, resume)}
+    try:
+        run_folder.check_output(run_folder.place(parsed.output), overwrite, resume)
+    except EarlierRunError as error:
+        found = _prepared(parsed, beside, overwrite=True, resume="no")
+        next(iter(found.values())).notes.append(f"note: `run` would stop: {error}")
+        return found
+    return _prepared(parsed, beside, overwrite, resume)
+
+
+def _prepared(
+    recipe: Recipe, beside: Path | None, overwrite: bool, resume: run_folder.Resume
+) -> dict[str, Preparation]:
+    if recipe.committee:
+        return prepare_member(recipe, beside, overwrite, resume)
+    if recipe.stages:
+        return prepare_stages(recipe, beside, overwrite, resume)
+    return {"": Preparation(recipe, beside, overwrite, resume)}
 
 
 def _with_trackers(reporter: Reporter, prepared: Preparation) -> Reporter:

@@ -10,7 +10,7 @@ import finetune
 ROOT = Path(finetune.__file__).parent
 FLOORS = [
     {"errors", "files", "mappings", "options", "wording"},
-    {"explanation", "stages", "units"},
+    {"explanation", "overrides", "stages", "units"},
     {"registry", "resources", "environment"},
     {"schedules"},
     {"displacements"},

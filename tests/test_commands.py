@@ -1,6 +1,7 @@
 """The command as a user meets it: tables, exit codes, messages without tracebacks."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -220,6 +221,21 @@ def test_an_earlier_run_needs_overwrite(run_folder: Path, recipe: Path) -> None:
     done = runner.invoke(app, ["run", str(recipe)])
     assert done.exit_code == 2
     assert "--overwrite" in done.stderr
+    before = {path: path.stat().st_mtime_ns for path in run_folder.rglob("*")}
+    ladder = recipe.with_name("ladder.yaml")
+    ladder.write_text(recipe.read_text().replace("stages: {}", "stages: {a: {}}"))
+    for arguments in ([str(recipe)], [str(recipe), "committee.members=2"], [str(ladder)]):
+        checked = runner.invoke(app, ["validate", *arguments])
+        assert checked.exit_code == 0, checked.output
+        told = "note: `run` would stop: '.*' holds an earlier run. Choose another output=FOLDER, or"
+        assert re.search(told, checked.output)
+        assert checked.output.rstrip().endswith("valid")
+    assert {path: path.stat().st_mtime_ns for path in run_folder.rglob("*")} == before
+    (run_folder / "mine.txt").write_text("")
+    refused = runner.invoke(app, ["validate", str(recipe)])
+    assert refused.exit_code == 2
+    assert "holds other files ('mine.txt')" in refused.stderr
+    (run_folder / "mine.txt").unlink()
 
 
 @pytest.mark.parametrize(
@@ -230,9 +246,16 @@ def test_an_earlier_run_needs_overwrite(run_folder: Path, recipe: Path) -> None:
         (["evaluate", "nowhere", "x.xyz"], "no foundation 'nowhere'"),
         (["export", "nowhere", "--to", "x.model"], "no foundation 'nowhere'"),
         (["recipes", "nowhere"], "no recipe 'nowhere'"),
+        (["validate", "folder.yaml"], "'folder.yaml' is a folder, not a recipe"),
+        (["validate", "quickstart", "output=ring/x"], "a symbolic link in it leads back to itself"),
     ],
 )
-def test_mistakes_get_one_message_and_exit_code_two(arguments: list[str], message: str) -> None:
+def test_mistakes_get_one_message_and_exit_code_two(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "ring").symlink_to(tmp_path / "ring")
     done = runner.invoke(app, arguments)
     assert done.exit_code == 2
     assert message in done.stderr

@@ -17,16 +17,19 @@ from typer.testing import CliRunner
 import finetune
 from finetune import Recipe
 from finetune.commands import app
+from finetune.committee import nearly_the_same
 from finetune.data.splits import drawn
 from finetune.errors import FoundationError, RecipeError, RunFolderError, RunStoppedError
 from finetune.evaluation.calibration import Calibration, calibrations, fitted_scales
 from finetune.evaluation.evaluated_committee import EvaluatedCommittee
 from finetune.evaluation.metrics import LabelledPredictions
 from finetune.export.calculator import PotentialCalculator
+from finetune.export.formats import export
 from finetune.foundation.committee import CommitteePotential
 from finetune.foundation.mace import MacePotential
 from finetune.selection import disagreement
 from finetune.testing import HarmonicPotential, tiny_mace
+from finetune.workflow import validate_stages
 from tests.conftest import rattled, recipe_for, structure
 from tests.training.test_resume import StopAt
 
@@ -77,6 +80,73 @@ def test_members_that_learnt_nothing_are_told_of(workspace: Path, tmp_path: Path
     result = finetune.run(recipe(workspace, tmp_path / "run", train={"learning_rate": 1e-30}))
     assert all(member.best_epoch == 0 for member in result.members.values())
     assert "2 of 2 members kept the foundation's weights" in result.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, False),
+        ({"committee": {"members": 2}}, True),
+        ({"committee": {"members": 2}, "adapter": {"kind": "full"}}, True),
+        ({"committee": {"members": 2}, "adapter": {"kind": "lora", "rank": 2}}, False),
+        ({"committee": {"members": 2}, "stages": {"one": {}, "two": {}}}, True),
+        (
+            {"committee": {"members": 2}, "stages": {"one": {"adapter": {"kind": "lora"}}}},
+            False,
+        ),
+    ],
+)
+def test_members_that_hardly_differ_get_a_hint(
+    changes: dict[str, Any], told: bool, workspace: Path, tmp_path: Path
+) -> None:
+    given = recipe(workspace, tmp_path / "run", **changes)
+    assert len(nearly_the_same(given)) == told
+
+
+@pytest.mark.slow
+def test_a_committee_climbs_stages(workspace: Path, tmp_path: Path) -> None:
+    cheap = {
+        "data": {"train": str(workspace / "test.xyz")},
+        "losses": {"energy": {}, "forces": {}},
+        "train": {"epochs": 2, "learning_rate": 0.01},
+    }
+    stages = {"cheap": cheap, "dear": {"train": {"epochs": 2, "learning_rate": 1e-30}}}
+    given = recipe(
+        workspace,
+        tmp_path / "run",
+        stages=stages,
+        committee={"members": 2},
+        adapter={"kind": "full"},
+    )
+    (first, *_) = validate_stages(given).values()
+    assert "committee.labels=bootstrap" in first.notes[-1]
+    result = finetune.run(given)
+    assert [list(member.stages) for member in result.members.values()] == [["cheap", "dear"]] * 2
+    assert any("committee.labels=bootstrap" in note for note in result.notes)
+    assert not any("kept the foundation's weights (" in note for note in result.notes)
+    calculator = finetune.load_calculator(tmp_path / "run", warn_far=True)
+    atoms = rattled("CH3OH", 4)
+    energies = []
+    for number in (1, 2):
+        last = tmp_path / "run" / "members" / str(number) / "stages" / "dear"
+        atoms.calc = finetune.load_calculator(last)
+        energies.append(atoms.get_potential_energy())
+    (found,) = calculator.calculate_many([atoms])
+    assert found["energy"] == pytest.approx(np.mean(energies), abs=1e-9)
+    assert found["energy_std"] == pytest.approx(np.std(energies), abs=1e-9) != 0
+    before = {
+        name: (stage.epochs, stage.ending) for name, stage in result.members["1"].stages.items()
+    }
+    assert before == {"cheap": (2, "finished"), "dear": (2, "finished")}
+    finetune.report(tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "members/2/report.html" in page and "Uncertainty" in page
+    assert "stages/dear/report.html" in (tmp_path / "run/members/2/report.html").read_text()
+    evaluated = finetune.evaluate(tmp_path / "run", workspace / "test.xyz")
+    assert evaluated.finetuned.energy_mae == pytest.approx(result.test.finetuned.energy_mae)
+    export(tmp_path / "run", tmp_path / "bundle", "bundle")
+    (again,) = finetune.load_calculator(tmp_path / "bundle").calculate_many([atoms])
+    assert again["energy_comm"] == pytest.approx(found["energy_comm"], abs=1e-9)
 
 
 def test_a_bootstrap_draws_with_replacement() -> None:
@@ -153,6 +223,9 @@ def test_normal_errors_of_the_deviations_size_are_calibrated() -> None:
     assert half.area() == pytest.approx(np.trapezoid(expected, dx=0.01), abs=0.01)
     assert half.area(2.0) == pytest.approx(found.area())
     assert half.as_dict()["scaled_miscalibration_area"] == half.area(2.0)
+    np.testing.assert_allclose(Calibration(np.zeros(3), np.zeros(3)).observed(), 1.0)
+    diverged = Calibration(np.full(3, np.nan), np.ones(3))
+    np.testing.assert_allclose(diverged.observed(), 0.0)
 
 
 def test_scales_are_fitted_per_quantity_and_only_where_there_are_labels() -> None:
@@ -194,20 +267,9 @@ def test_the_folder_tells_how_far_errors_and_deviations_agree(
     assert found.foundation.energy_mae == pytest.approx(committee.test.foundation.energy_mae)
     found.write(tmp_path / "evaluation")
     assert (tmp_path / "evaluation" / "calibration.png").stat().st_size > 1000
-    before = (committee.folder / "report.html").read_text()
-    finetune.report(committee.folder)
-    assert (
-        "Uncertainty" in before and "Uncertainty" in (committee.folder / "report.html").read_text()
-    )
-
-
-@pytest.mark.slow
-def test_the_page_is_written_anew(committee: Any) -> None:
-    page = (committee.folder / "report.html").read_text()
     (committee.folder / "report.html").unlink()
-    assert "Uncertainty" in finetune.report(committee.folder).read_text()
-    assert "members/2/report.html" in page
-    assert "members/2/report.html" in (committee.folder / "report.html").read_text()
+    again_page = finetune.report(committee.folder).read_text()
+    assert "Uncertainty" in again_page and "members/2/report.html" in again_page
 
 
 @pytest.mark.slow

@@ -4,10 +4,13 @@ import importlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import finetune
+from finetune.commands import app
 
 ROOT = Path(finetune.__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -21,7 +24,8 @@ def test_links_within_the_project_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.slow
 def test_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
     text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     names: dict[str, object] = {}
     for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
@@ -36,6 +40,25 @@ def test_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(checks) >= 9
     for check in checks:
         check()
+
+
+@pytest.mark.slow
+def test_exports_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["train.epochs=1", "data.train=data/ccsdt/ethanol/train.xyz@:10"]
+    finetune.run("quickstart", small)
+    committee = ["committee={members: 2, labels: bootstrap}", "output=runs/committee"]
+    finetune.run("quickstart", [*small, *committee])
+    alone = ["losses.pitc.weight=0", "losses.pisc.weight=0"]
+    finetune.run("ethanol-weak-losses", [*small, *alone])
+    text = (ROOT / "docs" / "exports.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(block, names)
+    assert len(names["found"]) == len(names["frames"]) == 60
+    for command in re.findall(r"^piwsl-finetune (export .*)$", text, flags=re.MULTILINE):
+        done = CliRunner().invoke(app, command.split())
+        assert done.exit_code == 0, done.output
 
 
 def test_every_option_of_a_recipe_is_documented() -> None:

@@ -83,8 +83,7 @@ def test_dump_fills_in_defaults_and_comes_back_equal(tmp_path: Path) -> None:
 def test_interpolation(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(
-        "foundation: x\nname: 1\n".replace("name: 1\n", "")
-        + "data: {train: a.xyz, test: '${data.train}'}\noutput: runs/${foundation}\n"
+        "foundation: x\ndata: {train: a.xyz, test: '${data.train}'}\noutput: runs/${foundation}\n"
     )
     recipe = Recipe.load(path)
     assert recipe.data.test == "a.xyz"
@@ -94,8 +93,10 @@ def test_interpolation(tmp_path: Path) -> None:
 @contextmanager
 def registered(name: str, adapter: type[Adapter]) -> Iterator[None]:
     adapters.register(name)(adapter)
-    yield
-    del adapters._registered[name]
+    try:
+        yield
+    finally:
+        del adapters._registered[name]
 
 
 FAULTS = {
@@ -133,6 +134,13 @@ FAULTS = {
     "reference_energies=guess": "reference_energies: choose 'keep', 'isolated' or 'estimate'",
     "nonsense": r"override 'nonsense' must read key.sub=value",
     "=3": "must read key.sub=value",
+    "data=[a.xyz]": r"override 'data=\[a.xyz\]' does not fit: the recipe has a mapping there",
+    "foundation=": r"foundation: must be text \(got nothing\)",
+    "train..epochs=3": "override 'train..epochs=3' must read key.sub=value",
+    "train.epochs=[3": r"override 'train.epochs=\[3' cannot be read: .*close brackets",
+    "data.train=@a.xyz": "override 'data.train=@a.xyz' cannot be read: found character .*quote",
+    "train.epochs=${epoch}": "train.epochs: Interpolation key 'epoch' not found$",
+    "train.epochs=${": r"override 'train.epochs=\${' cannot be read: train.epochs: no viable",
 }
 
 
@@ -166,7 +174,7 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
         ("- 1\n- 2\n", "must hold a mapping"),
         ("", "foundation"),
         ("just words", "just words: unknown key"),
-        ("foundation: ${nowhere}\n", "cannot be read"),
+        ("foundation: ${nowhere}\n", "foundation: Interpolation key 'nowhere' not found$"),
     ):
         path.write_text(text)
         with pytest.raises(RecipeError, match=message):

@@ -109,6 +109,9 @@ def test_charges_that_nothing_takes_are_not_ignored_silently(
     assert "2 structures have a charge other than 0, which the foundation ignores" in charge
     assert "1 structure has a spin other than 1" in spin
     assert ignored_inputs(tiny_mace(), labelled) == []
+    atom = replace(structure(Atoms("O")), energy=-2040.0, spin=3)
+    assert ignored_inputs(tiny_mace(), [atom, *labelled]) == []
+    assert "1 structure has a charge" in ignored_inputs(tiny_mace(), [replace(atom, charge=-1)])[0]
     assert ignored_inputs(tiny_mace(embedding_specs=CHARGE_AND_SPIN), ions) == []
     atoms = rattled("CH3OH", 1)
     atoms.info["charge"] = 1
@@ -189,3 +192,22 @@ def test_what_the_labels_leave_open_is_named(workspace: Path) -> None:
     (note,) = [note for note in notes if "do not fix" in note]
     assert "2 independent compositions" in note
     assert "no label tells stay as in the foundation: " in note
+
+
+def test_free_atoms_that_are_trained_on_are_told(workspace: Path, tmp_path: Path) -> None:
+    frames = ase.io.read(workspace / "train.xyz", ":")
+    for symbol, spin in (("H", 2), ("C", 3), ("O", 3)):
+        atoms = Atoms(symbol, info={"REF_energy": -13.0 * Atoms(symbol).numbers[0], "spin": spin})
+        frames.append(atoms)
+    ase.io.write(tmp_path / "train.xyz", frames)
+    data = {"train": str(tmp_path / "train.xyz"), "valid": str(workspace / "valid.xyz")}
+    recipe = recipe_for(workspace, tmp_path / "run", data=data)
+    told = [note for note in finetune.validate(recipe).notes if "free atom" in note]
+    assert len(told) == 1
+    assert told[0].startswith("note: 3 training structures are free atoms, used like any other")
+    assert "reference_energies=isolated" in told[0]
+    assert not any("spin" in note for note in finetune.validate(recipe).notes)
+    isolated = finetune.validate(
+        recipe_for(workspace, tmp_path / "run", data=data, reference_energies="isolated")
+    )
+    assert not any("free atom" in note or "spin" in note for note in isolated.notes)

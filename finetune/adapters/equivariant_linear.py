@@ -191,9 +191,16 @@ class EquivariantLora(torch.nn.Module, LoraLayer):
         return self.evaluate(inputs, weights)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the updates to the layer's own weights."""
+        """Add the updates to the layer's own weights.
+
+        Raises:
+            ValueError: Where ``safe_merge`` is given, for an adapter with an update that is not
+                finite; its update is then not added.
+        """
         for adapter in adapter_names or self.active_adapters:
             if adapter in self.lora_A and adapter not in self.merged_adapters:
+                if safe_merge and not bool(self.get_delta_weight(adapter).isfinite().all()):
+                    raise ValueError(f"the update of the adapter '{adapter}' is not finite")
                 self._add(adapter, 1.0)
                 self.merged_adapters.append(adapter)
 

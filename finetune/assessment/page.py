@@ -71,7 +71,7 @@ def report(path: str | Path, device: str = "auto", dtype: str = "float64") -> Pa
         page = Page(
             name=folder.resolve().name,
             story=result,
-            notes=result["notes"],
+            notes=[*result["notes"], *filter(None, [shown.note])],
             history=history,
             shown=shown,
             recipe=recipe,
@@ -96,12 +96,13 @@ def _shown(
     kind = "test" if result["test"] is not None else "valid"
     stored = result[kind]
     files = getattr(recipe.data, kind)
+    note = ""
     if not isinstance(files, float):
         try:
             found = evaluate(folder, files, device=device, dtype=dtype)
             return replace(found, source=stored["source"])
-        except DataError:
-            pass
+        except DataError as error:
+            note = f"note: these are the errors on record, not measured again: {error}"
     nothing = np.zeros((2, 0))
     empty = LabelledPredictions(nothing, np.zeros(0), nothing, nothing)
     before = stored["foundation"]
@@ -111,6 +112,7 @@ def _shown(
         foundation=None if before is None else Errors(**before),
         finetuned_predictions=empty,
         foundation_predictions=None if before is None else empty,
+        note=note,
     )
 
 

@@ -88,9 +88,11 @@ def inspect(
 def split(
     files: Files,
     to: Annotated[Path, typer.Option("--to", help="Folder for train, valid and test.")],
-    train: Annotated[float, typer.Option(help="Fraction or number; 0 takes the rest.")] = 0.0,
-    valid: Annotated[float, typer.Option(help="Fraction or number.")] = 0.1,
-    test: Annotated[float, typer.Option(help="Fraction or number.")] = 0.1,
+    train: Annotated[
+        float, typer.Option(help="Fraction below 1, or number of structures; 0 takes the rest.")
+    ] = 0.0,
+    valid: Annotated[float, typer.Option(help="The same; 0 for no such part.")] = 0.1,
+    test: Annotated[float, typer.Option(help="The same; 0 for no such part.")] = 0.1,
     by: Annotated[str, typer.Option(help="random, composition, block or energy.")] = "random",
     block: Annotated[int, typer.Option(help="Structures of a trajectory block.", min=1)] = 20,
     seed: Seed = 0,
@@ -102,7 +104,10 @@ def split(
     units: UnitsOption = None,
     skip_faulty: SkipFaulty = False,
 ) -> None:
-    """Divide structures into train, valid and test; duplicates stay in one part."""
+    """Divide structures into train, valid and test, by default 80, 10 and 10 % at random.
+
+    Duplicates stay in one part.
+    """
     with user_errors():
         from finetune.data.labels import check_keys
         from finetune.data.splitting import KINDS, missed

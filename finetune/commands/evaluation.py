@@ -16,6 +16,7 @@ from finetune.commands.shared import (
     Device,
     Overwrite,
     Precision,
+    Quiet,
     tell,
     tell_written,
     user_errors,
@@ -36,7 +37,6 @@ Files = Annotated[
         show_default=False,
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the tables alone.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of a bar.")]
 Head = Annotated[
     Optional[str],  # noqa: UP045

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.console import Console
 
-from finetune.commands.evaluation import Plain, Quiet
-from finetune.commands.shared import AsJson, Overwrite, tell, tell_written, user_errors
+from finetune.commands.evaluation import Plain
+from finetune.commands.shared import AsJson, Overwrite, Quiet, tell, tell_written, user_errors
 from finetune.errors import RecipeError
 
 _OVERRIDE = re.compile(r"[a-z_]+(\.\w+)*=.*", re.DOTALL)

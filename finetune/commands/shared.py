@@ -22,6 +22,7 @@ Overrides = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")]
 Precision = Annotated[str, typer.Option(help="float64 or float32.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the tables alone.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.console import Console
@@ -15,24 +15,29 @@ from rich.markup import escape
 from finetune.commands.shared import (
     Overrides,
     Overwrite,
+    Quiet,
     RecipeName,
     tell,
     tell_written,
     user_errors,
 )
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the tables alone.")]
+if TYPE_CHECKING:
+    from finetune.training.progress import Reporter
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in eV, Å and s.")]
+
+
+def folder(default: str) -> Any:
+    """Return the option that names where to work."""
+    return typer.Option("--to", help="Folder.", show_default=default)
 
 
 def tune(
     recipe: RecipeName,
     overrides: Overrides = None,
     budget: Annotated[str, typer.Option(help="Trials in all (30), or a time (2h, 45min).")] = "30",
-    to: Annotated[
-        Optional[Path],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
-        typer.Option("--to", help="Folder for the study.", show_default="OUTPUT-tuning"),
-    ] = None,
+    to: Annotated[Optional[Path], folder("OUTPUT-tuning")] = None,  # noqa: UP045
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -40,7 +45,6 @@ def tune(
     """Search settings that validate best, write the tuned recipe; go on where a tuning ended."""
     console = Console(stderr=as_json)
     with user_errors(_again()):
-        from finetune.training.progress import Plain, Silent
         from finetune.tuning.tune import tune as tune_recipe
 
         result = tune_recipe(
@@ -49,13 +53,15 @@ def tune(
             budget=budget,
             to=to,
             overwrite=overwrite,
-            reporter=Silent() if quiet else Plain(console),
+            reporter=_reporter(console, quiet),
         )
     if as_json:
         print(json.dumps(result.as_dict(), indent=2))
         return
     console.print(result.table())
     console.print(escape(result.summary), soft_wrap=True, highlight=False)
+    for note in result.notes():
+        tell(console, note)
     tell_written(console, result.path)
     if not quiet:
         console.print(f"use it      piwsl-finetune run {escape(str(result.path))}", soft_wrap=True)
@@ -65,7 +71,7 @@ def compare(
     recipe: RecipeName,
     overrides: Overrides = None,
     vary: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
         typer.Option(
             help="losses=none,pitc,pitc+pisc, labels=10,25,100, adapter.kind=full,lora, or any key "
             "of the recipe with its values; may be given several times."
@@ -76,10 +82,7 @@ def compare(
         str, typer.Option(help="Of tuning each arm: trials (10), or time (1h); 0 tunes nothing.")
     ] = "10",
     jobs: Annotated[int, typer.Option(help="Processes that work at a time.", min=1)] = 1,
-    to: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--to", help="Folder.", show_default="OUTPUT-comparison"),
-    ] = None,
+    to: Annotated[Optional[Path], folder("OUTPUT-comparison")] = None,  # noqa: UP045
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -88,7 +91,6 @@ def compare(
     console = Console(stderr=as_json)
     with user_errors(_again()):
         from finetune.comparison.compare import compare as compare_arms
-        from finetune.training.progress import Plain, Silent
 
         result = compare_arms(
             recipe,
@@ -99,7 +101,7 @@ def compare(
             jobs=jobs,
             to=to,
             overwrite=overwrite,
-            reporter=Silent() if quiet else Plain(console),
+            reporter=_reporter(console, quiet),
         )
     if as_json:
         print(json.dumps(result.as_dict(), indent=2))
@@ -109,6 +111,12 @@ def compare(
     for note in result.notes():
         tell(console, note)
     tell_written(console, result.folder)
+
+
+def _reporter(console: Console, quiet: bool) -> Reporter:
+    from finetune.training.progress import Plain, Silent
+
+    return Silent() if quiet else Plain(console)
 
 
 def _again() -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from finetune import run_folder
+from finetune.comparison.checks import check_arms, notes_of
 from finetune.comparison.draws import Draws
 from finetune.comparison.jobs import Job, work_through
 from finetune.comparison.plot import learning_curves
@@ -34,9 +35,8 @@ from finetune.errors import (
     system_errors,
 )
 from finetune.evaluation.plots import write_png
-from finetune.files import write_json
+from finetune.files import read_json, write_json
 from finetune.mappings import flattened
-from finetune.preparation import Preparation
 from finetune.recipe import INCONSEQUENTIAL, Recipe
 from finetune.training.interruption import StopSignals
 from finetune.training.progress import Reporter, Silent
@@ -45,6 +45,7 @@ from finetune.tuning.folder import Kind, claim, place
 from finetune.tuning.measure import Measure
 from finetune.tuning.moved import moved
 from finetune.tuning.space import with_values
+from finetune.wording import counted
 from finetune.workflow import read_recipe
 
 ARMS, LABELS, CHOICES = "arms", "labels", "choices.json"
@@ -100,7 +101,10 @@ def compare(
     _check(parsed)
     folder = place(parsed, to, "comparison")
     parsed = Recipe.parse(moved(parsed, beside))
-    arms = arms_of(parsed, vary if isinstance(vary, Mapping) else varied(vary))
+    arms = [
+        replace(arm, recipe=Recipe.parse(moved(arm.recipe, beside)))
+        for arm in arms_of(parsed, vary if isinstance(vary, Mapping) else varied(vary))
+    ]
     work = _Comparison(parsed, arms, folder, str(budget), seeds, reporter or Silent())
     with run_folder.alone(folder), StopSignals() as signals:
         try:
@@ -143,25 +147,12 @@ class _Comparison:
 
     def run(self, jobs: int, overwrite: bool, signals: StopSignals) -> ComparisonResult:
         """Tune, fix the choices, run and test."""
-        structures = Reader.of(self.recipe.data, None).read(self.recipe.data.train)
-        self.draws = Draws(structures, Measure("loss", self.recipe.losses))
-        self.draws.check((arm.labels for arm in self.arms), self.recipe.data.valid)
-        unused = str(self.folder / "checked")
-        prepared = Preparation(self.recipe.model_copy(update={"output": unused}), None, False)
-        for note in prepared.notes:
-            self.say(note)
-        facts = {
-            "data": prepared.data_fingerprint,
-            "training set": fingerprint({"train": structures}),
-            "foundation": prepared.foundation.fingerprint,
-            "versions": versions(),
-        }
-        del prepared
-        claim(self.folder, COMPARISON, self._asked() | facts, overwrite)
+        claim(self.folder, COMPARISON, self._asked() | self._begun(), overwrite)
         for arm in self.arms:
             self._place(arm).mkdir(parents=True, exist_ok=True)
         tunings = [job for arm in self.arms if (job := self._tuning(arm)) is not None]
-        self.say(f"{len(self.arms)} arms, {len(tunings)} to be tuned, {len(self.seeds)} seeds")
+        seeds = counted(len(self.seeds), "seed")
+        self.say(f"{len(self.arms)} arms, {len(tunings)} to be tuned, {seeds}")
         work_through(tunings, jobs, signals, self.say)
         choices = {arm.name: self._choice(arm) for arm in self.arms}
         write_json(self.folder / CHOICES, choices)
@@ -171,9 +162,32 @@ class _Comparison:
             for arm in self.arms
             if (job := self._run(arm, seed, choices[arm.name])) is not None
         ]
-        self.say(f"choices are fixed; {len(runs)} runs to be done")
+        self.say(f"choices are fixed; {counted(len(runs), 'run')} to be done")
         work_through(runs, jobs, signals, self.say)
         return self._result(choices)
+
+    def _begun(self) -> dict[str, Any]:
+        """Read and check what every arm needs, and draw labels; return what they begin with."""
+        data = self.arms[0].recipe.data
+        structures = Reader.of(data, None).read(data.train)
+        self.draws = Draws(structures, Measure("loss", self.recipe.losses))
+        self.draws.check((arm.labels for arm in self.arms), data.valid)
+        checked = check_arms(self.arms, self.folder / "checked")
+        for note in notes_of(checked):
+            self.say(note)
+        first = checked[self.arms[0].name]
+        facts: dict[str, Any] = {
+            "data": first.data,
+            "training set": fingerprint({"train": structures}),
+            "foundation": first.foundation,
+            "versions": versions(),
+        }
+        for number, item in enumerate(checked.values(), 1):
+            if item.data != first.data:
+                facts[f"data of arm {number}"] = item.data
+            if item.foundation != first.foundation:
+                facts[f"foundation of arm {number}"] = item.foundation
+        return facts
 
     def _result(self, choices: Mapping[str, Mapping[str, Any]]) -> ComparisonResult:
         outcomes = {
@@ -208,11 +222,13 @@ class _Comparison:
         if not path.is_file():
             return {"values": {}}
         try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return {**found, "values": dict(found["values"])}
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            found = read_json(path)
+            if not isinstance(found.get("values"), dict):
+                raise ValueError("the values that were chosen are missing")
+            return found
+        except (OSError, ValueError) as error:
             raise RunFolderError(
-                f"'{path}' is damaged ({error!r}). Remove it, and its study is read again."
+                f"'{path}' is damaged ({error}). Remove it, and its study is read again."
             ) from error
 
     def _run(self, arm: Arm, seed: int, choice: Mapping[str, Any]) -> Job | None:

@@ -54,10 +54,12 @@ def work_through(
         RunStoppedError: On a signal.
         FinetuneError: What a job raised.
     """
+    done = (f"{number}/{len(jobs)} " for number in range(1, len(jobs) + 1))
     if processes == 1:
         for job in jobs:
             check_signals(signals)
-            say(f"{job.name}: {job.function(*job.arguments)}")
+            told = job.function(*job.arguments)
+            say(f"{next(done)}{job.name}: {told}")
         return
     waiting = list(jobs)
     running: dict[Connection, tuple[Job, BaseProcess]] = {}
@@ -69,7 +71,8 @@ def work_through(
             ready = wait(list(running), timeout=POLL)
             for connection in [item for item in running if item in ready]:
                 job, process = running.pop(connection)
-                say(f"{job.name}: {_outcome(job, connection, process)}")
+                told = _outcome(job, connection, process)
+                say(f"{next(done)}{job.name}: {told}")
             check_signals(signals)
     finally:
         for _, process in running.values():

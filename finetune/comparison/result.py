@@ -88,20 +88,20 @@ class ComparisonResult:
         return sum("fault" in item for item in self.outcomes[arm].values())
 
     def notes(self) -> list[str]:
-        """Return a line on each arm whose runs kept the foundation: it was not trained well."""
+        """Return a line on the arms whose runs kept the foundation: they were not trained well."""
         found = []
         for arm in self.arms:
             epochs = [
                 item["best_epoch"] for item in self.outcomes[arm.name].values() if item.get("test")
             ]
-            kept = epochs.count(0)
-            if kept:
-                found.append(
-                    f"note: in {kept} of {counted(len(epochs), 'run')} of {arm.name} no epoch "
-                    "validated better than the foundation, whose weights were kept. Give tuning a "
-                    "larger budget, or more epochs."
-                )
-        return found
+            if epochs.count(0):
+                found.append(f"{epochs.count(0)} of {counted(len(epochs), 'run')} of {arm.name}")
+        if not found:
+            return []
+        return [
+            "note: no epoch validated better than the foundation, whose weights were kept, in "
+            f"{'; '.join(found)}. Give tuning a larger budget, or more epochs."
+        ]
 
     def tables(self) -> list[Table]:
         """Return a table for energies, forces and stress, those with labels."""

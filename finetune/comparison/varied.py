@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
+from finetune.adapters import adapters
 from finetune.errors import RecipeError
+from finetune.overrides import read_values
 from finetune.recipe import Recipe
 from finetune.tuning.measure import SUPERVISED
 from finetune.tuning.options import Choices, Range
@@ -30,6 +28,10 @@ _FIXED = {
     "data.test": "all arms are tested on the same structures",
 }
 """Keys that are not varied, and what to do instead."""
+
+_EXAMPLES = {"data": "data.train", "train": "train.learning_rate"}
+_DRAWN = {"data.train", "data.keys", "data.units", "data.faulty"}
+"""Keys that decide which labels there are to draw from."""
 
 Varied = dict[str, tuple[Any, ...]]
 """Values by key: ``labels``, ``losses``, or a dotted key of the recipe."""
@@ -67,15 +69,11 @@ def varied(texts: Sequence[str]) -> Varied:
     found: Varied = {}
     for text in texts:
         key, equals, rest = text.partition("=")
-        try:
-            values = OmegaConf.to_container(OmegaConf.create(f"values: [{rest}]"))["values"]  # type: ignore[call-overload,index]
-        except (YAMLError, OmegaConfBaseException) as error:
-            raise RecipeError(f"--vary '{text}' cannot be read: {error}") from error
-        if not equals or not key.strip():
+        if not equals or not all(part.strip() for part in key.split(".")):
             raise RecipeError(f"--vary '{text}' must read key=value,value, e.g. labels=10,25,100.")
         if key.strip() in found:
             raise RecipeError(f"--vary {key.strip()} is there twice: name all its values in one.")
-        found[key.strip()] = tuple(values)
+        found[key.strip()] = read_values(rest, f"--vary '{text}'")
     return found
 
 
@@ -90,18 +88,19 @@ def arms_of(recipe: Recipe, vary: Mapping[str, Sequence[Any]]) -> list[Arm]:
     """
     for key, values in vary.items():
         _check(key, values)
+    _check_together(vary)
     combinations: list[dict[str, Any]] = [
         dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())
     ]
+    recipes = [_recipe(recipe, chosen) for chosen in combinations]
     if len(combinations) < 2:
-        raise RecipeError(
-            "a comparison needs two arms at least: vary a key, e.g. --vary losses=none,pitc."
-        )
+        alone = [f"give {key} another value beside {shown(vary[key][0])}" for key in vary]
+        mend = " or ".join(alone) or "vary a key, e.g. --vary losses=none,pitc"
+        raise RecipeError(f"a comparison needs two arms at least: {mend}.")
     found: list[Arm] = []
     first: dict[Any, str] = {}
-    for place, chosen in enumerate(combinations, 1):
-        named = {key: value for key, value in chosen.items() if len(vary[key]) > 1}
-        name = _name(named)
+    for place, (chosen, own) in enumerate(zip(combinations, recipes, strict=True), 1):
+        name = _named(chosen, vary)
         several = set(vary) != {LABELS}
         baseline = first.setdefault(chosen.get(LABELS) if several else None, name)
         count = chosen.get(LABELS, ALL)
@@ -111,10 +110,10 @@ def arms_of(recipe: Recipe, vary: Mapping[str, Sequence[Any]]) -> list[Arm]:
                 name=name,
                 folder=f"{place:02d}-{slug}",
                 values=chosen,
-                recipe=_searching(_recipe(recipe, chosen), vary),
+                recipe=_searching(own, vary),
                 labels=None if count == ALL else count,
                 baseline=baseline,
-                group=_name({key: value for key, value in named.items() if key != LABELS}),
+                group=_named(chosen, vary, {LABELS}),
             )
         )
     _check_space(recipe, found, vary)
@@ -125,6 +124,8 @@ def _check(key: str, values: Sequence[Any]) -> None:
     for fixed, instead in _FIXED.items():
         if key == fixed or key.startswith(f"{fixed}."):
             raise RecipeError(f"--vary {key}: {instead}.")
+        if fixed.startswith(f"{key}."):
+            raise RecipeError(f"--vary {key}: name one of its keys, e.g. {_EXAMPLES[key]}.")
     if (
         isinstance(values, str)
         or not values
@@ -139,8 +140,33 @@ def _check(key: str, values: Sequence[Any]) -> None:
             raise RecipeError(f"--vary labels: {shown(value)} is no number of structures or 'all'.")
 
 
+def _check_together(vary: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse numbers of labels beside what the labels are read from or by.
+
+    Raises:
+        RecipeError: Naming the key.
+    """
+    for key in vary if LABELS in vary else ():
+        if ".".join(key.split(".")[:2]) in _DRAWN:
+            raise RecipeError(
+                f"--vary labels, --vary {key}: labels are drawn from one training set. Compare "
+                "them apart."
+            )
+
+
 def _recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of an arm."""
+    """Return the recipe of an arm.
+
+    Raises:
+        RecipeError: If that is no valid recipe, naming the arm.
+    """
+    try:
+        return _changed(recipe, values)
+    except RecipeError as error:
+        raise RecipeError(f"the arm {_name(values)}: {error}") from error
+
+
+def _changed(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     if LOSSES in values:
         recipe = _with_losses(recipe, str(values[LOSSES]))
     rest = {key: value for key, value in values.items() if key not in (LABELS, LOSSES)}
@@ -153,6 +179,12 @@ def _recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
                 if LOSSES in values
                 else f"--vary {key}: the recipe has no loss '{parts[1]}'."
             )
+    kind = str(rest.get("adapter.kind", recipe.adapter["kind"]))
+    known = adapters.options(kind).model_fields
+    for key in rest:
+        first, _, option = key.partition(".")
+        if first == "adapter" and option not in ("", "kind", *known):
+            raise RecipeError(f"the adapter '{kind}' has no option '{option}'. Compare them apart.")
     return with_values(recipe, rest)
 
 
@@ -164,6 +196,12 @@ def _with_losses(recipe: Recipe, names: str) -> Recipe:
         return recipe
     kept = {name: losses[name] for name, item in recipe.losses.items() if item.kind in SUPERVISED}
     wanted = [] if names == NONE else [name.strip() for name in names.split("+")]
+    for name in wanted:
+        if name in kept:
+            raise RecipeError(
+                f"the loss '{name}' is on labels and so in every arm. Name weak losses, or vary "
+                f"losses.{name}.weight."
+            )
     weak = {name: losses.get(name) for name in wanted}
     return Recipe.parse({**written, "losses": {**kept, **weak}})
 
@@ -190,6 +228,13 @@ def _check_space(recipe: Recipe, arms: Sequence[Arm], vary: Mapping[str, Sequenc
     for path in recipe.tune.space:
         if path not in known and path not in vary:
             raise RecipeError(f"tune.space: no arm has '{path}'. Correct it or take it out.")
+
+
+def _named(
+    values: Mapping[str, Any], vary: Mapping[str, Sequence[Any]], but: Collection[str] = ()
+) -> str:
+    """Return what distinguishes an arm: the values of keys that have several."""
+    return _name({k: v for k, v in values.items() if len(vary[k]) > 1 and k not in but})
 
 
 def _name(values: Mapping[str, Any]) -> str:

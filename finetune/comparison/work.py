@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from finetune.errors import RunFolderError, RunStoppedError, TrainingError
-from finetune.files import write_json
+from finetune.files import read_json, write_json
 from finetune.recipe import Recipe
 from finetune.run_files import CHECKPOINTS
 from finetune.tuning.result import TuningResult
+from finetune.tuning.space import space_of
 from finetune.tuning.tune import tune
 from finetune.workflow import run
 
@@ -27,11 +27,15 @@ def tune_arm(content: Mapping[str, Any], folder: str, budget: str) -> str:
         folder: The arm's folder.
         budget: Of the tuning.
 
-    An arm that cannot be trained untouched keeps its settings: its runs tell.
+    An arm that cannot be trained untouched keeps its settings: its runs tell. So does one
+    without settings to search.
 
     Returns:
         What was chosen, in words.
     """
+    if not space_of(Recipe.parse(content)):
+        write_json(Path(folder) / CHOICE, {"values": {}})
+        return "nothing to tune"
     try:
         found = tune(content, budget=budget, to=Path(folder) / TUNING)
     except TrainingError as error:
@@ -104,11 +108,24 @@ def outcome_at(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if "fault" in found or {"test", "seconds"} <= set(found):
-            return found
-        raise ValueError("errors are missing")
-    except (OSError, ValueError, TypeError) as error:
+        found = read_json(path)
+        if not _complete(found):
+            raise ValueError("errors are missing")
+        return found
+    except (OSError, ValueError) as error:
         raise RunFolderError(
             f"'{path}' is damaged ({error}). Remove it, and its run is done again."
         ) from error
+
+
+def _complete(found: Mapping[str, Any]) -> bool:
+    """Return whether an outcome is what `run_arm` writes."""
+    if "fault" in found:
+        return True
+    sides = [found.get("test"), found.get("foundation") or {}]
+    numbers = [found.get("seconds"), found.get("best_epoch")]
+    for side in sides:
+        if not isinstance(side, dict):
+            return False
+        numbers += [value for value in side.values() if value is not None]
+    return all(isinstance(number, (int, float)) for number in numbers)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -25,8 +24,6 @@ CLOSEST = 0.2
 """Å; atoms nearer than this are a damaged file, not chemistry."""
 LARGEST_EXTENT = 1e4
 """Å, of a structure or a cell."""
-LARGEST_NUMBER = 1000
-"""Of a charge or spin multiplicity."""
 LARGEST_LABEL = {"energy": 1e7, "forces": 1e5, "stress": 1e3}
 """eV/atom, eV/Å and eV/Å³ that no structure has: a uranium atom has −8·10⁵ eV, and atoms 0.2 Å
 apart push each other with less than 10⁴ eV/Å."""
@@ -88,22 +85,42 @@ def from_atoms(atoms: Atoms, keys: LabelKeys, where: str, units: Units | None = 
         values.stress(label(atoms, keys.stress), keys.stress, where) if atoms.pbc.all() else None
     )
     scale = (units or Units()).factors()
-    structure = Structure(
-        numbers=np.asarray(atoms.numbers, dtype=np.int64),
-        positions=np.array(atoms.positions, dtype=np.float64) * scale["length"],
-        cell=np.array(atoms.cell.array, dtype=np.float64) * scale["length"],
-        pbc=np.array(atoms.pbc, dtype=bool),
+    structure = replace(
+        without_labels(atoms, where, keys, scale["length"]),
         energy=None if energy is None else energy * scale["energy"],
         forces=None if forces is None else forces * scale["forces"],
         stress=None if stress is None else stress * scale["stress"],
-        charge=whole_number(atoms, keys.charge, 0, -LARGEST_NUMBER, where),
-        spin=whole_number(atoms, keys.spin, 1, 1, where),
-        where=where,
         level_of_theory=_text(atoms.info.get("level_of_theory")),
         tags=_tags(atoms, {keys.energy, keys.forces, keys.stress}),
     )
     check(structure, keys)
     return structure
+
+
+def without_labels(
+    atoms: Atoms, where: str, keys: LabelKeys | None = None, length: float = 1.0
+) -> Structure:
+    """Take geometry, charge and spin from an `ase.Atoms`; the geometry is not checked.
+
+    Args:
+        atoms: What to take them from.
+        where: What it is called in messages.
+        keys: Names of charge and spin.
+        length: Unit of the geometry, Å.
+
+    Raises:
+        DataError: If charge or spin is no whole number.
+    """
+    keys = keys or LabelKeys()
+    return Structure(
+        numbers=np.asarray(atoms.numbers, dtype=np.int64),
+        positions=np.array(atoms.positions, dtype=np.float64) * length,
+        cell=np.array(atoms.cell.array, dtype=np.float64) * length,
+        pbc=np.array(atoms.pbc, dtype=bool),
+        charge=values.whole_number(atoms.info.get(keys.charge, 0), keys.charge, where),
+        spin=values.whole_number(atoms.info.get(keys.spin, 1), keys.spin, where, least=1),
+        where=where,
+    )
 
 
 def to_atoms(structure: Structure) -> Atoms:
@@ -122,23 +139,6 @@ def label(atoms: Atoms, key: str) -> Any:
         return atoms.arrays[key]
     results = getattr(atoms.calc, "results", {})
     return results.get(key)
-
-
-def whole_number(atoms: Atoms, key: str, absent: int, least: int, where: str) -> int:
-    """Return a whole number (charge, spin multiplicity) that an `ase.Atoms` holds in ``info``.
-
-    Raises:
-        DataError: If it is something else.
-    """
-    value = atoms.info.get(key, absent)
-    array = values.finite(value, key, where)
-    number = float(array.reshape(())) if array.size == 1 else math.nan
-    if not least <= number <= LARGEST_NUMBER or number != round(number):
-        raise DataError(
-            f"{where}: '{key}' must be one whole number from {least} to {LARGEST_NUMBER}, "
-            f"not {str(value)[:40]!r}."
-        )
-    return round(number)
 
 
 def label_names(atoms: Atoms) -> set[str]:
@@ -198,12 +198,12 @@ def check(structure: Structure, keys: LabelKeys) -> None:
     """
     check_geometry(structure)
     check_sizes(structure, keys)
-    for name, least in (("charge", -LARGEST_NUMBER), ("spin", 1)):
+    for name, least in (("charge", -values.LARGEST_NUMBER), ("spin", 1)):
         value = getattr(structure, name)
-        if not least <= value <= LARGEST_NUMBER:
+        if not least <= value <= values.LARGEST_NUMBER:
             raise DataError(
                 f"{structure.where}: '{name}' is {value}; it must lie from {least} to "
-                f"{LARGEST_NUMBER}."
+                f"{values.LARGEST_NUMBER}."
             )
 
 

@@ -36,8 +36,10 @@ def hold_out(
 def drawn(structures: Sequence[Structure], seed: int) -> Sequence[Structure]:
     """Draw as many structures as there are, with replacement (Efron, Ann. Stat. 7, 1 (1979))."""
     count = len(structures)
-    places = np.sort(np.random.default_rng(seed).integers(count, size=count)).tolist()
-    return View(structures, places)
+    places = np.sort(np.random.default_rng(seed).integers(count, size=count))
+    if isinstance(structures, LazySequence):
+        return View(structures, places)
+    return [structures[place] for place in places]
 
 
 def representative(structures: Sequence[Structure], limit: int) -> list[int]:

@@ -131,7 +131,7 @@ class Store(LazySequence[Structure]):
     def _tags(self, text: bytes, index: int) -> dict[str, str | float]:
         try:
             found = json.loads(text) if text else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict) or not all(
             isinstance(value, (str, float)) for value in found.values()

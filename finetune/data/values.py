@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from finetune.errors import DataError
 
 Array = NDArray[np.float64]
+LARGEST_NUMBER = 1000
+"""Of a charge or spin multiplicity."""
 
 
 def energy(value: Any, key: str, where: str) -> float | None:
@@ -60,6 +63,22 @@ def stress(value: Any, key: str, where: str) -> Array | None:
         f"{where}: '{key}' has shape {array.shape}; stress needs 6 (Voigt xx yy zz yz xz xy) or "
         "9 numbers in eV/Å³."
     )
+
+
+def whole_number(value: Any, key: str, where: str, least: int = -LARGEST_NUMBER) -> int:
+    """Return a charge or a spin multiplicity.
+
+    Raises:
+        DataError: For anything but a whole number of a size that occurs.
+    """
+    array = finite(value, key, where)
+    number = float(array.reshape(())) if array.size == 1 else math.nan
+    if not least <= number <= LARGEST_NUMBER or number != round(number):
+        raise DataError(
+            f"{where}: '{key}' must be one whole number from {least} to {LARGEST_NUMBER}, "
+            f"not {str(value)[:40]!r}."
+        )
+    return round(number)
 
 
 def finite(value: Any, key: str, where: str) -> Array:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,7 +18,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from finetune.data.labels import Structure
 from finetune.data.store_writing import SUFFIXES, StoreWriter
 from finetune.errors import DataError, system_errors
-from finetune.files import write_atomically
+from finetune.files import appearing, write_atomically
 from finetune.sections import LabelKeys
 
 XYZ = {".xyz", ".extxyz"}
@@ -69,8 +68,12 @@ def write_parts(
         The files and how many structures each has.
 
     Raises:
-        DataError: If a file exists, before anything is written.
+        DataError: If a file exists or the suffix is another one, before anything is written.
     """
+    if suffix.lstrip(".") not in ("xyz", "h5"):
+        raise DataError(f"--suffix is '{suffix}'; choose xyz or h5.")
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"'{folder}' is a file; name a folder with --to.")
     paths = {name: folder / f"{name}.{suffix.lstrip('.')}" for name in parts}
     for path in (*paths.values(), folder / "split.json"):
         if path.suffix != ".json":
@@ -99,7 +102,19 @@ def check_name(path: Path) -> None:
         raise DataError(f"'{path}' cannot be written: no right to write to its folder.")
 
 
+def check_no_folder(path: Path) -> None:
+    """Refuse the name of a folder.
+
+    Raises:
+        DataError: With the name of a file in it.
+    """
+    if path.is_dir():
+        file = path / "structures.xyz"
+        raise DataError(f"'{path}' is a folder. Name a file to write, e.g. '{file}' (or .h5).")
+
+
 def _check_free(path: Path) -> None:
+    check_no_folder(path)
     if path.suffix not in SUFFIXES | XYZ:
         raise DataError(
             f"the name '{path}' does not tell the format: end it in .h5 (store) or .xyz (extended "
@@ -157,18 +172,13 @@ def _write_store(path: Path, structures: Iterable[Structure]) -> int:
 
 
 def _write_xyz(path: Path, structures: Iterable[Structure]) -> int:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     count = 0
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            for block in _blocks(structures):
-                ase.io.write(file, [to_atoms(item) for item in block], format="extxyz")
-                count += len(block)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with appearing(path) as descriptor, os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        for block in _blocks(structures):
+            ase.io.write(file, [to_atoms(item) for item in block], format="extxyz")
+            count += len(block)
+        file.flush()
+        os.fsync(descriptor)
     return count
 
 

@@ -48,7 +48,7 @@ class Calibration:
         Intervals are those of a normal distribution around the mean.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
-            size = np.nan_to_num(np.abs(self.errors) / (scale * self.deviations), nan=0.0)
+            size = np.where(self.errors == 0, 0.0, np.abs(self.errors) / (scale * self.deviations))
         limits = norm.ppf((1 + LEVELS) / 2)
         found: Array = (size[:, None] <= limits).mean(axis=0)
         return found

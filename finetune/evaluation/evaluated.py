@@ -146,7 +146,7 @@ class Evaluated(Comparison):
                     "by_subset": groups["subset"],
                 }
         found |= {"note": self.note, "names": list(self.names), "worst": self.worst()}
-        return cast("dict[str, Any]", _finite(found))
+        return cast("dict[str, Any]", finite(found))
 
     @system_errors()
     def write(self, folder: Path) -> None:
@@ -210,17 +210,17 @@ class Evaluated(Comparison):
         return rows
 
 
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Return nested values with None for numbers that JSON has no words for."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return _number(value) if isinstance(value, float) else value
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _csv(rows: list[dict[str, Any]]) -> bytes:

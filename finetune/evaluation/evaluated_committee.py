@@ -12,7 +12,7 @@ from rich.table import Table
 from finetune.errors import system_errors
 from finetune.evaluation import calibration, plots
 from finetune.evaluation.calibration import Calibration, Quantity
-from finetune.evaluation.evaluated import Evaluated
+from finetune.evaluation.evaluated import Evaluated, finite
 from finetune.evaluation.evaluation_folder import CALIBRATION
 
 
@@ -36,7 +36,7 @@ class EvaluatedCommittee(Evaluated):
     def as_dict(self) -> dict[str, Any]:
         """Return everything but the single predictions (eV, Å), ready for JSON."""
         numbers = {name: item.as_dict() for name, item in self.calibrations.items()}
-        return {**super().as_dict(), "calibration": numbers}
+        return {**super().as_dict(), "calibration": finite(numbers)}
 
     @system_errors()
     def write(self, folder: Path) -> None:

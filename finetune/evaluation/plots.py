@@ -1,4 +1,4 @@
-"""Figures: learning curves and parity plots."""
+"""Figures: learning curves, parity plots, calibration of committees, energy curves."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,9 +15,9 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from finetune.data.graphs import GraphBatch, concatenate, graph
-from finetune.data.labels import LARGEST_NUMBER, Structure, check_geometry, whole_number
+from finetune.data.labels import check_geometry, without_labels
 from finetune.devices import choose_device, choose_dtype
-from finetune.errors import DataError
+from finetune.errors import DataError, RecipeError
 from finetune.foundation import domain
 from finetune.foundation.committee import CommitteePotential, mean
 from finetune.foundation.domain import Domain, FarFromTrainingWarning
@@ -93,14 +94,12 @@ class PotentialCalculator(Calculator):
             ``energy``, ``forces``, …
 
         Raises:
-            DataError: For a geometry that cannot be evaluated, naming its index, a batch size
-                below one, or a single structure.
+            DataError: For a geometry that cannot be evaluated, naming its index, something that is
+                no list of structures, or a batch size that is no whole number above zero.
             FoundationError: For an element that the potential does not know.
         """
-        if isinstance(structures, Atoms):
-            raise DataError("give a list of structures, not a single one: [atoms].")
-        if batch_size < 1:
-            raise DataError(f"batch_size is {batch_size}; it must be at least 1.")
+        structures = _listed(structures)
+        _check_size(batch_size)
         found: list[dict[str, Any]] = []
         for start in range(0, len(structures), batch_size):
             chosen = structures[start : start + batch_size]
@@ -113,15 +112,7 @@ class PotentialCalculator(Calculator):
         return found
 
     def _graph(self, atoms: Atoms, where: str) -> GraphBatch:
-        structure = Structure(
-            numbers=np.asarray(atoms.numbers, dtype=np.int64),
-            positions=np.array(atoms.positions, dtype=np.float64),
-            cell=np.array(atoms.cell.array, dtype=np.float64),
-            pbc=np.array(atoms.pbc, dtype=bool),
-            charge=whole_number(atoms, "charge", 0, -LARGEST_NUMBER, where),
-            spin=whole_number(atoms, "spin", 1, 1, where),
-            where=where,
-        )
+        structure = without_labels(atoms, where)
         check_geometry(structure)
         if structure.charge and "charge" not in self.potential.further_inputs:
             warnings.warn(
@@ -203,6 +194,29 @@ class CommitteeCalculator(PotentialCalculator):
         return results
 
 
+def _listed(structures: Any) -> list[Atoms]:
+    """Return a list of structures, from whatever sequence they come in.
+
+    Raises:
+        DataError: If it is something else, with the mend.
+    """
+    if isinstance(structures, Atoms):
+        raise DataError("give a list of structures, not a single one: [atoms].")
+    read = "ase.io.read('structures.xyz', ':') reads a list of them."
+    if isinstance(structures, str | bytes | Path) or not isinstance(structures, Iterable):
+        raise DataError(f"give a list of ase.Atoms, not {structures!r:.60}. {read}")
+    found = list(structures)
+    for place, item in enumerate(found):
+        if not isinstance(item, Atoms):
+            raise DataError(f"structure {place} is {item!r:.60}, no ase.Atoms. {read}")
+    return found
+
+
+def _check_size(batch_size: Any) -> None:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
+        raise DataError(f"batch_size is {batch_size!r:.40}; give a whole number, at least 1.")
+
+
 def split(values: torch.Tensor, batch: GraphBatch) -> list[Any]:
     """Return values of atoms ``[N, …]`` as an array for each structure."""
     rows = values.detach().cpu().double()
@@ -247,8 +261,11 @@ def load_calculator(
     Raises:
         FoundationError: If there is nothing to open, it is damaged, or it has no summary of a
             training set to compare with.
-        RecipeError: If the device or the dtype is unknown.
+        RecipeError: If the device or the dtype is unknown, or ``warn_far`` is neither true nor
+            false.
     """
+    if not isinstance(warn_far, bool):
+        raise RecipeError(f"warn_far is {warn_far!r:.40}; set it to True or False.")
     chosen = choose_device(device)
     foundation = load_foundation(path, choose_dtype(dtype), chosen)
     trained_on = None

@@ -83,8 +83,12 @@ def export(
         record = CommitteeRecord(members=tuple(members), scale=read_committee(source).scale)
         files[COMMITTEE] = record.model_dump_json(indent=2).encode()
     _check_folder(place, files, overwrite)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    write_folder(place, files)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_folder(place, files)
+    except OSError as error:
+        why = error.strerror or error
+        raise RunFolderError(f"'{place}' cannot be written: {why}. Choose another --to.") from error
     return place
 
 

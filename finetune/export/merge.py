@@ -87,7 +87,8 @@ def write_file(path: Path, content: bytes, overwrite: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
     except OSError as error:
-        raise RunFolderError(f"'{path}' cannot be written: {error}.") from error
+        why = error.strerror or error
+        raise RunFolderError(f"'{path}' cannot be written: {why}. Choose another --to.") from error
 
 
 def check_file(path: Path, overwrite: bool = False) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,11 +20,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 
 from finetune.data.graphs import GraphBatch, concatenate
+from finetune.data.spreading import farthest
 from finetune.errors import FoundationError
 from finetune.files import write_atomically
 from finetune.foundation.potential import Potential
 
 Array = NDArray[np.float64]
+S = TypeVar("S", bound=np.generic)
 FORMAT = "piwsl-finetune/training-set/1"
 FILE = "training-set.safetensors"
 POINTS = 200
@@ -76,8 +79,6 @@ def summarise(
 ) -> Domain:
     """Choose atoms of the training set that are far from each other, and what counts as far.
 
-    Each next atom is the farthest from all before (Gonzalez, Theor. Comput. Sci. 38, 293 (1985)).
-
     Args:
         potential: The trained potential, whose descriptors are compared.
         train: What it was trained on; 1,000 structures evenly spaced, if there are more.
@@ -87,7 +88,7 @@ def summarise(
         FoundationError: If the potential has no descriptors.
     """
     seen = _by_element(list(_described(potential, train)))
-    points = {number: _farthest(_spaced(rows, ATOMS)) for number, rows in seen.items()}
+    points = {number: _apart(_spaced(rows, ATOMS)) for number, rows in seen.items()}
     structures = list(_described(potential, valid))
     usual = {}
     for number, rows in _by_element(structures).items():
@@ -182,21 +183,14 @@ def _by_element(structures: Sequence[tuple[NDArray[np.int64], Array]]) -> dict[i
     return {int(number): rows[numbers == number] for number in np.unique(numbers)}
 
 
-def _spaced(rows: NDArray[np.generic], count: int) -> NDArray[np.generic]:
+def _spaced(rows: NDArray[S], count: int) -> NDArray[S]:
     if len(rows) <= count:
         return rows
     return rows[np.linspace(0, len(rows) - 1, count).astype(int)]
 
 
-def _farthest(rows: NDArray[np.generic]) -> Array:
-    """Return at most `POINTS` rows, each the farthest from those before, the middle one first."""
-    features = np.asarray(rows, dtype=np.float64)
-    chosen = [int(np.linalg.norm(features - features.mean(axis=0), axis=1).argmin())]
-    distance = np.linalg.norm(features - features[chosen[0]], axis=1)
-    while len(chosen) < min(POINTS, len(features)) and distance.max() > 0:
-        chosen.append(int(distance.argmax()))
-        distance = np.minimum(distance, np.linalg.norm(features - features[chosen[-1]], axis=1))
-    return features[chosen]
+def _apart(rows: Array) -> Array:
+    return rows[farthest(rows, POINTS)[0]]
 
 
 def _nearest(rows: Array, points: Array) -> Array:

@@ -50,6 +50,9 @@ def torchscript(
 def mliap(potential: MacePotential, dtype: torch.dtype) -> bytes:
     """Return the file that ``pair_style mliap unified`` reads: MACE's `LAMMPS_MLIAP_MACE`, pickled.
 
+    MACE takes its leave to compute on CPUs (``MACE_ALLOW_CPU``) from the environment of whoever
+    writes the file and stores it there; here it is always given.
+
     Args:
         potential: Plain MACE; its head and reference energies are those of the file.
         dtype: Type of weights and computation.
@@ -58,7 +61,9 @@ def mliap(potential: MacePotential, dtype: torch.dtype) -> bytes:
     model.lammps_mliap = True  # type: ignore[assignment]
     known = mace_module("mace.calculators.lammps_mliap_mace")
     buffer = io.BytesIO()
-    torch.save(known.LAMMPS_MLIAP_MACE(model, head=_head(potential)), buffer)
+    wrapped = known.LAMMPS_MLIAP_MACE(model, head=_head(potential))
+    wrapped.config.allow_cpu = True
+    torch.save(wrapped, buffer)
     return buffer.getvalue()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -202,7 +204,7 @@ class MacePotential(Potential):
         Raises:
             FoundationError: If an adapter has added parameters that a plain MACE does not have.
         """
-        model = construct(self.settings, dtype)
+        model = unfilled(self.settings, dtype)
         weights = dict(self.model.named_parameters())
         foreign = sorted(weights.keys() - dict(model.named_parameters()).keys())
         if foreign:
@@ -237,6 +239,33 @@ def construct(settings: MaceSettings, dtype: torch.dtype, **configs: Any) -> tor
         raise FoundationError(
             f"MACE cannot build a model from these settings: {type(error).__name__}: {error}"
         ) from error
+    return model
+
+
+def unfilled(settings: MaceSettings, dtype: torch.dtype) -> torch.nn.Module:
+    """Return what `construct` does, with weights that mean nothing, for those who fill them in.
+
+    TorchScript never frees what it compiles, nor the plans by which that is run. So each kind of
+    model is built once in a process, and copied: what a copy compiles goes with it.
+
+    Raises:
+        FoundationError: If MACE refuses the settings.
+    """
+    zeros = tuple((0.0,) * len(energies) for energies in settings.atomic_energies)
+    alike = settings.model_copy(update={"atomic_energies": zeros})
+    model: Any = deepcopy(_pattern(alike.model_dump_json(), dtype))
+    energies = torch.tensor(settings.atomic_energies, dtype=torch.float64)
+    model.atomic_energies_fn.atomic_energies.copy_(energies)
+    return model
+
+
+@lru_cache(maxsize=2)
+def _pattern(settings: str, dtype: torch.dtype) -> torch.nn.Module:
+    """Return a model whose weights take no memory; torch's global generator is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        model = construct(MaceSettings.model_validate_json(settings), dtype)
+    for parameter in model.parameters():
+        parameter.data = parameter.new_zeros(()).expand(parameter.shape)
     return model
 
 

@@ -31,7 +31,7 @@ def read_record(
         raw = json.loads(path.read_text(encoding="utf-8"))
         check(raw)
         return kind.model_validate(raw)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise FoundationError(f"'{path}' cannot be read: {error}.") from error
     except ValidationError as error:
         fault = error.errors()[0]

@@ -24,7 +24,7 @@ from finetune.adapters import adapters
 from finetune.errors import FinetuneError, FoundationError, RecipeError
 from finetune.files import write_atomically
 from finetune.foundation import heads
-from finetune.foundation.mace import MacePotential
+from finetune.foundation.mace import MacePotential, unfilled
 from finetune.foundation.potential import Potential
 from finetune.foundation.settings import MaceSettings
 from finetune.foundation.stored_config import CONFIG, StoredConfig, fingerprint, read_config
@@ -165,7 +165,7 @@ def assemble(
     head = head or config.head
     own, kept = heads.apart(weights)
     settings, own, kept = heads.as_it_was(config.settings, own, kept, head)
-    mace = MacePotential.build(settings, dtype, head)
+    mace = MacePotential(settings, unfilled(settings, dtype), head)
     mace.stored_heads = kept
     potential: Potential = mace
     for item in config.adapters:

@@ -12,13 +12,15 @@ from finetune.inspection.inspect import Inspection
 
 
 def check_plot(path: Path) -> None:
-    """Refuse a name that no picture can have.
+    """Refuse a name that no picture can have, or a folder that is not there.
 
     Raises:
         DataError: With names that can.
     """
     if path.suffix not in {".png", ".pdf", ".svg"}:
         raise DataError(f"'{path}' is no picture: end its name in .png, .pdf or .svg.")
+    if not path.parent.is_dir():
+        raise DataError(f"there is no folder '{path.parent}' to draw '{path.name}' in. Make it.")
 
 
 def draw(inspection: Inspection, path: Path) -> None:

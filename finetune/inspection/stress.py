@@ -56,7 +56,8 @@ class StressCheck:
                 also = " and the opposite sign" if sign and near[0] != "eV/Å³" else ""
                 said.append(f"the stresses {what}{also}: set data.units.stress={sign}{near[0]}")
             elif abs(abs(value) * self.volume - 1) < 0.15:
-                said.append("the stresses are virials (eV): divide them by −volume")
+                turned = "minus " if sign else ""
+                said.append(f"the stresses are virials (eV): divide them by {turned}the volume")
             else:
                 said.append("the stresses do not fit the energies")
         if self.order:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -14,6 +15,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.data import ground_state_magnetic_moments
 
 from finetune.errors import RecipeError
+from finetune.labelling import scratch
 from finetune.labelling.label import Label, LabelError, Task, check_electrons, listed
 from finetune.labelling.levels import AseLevel, TbliteLevel
 
@@ -60,7 +62,8 @@ class Named:
 
     def __init__(self, level: AseLevel, folder: Path) -> None:
         self.level = level
-        self.folder = folder
+        base = level.arguments.get("directory")
+        self.folder = Path(base) / folder.name if base else folder
         self._factory = _find(level.calculator)
         self._made: dict[tuple[tuple[str, int], ...], Any] = {}
         if not {level.charge_parameter, level.spin_parameter} - {None, "info"}:
@@ -75,6 +78,8 @@ class Named:
 
     def compute(self, task: Task, forces: bool) -> Label:
         """Compute what the calculator implements of energy, forces and stress.
+
+        Files of a calculation that fails are kept beside the folder.
 
         Raises:
             LabelError: For what cannot be computed or does not converge.
@@ -92,7 +97,17 @@ class Named:
                     f"its {name} is {value}, of which {level.calculator} would know nothing: name "
                     f"its parameter in level.{name}_parameter ('info' if it reads atoms.info)."
                 )
-        return computed(self._calculator(given), task, forces, level.energy, level.atom_cell)
+        failed = self.folder.with_name(f"failed-{task.key[:12]}")
+        shutil.rmtree(failed, ignore_errors=True)
+        calculator = self._calculator(given)
+        scratch.empty(self.folder)
+        try:
+            return computed(calculator, task, forces, level.energy, level.atom_cell)
+        except LabelError as error:
+            if not scratch.keep(self.folder, failed):
+                raise
+            place = f"{failed.parent.name}/{failed.name}"
+            raise LabelError(f"{error} (its files: {place})") from None
 
     def _calculator(self, given: dict[str, int]) -> Any:
         key = tuple(sorted(given.items()))
@@ -101,9 +116,8 @@ class Named:
             if not callable(getattr(made, "get_potential_energy", None)):
                 raise TypeError("it is no ASE calculator")
             if hasattr(made, "directory"):
-                base = self.level.arguments.get("directory")
-                own = Path(base) / self.folder.name if base else self.folder
-                made.directory = own if isinstance(made.directory, Path) else str(own)
+                own = made.directory
+                made.directory = self.folder if isinstance(own, Path) else str(self.folder)
             self._made[key] = made
         return self._made[key]
 

@@ -42,14 +42,14 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, level: Mapping[str, Any]) -> Journal:
-        """Read a journal, or begin one.
+        """Read a journal, or begin one; a whole one without any label gives way to another level.
 
         Args:
             path: The file.
             level: What decides the labels.
 
         Raises:
-            DataError: If it is of another level, or no journal.
+            DataError: If it has labels of another level, or is no journal.
         """
         found = cls(path)
         if not path.exists():
@@ -61,8 +61,11 @@ class Journal:
                 f"'{path}' does not begin like a journal of labels: it is damaged, or another "
                 "file. Move it away, choose another output, or add --overwrite."
             )
+        for line in rest:
+            if line:
+                found._take(_content(line))
         if _alike(header["level"]) != _alike(level):
-            if not any(rest):
+            if not found.labels and not found.damaged:
                 return cls._begin(path, level)
             keys = sorted({*header["level"], *level})
             other = [k for k in keys if header["level"].get(k) != level.get(k)]
@@ -72,9 +75,6 @@ class Journal:
                 f"'{path}' holds labels of another level of theory ({listed}). Choose another "
                 "output, or add --overwrite."
             )
-        for line in rest:
-            if line:
-                found._take(_content(line))
         return found
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from ase.data import chemical_symbols
 from ase.units import Bohr, Hartree
 
 from finetune.errors import RecipeError
+from finetune.labelling.functionals import dispersion_of
 from finetune.labelling.gradients import gradient
 from finetune.labelling.label import Label, LabelError, Task, check_electrons, listed
 from finetune.labelling.levels import NAMES, PyscfLevel
@@ -49,8 +50,10 @@ class Molecular:
         self.level = level
         self.memory = memory
         self.program = f"PySCF {pyscf.__version__}"
-        if level.method not in NAMES:
-            _check_functional(level.method)
+        self._facts: dict[str, Any] = {}
+        if level.method not in NAMES and (dispersion := dispersion_of(level.method)):
+            self.program += f", pyscf-dispersion {version('pyscf-dispersion')}"
+            self._facts["dispersion"] = dispersion
         symbols = [chemical_symbols[number] for number in elements]
         missing = [symbol for symbol in symbols if _basis(level, symbol) is None]
         if symbols and len(missing) == len(symbols):
@@ -69,7 +72,7 @@ class Molecular:
         level = self.level
         unrestricted = task.free_atom or task.spin > 1 or level.reference == "unrestricted"
         mean_field = self._mean_field(molecule, unrestricted, task.free_atom)
-        facts: dict[str, Any] = {"reference": _reference(level, unrestricted)}
+        facts = {**self._facts, "reference": _reference(level, unrestricted)}
         energy, method = mean_field.e_tot, mean_field
         without = level.without_forces
         if level.correlated:
@@ -260,23 +263,3 @@ def _name(level: PyscfLevel, symbol: str) -> str | None:
     if isinstance(level.basis, str):
         return level.basis
     return level.basis.get(symbol, level.basis.get("default"))
-
-
-def _check_functional(name: str) -> None:
-    from pyscf.dft import libxc
-    from pyscf.scf import dispersion
-
-    try:
-        plain, _, correction = dispersion.parse_dft(name)
-        libxc.parse_xc(plain)
-    except (KeyError, ValueError, NotImplementedError) as error:
-        why = error.args[0] if error.args else error
-        raise RecipeError(
-            f"level.method '{name}' is none of {', '.join(NAMES)}, and no functional that PySCF "
-            f"has ({why})."
-        ) from None
-    if correction and find_spec("pyscf.dispersion") is None:
-        raise RecipeError(
-            f"'{name}' has a dispersion correction, which PySCF leaves to another package: "
-            "pip install pyscf-dispersion"
-        )

@@ -15,7 +15,7 @@ from ase.data import chemical_symbols
 
 from finetune.data.labels import Structure
 from finetune.data.store_writing import SUFFIXES
-from finetune.data.writing import XYZ, check_name, write_structures
+from finetune.data.writing import XYZ, check_name, check_no_folder, write_structures
 from finetune.errors import DataError
 from finetune.files import write_atomically
 from finetune.labelling.journal import Journal
@@ -23,6 +23,12 @@ from finetune.labelling.label import UNITS, Label
 from finetune.labelling.plan import Item
 from finetune.labelling.recipe import LabelRecipe
 from finetune.wording import counted
+
+SUITABLE = (
+    "note: energies of free atoms are right as reference_energies for foundations whose own are "
+    "those of free atoms, as of most published ones. Others, such as tiny-xtb-hcno, are better off "
+    "with reference_energies: estimate."
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,12 @@ class Places:
 
     @classmethod
     def of(cls, output: Path) -> Places:
-        """Return the files beside an output."""
+        """Return the files beside an output.
+
+        Raises:
+            DataError: If it is a folder.
+        """
+        check_no_folder(output)
         return cls(
             output,
             output.with_name(f"{output.stem}-atoms{output.suffix}"),
@@ -199,7 +210,12 @@ def conclude(
             chemical_symbols[item.task.numbers[0]]: journal.labels[item.task.key].energy
             for item in atoms
         },
-        notes=(*notes, *_remarks(recipe, labels), *_without_later_forces(items, journal)),
+        notes=(
+            *notes,
+            *_remarks(recipe, labels),
+            *_without_later_forces(items, journal),
+            *([SUITABLE] if atoms else []),
+        ),
     )
     written = [places.output, *([places.atoms] if atoms else [])]
     record = {

@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 
 from ase.data import atomic_numbers
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError, field_validator
-from yaml import YAMLError
 
 from finetune.errors import RecipeError, suggestion, system_errors
 from finetune.explanation import explain, lines
 from finetune.labelling.levels import PROGRAMS, AseLevel, PyscfLevel, TbliteLevel
 from finetune.options import Options
+from finetune.overrides import overridden
+from finetune.overrides import read_yaml as read_mapping
 from finetune.sections import LabelKeys
 from finetune.units import Units
 
@@ -109,12 +109,7 @@ class LabelRecipe(Options):
         Raises:
             RecipeError: With a line for each fault.
         """
-        try:
-            changes = OmegaConf.merge(OmegaConf.from_dotlist(list(overrides)), options or {})
-            merged = OmegaConf.merge(_of_program(OmegaConf.create(mapping), changes), changes)
-            plain = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
-        except (YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:
-            raise RecipeError(f"{where} cannot be read: {error}") from None
+        plain = overridden(mapping, overrides, where, _of_program, options)
         try:
             return cls.model_validate(plain)
         except ValidationError as error:
@@ -123,19 +118,12 @@ class LabelRecipe(Options):
 
 @system_errors()
 def read_yaml(path: str | Path) -> Any:
-    """Return the mapping in a YAML file.
+    """Return the recipe for labels in a YAML file.
 
     Raises:
         RecipeError: If there is none.
     """
-    if not Path(path).is_file():
-        raise RecipeError(f"no recipe at '{path}'.")
-    try:
-        loaded = OmegaConf.load(path)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise RecipeError(f"'{path}' is not valid YAML: {error}") from error
-    if not OmegaConf.is_dict(loaded):
-        raise RecipeError(f"'{path}' must hold a mapping of recipe keys at its top level")
+    loaded = read_mapping(path)
     if "foundation" in loaded or "losses" in loaded:
         raise RecipeError(
             f"'{path}' is a recipe for `piwsl-finetune run`. One for labels has structures, level "

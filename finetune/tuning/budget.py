@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from finetune.errors import FinetuneError
 
 _SECONDS = {"h": 3600.0, "min": 60.0, "s": 1.0}
-_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(h|min|s)")
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(h|min|s)")
+_COUNT = re.compile(r"[0-9]{1,6}")
 MOST = 100_000
 
 
@@ -42,7 +43,7 @@ def parse_budget(text: str | int, least: int = 1) -> Budget:
         FinetuneError: If it is neither a number of trials nor a time above zero.
     """
     given = str(text).strip()
-    if given.isdigit() and least <= int(given) <= MOST:
+    if _COUNT.fullmatch(given) and least <= int(given) <= MOST:
         return Budget(trials=int(given))
     parts = _PART.findall(given)
     whole = re.sub(r"\s", "", given) == "".join(number + unit for number, unit in parts)

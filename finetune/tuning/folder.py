@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 from finetune import run_folder
 from finetune.errors import RunFolderError
-from finetune.files import write_json
+from finetune.files import read_json, write_json
 from finetune.recipe import Recipe
 from finetune.resources import expanded
 
@@ -20,11 +19,30 @@ STUDY, TRIALS, FOLDS = "study.db", "trials", "folds"
 
 
 def place(recipe: Recipe, to: str | Path | None, suffix: str) -> Path:
-    """Return the folder asked for, or the one beside the recipe's output with a suffix."""
+    """Return the folder asked for, or the one beside the recipe's output with a suffix.
+
+    Raises:
+        RunFolderError: If no folder can be there.
+    """
     if to is not None:
-        return expanded(to)
-    output = run_folder.place(recipe.output)
-    return output.with_name(f"{output.name}-{suffix}")
+        folder = expanded(to)
+    else:
+        output = run_folder.place(recipe.output)
+        folder = output.with_name(f"{output.name}-{suffix}")
+    try:
+        here = folder.resolve()
+    except (OSError, RuntimeError):  # before Python 3.13 the latter
+        raise RunFolderError(
+            f"'{folder}' cannot be followed: a symbolic link in it leads back to itself. Name "
+            "another folder with --to."
+        ) from None
+    if Path.cwd().is_relative_to(here):
+        raise RunFolderError(f"'{folder}' is or holds the working folder; name another with --to.")
+    held = next((item for item in (folder, *folder.parents) if item.exists()), folder)
+    if held.exists() and not held.is_dir():
+        what = "" if held == folder else f", so that '{folder}' cannot be made"
+        raise RunFolderError(f"'{held}' is a file{what}; name another folder with --to.")
+    return folder
 
 
 @dataclass(frozen=True)
@@ -65,11 +83,10 @@ def claim(folder: Path, kind: Kind, asked: Mapping[str, Any], overwrite: bool) -
         RunFolderError: If the folder holds something else, is damaged, or was asked for otherwise.
     """
     mark = folder / kind.mark
-    if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"'{folder}' is a file; choose another folder with --to.")
     held = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
-    strange = [name for name in held if name not in kind.ours and not _marks(name, kind)]
-    if strange or (held and not any(_marks(name, kind) for name in held)):
+    marks = [name for name in held if _marks(name, kind) and (folder / name).is_file()]
+    strange = [name for name in held if name not in kind.ours and name not in marks]
+    if strange or (held and not marks):
         raise RunFolderError(
             f"'{folder}' holds other files ('{(strange or held)[0]}') than a {kind.what}; choose "
             "another folder with --to."
@@ -95,13 +112,13 @@ def _marks(name: str, kind: Kind) -> bool:
 
 def _check_same(folder: Path, path: Path, kind: Kind, asked: Mapping[str, Any]) -> None:
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        keys = [key for key in dict.fromkeys((*stored, *asked)) if key not in kind.free]
-        different = [key for key in keys if stored.get(key) != asked.get(key)]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        stored = read_json(path)
+    except (OSError, ValueError) as error:
         raise RunFolderError(
             f"'{path}' is damaged ({error}). Choose another folder with --to, or --overwrite."
         ) from error
+    keys = [key for key in dict.fromkeys((*stored, *asked)) if key not in kind.free]
+    different = [key for key in keys if stored.get(key) != asked.get(key)]
     if different:
         listed = ", ".join(
             f"{key} (there {_short(stored.get(key))}, now {_short(asked.get(key))})"

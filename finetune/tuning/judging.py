@@ -95,6 +95,11 @@ def judging(recipe: Recipe, beside: Path | None, measure: Measure) -> Judging:
     reader.check_named()
     digest = fingerprint(known)
     labelled = sum(map(measure.judges, valid))
+    if options.folds == 0 and not labelled:
+        raise DataError(
+            f"no validation structure has {' or '.join(measure.kinds)} labels, which "
+            f"tune.measure={measure.name} needs. Name another measure, or leave tune.folds out."
+        )
     if options.folds == 0 or (options.folds is None and labelled >= options.valid_at_least):
         return Judging((), (), labelled, digest)
     usable = [

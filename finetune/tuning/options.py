@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
@@ -71,6 +72,20 @@ class TuneRecipe(Options):
     origin: dict[str, Any] = Field(
         default_factory=dict, description="where tuned values come from; written by `tune`"
     )
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _ranges_or_choices(cls, value: Any) -> Any:
+        for path, searched in value.items() if isinstance(value, Mapping) else ():
+            if not isinstance(searched, (Range, Mapping, list, tuple)):
+                raise ValueError(
+                    f"give '{path}' a range, {{low: 1, high: 10, log: true}}, or a list of choices"
+                )
+            given = list(searched) if isinstance(searched, (list, tuple)) else []
+            twice = [item for place, item in enumerate(given) if item in given[:place]]
+            if twice:
+                raise ValueError(f"the choice {twice[0]!r} of '{path}' is there twice")
+        return value
 
     @field_validator("folds")
     @classmethod

@@ -20,6 +20,7 @@ from finetune.tuning.folder import RESULT, STUDY, TRIALS_TABLE, TUNED
 from finetune.tuning.measure import Measure
 from finetune.tuning.space import Dimension
 from finetune.tuning.trials import Tried
+from finetune.wording import counted
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,21 @@ class TuningResult:
             f"tuned (trial {self.best.number}{change})"
         )
 
+    def notes(self) -> list[str]:
+        """Return a line on the trials that kept the foundation: they were not trained well."""
+        done = [item for item in self.tried if item.done and item.kept]
+        folds = [kept for item in done for kept in item.kept]
+        if not any(folds):
+            return []
+        whole = sum(all(item.kept) for item in done)
+        of_folds = "" if len(folds) == len(done) else f" ({sum(folds)} of their {len(folds)} folds)"
+        tuned = self.best.kept and all(self.best.kept)
+        return [
+            "note: no epoch validated better than the foundation, whose weights were kept, in "
+            f"{whole} of {counted(len(done), 'finished trial')}{of_folds}"
+            + ("; the tuned recipe is one of them: search other settings." if tuned else ".")
+        ]
+
     def table(self) -> Table:
         """Return each setting untouched and tuned, with its range and what it mattered."""
         table = Table(title=Text("what was tuned", style="table.title"), title_justify="left")
@@ -104,6 +120,7 @@ class TuningResult:
             "tuned": self.best.value,
             "best": self.best.number,
             "importances": dict(self.importances),
+            "notes": self.notes(),
             "trials": [asdict(item) for item in self.tried],
             "begun": dict(self.begun),
         }

@@ -62,6 +62,13 @@ class Dimension:
             return self.untouched
         return json.dumps(next(item for item in self.searched if item == self.untouched))
 
+    @property
+    def extremes(self) -> tuple[Any, ...]:
+        """The ends of the range, or all choices."""
+        if not isinstance(self.searched, Range):
+            return self.searched
+        return tuple(self.tidy(value) for value in (self.searched.low, self.searched.high))
+
     def tidy(self, value: float) -> float | int:
         """Return a number of the range with three significant digits, still in the range."""
         if self.whole:
@@ -75,11 +82,22 @@ def space_of(recipe: Recipe) -> dict[str, Dimension]:
 
     Raises:
         RecipeError: For a key that the recipe does not have or that is not searched, a range for
-            what is no number, or a range between two whole numbers that has none.
+            what is no number, a range between two whole numbers that has none, or a choice or an
+            end of a range that the recipe cannot have.
     """
     space = recipe.tune.space or usual_space(recipe)
     content = recipe.complete()
-    return {path: _dimension(path, searched, content) for path, searched in space.items()}
+    found = {path: _dimension(path, searched, content) for path, searched in space.items()}
+    for path, item in found.items():
+        for value in item.extremes:
+            try:
+                with_values(recipe, {path: value})
+            except RecipeError as error:
+                told = str(error).partition(":\n")[2].strip() or str(error)
+                raise RecipeError(
+                    f"tune.space: {json.dumps(value)} is no value of '{path}': {told}"
+                ) from error
+    return found
 
 
 def applicable(recipe: Recipe) -> Recipe:

@@ -93,6 +93,7 @@ class Study:
             handle=handle,
             folds=list(attributes.get("folds", [])),
             shares=list(attributes.get("shares", [])),
+            kept=list(attributes.get("kept", [])),
             seconds=attributes.get("seconds", 0.0),
             reported=set() if running is None else set(running.intermediate_values),
         )
@@ -148,6 +149,7 @@ class Study:
             values=values,
             seconds=attributes.get("seconds", 0.0),
             folds=tuple(attributes.get("folds", ())),
+            kept=tuple(attributes.get("kept", ())),
             fault=fault,
         )
 

@@ -29,6 +29,7 @@ class Tried:
         values: What was set, by dotted key; empty for the untouched recipe.
         seconds: Wall time.
         folds: The measure of each fold.
+        kept: Whether the foundation's weights were kept, as no epoch validated better, by fold.
         fault: Why it failed or was given up.
     """
 
@@ -38,6 +39,7 @@ class Tried:
     values: Mapping[str, Any]
     seconds: float
     folds: tuple[float, ...] = ()
+    kept: tuple[bool, ...] = ()
     fault: str = ""
 
     @property
@@ -56,6 +58,7 @@ class Trial:
         handle: Optuna's trial.
         folds: Measures of the folds that are done.
         shares: These over the foundation's.
+        kept: Whether the foundation's weights were kept, by fold.
         seconds: Wall time so far.
         reported: Points at which validations were reported.
     """
@@ -65,6 +68,7 @@ class Trial:
     handle: optuna.trial.Trial
     folds: list[float] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
+    kept: list[bool] = field(default_factory=list)
     seconds: float = 0.0
     reported: set[int] = field(default_factory=set)
 
@@ -90,12 +94,21 @@ class Trial:
                 hopeless = hopeless or bool(self.handle.should_prune())
         return hopeless
 
-    def fold_is_done(self, value: float, first: float, seconds: float) -> None:
-        """Store the measure of a fold."""
+    def fold_is_done(self, value: float, first: float, kept: bool, seconds: float) -> None:
+        """Store what a fold found.
+
+        Args:
+            value: Its measure.
+            first: That of the foundation.
+            kept: Whether the foundation's weights were kept.
+            seconds: Wall time.
+        """
         self.folds.append(value)
+        self.kept.append(kept)
         self.shares.append(share_left(value, first))
         self.handle.set_user_attr("folds", self.folds)
         self.handle.set_user_attr("shares", self.shares)
+        self.handle.set_user_attr("kept", self.kept)
         self.spend(seconds)
 
     def spend(self, seconds: float) -> None:

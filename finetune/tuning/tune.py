@@ -102,6 +102,12 @@ class _Tuning:
         self.reporter = reporter
         self.measure = Measure.of_recipe(recipe)
         self.space = space_of(recipe)
+        if not self.space:
+            raise RecipeError(
+                "there is nothing to tune: train.optimiser=gauss-newton chooses its restraint from "
+                "the labels. Run the recipe as it is, or name settings, tune.space={adapter.kind: "
+                "[full, lora]}."
+            )
         self.foundations = Foundations(beside)
 
     def run(self, limit: Budget, overwrite: bool) -> TuningResult:
@@ -177,7 +183,7 @@ class _Tuning:
                 output = str(folder / f"fold-{number}")
                 one = recipe.model_copy(update={"data": part, "output": output})
                 found = train(one, self.foundations, self.measure, observe, signals)
-                trial.fold_is_done(found.value, found.first, found.seconds)
+                trial.fold_is_done(found.value, found.first, found.best_epoch == 0, found.seconds)
         except RunStoppedError:
             trial.spend(rest())
             raise

@@ -31,9 +31,12 @@ def usual_space(recipe: Recipe) -> dict[str, Range | Choices]:
 
     Learning rate, number of epochs, rank (``lora``); for each weak loss that is switched on its
     weight and the size of its displacement or strain; for supervised losses beyond the first their
-    weight. Every range holds the recipe's own value.
+    weight. Every range holds the recipe's own value. The optimiser ``gauss-newton`` has nothing
+    to search.
     """
     train = recipe.train
+    if train.optimiser == "gauss-newton":
+        return {}
     centre = training_defaults(recipe.adapter["kind"]).learning_rate
     found: dict[str, Range | Choices] = {
         "train.learning_rate": _around(centre, LEARNING_RATES, train.learning_rate)

@@ -94,25 +94,31 @@ def test_a_shift_learns_the_references_alone(workspace: Path, tmp_path: Path) ->
 
 
 def test_each_kind_says_what_it_trains(workspace: Path, tmp_path: Path) -> None:
-    said = {
-        kind["kind"]: finetune.validate(
-            recipe_for(workspace, tmp_path / "run", adapter=kind)
-        ).trained
+    prepared = {
+        kind["kind"]: finetune.validate(recipe_for(workspace, tmp_path / "run", adapter=kind))
         for kind in (
             {"kind": "full"},
             {"kind": "readout"},
             {"kind": "shift"},
+            {"kind": "head", "name": "new"},
             {"kind": "lora", "targets": ["readouts"], "rank": 1},
         )
     }
+    said = {kind: item.trained for kind, item in prepared.items()}
+    summaries = {kind: item.summary for kind, item in prepared.items()}
     total = sum(item.numel() for item in TINY.parameters())
     assert said["full"].startswith("trained: node_embedding 16, interactions.0 ")
     assert said["full"].endswith("100 % of all parameters")
     assert said["readout"] == (
         f"trained: readouts.0 4, readouts.1 20; {100 * 24 / total:.3g} % of all parameters"
     )
-    assert said["shift"] == f"trained: shift 4; {100 * 4 / (total + 4):.3g} % of all parameters"
+    number = "% of the foundation's number"
+    assert said["shift"] == f"trained: shift 4; added, {100 * 4 / total:.3g} {number}"
     assert said["lora"] == (
-        "trained: readouts.0 5 (55.6 %), readouts.1 13 (39.4 %); "
-        f"{100 * 18 / (total + 18):.3g} % of all parameters"
+        f"trained: readouts.0 5, readouts.1 13; added, {100 * 18 / total:.3g} {number}"
     )
+    assert f": 24 of {total:,} parameters are trained on 12 structures" in summaries["readout"]
+    stay = f": 18 parameters added to the foundation's {total:,}, which stay, are trained on 12"
+    assert stay in summaries["lora"]
+    head = f": 56 of {total + 32:,} parameters, 32 of them added, are trained"
+    assert head in summaries["head"]

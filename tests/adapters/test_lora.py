@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 import finetune
 from finetune.adapters.base import AdaptedPotential
+from finetune.adapters.equivariant_linear import EquivariantLora
 from finetune.adapters.lora import LoraAdapter
 from finetune.adapters.options import REFUSED, LoraOptions
 from finetune.data.graphs import GraphBatch, concatenate
@@ -90,6 +91,20 @@ def test_merging_is_exact_to_rounding_and_plain(mixed_graphs: list[GraphBatch]) 
     assert [name for name, _ in merged.named_parameters()] == names
     plain = MacePotential(merged.settings, merged.plain_model(torch.float64))
     assert (plain(batch).forces - found.forces).abs().max() < 1e-12
+
+
+def test_a_safe_merge_adds_nothing_that_is_not_finite() -> None:
+    adapted = changed(attached())
+    modules = adapted.potential.model.modules()
+    equivariant = [item for item in modules if isinstance(item, EquivariantLora)]
+    assert equivariant
+    for layer in equivariant:
+        before = {name: item.clone() for name, item in layer.weights().items()}
+        with torch.no_grad():
+            next(layer.lora_B.parameters()).fill_(torch.nan)
+        with pytest.raises(ValueError, match="not finite"):
+            layer.merge(safe_merge=True)
+        assert all(torch.equal(item, before[name]) for name, item in layer.weights().items())
 
 
 def test_folders_are_read_by_peft_itself(tmp_path: Path, mixed_graphs: list[GraphBatch]) -> None:

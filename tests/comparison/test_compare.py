@@ -1,7 +1,10 @@
 """A small comparison from tuning to table, in one process and in several, stopped and gone on."""
 
 import csv
+import io
 import json
+import math
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import finetune
@@ -31,6 +35,13 @@ def recipe_of(workspace: Path, output: Path, **changes: Any) -> Recipe:
         **changes,
     }
     return recipe_for(workspace, output, **settings)
+
+
+def errors_of(result: ComparisonResult, arm: str, seed: int) -> dict[str, Any]:
+    """Return what a run wrote of its errors on the test set."""
+    path = result.folder / "arms" / arm / f"seed-{seed}" / "result.json"
+    found: dict[str, Any] = json.loads(path.read_text())["test"]["finetuned"]
+    return found
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -102,21 +113,41 @@ def test_tables_and_files_tell_errors_differences_and_time(
     result, _ = done
     few, every = result.arms
     assert (few.name, every.name, every.baseline) == ("labels=4", "labels=all", "labels=4")
-    cell = result.cells[every.name, "energy_mae"]
-    values = [result.outcomes[every.name][seed]["test"]["energy_mae"] for seed in (0, 1)]
-    assert cell.mean == pytest.approx(sum(values) / 2)
-    assert cell.difference is not None
-    first = result.cells[few.name, "energy_mae"]
+    (a, b), (c, d) = (
+        [float(errors_of(result, arm.folder, seed)["energy_mae"]) for seed in result.seeds]
+        for arm in (few, every)
+    )
+    cell, first = result.cells[every.name, "energy_mae"], result.cells[few.name, "energy_mae"]
+    assert (first.mean, cell.mean) == pytest.approx(((a + b) / 2, (c + d) / 2))
+    assert first.spread == pytest.approx(abs(a - b) / math.sqrt(2))
+    assert cell.spread == pytest.approx(abs(c - d) / math.sqrt(2))
     assert first.difference is None
-    assert cell.difference.mean == pytest.approx(cell.mean - first.mean)
-    assert cell.difference.p == cell.difference.p_holm
+    # two pairs: Student's t with one degree of freedom is Cauchy's distribution
+    mean, error = ((c - a) + (d - b)) / 2, abs((c - a) - (d - b)) / 2
+    half = math.tan(math.pi * 0.475) * error
+    p = 1 - 2 * math.atan(abs(mean) / error) / math.pi
+    found = cell.difference
+    assert found is not None
+    assert (found.mean, found.low, found.high) == pytest.approx((mean, mean - half, mean + half))
+    assert (found.p, found.p_holm) == pytest.approx((p, p))
     assert result.ratio(few) == 1.0
     assert len(result.tables()) == 2  # energies and forces are labelled in the test set
-    names = {path.name for path in result.folder.iterdir()}
-    assert {"choices.json", "result.json", "table.csv", "runs.csv", "learning-curve.png"} <= names
+    files = {path.name for path in result.folder.iterdir()}
+    assert {"choices.json", "result.json", "table.csv", "runs.csv", "learning-curve.png"} <= files
     table = rows(result.folder / "table.csv")
     row = next(r for r in table if r["arm"] == every.name and r["measure"] == "energy_mae")
-    assert float(row["difference"]) == pytest.approx(cell.difference.mean)
+    expected = (cell.mean, cell.spread, mean, mean - half, mean + half, p, p)
+    names = ("mean", "sd", "difference", "low", "high", "p", "p_holm")
+    assert [float(row[name]) for name in names] == pytest.approx(expected)
+    told = json.loads((result.folder / "result.json").read_text())["arms"][1]["test"]["energy_mae"]
+    assert (told["mean"], told["spread"], told["difference"]["low"]) == pytest.approx(
+        (cell.mean, cell.spread, mean - half)
+    )
+    console = Console(record=True, width=200, file=io.StringIO())
+    console.print(result.tables()[0])
+    text = console.export_text()
+    assert f"{1000 * cell.mean:.2f} ± {1000 * cell.spread:.2f}" in text
+    assert f"{1000 * mean:+.2f} [{1000 * (mean - half):+.2f}, {1000 * (mean + half):+.2f}]" in text
     assert len(rows(result.folder / "runs.csv")) == 4
     assert (result.folder / "learning-curve.png").read_bytes().startswith(b"\x89PNG")
 
@@ -160,6 +191,58 @@ def test_faults_are_told_before_anything_is_written(
     assert refused.exit_code == 2, refused.output
     assert told in refused.stderr
     assert [item.name for item in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_all_arms_are_checked_before_any_is_trained_and_faulty_ones_are_named(
+    workspace: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe_of(workspace, tmp_path / "run").dump())
+    shutil.copy(workspace / "train.xyz", tmp_path / "beside.xyz")
+    lines = (workspace / "train.xyz").read_text().splitlines()
+    (tmp_path / "cut.xyz").write_text("\n".join(lines[:-3]))
+    before = sorted(tmp_path.iterdir())
+    gone = "the arm {}=gone: no {} '"
+    for vary, told, others in (
+        ("data.train=beside.xyz,gone,cut.xyz", [gone.format("data.train", "structure file")], 1),
+        ("data.valid=0.3,gone", [gone.format("data.valid", "structure file")], 0),
+        ("foundation=tiny-xtb-hcno,gone", [gone.format("foundation", "foundation")], 0),
+        ("data.keys.energy=REF_energy,nope", ["the arm data.keys.energy=nope: ", "'nope'"], 0),
+        ("train.learning_rate_factors={readouts: 2},{reedouts: 2}", ["reedouts"], 0),
+    ):
+        refused = runner.invoke(app, ["compare", str(path), "--vary", vary, "--budget", "0"])
+        assert refused.exit_code == 2, refused.output
+        assert all(text in refused.stderr for text in told), refused.stderr
+        assert refused.stderr.count("the arm ") == 1 + others
+        assert ("the arm data.train=cut.xyz: " in refused.stderr) == bool(others)
+    same = runner.invoke(app, ["compare", str(path), "--vary", "losses=none,pitc", "head=nope"])
+    assert same.exit_code == 2
+    assert "the arm" not in same.stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("choice.json", "[]"),
+        ("choice.json", '{"values": 3}'),
+        ("choice.json", "{"),
+        ("seed-0.json", "7"),
+        ("seed-0.json", '{"test": 3, "seconds": 1, "best_epoch": 0}'),
+        ("seed-0.json", '{"test": {"energy_mae": "?"}, "seconds": 1, "best_epoch": 0}'),
+    ],
+)
+def test_damaged_files_of_an_arm_are_named(
+    done: tuple[ComparisonResult, list[str]], workspace: Path, name: str, content: str
+) -> None:
+    result, _ = done
+    path = result.folder / "arms" / result.arms[1].folder / name
+    whole = path.read_bytes()
+    path.write_text(content)
+    recipe = recipe_of(workspace, result.folder.parent / "run")
+    with pytest.raises(RunFolderError, match=rf"{name}' is damaged \((it|the|errors) [^<>]*Remove"):
+        finetune.compare(recipe, vary={"labels": [4, "all"]}, seeds=2, budget=2)
+    path.write_bytes(whole)
 
 
 @pytest.mark.slow

@@ -86,6 +86,19 @@ def test_an_arm_searches_what_it_has_and_what_is_not_varied() -> None:
         (["losses=none,pitc", "losses.pitc.weight=1,2"], "with losses=none has no loss 'pitc'"),
         (["losses.pict.weight=1,2"], "the recipe has no loss 'pict'"),
         (["adapter.kind=[full,lora"], "cannot be read"),
+        (
+            ["losses=pict"],
+            r"the arm losses=pict: the recipe has 1 fault:\n  losses.pict: unknown loss",
+        ),
+        (["train.epochs=7"], "two arms at least: give train.epochs another value beside 7"),
+        (["labels=4,6", "data.train=a.xyz,b.xyz"], "drawn from one training set"),
+        (["labels=4", "data.units.energy=eV,Hartree"], "drawn from one training set"),
+        (["adapter.rank=2,4"], "adapter.rank=2: the adapter 'full' has no option 'rank'"),
+        (["adapter.rank=2,4", "adapter.kind=lora,full"], "'full' has no option 'rank'"),
+        (["losses=none,energy"], "losses=energy: the loss 'energy' is on labels and so in every"),
+        (["train..epochs=1,2"], "must read key=value,value"),
+        ([".=1,2"], "must read key=value,value"),
+        (["train={seed: 1},{seed: 2}"], "name one of its keys, e.g. train.learning_rate"),
     ],
 )
 def test_what_cannot_be_varied_is_refused(texts: list[str], message: str) -> None:

@@ -1,6 +1,7 @@
 import pytest
 
-from finetune.data.splits import hold_out
+from finetune.data.sequences import LazySequence, View
+from finetune.data.splits import drawn, hold_out
 from finetune.errors import DataError
 from tests.conftest import rattled, structure
 
@@ -23,3 +24,9 @@ def test_hold_out_is_disjoint_complete_and_seeded() -> None:
 def test_empty_parts_are_refused(fraction: float) -> None:
     with pytest.raises(DataError, match="Name a validation file"):
         hold_out(STRUCTURES, fraction, seed=0)
+
+
+def test_a_draw_is_lazy_only_where_the_structures_are() -> None:
+    held, lazy = drawn(STRUCTURES, seed=1), drawn(View(STRUCTURES, range(10)), seed=1)
+    assert isinstance(lazy, LazySequence) and not isinstance(held, LazySequence)
+    assert list(lazy) == held

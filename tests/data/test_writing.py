@@ -1,5 +1,7 @@
 """What the commands write, and what they refuse to write."""
 
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,11 @@ from typer.testing import CliRunner
 
 from finetune.commands import app
 from finetune.data.reading import read_structures
+from finetune.data.writing import write_structures
 from finetune.errors import DataError
+from finetune.files import write_atomically
 from finetune.sections import LabelKeys
+from tests.conftest import structure
 
 
 def refused(*arguments: str) -> str:
@@ -87,3 +92,32 @@ def test_atomic_numbers_of_an_archive_are_whole(tmp_path: Path) -> None:
         read_structures(tmp_path / "set.npz")
     np.savez(tmp_path / "whole.npz", z=np.array([1.0, 1.0]), **arrays)
     assert read_structures(tmp_path / "whole.npz")[0].numbers.tolist() == [1, 1]
+
+
+def test_what_is_in_the_way_is_told(labelled: str, tmp_path: Path) -> None:
+    keys = ["--energy-key", "dft_energy", "--forces-key", "dft_forces"]
+    split = ["split", labelled, *keys, "--to"]
+    assert "is a file; name a folder with --to" in refused(*split, labelled)
+    assert "--suffix is 'cif'; choose xyz or h5" in refused(
+        *split, str(tmp_path / "parts"), "--suffix", "cif"
+    )
+    plot = str(tmp_path / "gone" / "look.png")
+    assert "to draw 'look.png' in. Make it." in refused("inspect", labelled, *keys, "--plot", plot)
+    twice = ["--units", "energy=eV", "--units", "energy=meV"]
+    assert "--units: energy is there twice" in refused("inspect", labelled, *keys, *twice)
+    fault = refused("inspect", labelled, *keys, "--units", "energy=parsec")
+    assert "--units has 1 fault: energy: 'parsec' is no unit" in fault
+    assert [item.name for item in tmp_path.iterdir()] == [Path(labelled).name]
+
+
+@pytest.mark.parametrize("name", ["new.xyz", "new.h5", "split.json"])
+def test_what_is_written_has_the_rights_that_the_umask_leaves(name: str, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        if name.endswith("json"):
+            write_atomically(tmp_path / name, b"{}")
+        else:
+            write_structures(tmp_path / name, [structure(molecule("H2O"))])
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o640

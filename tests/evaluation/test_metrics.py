@@ -14,7 +14,7 @@ def test_errors_by_hand() -> None:
             energy=np.array([[1.0, 5.0], [0.0, 2.0]]),
             atoms=np.array([2.0, 3.0]),
             forces=np.array([[1.0, -1.0, 0.0], [0.0, 0.0, 0.0]]),
-            stress=NOTHING,
+            stress=np.stack([np.full(18, 0.2), np.zeros(18)]),
         ),
         structures=4,
     )
@@ -28,10 +28,13 @@ def test_errors_by_hand() -> None:
     assert found.energy_per_atom_rmse == pytest.approx((0.625) ** 0.5)
     assert found.forces_mae == pytest.approx(2 / 3)
     assert found.forces_rmse == pytest.approx((2 / 3) ** 0.5)
-    assert found.stress_mae is None
+    assert found.labelled_stresses == 2
+    assert found.stress_mae == pytest.approx(0.2)
+    assert found.stress_rmse == pytest.approx(0.2)
 
 
 def test_no_labels_give_no_errors() -> None:
     found = errors(LabelledPredictions(NOTHING, np.zeros(0), NOTHING, NOTHING), 3)
     assert found.energy_mae is None
     assert found.forces_rmse is None
+    assert found.stress_mae is None

@@ -117,6 +117,7 @@ def test_without_its_test_file_the_page_shows_what_is_on_record(
     stored = json.loads((copy / "result.json").read_text())["test"]["finetuned"]["forces_mae"]
     assert f"{1000 * stored:.2f}" in page
     assert "Worst forces" not in page
+    assert "errors on record, not measured again" in page and "gone.xyz" in page
     (copy / "result.json").write_text("{")
     with pytest.raises(RunFolderError, match="damaged"):
         report(copy)

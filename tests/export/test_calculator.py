@@ -3,6 +3,7 @@
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -12,7 +13,7 @@ from ase.build import molecule
 from safetensors.torch import load_file, save_file
 
 import finetune
-from finetune.errors import DataError, FoundationError
+from finetune.errors import DataError, FoundationError, RecipeError
 from finetune.export.calculator import PotentialCalculator
 from finetune.foundation.domain import FILE, FarFromTrainingWarning
 from finetune.foundation.mace import MacePotential
@@ -48,8 +49,33 @@ def test_what_a_batch_refuses(potential: MacePotential) -> None:
         calculator.calculate_many([water, Atoms("H2", [[0, 0, 0], [0, 0, 0.05]])])
     with pytest.raises(DataError, match="list of structures"):
         calculator.calculate_many(water)
-    with pytest.raises(DataError, match="batch_size is 0"):
-        calculator.calculate_many([water], batch_size=0)
+    wrong: Any
+    for wrong in (0, -1, "4", 2.0, True, None):
+        with pytest.raises(DataError, match="batch_size is .*whole number"):
+            calculator.calculate_many([water], batch_size=wrong)
+    for wrong in ("pool.xyz", 5, None, b"x", Path("pool.xyz")):
+        with pytest.raises(DataError, match=r"list of ase\.Atoms.*ase\.io\.read"):
+            calculator.calculate_many(wrong)
+    with pytest.raises(DataError, match=r"structure 1 is 'a\.xyz', no ase\.Atoms"):
+        calculator.calculate_many([water, "a.xyz"])  # type: ignore[list-item]
+    together = calculator.calculate_many((water for _ in range(2)), batch_size=np.int64(2))
+    assert len(together) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"warn_far": "yes"}, "set it to True or False"),
+        ({"warn_far": 1}, "set it to True or False"),
+        ({"device": None}, "unknown device 'None'"),
+        ({"dtype": ["float32"]}, "unknown precision"),
+    ],
+)
+def test_options_of_another_type_are_refused(
+    options: dict[str, Any], message: str, run_folder: Path
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        finetune.load_calculator(run_folder, **options)
 
 
 def test_a_bundle_tells_where_it_comes_from_and_holds_no_pickle(run_folder: Path) -> None:

@@ -90,6 +90,7 @@ def test_mliap_gives_energies_and_forces_through_mace_s_class(
 ) -> None:
     path = export(runs / "lora", tmp_path / "tuned-mliap.pt", "lammps-mliap")
     model = torch.load(path, weights_only=False)  # as LAMMPS does
+    assert model.config.allow_cpu
     for atoms, alone in expected:
         domain = Subdomain.of(atoms, 2 * model.rcutfac)  # one cutoff: features are exchanged
         data = MliapData(domain, model.element_types, 2 * model.rcutfac)
@@ -199,6 +200,22 @@ def test_what_is_refused(runs: Path, workspace: Path, tmp_path: Path) -> None:
         with pytest.raises(error, match=message):
             call()
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("format", ["mace", "bundle"])
+@pytest.mark.parametrize("name", ["a" * 250, "file/tuned.model"])
+def test_a_place_that_cannot_be_written_is_named_as_it_was_given(
+    name: str, format: str, runs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    done = runner.invoke(
+        app, ["export", str(runs / "lora"), "--to", str(tmp_path / name), f"--format={format}"]
+    )
+    assert done.exit_code == 2
+    message = done.stderr.replace("\n", "")
+    assert f"'{tmp_path / name}' cannot be written" in message and "another --to" in message
+    assert "/." not in message
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_the_command_exports(runs: Path, tmp_path: Path) -> None:

@@ -12,16 +12,23 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from ase.units import Bohr, Hartree
 from typer.testing import CliRunner
 
+import finetune
 from finetune.commands import app
 from finetune.data.labels import Structure
+from finetune.data.reading import read_structures
 from finetune.data.writing import write_structures
-from finetune.inspection.energies import statistical_energy
+from finetune.inspection.energies import origin, statistical_energy, zeros
+from finetune.inspection.forces import Slope, minimum_image
 from finetune.inspection.inspect import inspect
+from finetune.inspection.valence import FREE_ATOMS, gfn2
 from finetune.units import Units
 from tests.conftest import structure
 
+runner = CliRunner()
+ROOT = Path(finetune.__file__).resolve().parents[1]
 Change = Callable[[Structure], Structure]
 
 
@@ -167,11 +174,51 @@ def _reordered(item: Structure) -> Structure:
         (lambda i: replace(i, stress=-i.stress), "opposite sign: set data.units.stress=-eV/Å³"),
         (lambda i: replace(i, stress=i.stress * -1602.18), "set data.units.stress=-kbar"),
         (lambda i: replace(i, stress=i.stress * 160.218), "set data.units.stress=GPa"),
+        (
+            lambda i: replace(i, stress=i.stress * np.linalg.det(i.cell)),
+            "divide them by the volume",
+        ),
+        (
+            lambda i: replace(i, stress=-i.stress * np.linalg.det(i.cell)),
+            "divide them by minus the volume",
+        ),
         (_reordered, "shear components are in the order xy, yz, xz"),
     ],
 )
 def test_wrong_stresses_are_told(change: Change, expected: str, crystals: list[Structure]) -> None:
     assert expected in warnings([change(item) for item in crystals])
+
+
+@pytest.mark.parametrize(
+    ("symbol", "hartree"),  # Chakravorty et al., Phys. Rev. A 47, 3649 (1993)
+    [("B", -24.654), ("C", -37.845), ("N", -54.589), ("O", -75.067), ("Si", -289.359)]
+    + [("S", -398.110), ("Ar", -527.540)],
+)
+def test_the_energies_of_free_atoms_are_near_the_exact_ones(symbol: str, hartree: float) -> None:
+    found = statistical_energy(Atoms(symbol).numbers)
+    assert found == pytest.approx(27.2114 * hartree, rel=0.02)
+
+
+def test_coupled_cluster_energies_are_known_as_total_ones() -> None:
+    (found,) = origin(list(read_structures(ROOT / "data/ccsdt/ethanol/valid.xyz")))
+    assert found.level == "ok" and "all-electron total energies in eV" in found.text
+
+
+def test_a_slope_says_nothing_for_few_points_or_a_cloud() -> None:
+    assert Slope(2.0, 0.99, 50).told
+    assert not Slope(2.0, 0.3, 50).told and not Slope(2.0, 0.99, 3).told
+
+
+def test_atoms_that_cross_a_face_of_the_cell_have_not_moved_far(crystals: list[Structure]) -> None:
+    first = crystals[0]
+    across = np.array([[1.0, 0.0, -1.0], [0.0, 2.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    second = replace(first, positions=first.positions + across @ first.cell)
+    np.testing.assert_allclose(minimum_image(second, first), 0.0, atol=1e-12)
+
+
+def test_free_atoms_have_forces_of_zero() -> None:
+    atom = replace(structure(Atoms("O")), energy=-2040.0, forces=np.zeros((1, 3)))
+    assert zeros([atom]) == []
 
 
 def test_leaks_and_other_labels_of_the_same_structure_are_found(
@@ -206,3 +253,53 @@ def test_the_command_prints_words_json_and_a_picture(
     done = CliRunner().invoke(app, ["data", "inspect", str(path), "--plot", "a.doc"])
     assert done.exit_code == 2
     assert ase.io.read(path, 0).info["REF_energy"] == molecules[0].energy
+
+
+def test_energies_of_gfn2_are_recognised(tmp_path: Path) -> None:
+    """Labels made by tblite, as a file without a word on their level of theory holds them."""
+    tblite = pytest.importorskip("tblite.interface")
+    frames = []
+    for name in ("CH3CH2OH", "NH3", "C6H6", "H2O", "SiH4", "CH3SH", "NaCl", "N2"):
+        atoms = molecule(name)
+        numbers, positions = atoms.numbers, atoms.positions / Bohr
+        calculator = tblite.Calculator("GFN2-xTB", numbers, positions)
+        calculator.set("verbosity", 0)
+        atoms.info["REF_energy"] = float(np.sum(calculator.singlepoint().get("energy")))
+        frames.append(atoms)
+    for unit, told in (
+        (Hartree, "ok: the energies look like total energies of GFN2-xTB in eV"),
+        (1.0, "in Hartree: set data.units.energy=Hartree"),
+    ):
+        for atoms in frames:
+            atoms.info["REF_energy"] *= unit
+        path = tmp_path / f"{unit:g}.xyz"
+        ase.io.write(path, frames)
+        shown = runner.invoke(app, ["data", "inspect", str(path)]).output
+        assert told in shown
+        for atoms in frames:
+            atoms.info["REF_energy"] /= unit
+
+
+def test_free_atoms_of_gfn2_are_those_of_tblite() -> None:
+    tblite = pytest.importorskip("tblite.interface")
+    for number, unpaired in ((1, 1), (6, 2), (8, 2), (14, 2), (29, 1), (53, 1)):
+        calculator = tblite.Calculator(
+            "GFN2-xTB", np.array([number]), np.zeros((1, 3)), uhf=unpaired
+        )
+        calculator.set("verbosity", 0)
+        found = float(np.sum(calculator.singlepoint().get("energy")))
+        assert FREE_ATOMS[number - 1] == pytest.approx(found, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    "per_atom", [-1000.0, -150.0, -90.0, -12.5, -6.0], ids=lambda value: f"{value:g}"
+)
+def test_energies_of_other_methods_are_not_taken_for_gfn2(per_atom: float) -> None:
+    """Of pseudopotentials, and relative to pseudo-atoms."""
+    base = molecule("CH3CH2OH")
+    items = [
+        replace(structure(base), energy=len(base) * per_atom + 0.1 * place) for place in range(5)
+    ]
+    assert gfn2(items) == []
+    hydrogen = replace(structure(molecule("H2")), energy=-31.0)
+    assert gfn2([hydrogen]) == []

@@ -49,6 +49,13 @@ class Slow(Calculator):
             del self.results["forces"]  # so that they are asked for by themselves
 
 
+class Broken(Slow):
+    """Fails at whatever it is asked."""
+
+    def calculate(self, *given: Any, **options: Any) -> None:
+        raise RuntimeError("out of order")
+
+
 def energies_only() -> Calculator:
     """Return a calculator without forces."""
     made = Slow()

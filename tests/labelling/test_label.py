@@ -162,6 +162,22 @@ def test_failures_are_listed_kept_and_retried(tmp_path: Path) -> None:
     assert not (tmp_path / "none.xyz").exists()
 
 
+def test_programs_that_work_with_files_do_not_meet(tmp_path: Path) -> None:
+    pool, output = pool_of(tmp_path / "pool.xyz", 6, (2, 3)), tmp_path / "a.xyz"
+    recipe = springs(pool, output, workers=3, forces=False)
+    recipe["level"] = {"program": "ase", "calculator": "tests.labelling.file_calculator.Springs"}
+    found = finetune.label(recipe)
+    for item in read_structures(output):
+        assert item.energy == pytest.approx((item.positions**2).sum())
+    assert [failure.index for failure in found.failures] == [6, 7]
+    for failure in found.failures:  # no answer is none, not that of the structure before
+        (place,) = re.findall(r"its files: (a\.xyz\.files/failed-\w+)", failure.reason)
+        left = sorted(path.name for path in (tmp_path / place).iterdir())
+        assert left == ["springs.in", "springs.log"]
+        said = (tmp_path / place / "springs.log").read_text()
+        assert ("no basis for He" in said) == (failure.index == 6)
+
+
 def command(recipe: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "finetune", "label", str(recipe), "--plain"],
@@ -255,6 +271,21 @@ def test_python_on_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert names["label"].energy == pytest.approx(-1.1298 * 27.2114, abs=0.01)
 
 
+def test_the_recipe_with_a_calculator_on_the_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "label.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(# label emt\.yaml.*?)```", page, flags=re.DOTALL)
+    (before,) = re.findall(r'python -c "(.*)"', block)
+    exec(before, {})
+    Path("emt.yaml").write_text(block)
+    done = CliRunner().invoke(app, ["label", "emt.yaml"])
+    assert done.exit_code == 0, done.output
+    (item,) = read_structures(Path("emt.xyz"))
+    assert item.level_of_theory == "EMT" and item.stress is not None
+
+
 def test_damage_of_a_journal_costs_a_calculation_not_a_label(tmp_path: Path) -> None:
     pool, output = pool_of(tmp_path / "pool.xyz", 3), tmp_path / "a.xyz"
     finetune.label(springs(pool, output))
@@ -279,6 +310,17 @@ def test_overwriting_by_mistake_loses_no_label(tmp_path: Path) -> None:
         finetune.label(wrong, overwrite=True)
     assert finetune.label(springs(pool, output)).computed == 0
     assert not list(tmp_path.glob("*.before"))
+
+
+def test_failures_alone_are_no_labels_of_another_level(tmp_path: Path) -> None:
+    pool, output = pool_of(tmp_path / "pool.xyz", 1), tmp_path / "a.xyz"
+    wrong = springs(pool, output)
+    wrong["level"]["calculator"] = f"{SLOW.rpartition('.')[0]}.Broken"
+    with pytest.raises(DataError, match=r"none of 1 structure has a label.*out of order"):
+        finetune.label(wrong)
+    assert finetune.label(springs(pool, output)).computed == 1
+    with pytest.raises(DataError, match="another level of theory"):
+        finetune.label(wrong)
 
 
 def test_the_case_of_a_basis_set_makes_no_other_level(molecules: Path, tmp_path: Path) -> None:
@@ -342,6 +384,7 @@ def test_pyscf_from_the_command_line(tmp_path: Path) -> None:
     assert f"structure 1 ('{tmp_path}/pool.xyz', structure 1): the basis set" in done.output
     assert "'cc-pvdz' has no I" in done.output
     assert "reference_energies: {H: -13.58" in done.output
+    assert "better off with reference_energies: estimate" in done.output
     (item,) = read_structures(output)
     assert item.level_of_theory == "CCSD(T)/cc-pvdz, frozen core"
     assert item.energy == pytest.approx(-1.1633 * 27.2114, abs=0.02)
@@ -370,6 +413,8 @@ def test_pyscf_from_the_command_line(tmp_path: Path) -> None:
         ({"isolated_atoms": ["Xx"]}, "'Xx' is no element"),
         ({"charge": 0.5}, "charge: must be a whole number"),
         ({"output": "labels.txt"}, "does not tell the format"),
+        ({"output": "."}, "is a folder. Name a file to write"),
+        ({"output": "folder.xyz"}, "e.g. 'folder.xyz/structures.xyz'"),
         ({"output": "no/such/folder/a.xyz"}, "there is no folder"),
         ({"output": "pool.xyz"}, "is to be labelled"),
         ({"output": "mine.xyz"}, "is not as this command left it"),
@@ -385,6 +430,7 @@ def test_bad_input_is_one_message_and_leaves_all_as_it_was(
     monkeypatch.chdir(tmp_path)
     pool_of(tmp_path / "pool.xyz", 1)
     (tmp_path / "mine.xyz").write_text("mine")
+    (tmp_path / "folder.xyz").mkdir()
     recipe = {"structures": "pool.xyz", "level": XTB, "output": "a.xyz", **changes}
     Path("label.yaml").write_text(json.dumps(recipe))
     done = CliRunner().invoke(app, ["label", "label.yaml"])
@@ -392,7 +438,8 @@ def test_bad_input_is_one_message_and_leaves_all_as_it_was(
     assert message in done.stderr
     assert "Traceback" not in done.output
     left = {path.name for path in tmp_path.iterdir()} - {"a.xyz.journal"}
-    assert left == {"pool.xyz", "mine.xyz", "label.yaml"}
+    assert left == {"pool.xyz", "mine.xyz", "folder.xyz", "label.yaml"}
+    assert not list((tmp_path / "folder.xyz").iterdir())
     assert (tmp_path / "mine.xyz").read_text() == "mine"
 
 

@@ -172,7 +172,10 @@ def test_what_cannot_be_computed_is_told(options: dict[str, Any], at: Task, reas
     [
         ({"method": "mp3"}, "'mp3' is none of hf, mp2, ccsd"),
         ({"method": "b2plyp"}, "no functional"),
-        ({"method": "wb97x-d"}, "not supported"),
+        ({"method": "wb97x-d"}, "not supported.*wb97x-d3bj"),
+        ({"method": "wb97x-d3"}, "not supported.*wb97x-d3bj"),
+        ({"method": "b3lyp-d5"}, "no functional.*b3lyp-d3bj.*plain b3lyp"),
+        ({"method": "hf-d3bj"}, "for functionals here; take hf"),
         ({"method": "b3lyp-d3bj"}, "pip install pyscf-dispersion"),
         ({"basis": "cc-pvfz"}, "no basis set 'cc-pvfz' for H, O"),
     ],
@@ -182,6 +185,47 @@ def test_levels_that_do_not_exist_are_refused(options: dict[str, Any], message: 
         pytest.skip("pyscf-dispersion is installed")
     with pytest.raises(RecipeError, match=message):
         program(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "b3lyp-d3"}, "no dispersion correction 'd3'.*-d3bj"),
+        ({"method": "b3lyp-d4s"}, "no dispersion correction 'd4s'"),
+        ({"method": "m06-d3bj"}, "no parameters of d3bj for 'm06'"),
+        ({"method": "lda,vwn-d4"}, "no parameters of d4 for 'lda,vwn'"),
+    ],
+)
+def test_corrections_that_do_not_exist_are_refused(options: dict[str, Any], message: str) -> None:
+    pytest.importorskip("pyscf.dispersion", reason="pip install pyscf-dispersion")
+    with pytest.raises(RecipeError, match=message):
+        program(**options)
+
+
+@pytest.mark.parametrize(
+    ("method", "said"), [("b3lyp-d3bj", "d3bj of b3lyp, two-body"), ("PBE0-D4", "d4 of pbe0, th")]
+)
+def test_dispersion_is_in_energies_and_forces(method: str, said: str) -> None:
+    pytest.importorskip("pyscf.dispersion", reason="pip install pyscf-dispersion")
+    from pyscf import gto
+    from pyscf.dispersion import dftd3, dftd4
+
+    plain, _, version = method.lower().partition("-")
+    with_it, without = program(method=method, grid=1), program(method=plain, grid=1)
+    label, bare = with_it.compute(WATER_TASK, True), without.compute(WATER_TASK, True)
+    assert "pyscf-dispersion" in with_it.program
+    assert str(label.facts["dispersion"]).startswith(said)
+    assert_forces(with_it, WATER_TASK, label)
+    radical = with_it.compute(RADICAL_TASK, True)
+    assert_forces(with_it, RADICAL_TASK, radical)
+    assert with_it.compute(RADICAL_TASK, False).facts["reference"] == "UKS"
+    molecule = gto.M(atom=list(zip("OHH", WATER, strict=True)), verbose=0)
+    known = {"d3bj": dftd3.DFTD3Dispersion, "d4": dftd4.DFTD4Dispersion}
+    alone = known[version](molecule, xc=plain, version=version)
+    found = alone.get_dispersion(grad=True)
+    assert label.energy - bare.energy == pytest.approx(found["energy"] * Hartree, abs=1e-7)
+    pushed = -found["gradient"] * Hartree / Bohr
+    np.testing.assert_allclose(np.subtract(label.forces, bare.forces), pushed, atol=1e-5)
 
 
 def test_tblite_is_its_own_calculator() -> None:

@@ -1,9 +1,11 @@
 """The weakly supervised losses against hand calculations on harmonic wells, and on MACE."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 
 import pytest
 import torch
+from ase import Atoms
 
 from finetune.data.graphs import GraphBatch, concatenate, graph
 from finetune.displacements import DisplacementOptions
@@ -101,6 +103,16 @@ def test_pisc_is_half_the_curvature_along_the_difference(batch: GraphBatch) -> N
     assert loss(seen).item() == pytest.approx(expected, rel=CLOSED_FORM)
 
 
+def test_the_copies_of_pisc_have_displacements_of_their_own(batch: GraphBatch) -> None:
+    loss = built("pisc", normalise="per_structure", copies=2)
+    seen = context(loss, batch, HarmonicPotential(K))
+    assert len(seen.drawn) == 4
+    moved = [seen.displacement(Site(DisplacementOptions(size=0.1), copy=copy)) for copy in range(4)]
+    residuals = [curvature(seen, moved[copy] - moved[copy + 2]) for copy in range(2)]
+    expected = torch.stack(residuals).square().mean().item()
+    assert loss(seen).item() == pytest.approx(expected, rel=CLOSED_FORM)
+
+
 def test_the_symmetric_form_has_no_curvature_in_it(batch: GraphBatch) -> None:
     loss = built("pitc symmetric")
     assert loss(context(loss, batch, HarmonicPotential(K))).item() < 1e-25
@@ -123,6 +135,14 @@ def test_replay_is_the_distance_to_the_foundation(batch: GraphBatch) -> None:
     tilt = batch.sum_atoms(batch.positions @ Tilted.slope) / batch.atoms
     found = both(context(both, batch, Tilted(K), HarmonicPotential(K))).item()
     assert found == pytest.approx(2.0 * tilt.square().mean().item(), rel=1e-9)
+
+
+def test_replay_is_on_displaced_copies(batch: GraphBatch) -> None:
+    loss = built("replay", energy=0.0, copies=2)
+    seen = context(loss, batch, HarmonicPotential(K + 1), HarmonicPotential(K))
+    moved = [batch.positions + seen.displacement(site) for site in (NEAR, OTHER)]
+    expected = torch.stack(moved).square().mean().item()  # forces differ by −r
+    assert loss(seen).item() == pytest.approx(expected, rel=CLOSED_FORM)
 
 
 def test_the_label_can_be_the_base_energy(batch: GraphBatch) -> None:
@@ -149,6 +169,22 @@ def test_a_held_extrapolation_is_not_differentiated(name: str, batch: GraphBatch
         value = loss(context(loss, batch, potential))
         slopes.append(torch.autograd.grad(value, [potential.stiffness])[0].item())
     assert slopes[0] != pytest.approx(slopes[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("form", ["one_sided", "symmetric"])
+def test_a_held_stress_is_not_differentiated(
+    form: str, potential: MacePotential, diamond: Atoms
+) -> None:
+    trained = deepcopy(potential).train()
+    crystal = graph(structure(diamond), trained.cutoff, 0.5)
+    slopes = []
+    for held in (False, True):
+        loss = losses.get("strain")(
+            losses.options("strain").model_validate({"form": form, "hold_extrapolation": held})
+        )
+        value = loss(context(loss, crystal, trained))
+        slopes.append(torch.autograd.grad(value, [trained.model.node_embedding.linear.weight])[0])
+    assert (slopes[0] - slopes[1]).norm() > 1e-3 * slopes[0].norm()
 
 
 def test_distance_measures(batch: GraphBatch) -> None:

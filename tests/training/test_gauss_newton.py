@@ -278,6 +278,7 @@ def test_a_stopped_run_ends_as_if_nothing_had_happened(workspace: Path, tmp_path
         ({"train": {"weight_decay": 0.1}}, "train.weight_decay=0.1 means nothing"),
         ({"train": {"schedule": "cosine"}}, "train.schedule=cosine means nothing"),
         ({"train": {"learning_rate": 1.5}}, "the share of each Gauss-Newton step"),
+        ({"train": {"learning_rate": 3e-4}}, "the share of each Gauss-Newton step"),
     ],
 )
 def test_what_means_nothing_is_refused(
@@ -317,6 +318,23 @@ def test_several_processes_are_refused(
     monkeypatch.setattr(suitability, "process_count", lambda: 2)
     with pytest.raises(FinetuneError, match="works in one process"):
         finetune.validate(recipe(workspace, tmp_path / "run"))
+
+
+def test_there_is_nothing_to_tune(workspace: Path, tmp_path: Path) -> None:
+    with pytest.raises(FinetuneError, match="there is nothing to tune"):
+        finetune.tune(recipe(workspace, tmp_path / "run"), budget=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_it_is_compared_with_other_optimisers(workspace: Path, tmp_path: Path) -> None:
+    both = recipe(workspace, tmp_path / "run", train={"optimiser": "adamw", "epochs": 2})
+    vary = {"train.optimiser": ["adamw", "gauss-newton"]}
+    result = finetune.compare(both, vary=vary, seeds=2, budget=2)
+    first, second = result.choices.values()
+    assert first["trials"] == 2 and second == {"values": {}}
+    for arm in result.outcomes:
+        assert all("test" in outcome for outcome in result.outcomes[arm].values())
 
 
 def test_members_that_would_be_the_same_are_refused(workspace: Path, tmp_path: Path) -> None:

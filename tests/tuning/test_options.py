@@ -36,7 +36,22 @@ def test_budgets_are_trials_or_time(text: str | int, budget: Budget) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["0", "-3", "3 bananas", "h", "", "2.5", "0h", "2h 3 trials", "9" * 9]
+    "text",
+    [
+        "²",
+        "٣",
+        "3" * 5000,
+        "٣h",
+        "0",
+        "-3",
+        "3 bananas",
+        "h",
+        "",
+        "2.5",
+        "0h",
+        "2h 3 trials",
+        "9" * 9,
+    ],
 )
 def test_other_budgets_are_refused(text: str) -> None:
     with pytest.raises(FinetuneError, match="neither a number of trials from 1 on"):
@@ -93,6 +108,13 @@ def test_the_usual_space_follows_adapter_and_losses() -> None:
         ({"train": {"low": 1, "high": 4}}, "holds a mapping, not a number. Name one of its keys"),
         ({"train.seed": [0, 1]}, "luckiest seed"),
         ({"data.valid": [0.1, 0.2]}, "the data decide what is judged"),
+        ({"train.epochs": [3, -1]}, "-1 is no value of 'train.epochs': .*at least 1"),
+        ({"train.epochs": {"low": -3, "high": 4}}, "-3 is no value of 'train.epochs'"),
+        ({"train.epochs": ["many"]}, "\"many\" is no value of 'train.epochs': .*whole number"),
+        ({"adapter.kind": ["full", "loraa"]}, "\"loraa\" is no value of .* Did you mean 'lora'"),
+        ({"train.ema": {"low": 0.9, "high": 2.0}}, "2.0 is no value of 'train.ema': .*below 1"),
+        ({"losses.pitc": [1, 2]}, "1 is no value of 'losses.pitc': .*write `pitc: {weight: 1}`"),
+        ({"losses.pitc.displacement": {"low": 0.1, "high": 900}}, "900.0 is no value of"),
     ],
 )
 def test_settings_that_cannot_be_searched_are_refused(space: dict, message: str) -> None:
@@ -108,6 +130,13 @@ def test_settings_that_cannot_be_searched_are_refused(space: dict, message: str)
         ({"space": {"train.epochs": []}}, "at least 1 entry"),
         ({"space": {"train.epochs": {"low": 1}}}, "train.epochs.high: is missing"),
         ({"folds": 1}, "two folds at least"),
+        ({"space": {"train.epochs": 5}}, "give 'train.epochs' a range, {low: 1, high: 10"),
+        ({"space": {"train.epochs": None}}, "give 'train.epochs' a range"),
+        ({"space": {"train.epochs": [1, 2, 1]}}, "the choice 1 of 'train.epochs' is there twice"),
+        (
+            {"space": {"train.epochs": {"low": 1, "high": 2, "lg": True}}},
+            "train.epochs.lg: unknown key. Did you mean 'log'.* Known: low, high, log",
+        ),
         ({"measure": "energy"}, "tune.measure: must be 'loss'"),
         ({"spaces": {}}, "Did you mean 'space'"),
     ],
@@ -131,12 +160,17 @@ def test_values_reach_the_recipe_and_a_new_adapter_drops_the_options_of_the_old_
 
 
 def test_numbers_are_drawn_tidy_and_within_their_range() -> None:
-    space = {"train.learning_rate": {"low": 0.0123456, "high": 0.5}, "train.epochs": [3, None]}
+    space = {
+        "train.learning_rate": {"low": 0.0123456, "high": 0.5},
+        "train.patience": [3, None],
+        "train.batch_size": [2, 3],
+    }
     found = space_of(recipe(tune={"space": space}))
     assert found["train.learning_rate"].tidy(0.0123457) == 0.0123456
     assert found["train.learning_rate"].tidy(0.1234567) == 0.123
-    assert found["train.epochs"].searched == (3, None)
-    assert not found["train.epochs"].holds_untouched
+    assert found["train.patience"].searched == (3, None)
+    assert found["train.patience"].holds_untouched
+    assert not found["train.batch_size"].holds_untouched
     assert isinstance(found["train.learning_rate"].searched, Range)
 
 
@@ -178,6 +212,10 @@ def test_too_few_labels_for_the_folds_are_refused(workspace: Path, tmp_path: Pat
             "4 different structures .* cannot be divided into 9 folds.*lower tune.folds",
         ),
         ({"measure": "forces_mae"}, "0 different structures with forces labels"),
+        (
+            {"measure": "forces_mae", "folds": 0},
+            "no validation structure has forces labels, which tune.measure=forces_mae needs",
+        ),
     ):
         base = recipe_for(workspace, tmp_path, data=data, tune=tune)
         with pytest.raises(DataError, match=message):

@@ -34,7 +34,7 @@ def work(study: Study, trial: Trial, folds: int = 2, stop_at: int | None = None)
                 return None
             if trial.hopeless(epoch / 5, final * (2 - epoch / 5), 10.0 * (1 + fold)):
                 return study.end(trial, "hopeless")
-        trial.fold_is_done(final, 10.0 * (1 + fold), 1.0)
+        trial.fold_is_done(final, 10.0 * (1 + fold), fold == 0, 1.0)
     return study.end(trial)
 
 

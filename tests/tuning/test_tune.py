@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import finetune
 from finetune import FinetuneError, Recipe, TuningResult
 from finetune.commands import app
 from finetune.errors import RunFolderError, RunStoppedError
-from finetune.tuning.trials import Trial
+from finetune.tuning.trials import Trial, Tried
 from tests.conftest import recipe_for
 
 runner = CliRunner()
@@ -58,6 +59,7 @@ def test_the_tuned_recipe_is_never_worse_and_runs_as_its_trial_did(whole: Tuning
         finetune.run(whole.path)  # tuning did not miss the test set, a run does
     result = finetune.run(whole.path, ["data.test=null"])
     kept = result.history[result.best_epoch]
+    assert whole.best.kept == (result.best_epoch == 0,)
     assert kept["valid/loss"] == pytest.approx(whole.best.value, rel=1e-9)
 
 
@@ -72,6 +74,26 @@ def test_the_folder_holds_study_table_and_result_and_no_trial(whole: TuningResul
     assert rows[0] == "trial,state,loss,seconds,train.learning_rate,losses.energy.distance,fault"
     assert rows[1].startswith("0,done,")
     assert ",0.001,squared," in rows[1]
+
+
+def test_trials_that_kept_the_foundation_are_counted(whole: TuningResult) -> None:
+    def notes(*trials: tuple[float | None, tuple[bool, ...]]) -> list[str]:
+        tried = [
+            Tried(number, "done" if value else "pruned", value, {}, 1.0, kept=kept)
+            for number, (value, kept) in enumerate(trials)
+        ]
+        return replace(whole, tried=tried).notes()
+
+    begun = "note: no epoch validated better than the foundation, whose weights were kept, in "
+    assert notes((2.0, (False,)), (1.0, (False,))) == []
+    assert notes((2.0, (True,)), (1.0, (False,)), (None, (True,))) == [
+        f"{begun}1 of 2 finished trials."
+    ]
+    assert notes((2.0, (True, False)), (1.0, (True, True))) == [
+        f"{begun}1 of 2 finished trials (3 of their 4 folds); the tuned recipe is one of them: "
+        "search other settings."
+    ]
+    assert notes((2.0, ()), (1.0, ())) == []  # of a study that an earlier release began
 
 
 class Killed(BaseException):
@@ -142,6 +164,17 @@ def test_others_are_refused(whole: TuningResult, workspace: Path, tmp_path: Path
     with pytest.raises(RunFolderError, match="remembers the trials"):
         finetune.tune(same, budget=9, to=copy)
     assert (copy / "result.json").read_bytes() == (whole.folder / "result.json").read_bytes()
+    for content, told in (
+        ("[]", "it holds no mapping at its top level"),
+        ("7", "it holds no mapping at its top level"),
+        ("{", "it is no JSON: line 1: Expecting property name"),
+        ("[" * 100_000, "it is nested too deeply"),
+    ):
+        (copy / "tuning.json").write_text(content)
+        with pytest.raises(RunFolderError, match="tuning.json' is damaged") as refused:
+            finetune.tune(same, budget=9, to=copy)
+        assert f"({told}" in str(refused.value)
+        assert str(refused.value).endswith("Choose another folder with --to, or --overwrite.")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("")
     with pytest.raises(RunFolderError, match=r"holds other files \('mine.txt'\) than a tuning"):
@@ -199,6 +232,32 @@ def test_faults_are_told_before_anything_is_written(
     assert told in done.stderr
     assert "Traceback" not in done.stderr
     assert [item.name for item in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+@pytest.mark.parametrize("command", [["tune"], ["compare", "--vary", "losses=none,pitc"]])
+def test_a_file_in_the_way_is_told_before_anything_is_read(
+    tmp_path: Path, command: list[str]
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe_for(tmp_path / "gone", tmp_path / "run").dump())
+    for to, told in (
+        (path, "recipe.yaml' is a file; name another folder with --to"),
+        (path / "a" / "b", f"is a file, so that '{path / 'a' / 'b'}' cannot be made; name another"),
+    ):
+        done = runner.invoke(app, [command[0], str(path), *command[1:], "--to", str(to)])
+        assert done.exit_code == 2, done.output
+        assert told in done.stderr
+    ring = tmp_path / "ring"
+    ring.symlink_to(ring)
+    for where, told in (
+        (["--to", str(ring / "x")], "a symbolic link in it leads back to itself"),
+        ([f"output={ring / 'x'}"], "a symbolic link in it leads back to itself"),
+        (["--to", str(Path.cwd())], "is or holds the working folder; name another with --to"),
+    ):
+        done = runner.invoke(app, [command[0], str(path), *where, *command[1:]])
+        assert done.exit_code == 2, done.output
+        assert told in done.stderr
+    assert {item.name for item in tmp_path.iterdir()} == {"recipe.yaml", "ring"}
 
 
 def test_ladders_are_refused(workspace: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from finetune.data.graphs import GraphBatch, batches, graph
-from finetune.data.labels import LARGEST_NUMBER, Structure, whole_number
+from finetune.data.labels import without_labels
 from finetune.foundation.potential import Potential
 
 Array = NDArray[np.float64]
@@ -149,17 +149,7 @@ def energies_of(
 
 def unlabelled(atoms: Atoms, cutoff: float) -> GraphBatch:
     """Return the graph of an `ase.Atoms` without labels."""
-    where = atoms.get_chemical_formula()
-    structure = Structure(
-        numbers=np.asarray(atoms.numbers, dtype=np.int64),
-        positions=np.array(atoms.positions, dtype=np.float64),
-        cell=np.array(atoms.cell.array, dtype=np.float64),
-        pbc=np.array(atoms.pbc, dtype=bool),
-        charge=whole_number(atoms, "charge", 0, -LARGEST_NUMBER, where),
-        spin=whole_number(atoms, "spin", 1, 1, where),
-        where=where,
-    )
-    return graph(structure, cutoff)
+    return graph(without_labels(atoms, atoms.get_chemical_formula()), cutoff)
 
 
 def _finite(values: Array) -> list[float | None]:
