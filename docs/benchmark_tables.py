@@ -153,12 +153,14 @@ def stability(stored: dict[str, Any]) -> list[str]:
     for name, rows in stored["runs"].items():
         case, _, arm = name.partition(" | ")
         cases.setdefault(case, {})[arm] = rows
-    some = next(iter(next(iter(cases.values())).values()))
-    kelvins = list(dict.fromkeys(row["temperature"] for row in some))
-    columns = [(case, kelvin) for case in cases for kelvin in kelvins]
+    columns = [
+        (case, kelvin)
+        for case, arms in cases.items()
+        for kelvin in dict.fromkeys(row["temperature"] for row in next(iter(arms.values())))
+    ]
     heads = [f"{case}, {kelvin:g} K" for case, kelvin in columns]
     lines = [f"| arm | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
-    for arm in dict.fromkeys(arm for arms in cases.values() for arm in arms):
+    for arm in ["foundation", *_names(cases)]:
         cells = []
         for case, kelvin in columns:
             rows = [row for row in cases[case].get(arm, []) if row["temperature"] == kelvin]

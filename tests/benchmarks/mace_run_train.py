@@ -2,10 +2,10 @@
 
     python tests/benchmarks/mace_run_train.py --out tests/benchmarks/results/weak_losses.json
 
-Resumes, and adds arms to the cases of weak_losses.py, whose draws, number of steps, batch size, EMA
-and choice of the learning rate it takes over. What MACE's documentation recommends for fine-tuning
-without replay is used: reference energies estimated with the foundation, AMSGrad, EMA, no
-multihead; with --lora True for the second arm.
+Resumes, and adds arms to the cases of weak_losses.py, whose draws, number of steps, batch size and
+choice of the learning rate it takes over. What MACE's documentation recommends for fine-tuning
+without replay is used: reference energies estimated with the foundation, AMSGrad, EMA (with MACE's
+default decay), no multihead; with --lora True for the second arm.
 """
 
 from __future__ import annotations

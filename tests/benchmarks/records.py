@@ -15,8 +15,11 @@ class Records:
     """Named results, written after each.
 
     Args:
-        path: JSON file; results that were computed with other settings are dropped.
+        path: JSON file.
         settings: What every result depends on, ready for JSON.
+
+    Raises:
+        SystemExit: If the file holds results that were computed with other settings.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
@@ -27,8 +30,10 @@ class Records:
     def _stored(self) -> dict[str, Any]:
         if self._path.is_file():
             stored: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
-            if all(stored.get(key) == value for key, value in self._settings.items()):
-                return stored
+            for key, value in self._settings.items():
+                if stored.get(key) != value:
+                    raise SystemExit(f"{self._path} has {key} = {stored.get(key)}, not {value}.")
+            return stored
         return {**self._settings, "runs": {}}
 
     def __contains__(self, name: str) -> bool:
