@@ -130,6 +130,11 @@ class Recipe(Options):
             foundation, head = merged["output"], None
         return found
 
+    @property
+    def split_seed(self) -> int:
+        """Seed that holds out a fraction of the training set: ``data.seed``, or ``train.seed``."""
+        return self.train.seed if self.data.seed is None else self.data.seed
+
     def convene(self) -> dict[str, Recipe]:
         """Return the recipe of each member of a committee by name; nothing where there is none.
 
@@ -141,17 +146,16 @@ class Recipe(Options):
         for index in range(self.committee.members if self.committee else 0):
             given = self.written()
             del given["committee"]
-            first = given["train"]["seed"]
             for part in (given, *given["stages"].values()):
                 if part.get("adapter"):
                     part["adapter"] = adapter_options(part["adapter"])
                 for section in (part.get("adapter"), part.get("train")):
                     if section and section.get("seed") is not None:
                         section["seed"] += index
-            if given["data"]["seed"] is None:
-                given["data"]["seed"] = first
+            given["data"]["seed"] = self.split_seed
             if self.committee and self.committee.labels == "bootstrap":
-                given["data"]["bootstrap"] = (given["data"]["bootstrap"] or first) + index
+                drawn = self.data.bootstrap
+                given["data"]["bootstrap"] = index + (self.train.seed if drawn is None else drawn)
             given["output"] = f"{self.output}/members/{index + 1}"
             found[str(index + 1)] = Recipe.model_validate(given)
         return found
