@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+ROUNDING = 1e-6
+"""Share of the largest difference up to which they are taken not to vary."""
 LEVEL = 0.95
 """Of confidence intervals."""
 
@@ -42,7 +44,7 @@ def difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Di
     mean, count = float(found.mean()), len(seeds)
     if count < 2:
         return Difference(mean, None, None, None, None, count)
-    if not np.ptp(found) > 0:
+    if not np.ptp(found) > ROUNDING * np.abs(found).max():
         return Difference(mean, mean, mean, None, None, count)
     test = stats.ttest_1samp(found, 0.0)
     interval = test.confidence_interval(LEVEL)
