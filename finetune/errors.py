@@ -69,6 +69,12 @@ def system_errors() -> Iterator[None]:
         raise FinetuneError(f"{named}{error.strerror or error}.") from error
 
 
+def reason(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind where it says nothing."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the nearest known name, else an empty string."""
     near = get_close_matches(name, list(known), n=1, cutoff=0.6)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.adapters.defaults import BUILTIN
 from finetune.errors import RecipeError
 from finetune.losses.options import LossOptions
+from finetune.schedules import Schedule
 from finetune.sections import CommitteeRecipe, TrainRecipe
 
 LABELS = ("energy", "forces", "stress")
@@ -32,13 +33,19 @@ _PLAIN: dict[str, Any] = {
 }
 
 
+OPTIMISER_KEYS = (*GAUSS_NEWTON, *_PLAIN)
+"""Keys of ``train`` that a change to or from ``gauss-newton`` leaves to what suits."""
+
+
 def used_labels(losses: Mapping[str, LossOptions]) -> list[str]:
     """Return the kinds of labels that losses with a weight use."""
     used = {options.kind for options in losses.values() if options.peak_weight > 0}
     return [kind for kind in LABELS if kind in used]
 
 
-def check_gauss_newton(train: TrainRecipe, losses: Mapping[str, LossOptions]) -> None:
+def check_gauss_newton(
+    train: TrainRecipe, losses: Mapping[str, LossOptions], adapter: str, unlabelled: Any
+) -> None:
     """Refuse what the Gauss-Newton optimiser would have to ignore.
 
     Raises:
@@ -51,6 +58,27 @@ def check_gauss_newton(train: TrainRecipe, losses: Mapping[str, LossOptions]) ->
                 f"the loss '{options.kind}'. Leave it out (losses.{name}.weight=0), or set "
                 "train.optimiser=adamw."
             )
+        if isinstance(options.weight, Schedule):
+            raise RecipeError(
+                f"losses.{name}.weight is a schedule, which means nothing to "
+                "train.optimiser=gauss-newton. Give a number, or set train.optimiser=adamw."
+            )
+        if options.peak_weight > 0 and options.distance != "squared":
+            raise RecipeError(
+                f"losses.{name}.distance={options.distance}: train.optimiser=gauss-newton takes "
+                "labels with normal errors, distance=squared. Leave it out, or set "
+                "train.optimiser=adamw."
+            )
+    if unlabelled:
+        raise RecipeError(
+            "data.unlabelled means nothing to train.optimiser=gauss-newton, which fits labels "
+            "alone. Leave it out, or set train.optimiser=adamw."
+        )
+    if adapter == "shift":
+        raise RecipeError(
+            "adapter 'shift' trains what reference energies explain, which "
+            "train.optimiser=gauss-newton leaves to them. Set train.optimiser=adamw."
+        )
     given: Mapping[str, Any] = train.model_dump()
     for name, value in _PLAIN.items():
         if given[name] != value:
@@ -66,13 +94,14 @@ def check_gauss_newton(train: TrainRecipe, losses: Mapping[str, LossOptions]) ->
         )
 
 
-def check_members_differ(committee: CommitteeRecipe, adapter: str) -> None:
+def check_members_differ(committee: CommitteeRecipe, adapters: Sequence[str]) -> None:
     """Refuse a committee of the Gauss-Newton optimiser whose members would all be the same.
 
     Raises:
         RecipeError: If they have the same labels and start from the same weights.
     """
-    if committee.labels == "all" and adapter in BUILTIN and adapter != "lora":
+    alike = all(kind in BUILTIN and kind != "lora" for kind in adapters)
+    if committee.labels == "all" and alike:
         raise RecipeError(
             "committee: train.optimiser=gauss-newton gives the same weights whatever the seed, so "
             "members with the same labels would agree in all. Set committee.labels=bootstrap."

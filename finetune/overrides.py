@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
-from finetune.errors import RecipeError
+from finetune.errors import RecipeError, reason
 
 Settle = Callable[[Any, Any], Any]
 """Given a recipe and the changes to come, returns the recipe without what they make void."""
@@ -123,6 +123,6 @@ def _told(error: Exception) -> str:
     """Return the reason without the traces of the libraries."""
     if isinstance(error, MarkedYAMLError) and error.problem:
         return error.problem
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    told = reason(error)
     key = getattr(error, "full_key", None)
-    return f"{key}: {reason}" if key and key not in reason else reason
+    return f"{key}: {told}" if key and key not in told else told

@@ -288,8 +288,7 @@ def _read(recipe: Recipe, reader: Reader) -> dict[str, Sequence[Structure]]:
     data = recipe.data
     train = reader.read(data.train)
     if isinstance(data.valid, float):
-        seed = recipe.train.seed if data.seed is None else data.seed
-        train, valid = hold_out(train, data.valid, seed)
+        train, valid = hold_out(train, data.valid, recipe.split_seed)
     else:
         valid = reader.read(data.valid)
     if data.bootstrap is not None:

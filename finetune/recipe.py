@@ -23,7 +23,12 @@ from finetune.errors import RecipeError, suggestion, system_errors
 from finetune.explanation import explain, lines
 from finetune.losses.options import LossOptions
 from finetune.mappings import flattened, merged_deeply
-from finetune.optimisers import GAUSS_NEWTON, check_gauss_newton, check_members_differ
+from finetune.optimisers import (
+    GAUSS_NEWTON,
+    OPTIMISER_KEYS,
+    check_gauss_newton,
+    check_members_differ,
+)
 from finetune.options import Options
 from finetune.overrides import overridden, read_yaml
 from finetune.plugins import adapter_options, loss_options, training_defaults
@@ -93,15 +98,16 @@ class Recipe(Options):
         train.model_fields_set.difference_update(self.adapter_defaults)
         object.__setattr__(self, "train", train)  # a frozen model, still being made
         if train.optimiser == "gauss-newton":
-            check_gauss_newton(train, self.losses)
-            if self.committee:
-                check_members_differ(self.committee, self.adapter["kind"])
+            kind = self.adapter["kind"]
+            check_gauss_newton(train, self.losses, kind, self.data.unlabelled)
         return self
 
     @model_validator(mode="after")
     def _stages_are_recipes(self) -> Recipe:
         check_stages(self.stages)
-        self.climb()
+        runs = list(self.climb().values()) or [self]
+        if self.committee and all(item.train.optimiser == "gauss-newton" for item in runs):
+            check_members_differ(self.committee, [item.adapter["kind"] for item in runs])
         return self
 
     def climb(self) -> dict[str, Recipe]:
@@ -130,6 +136,11 @@ class Recipe(Options):
             foundation, head = merged["output"], None
         return found
 
+    @property
+    def split_seed(self) -> int:
+        """Seed that holds out a fraction of the training set: ``data.seed``, or ``train.seed``."""
+        return self.train.seed if self.data.seed is None else self.data.seed
+
     def convene(self) -> dict[str, Recipe]:
         """Return the recipe of each member of a committee by name; nothing where there is none.
 
@@ -141,17 +152,16 @@ class Recipe(Options):
         for index in range(self.committee.members if self.committee else 0):
             given = self.written()
             del given["committee"]
-            first = given["train"]["seed"]
             for part in (given, *given["stages"].values()):
                 if part.get("adapter"):
                     part["adapter"] = adapter_options(part["adapter"])
                 for section in (part.get("adapter"), part.get("train")):
                     if section and section.get("seed") is not None:
                         section["seed"] += index
-            if given["data"]["seed"] is None:
-                given["data"]["seed"] = first
+            given["data"]["seed"] = self.split_seed
             if self.committee and self.committee.labels == "bootstrap":
-                given["data"]["bootstrap"] = (given["data"]["bootstrap"] or first) + index
+                drawn = self.data.bootstrap
+                given["data"]["bootstrap"] = index + (self.train.seed if drawn is None else drawn)
             given["output"] = f"{self.output}/members/{index + 1}"
             found[str(index + 1)] = Recipe.model_validate(given)
         return found
@@ -231,7 +241,7 @@ class Recipe(Options):
     def written(self) -> dict[str, Any]:
         """Return the recipe as a mapping, without what its kind of adapter decided."""
         content = self.model_dump(mode="json")
-        for key in self.adapter_defaults:
+        for key in {*self.adapter_defaults, *GAUSS_NEWTON} - self.train.model_fields_set:
             del content["train"][key]
         return content
 
@@ -267,6 +277,11 @@ def _for_other_adapters(recipe: Any, changes: Any) -> Any:
         kind = after.get("kind") if OmegaConf.is_dict(after) else after
         if OmegaConf.is_dict(before) and kind and kind != before.get("kind", "full"):
             OmegaConf.update(recipe, place, {}, merge=False)
+    former = OmegaConf.select(recipe, "train.optimiser") or "adamw"
+    chosen = OmegaConf.select(changes, "train.optimiser") or former
+    if chosen != former and "gauss-newton" in (former, chosen) and "train" in recipe:
+        for key in OPTIMISER_KEYS:
+            recipe.train.pop(key, None)
     return recipe
 
 

@@ -103,10 +103,11 @@ def check_solvable(recipe: Recipe, train: Sequence[Structure], adapted: AdaptedP
             "accelerate, or set train.optimiser=adamw."
         )
     used = used_labels(recipe.losses)
-    energies = [item for item in train if item.energy is not None] if "energy" in used else []
+    energies = list({_geometry(item): item for item in train if item.energy is not None}.values())
+    energies = energies if "energy" in used else []
     further = sum(
         3 * len(item) * (item.forces is not None and "forces" in used)
-        + 9 * (item.stress is not None and "stress" in used)
+        + 6 * (item.stress is not None and "stress" in used)
         for item in train
     )
     elements = sorted({int(number) for item in energies for number in item.numbers})
@@ -114,23 +115,27 @@ def check_solvable(recipe: Recipe, train: Sequence[Structure], adapted: AdaptedP
     free = len(energies) - (int(np.linalg.matrix_rank(counts)) if counts else 0)
     if free + further < LEAST_LABELS:
         raise DataError(
-            f"train.optimiser=gauss-newton learns from {counted(free, 'label')} beyond those that "
-            f"settle the reference energies; it needs {LEAST_LABELS}. Add labels, or set "
-            "train.optimiser=adamw."
+            f"train.optimiser=gauss-newton learns from {counted(free, 'label')} of different "
+            f"structures beyond those that settle the reference energies; it needs {LEAST_LABELS}. "
+            "Add labels, or set train.optimiser=adamw."
         )
     weights = sum(item.numel() for item in adapted.trainable_parameters().values())
     size = 8 if recipe.train.precision == "float64" else 4
-    needed, there = (
-        2 * (len(energies) + further) * weights * size,
-        free_memory(adapted.potential.device),
-    )
+    rows = len(energies) + further
+    needed = 3 * rows * weights * size + 6 * rows**2 * 8
+    there = free_memory(adapted.potential.device)
     if needed > there:
         raise RecipeError(
             f"train.optimiser=gauss-newton needs {needed / 2**30:.1f} GiB for the gradients of "
-            f"{len(energies) + further:,} labels by {weights:,} weights, and there are "
+            f"{rows:,} labels by {weights:,} weights, and there are "
             f"{there / 2**30:.1f}. Set train.optimiser=adamw, train fewer weights (adapter lora or "
             "readout), leave forces out (losses.forces.weight=0), or use train.precision=float32."
         )
+
+
+def _geometry(structure: Structure) -> tuple[bytes, ...]:
+    arrays = (structure.numbers, structure.positions, structure.cell)
+    return tuple(np.ascontiguousarray(array).tobytes() for array in arrays)
 
 
 def formula(structure: Structure) -> str:

@@ -29,6 +29,10 @@ NOT_BETTER = (
     "warning: no epoch validated better than the foundation, whose weights were kept. Try another "
     "train.learning_rate or more epochs."
 )
+SOLVED_NOT_BETTER = (
+    "warning: no step validated better than the foundation, whose weights were kept. More labels, "
+    "or more validation structures, may tell another tale."
+)
 NOT_PLAIN = (
     "note: the adapter {} cannot be merged into a plain MACE. The run folder opens as any other "
     "(load_calculator, evaluate, a next run); export as a .model file will be refused."
@@ -104,8 +108,9 @@ def _run_one(
             reporter=_with_trackers(reporter, prepared) if processes.main else reporter,
         ).run(resuming)
         if outcome.best_epoch == 0:
-            prepared.notes.append(NOT_BETTER)
-            reporter.say(NOT_BETTER)
+            solved = recipe.train.optimiser == "gauss-newton"
+            prepared.notes.append(SOLVED_NOT_BETTER if solved else NOT_BETTER)
+            reporter.say(prepared.notes[-1])
         reporter.say("evaluating …")
         try:
             result = _finish(prepared, outcome, started, reporter, write=processes.main)

@@ -72,6 +72,10 @@ def test_members_differ_in_seeds_alone(workspace: Path, tmp_path: Path) -> None:
     }
     drawing = recipe(workspace, tmp_path, committee={"members": 2, "labels": "bootstrap"})
     assert [item.data.bootstrap for item in drawing.convene().values()] == [0, 1]
+    for given, seeds in ((None, [3, 4]), (0, [0, 1]), (7, [7, 8])):
+        changes = {"data": {"train": "x", "bootstrap": given}, "train": {"seed": 3}}
+        members = recipe(workspace, tmp_path, **changes).convene().values()
+        assert [item.data.bootstrap for item in members] == seeds
     with pytest.raises(RecipeError, match="committee.members"):
         recipe(workspace, tmp_path, committee={"members": 1})
 

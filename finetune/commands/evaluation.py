@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -17,6 +15,7 @@ from finetune.commands.shared import (
     Overwrite,
     Precision,
     Quiet,
+    again,
     tell,
     tell_written,
     user_errors,
@@ -149,8 +148,7 @@ def md(
 ) -> None:
     """Run molecular dynamics until it fails, the foundation beside; go on where a test ended."""
     console = Console(stderr=as_json)
-    again = [item for item in sys.argv[1:] if item != "--overwrite"]  # which would erase it
-    with user_errors(shlex.join(["piwsl-finetune", *again])):
+    with user_errors(again()):
         from finetune.assessment import md as run_md
         from finetune.evaluation.counter import Counter
         from finetune.evaluation.stability.failure import Limits

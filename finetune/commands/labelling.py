@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -14,7 +12,15 @@ import typer
 from rich.console import Console
 
 from finetune.commands.evaluation import Plain
-from finetune.commands.shared import AsJson, Overwrite, Quiet, tell, tell_written, user_errors
+from finetune.commands.shared import (
+    AsJson,
+    Overwrite,
+    Quiet,
+    again,
+    tell,
+    tell_written,
+    user_errors,
+)
 from finetune.errors import RecipeError
 
 _OVERRIDE = re.compile(r"[a-z_]+(\.\w+)*=.*", re.DOTALL)
@@ -91,7 +97,6 @@ def label(
 ) -> None:
     """Compute energies and forces with PySCF, tblite or an ASE calculator; go on after a kill."""
     console = Console(stderr=as_json)
-    again = [item for item in sys.argv[1:] if item not in {"--overwrite", "--retry-failed"}]
     level: dict[str, Any] = {
         "program": program or ("ase" if calculator else None),
         "method": method,
@@ -113,7 +118,7 @@ def label(
         "faulty": "skip" if skip_faulty else None,
     }
     options = {key: value for key, value in given.items() if value not in (None, {})}
-    with user_errors(shlex.join(["piwsl-finetune", *again])):
+    with user_errors(again("--retry-failed")):
         from finetune.evaluation.counter import Counter
         from finetune.labelling.recipe import LabelRecipe, read_yaml
         from finetune.labelling.run import label as label_files

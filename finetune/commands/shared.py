@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,13 +29,13 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 
 
 @contextmanager
-def user_errors(again: str = "") -> Iterator[None]:
+def user_errors(go_on: str = "") -> Iterator[None]:
     """Print an error that the user can mend without a traceback and leave with its exit code.
 
     Of several processes that stop together the first one alone tells why.
 
     Args:
-        again: The command that resumes a run that was stopped.
+        go_on: The command that resumes a run that was stopped.
     """
     try:
         yield
@@ -47,8 +48,18 @@ def user_errors(again: str = "") -> Iterator[None]:
         console.print(f"{title} {where}{escape(str(error))}", soft_wrap=True, highlight=False)
         if stopped:
             several = "  (launched as before)" if process_count() > 1 else ""
-            console.print(f"resume with  {escape(again)}{several}", soft_wrap=True, highlight=False)
+            console.print(f"resume with  {escape(go_on)}{several}", soft_wrap=True, highlight=False)
         raise typer.Exit(getattr(error, "exit_code", FinetuneError.exit_code)) from None
+
+
+def again(*without: str) -> str:
+    """Return the command that goes on: this one, but for what would erase what it did.
+
+    Args:
+        without: Further options to leave out.
+    """
+    left_out = {"--overwrite", *without}
+    return shlex.join(["piwsl-finetune", *(item for item in sys.argv[1:] if item not in left_out)])
 
 
 def tell(console: Console, text: str) -> None:

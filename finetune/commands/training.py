@@ -49,8 +49,8 @@ def run(
         validate(recipe, overrides, overwrite, resume)
         return
     console = Console(quiet=process_rank() > 0)
-    again = shlex.join(["piwsl-finetune", "run", recipe, *(overrides or []), "--resume", "auto"])
-    with user_errors(again):
+    resumed = shlex.join(["piwsl-finetune", "run", recipe, *(overrides or []), "--resume", "auto"])
+    with user_errors(resumed):
         from finetune.training.progress import reporter_for
         from finetune.workflow import run as run_recipe
 
@@ -62,17 +62,17 @@ def run(
             reporter=reporter_for(console, quiet, plain),
         )
     for name, stage in result.stages.items():
-        console.print(f"stage {name}: {stage.summary}", highlight=False)
+        tell(console, f"stage {name}: {stage.summary}")
         console.print(stage.shown.table())
     for name, member in result.members.items():
-        console.print(f"member {name}: {member.summary}", highlight=False)
+        tell(console, f"member {name}: {member.summary}")
     if not result.stages:
         console.print(result.shown.table())
     if result.shown_calibrations:
         from finetune.evaluation.calibration import table
 
         console.print(table(result.shown_calibrations, result.shown.source))
-    console.print(result.summary)
+    console.print(escape(result.summary))
     if not quiet:
         console.print(
             f"run folder  {escape(str(result.folder))}\n"

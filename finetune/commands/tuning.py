@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -17,6 +15,7 @@ from finetune.commands.shared import (
     Overwrite,
     Quiet,
     RecipeName,
+    again,
     tell,
     tell_written,
     user_errors,
@@ -44,7 +43,7 @@ def tune(
 ) -> None:
     """Search settings that validate best, write the tuned recipe; go on where a tuning ended."""
     console = Console(stderr=as_json)
-    with user_errors(_again()):
+    with user_errors(again()):
         from finetune.tuning.tune import tune as tune_recipe
 
         result = tune_recipe(
@@ -89,7 +88,7 @@ def compare(
 ) -> None:
     """Tune variants of a recipe alike, run what was chosen, test; go on where one ended."""
     console = Console(stderr=as_json)
-    with user_errors(_again()):
+    with user_errors(again()):
         from finetune.comparison.compare import compare as compare_arms
 
         result = compare_arms(
@@ -117,8 +116,3 @@ def _reporter(console: Console, quiet: bool) -> Reporter:
     from finetune.training.progress import Plain, Silent
 
     return Silent() if quiet else Plain(console)
-
-
-def _again() -> str:
-    """Return the command that goes on: this one, but for what would erase it."""
-    return shlex.join(["piwsl-finetune", *(item for item in sys.argv[1:] if item != "--overwrite")])

@@ -41,13 +41,15 @@ class Draws:
             DataError: Naming both numbers.
         """
         for count in counts:
-            if count is not None and isinstance(valid, float):
-                hold_out(self.structures[:count], valid, seed=0)
-            if count is not None and count > len(self.labelled):
+            if count is None:
+                continue
+            if count > len(self.labelled):
                 raise DataError(
                     f"labels={count}: the training set has {len(self.labelled)} labelled "
                     "structures. Ask for fewer, or add labels."
                 )
+            if isinstance(valid, float):
+                hold_out(self.structures[: count + len(self.others)], valid, seed=0)
 
     def indices(self, seed: int, count: int) -> list[int]:
         """Return the structures that a seed draws, in their order."""

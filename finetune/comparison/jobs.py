@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from finetune.errors import FinetuneError, RunStoppedError
+from finetune.errors import FinetuneError, RunStoppedError, reason
 from finetune.training.interruption import StopSignals
 from finetune.tuning.training import check_signals
 
@@ -51,14 +51,14 @@ def work_through(
         say: Told of each job that is done.
 
     Raises:
-        RunStoppedError: On a signal.
+        RunStoppedError: On a signal, and where a job ends as of no memory: it can be done again.
         FinetuneError: What a job raised.
     """
     done = (f"{number}/{len(jobs)} " for number in range(1, len(jobs) + 1))
     if processes == 1:
         for job in jobs:
             check_signals(signals)
-            told = job.function(*job.arguments)
+            told = _done(job)
             say(f"{next(done)}{job.name}: {told}")
         return
     waiting = list(jobs)
@@ -115,6 +115,19 @@ def _outcome(job: Job, connection: Connection, process: BaseProcess) -> str:
     )
 
 
+def _done(job: Job) -> str:
+    """Do a job; return what its function returns.
+
+    Raises:
+        RunStoppedError: For what PyTorch raises, such as no memory on a GPU.
+        FinetuneError: What the function raised.
+    """
+    try:
+        return job.function(*job.arguments)
+    except RuntimeError as error:
+        raise RunStoppedError(f"{job.name}: {reason(error).rstrip('.')}.") from error
+
+
 def _work(job: Job, connection: Connection, threads: int, parent: int) -> None:
     """Do a job in a process of its own."""
     import torch
@@ -123,11 +136,15 @@ def _work(job: Job, connection: Connection, threads: int, parent: int) -> None:
         torch.set_num_threads(threads)
     threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()
     try:
-        outcome = ("", 0, job.function(*job.arguments))
+        outcome = ("", 0, _done(job))
     except RunStoppedError as error:
         outcome = ("stopped", error.exit_code, str(error))
     except (FinetuneError, OSError) as error:
         outcome = ("failed", 2, str(error))
+    except Exception as error:
+        told = f"{job.name} ended with {type(error).__name__}: {reason(error).rstrip('.')}."
+        connection.send(("stopped", 2, told))
+        raise
     connection.send(outcome)
     connection.close()
 

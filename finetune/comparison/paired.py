@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+ROUNDING = 1e-6
+"""Share of the largest difference up to which they are taken not to vary."""
 LEVEL = 0.95
 """Of confidence intervals."""
 
@@ -42,10 +44,13 @@ def difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Di
     mean, count = float(found.mean()), len(seeds)
     if count < 2:
         return Difference(mean, None, None, None, None, count)
-    error = float(found.std(ddof=1)) / np.sqrt(count)
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, count - 1)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, count - 1)) if error > 0 else None
-    return Difference(mean, mean - half, mean + half, p, None, count)
+    if not np.ptp(found) > ROUNDING * np.abs(found).max():
+        return Difference(mean, mean, mean, None, None, count)
+    test = stats.ttest_1samp(found, 0.0)
+    interval = test.confidence_interval(LEVEL)
+    return Difference(
+        mean, float(interval.low), float(interval.high), float(test.pvalue), None, count
+    )
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import RunFolderError, RunStoppedError, TrainingError
+from finetune.errors import RunFolderError, TrainingError, reason
 from finetune.files import read_json, write_json
 from finetune.recipe import Recipe
 from finetune.run_files import CHECKPOINTS
@@ -22,13 +22,13 @@ CHOICE, TUNING = "choice.json", "tuning"
 def tune_arm(content: Mapping[str, Any], folder: str, budget: str) -> str:
     """Tune an arm and write ``choice.json``: what was chosen and how it validated.
 
+    An arm that cannot be trained untouched keeps its settings: its runs tell. So does one
+    without settings to search.
+
     Args:
         content: The arm's recipe, without a test set.
         folder: The arm's folder.
         budget: Of the tuning.
-
-    An arm that cannot be trained untouched keeps its settings: its runs tell. So does one
-    without settings to search.
 
     Returns:
         What was chosen, in words.
@@ -39,7 +39,7 @@ def tune_arm(content: Mapping[str, Any], folder: str, budget: str) -> str:
     try:
         found = tune(content, budget=budget, to=Path(folder) / TUNING)
     except TrainingError as error:
-        fault = str(error).splitlines()[0]
+        fault = reason(error)
         write_json(Path(folder) / CHOICE, {"values": {}, "fault": fault})
         return f"not tuned: {fault}"
     write_json(Path(folder) / CHOICE, chosen(found))
@@ -69,6 +69,8 @@ def chosen(found: TuningResult) -> dict[str, Any]:
 def run_arm(content: Mapping[str, Any], path: str) -> str:
     """Run an arm with a seed and write what came out; a run that diverges is an outcome, too.
 
+    Anything else that ends a run is raised, and the run is done when it is asked for again.
+
     Args:
         content: The recipe of the run.
         path: JSON file for the outcome.
@@ -79,10 +81,8 @@ def run_arm(content: Mapping[str, Any], path: str) -> str:
     recipe = Recipe.parse(content)
     try:
         result = run(recipe, resume="auto")
-    except (RunStoppedError, RunFolderError):
-        raise
-    except (TrainingError, RuntimeError) as error:
-        write_json(Path(path), {"fault": str(error).splitlines()[0]})
+    except TrainingError as error:
+        write_json(Path(path), {"fault": reason(error)})
         return f"failed: {error}"
     assert result.test is not None
     foundation = result.test.foundation

@@ -130,7 +130,7 @@ def table(found: Mapping[Quantity, Calibration], source: str) -> Table:
     """Return the numbers as a table for the terminal."""
     shown = Table(title=f"uncertainty of the committee: {source}", title_justify="left")
     shown.add_column("quantity")
-    for name in ("RMSE", "mean std", "rank corr.", "miscal. area", "× scale", "area scaled"):
+    for name in ("RMSE", "RMS std", "rank corr.", "miscal. area", "× scale", "area scaled"):
         shown.add_column(name, justify="right")
     for quantity, item in found.items():
         title, unit = TITLES[quantity]

@@ -114,12 +114,16 @@ class PotentialCalculator(Calculator):
     def _graph(self, atoms: Atoms, where: str) -> GraphBatch:
         structure = without_labels(atoms, where)
         check_geometry(structure)
-        if structure.charge and "charge" not in self.potential.further_inputs:
-            warnings.warn(
-                f"the potential has no input for the charge ({structure.charge}) of {where}: it is "
-                "ignored.",
-                stacklevel=3,
-            )
+        given = {"charge": structure.charge}
+        if len(structure) > 1:  # the spin of a free atom follows from its element
+            given["spin"] = structure.spin - 1
+        for name, value in given.items():
+            if value and name not in self.potential.further_inputs:
+                warnings.warn(
+                    f"the potential has no input for the {name} ({getattr(structure, name)}) of "
+                    f"{where}: it is ignored.",
+                    stacklevel=3,
+                )
         return graph(structure, self.potential.cutoff)
 
     def _evaluate(self, graphs: Sequence[GraphBatch]) -> list[dict[str, Any]]:

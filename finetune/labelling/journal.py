@@ -86,9 +86,9 @@ class Journal:
         """Store a label; returns when it is on disk."""
         self._append({"key": key, "label": dict(label), "forces": forces})
 
-    def add_failure(self, key: str, reason: str, seconds: float) -> None:
+    def add_failure(self, key: str, reason: str) -> None:
         """Store why a structure has no label."""
-        self._append({"key": key, "reason": reason, "seconds": seconds})
+        self._append({"key": key, "reason": reason})
 
     def lacks(self, key: str, forces: bool, retry: bool) -> bool:
         """Whether a task is still to be computed."""

@@ -162,7 +162,7 @@ def _store(recipe: LabelRecipe, item: Item, reply: dict[str, Any], journal: Jour
         except DataError as error:
             reason = str(error)
     if reason is not None:
-        journal.add_failure(item.task.key, reason, reply["seconds"])
+        journal.add_failure(item.task.key, reason)
         return f"failed: {reason}"
     journal.add_label(item.task.key, reply, forces)
     return f"{reply['energy']:.6f} eV, {reply['seconds']:.3g} s"

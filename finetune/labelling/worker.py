@@ -65,10 +65,10 @@ def _computed(program: Program, task: Task, forces: bool) -> dict[str, Any]:
     try:
         label = program.compute(task, forces)
     except LabelError as error:
-        return {"reason": str(error), "seconds": time.perf_counter() - begin}
+        return {"reason": str(error)}
     except Exception as error:  # programs raise whatever they like; the next task goes on
         text = " ".join(str(error).split())[:300]
         reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
-        return {"reason": reason, "seconds": time.perf_counter() - begin}
+        return {"reason": reason}
     seconds = round(time.perf_counter() - begin, 4)
     return asdict(replace(label, program=program.program, seconds=seconds))

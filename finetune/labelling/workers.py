@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -38,7 +39,7 @@ class Worker:
     def __init__(self, setup: Mapping[str, Any]) -> None:
         self.setup = setup
         self.process: subprocess.Popen[str] | None = None
-        self.closed = False
+        self.closed = threading.Event()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the worker lives)
 
     def compute(self, task: Task, forces: bool) -> dict[str, Any]:
@@ -51,14 +52,14 @@ class Worker:
             self._start()
         reply = self._ask({"task": asdict(task), "forces": forces})
         if reply is None:
-            return {"reason": self._epitaph(), "seconds": 0.0}
+            return {"reason": self._epitaph()}
         self._errors.seek(0)
         self._errors.truncate()  # its end is only looked at after a death
         return reply
 
     def close(self) -> None:
         """End the process, whatever it does."""
-        self.closed = True
+        self.closed.set()
         if self.process is not None:
             self.process.kill()
             self._bury(self.process)
@@ -68,7 +69,7 @@ class Worker:
         threads = dict.fromkeys(_THREADS, str(self.setup["threads"]))
         here = [os.path.abspath(part) for part in sys.path]
         paths = json.dumps([*here, *([cwd] if (cwd := os.getcwd()) not in here else [])])
-        if self.closed:
+        if self.closed.is_set():
             return
         self.process = subprocess.Popen(
             [sys.executable, "-c", _BEGIN, paths],
@@ -80,6 +81,10 @@ class Worker:
             encoding="utf-8",
             start_new_session=True,  # Ctrl-C is for the process that hands out the tasks
         )
+        if self.closed.is_set():  # while it started, when `close` saw no process
+            self.process.kill()
+            self._bury(self.process)
+            return
         reply = self._ask(self.setup)
         if reply is None:
             raise FinetuneError(f"labels cannot be computed: {self._epitaph()}")
@@ -93,7 +98,7 @@ class Worker:
             self.process.stdin.write(json.dumps(content) + "\n")
             self.process.stdin.flush()
             line = self.process.stdout.readline()
-        except OSError:
+        except (OSError, ValueError):  # the latter where `close` came in between
             return None
         return json.loads(line) if line.endswith("\n") else None
 
@@ -107,7 +112,7 @@ class Worker:
 
     def _epitaph(self) -> str:
         """Say how the process ended, and forget it."""
-        if self.process is None:
+        if self.process is None or self.closed.is_set():
             return "it was given up"
         code = self._bury(self.process)
         self.process = None

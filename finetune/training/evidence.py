@@ -22,6 +22,8 @@ USUAL_NOISE = 0.01
 """Share of the variance of the labels around which a noise is expected …"""
 SPREAD = 3.0
 """… and the standard deviation of its logarithm: wide, but a noise never vanishes."""
+SMALLEST = 1e-20
+"""Variance that labels have at least, where the foundation is right on all of them."""
 MOST_ROWS = 1000
 """Labels, of all kinds, that the evidence is computed on if there are more: evenly chosen."""
 
@@ -46,15 +48,15 @@ def most_probable(gram: Array, targets: Array, kinds: NDArray[np.int64]) -> Evid
 
     Args:
         gram: Gram matrix ``[R, R]`` of the targets' gradients, not all zero.
-        targets: What is to be explained ``[R]``, of mean zero a priori, not all zero.
+        targets: What is to be explained ``[R]``, of mean zero a priori.
         kinds: Kind of each target, 0, 1, … ``[R]``.
     """
     gram, targets, kinds = _thinned(gram, targets, kinds)
     count = int(kinds.max()) + 1
     variances = np.array([np.mean(targets[kinds == kind] ** 2) for kind in range(count)])
-    variances = np.maximum(variances, 1e-12 * variances.max())
+    variances = np.maximum(variances, max(1e-12 * variances.max(), SMALLEST))
     usual = np.log(USUAL_NOISE * variances)
-    start = np.log(np.sum(targets**2) / np.trace(gram))
+    start = np.log(np.sum(variances[kinds]) / np.trace(gram))
 
     def misfit(logarithms: Array) -> float:
         amplitude, noise = np.exp(logarithms[0]), np.exp(logarithms[1:])

@@ -25,17 +25,22 @@ from collections.abc import Sequence
 import torch
 
 from finetune.data.graphs import GraphBatch
+from finetune.errors import TrainingError
 from finetune.foundation.potential import Potential
 from finetune.losses.total import TotalLoss
 from finetune.optimisers import used_labels
-from finetune.training.evidence import most_probable
-from finetune.training.label_rows import Rows, energy_rows, gradients_of, label_rows
+from finetune.training.evidence import USUAL_NOISE, most_probable
+from finetune.training.label_rows import KINDS, Rows, energy_rows, gradients_of, label_rows
 from finetune.training.stepping import Evaluate, StepOutcome
 
 HALVINGS = 6
 """How often a step that raises the objective is halved before it is given up."""
-OFFSET_STEPS = 3
-"""Corrections of the mean energy after a step, at most."""
+OFFSET_STEPS = 4
+"""Corrections of the mean energies after a step."""
+ROUNDING = 1e-12
+"""Share of the mean variance of labels that is added to each, for copies of one structure."""
+NOTHING = 1e-20
+"""Share of the squared gradients up to which they are rounding."""
 SMALLEST_SHARE = 1e-10
 """Tensors of weights whose gradients are smaller than this share of the largest stay put."""
 
@@ -94,7 +99,11 @@ class GaussNewton:
             rate /= 2
         else:
             self._set(before)
-        return StepOutcome(means, weights, float((self._weights() - before).norm()))
+        noise = {
+            KINDS[kind]: float(problem.noise[rows.kinds == kind][0]) ** 0.5
+            for kind in torch.unique(rows.kinds).tolist()
+        }
+        return StepOutcome(means, weights, float((self._weights() - before).norm()), noise=noise)
 
     def _means(self, pieces: Sequence[GraphBatch], evaluate: Evaluate) -> dict[str, float]:
         """Return the losses as they are before the step."""
@@ -156,23 +165,33 @@ class Linearised:
         self.offsets, rest = bases(rows.composition)
         tensors = torch.split(rows.gradients, list(sizes), dim=1)
         spreads = [float(self._inexplicable(part).square().sum()) for part in tensors]
+        if max(spreads) <= NOTHING * float(rows.gradients.square().sum()):
+            raise TrainingError(
+                "the trained weights change nothing but what reference energies explain, which "
+                "train.optimiser=gauss-newton leaves to them. Set train.optimiser=adamw."
+            )
         shares = [1 / x if x > SMALLEST_SHARE * max(spreads) else 0.0 for x in spreads]
         share = torch.cat([moved.new_full((n,), x) for n, x in zip(sizes, shares, strict=True)])
         gram = ((rows.gradients * share) @ rows.gradients.T).double()
         targets = rows.residuals + (rows.gradients @ moved).double()
-        kinds = torch.unique(rows.kinds, return_inverse=True)[1]
         energies, left = rest.shape
         seen = targets.new_zeros(len(targets), left + len(targets) - energies)
         seen[:energies, :left] = rest
         seen[energies:, left:] = torch.eye(len(targets) - energies)
+        present, kinds = torch.unique(
+            torch.cat([rows.kinds[:left], rows.kinds[energies:]]), return_inverse=True
+        )
         found = most_probable(
             (seen.T @ gram @ seen).cpu().numpy(),
             (seen.T @ targets).cpu().numpy(),
-            torch.cat([kinds[:left], kinds[energies:]]).cpu().numpy(),
+            kinds.cpu().numpy(),
         )
-        self.noise = torch.from_numpy(found.noise).to(targets)[kinds]
+        self.noise = USUAL_NOISE * (targets**2).mean().expand(len(targets)).clone()
+        for kind, noise in zip(present.tolist(), found.noise.tolist(), strict=True):
+            self.noise[rows.kinds == kind] = noise
         self.prior = found.amplitude * share
         covariance = found.amplitude * gram + torch.diag(self.noise)
+        covariance.diagonal().add_(ROUNDING * covariance.diagonal().mean())
         multipliers = torch.linalg.solve(covariance, targets)
         self.solution = self.prior * (rows.gradients.T @ multipliers.to(moved))
 

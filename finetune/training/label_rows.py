@@ -12,6 +12,8 @@ from finetune.data.graphs import GraphBatch
 from finetune.foundation.potential import Potential
 
 KINDS = ("energy", "forces", "stress")
+SYMMETRIC = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
+"""The six components of a symmetric tensor, in Voigt's order."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,9 @@ def _compared(
         if has[kind]:
             chosen = getattr(batch, f"has_{kind}")
             label, prediction = getattr(batch, kind)[chosen], getattr(predicted, kind)[chosen]
+            if kind == "stress":
+                row, column = SYMMETRIC
+                label, prediction = label[:, row, column], prediction[:, row, column]
             found[kind] = (label.double().reshape(-1), prediction.double().reshape(-1))
     return found
 

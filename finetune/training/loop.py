@@ -226,6 +226,8 @@ class Trainer:
             return
         guard.step_went_well()
         state.add("gradient_norm", outcome.gradient_norm)
+        for name, value in outcome.noise.items():
+            state.add(f"noise/{name}", value)
         for name, value in step_values(outcome.means, outcome.weights).items():
             state.add(name, value)
 

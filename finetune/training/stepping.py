@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -27,12 +27,14 @@ class StepOutcome:
         weights: What each is multiplied by in the total.
         gradient_norm: Before clipping.
         trouble: Why the step was not taken; empty where it was.
+        noise: Standard deviation of the noise of each kind of label, where it was found.
     """
 
     means: dict[str, float]
     weights: dict[str, float]
     gradient_norm: float
     trouble: str = ""
+    noise: Mapping[str, float] = field(default_factory=dict)
 
 
 class Stepper:

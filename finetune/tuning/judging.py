@@ -86,7 +86,7 @@ def judging(recipe: Recipe, beside: Path | None, measure: Measure) -> Judging:
     train: Sequence[Structure] = reader.read(data.train)
     if isinstance(data.valid, float):
         pool = train
-        _, valid = hold_out(train, data.valid, recipe.train.seed)
+        _, valid = hold_out(train, data.valid, recipe.split_seed)
         known = {"train": train}
     else:
         valid = reader.read(data.valid)

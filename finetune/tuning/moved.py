@@ -7,30 +7,53 @@ from typing import Any
 
 from finetune.data.sources import find_files
 from finetune.errors import DataError
+from finetune.foundation.catalog import names
 from finetune.recipe import Recipe
-from finetune.resources import find
+from finetune.resources import expanded, find, shipped
 
 
 def moved(recipe: Recipe, beside: Path | None) -> dict[str, Any]:
-    """Return a recipe as a mapping, names relative to the folder ``beside`` made absolute."""
+    """Return a recipe as a mapping, its relative names made absolute.
+
+    Files of the working folder and of the folder ``beside`` are found from anywhere; names of
+    shipped files and of catalogued foundations stay as they are.
+    """
     content = recipe.written()
-    if beside is None:
-        return content
     data = content["data"]
     for key in ("train", "valid", "test", "unlabelled"):
         if isinstance(data[key], str):
             data[key] = _source(data[key], beside)
         elif isinstance(data[key], list):
             data[key] = [_source(item, beside) for item in data[key]]
-    name = content["foundation"]
-    if find(name) is None and find(name, beside) is not None:
-        content["foundation"] = str((beside / name).resolve())
+    content["foundation"] = _foundation(content["foundation"], beside)
     return content
 
 
-def _source(source: str, beside: Path) -> str:
+def _foundation(name: str, beside: Path | None) -> str:
+    found = None if name in names() else find(name, beside)
+    if found is None or expanded(name).is_absolute() or found.resolve() == _as_shipped(name):
+        return name
+    return str(found.absolute())
+
+
+def _source(source: str, beside: Path | None) -> str:
+    if expanded(source).is_absolute():
+        return source
+    for folder in (Path.cwd(), *([beside.resolve()] if beside else [])):
+        path = folder / source
+        try:
+            find_files(str(path))
+        except DataError:
+            continue
+        return source if path.resolve() == _as_shipped(source) else str(path)
     try:
         find_files(source)
     except DataError:
-        return str(beside.resolve() / source)
+        return str((beside or Path()).resolve() / source)
     return source
+
+
+def _as_shipped(name: str) -> Path | None:
+    """Return where a name leads that is looked for among the shipped files, too."""
+    parts = Path(name).parts
+    return (shipped() / name).resolve() if parts and parts[0] in {"data", "recipes"} else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.errors import RunFolderError
+from finetune.errors import RunFolderError, reason
 from finetune.tuning.options import Range
 from finetune.tuning.space import Dimension
 from finetune.tuning.trials import Trial, Tried
@@ -192,7 +192,7 @@ class Study:
         try:
             yield
         except (SQLAlchemyError, OptunaError, RuntimeError, KeyError, ValueError) as error:
-            told = str(getattr(error, "orig", None) or error).splitlines()[0]
+            told = reason(getattr(error, "orig", None) or error)
             raise RunFolderError(
                 f"the study '{self.path}' is damaged or of another program ({told}). Put a copy of "
                 "it back, or start again with --overwrite."

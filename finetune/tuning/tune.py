@@ -18,6 +18,7 @@ from finetune.errors import (
     RunFolderError,
     RunStoppedError,
     TrainingError,
+    reason,
     system_errors,
 )
 from finetune.mappings import flattened
@@ -187,14 +188,14 @@ class _Tuning:
         except RunStoppedError:
             trial.spend(rest())
             raise
-        except Hopeless as reason:
+        except Hopeless as given_up:
             trial.spend(rest())
-            ended = study.end(trial, str(reason))
+            ended = study.end(trial, str(given_up))
         except FAULTS as error:
             if trial.number == 0:
                 raise
             trial.spend(rest())
-            ended = study.end(trial, str(error).splitlines()[0], failed=True)
+            ended = study.end(trial, reason(error), failed=True)
         else:
             ended = study.end(trial)
         shutil.rmtree(folder, ignore_errors=True)

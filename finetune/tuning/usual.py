@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from finetune.displacements import LARGEST, ChosenSize, DisplacementOptions
 from finetune.losses.options import LARGEST_STRAIN, LossOptions, StrainOptions
+from finetune.optimisers import LABELS
 from finetune.plugins import training_defaults
 from finetune.recipe import Recipe
 from finetune.schedules import Schedule, peak
@@ -23,7 +24,6 @@ SIZES, EASY_SIZES = (0.003, 0.2), (0.02, 0.5)
 FRACTIONS = (0.05, 5.0)
 """Of the foundation's energy error, for sizes chosen from the data."""
 STRAINS = (5e-4, 0.02)
-_SUPERVISED = {"energy", "forces", "stress"}
 
 
 def usual_space(recipe: Recipe) -> dict[str, Range | Choices]:
@@ -48,7 +48,7 @@ def usual_space(recipe: Recipe) -> dict[str, Range | Choices]:
         rank = recipe.adapter["rank"]
         found["adapter.rank"] = Range(low=min(RANKS[0], rank), high=max(RANKS[1], rank), log=True)
     on = {name: item for name, item in recipe.losses.items() if item.peak_weight > 0}
-    supervised = [name for name, item in on.items() if item.kind in _SUPERVISED]
+    supervised = [name for name, item in on.items() if item.kind in LABELS]
     for name, options in on.items():
         if name in supervised[:1]:
             continue
@@ -60,7 +60,7 @@ def _of_loss(path: str, options: LossOptions) -> Iterator[tuple[str, Range]]:
     weight = options.weight
     own = peak(weight)
     usual = own
-    if options.kind not in _SUPERVISED:
+    if options.kind not in LABELS:
         usual = peak(type(options).model_fields["weight"].default)
     name = f"{path}.weight"
     if isinstance(weight, Schedule):

@@ -1,5 +1,6 @@
 """What is varied, which arms come of it, which labels are drawn, and the statistics."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,20 @@ def test_draws_are_nested_follow_the_seed_and_are_exact(workspace: Path, tmp_pat
         assert item.energy == structures[index].energy
     with pytest.raises(DataError, match="labels=13: the training set has 12 labelled"):
         draws.check([4, 13])
+    with pytest.raises(DataError, match="labels=13: the training set has 12 labelled"):
+        draws.check([13], valid=0.99)
+    with pytest.raises(DataError, match=r"0\.2 of 2 structures leaves nothing to validate on"):
+        draws.check([2], valid=0.2)
+
+
+def test_structures_without_labels_count_where_a_fraction_is_held_out(workspace: Path) -> None:
+    first, second, *others = read_structures(workspace / "train.xyz")
+    bare = [replace(item, energy=None) for item in others]
+    draws = Draws([first, *bare, second], Measure.of_recipe(recipe()))
+    draws.check([2], valid=0.2)
+    assert draws.indices(0, 2) == list(range(12))
+    with pytest.raises(DataError, match="labels=3: the training set has 2 labelled"):
+        draws.check([3], valid=0.2)
 
 
 def test_differences_are_those_of_a_paired_t_test() -> None:

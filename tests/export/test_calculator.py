@@ -62,6 +62,17 @@ def test_what_a_batch_refuses(potential: MacePotential) -> None:
     assert len(together) == 2
 
 
+def test_charge_and_spin_that_are_ignored_are_told(potential: MacePotential) -> None:
+    calculator, water = PotentialCalculator(potential), molecule("H2O")
+    for name, value in (("charge", -1), ("spin", 3)):
+        water.info = {name: value}
+        told = rf"no input for the {name} \({value}\) of structure 0 given to the calculator"
+        with pytest.warns(UserWarning, match=told):
+            calculator.calculate_many([water])
+    water.info = {"charge": 0, "spin": 1}
+    calculator.calculate_many([water, Atoms("H", info={"spin": 2})])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

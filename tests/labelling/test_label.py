@@ -22,7 +22,9 @@ from finetune.commands import app
 from finetune.data.labels import Structure
 from finetune.data.reading import read_structures
 from finetune.errors import DataError, FinetuneError, RecipeError
+from finetune.labelling.label import Task
 from finetune.labelling.recipe import LabelRecipe
+from finetune.labelling.workers import Worker
 from tests.conftest import rattled, recipe_for
 
 pytest.importorskip("tblite")
@@ -115,7 +117,32 @@ def test_labels_are_trained_on(
         reference_energies=found.reference_energies if references == "given" else references,
         train={"epochs": 1},
     )
-    assert finetune.run(tuning).folder == tmp_path / "run"
+    result = finetune.run(tuning)
+    labels = [item.energy for item in read_structures(found.output)]
+    predicted, known = result.valid.finetuned_predictions.energy
+    np.testing.assert_allclose(known, labels[:3], rtol=1e-9)
+    assert np.abs(predicted - known).max() < 50  # eV; with references of its own it is off by 1000
+    first, last = result.history
+    assert first["valid/loss"] != last["valid/loss"]
+    told = json.loads((tmp_path / "run" / "environment.json").read_text())["data"]["files"]
+    assert told[0]["structures"] == 5
+
+
+def test_a_worker_that_is_closed_as_it_starts_leaves_no_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker, made = Worker({"threads": 1}), []
+    start = subprocess.Popen
+
+    def slow_start(*given: Any, **options: Any) -> Any:
+        made.append(start(*given, **options))
+        worker.close()
+        return made[0]
+
+    monkeypatch.setattr(subprocess, "Popen", slow_start)
+    reply = worker.compute(Task([1], [[0.0] * 3], [[0.0] * 3] * 3, [False] * 3, 0, 2), False)
+    assert reply == {"reason": "it was given up"}
+    assert made[0].returncode == -signal.SIGKILL
 
 
 def test_several_workers_give_what_one_gives(molecules: Path, tmp_path: Path) -> None:

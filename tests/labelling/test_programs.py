@@ -313,5 +313,12 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     check_installed(AseLevel(program="ase", calculator="ase.calculators.emt.EMT"))
 
 
-def test_units() -> None:
-    assert pytest.approx(51.4220675, rel=1e-6) == Hartree / Bohr
+def test_labels_are_in_ev_and_angstrom() -> None:
+    from pyscf import gto, scf
+
+    molecule = gto.M(atom=list(zip("OHH", WATER, strict=True)), basis="sto-3g", verbose=0)
+    field = scf.RHF(molecule).run(conv_tol=1e-11)
+    label = program(method="hf").compute(WATER_TASK, True)
+    assert label.energy == pytest.approx(27.211386 * field.e_tot, abs=1e-3)
+    pushed = -51.422067 * field.nuc_grad_method().kernel()
+    np.testing.assert_allclose(label.forces, pushed, atol=1e-4)

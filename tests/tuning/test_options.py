@@ -1,14 +1,20 @@
 """Budgets, search spaces, folds: what they mean, and what is refused."""
 
+import shutil
 from pathlib import Path
 
+import ase.io
 import pytest
 
+import finetune
+from finetune.data.reading import Reader
 from finetune.errors import DataError, FinetuneError, RecipeError
+from finetune.preparation import _read as splits
 from finetune.recipe import Recipe
 from finetune.tuning.budget import Budget, parse_budget
 from finetune.tuning.judging import judging
 from finetune.tuning.measure import Measure
+from finetune.tuning.moved import moved
 from finetune.tuning.options import Range
 from finetune.tuning.space import space_of, with_values
 from tests.conftest import recipe_for
@@ -194,6 +200,46 @@ def test_few_labels_are_divided_into_folds(workspace: Path, tmp_path: Path) -> N
         single = judging(recipe_for(workspace, tmp_path, tune=tune), None, measure)
         assert single.described == "6 labelled validation structures"
     assert found.fingerprint == single.fingerprint
+
+
+def test_what_is_held_out_is_what_a_run_holds_out(workspace: Path, tmp_path: Path) -> None:
+    frames = ase.io.read(workspace / "train.xyz", ":")
+    for atoms in frames[:6]:
+        del atoms.info["REF_energy"]
+    ase.io.write(tmp_path / "half.xyz", frames)
+    counts = set()
+    for seed in (None, 1, 2, 3):
+        data = {"train": str(tmp_path / "half.xyz"), "valid": 0.5, "seed": seed}
+        base = recipe_for(workspace, tmp_path, data=data, tune={"folds": 0})
+        held = splits(base, Reader.of(base.data, None))["valid"]
+        count = judging(base, None, Measure.of_recipe(base)).count
+        assert count == sum(item.energy is not None for item in held)
+        counts.add(count)
+    assert len(counts) > 1
+
+
+def test_a_moved_recipe_finds_its_files_from_anywhere(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, beside = tmp_path / "here", tmp_path / "beside"
+    for folder in (here, beside):
+        folder.mkdir()
+        (folder / "own.model").touch()
+    shutil.copy(workspace / "train.xyz", here / "train.xyz")
+    shutil.copy(workspace / "valid.xyz", beside / "part-1.xyz")
+    data = {"train": ["train.xyz@:5", "data/gone.xyz"], "valid": "part-?.xyz", "test": "/x.xyz"}
+    shipped = {"train": "data/ccsdt/isolated_atoms.xyz", "valid": 0.2}
+    monkeypatch.chdir(here)
+    found = moved(recipe(foundation="own.model", data=data), beside)
+    assert found["foundation"] == str(here / "own.model")
+    assert found["data"]["train"] == [f"{here}/train.xyz@:5", f"{beside}/data/gone.xyz"]
+    assert (found["data"]["valid"], found["data"]["test"]) == (f"{beside}/part-?.xyz", "/x.xyz")
+    assert moved(recipe(data={"train": "train.xyz"}), None)["data"]["train"] == f"{here}/train.xyz"
+    (here / "tiny-xtb-hcno").touch()
+    for folder in (here, Path(finetune.__file__).parents[1]):
+        monkeypatch.chdir(folder)
+        found = moved(recipe(foundation="tiny-xtb-hcno", data=shipped), None)
+        assert (found["foundation"], found["data"]["train"]) == ("tiny-xtb-hcno", shipped["train"])
 
 
 def test_equal_structures_share_a_fold(workspace: Path, tmp_path: Path) -> None:
