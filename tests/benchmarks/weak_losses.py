@@ -2,11 +2,12 @@
 
     python tests/benchmarks/weak_losses.py --out tests/benchmarks/results/weak_losses.json
 
-Resumes; processes may share the file, each with its --parts and --molecules. Every arm chooses among
-three trials by the validation energies of the first draw of the labels: arms without weak losses
-among learning rates, arms with them among weights, at the learning rate that the same adapter chose
-without; the optimiser gauss-newton has nothing to choose. Then the trial is fixed and trained on all
-draws, and only then are test sets read. `python docs/make_tables.py` writes docs/benchmarks.md.
+Resumes; processes may share the file, each with its --parts and --molecules. Every arm chooses
+among three trials by the validation energies of the first draw of the labels: arms without weak
+losses among learning rates, arms with them among weights, at the learning rate that the same
+adapter chose without; the optimiser gauss-newton has nothing to choose. Then the trial is fixed and
+trained on all draws, and only then are test sets read. `python docs/make_tables.py` writes
+docs/benchmarks.md.
 """
 
 from __future__ import annotations
