@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from finetune.devices import choose_dtype
 from finetune.errors import FoundationError, RecipeError, RunFolderError, suggestion, system_errors
 from finetune.export.card import card
-from finetune.export.merge import check_file, check_plain, mace_file, plain, write_file
+from finetune.export.merge import check_file, check_plain, mace_file, plain, write_file, writing
 from finetune.files import write_folder
 from finetune.foundation import domain, lammps, storage
 from finetune.foundation.adapter_folder import locate_adapter, read_adapter
@@ -83,12 +83,8 @@ def export(
         record = CommitteeRecord(members=tuple(members), scale=read_committee(source).scale)
         files[COMMITTEE] = record.model_dump_json(indent=2).encode()
     _check_folder(place, files, overwrite)
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+    with writing(place):
         write_folder(place, files)
-    except OSError as error:
-        why = error.strerror or error
-        raise RunFolderError(f"'{place}' cannot be written: {why}. Choose another --to.") from error
     return place
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +84,23 @@ def write_file(path: Path, content: bytes, overwrite: bool = False) -> None:
         RunFolderError: If it exists or cannot be written.
     """
     check_file(path, overwrite)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
         write_atomically(path, content)
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Make the folder that ``place`` lies in, and say plainly if ``place`` cannot be written.
+
+    Raises:
+        RunFolderError: With the place and the reason.
+    """
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         why = error.strerror or error
-        raise RunFolderError(f"'{path}' cannot be written: {why}. Choose another --to.") from error
+        raise RunFolderError(f"'{place}' cannot be written: {why}. Choose another --to.") from error
 
 
 def check_file(path: Path, overwrite: bool = False) -> None:
