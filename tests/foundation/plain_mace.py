@@ -3,6 +3,10 @@
 import torch
 
 from finetune.data.graphs import GraphBatch
+from finetune.quantities import Prediction
+
+ABSOLUTE, RELATIVE = 1e-10, 1e-14
+"""eV, eV/Å and eV/Å³; relative, since untrained networks may reach 1e6 eV."""
 
 
 def predict(model: torch.nn.Module, batch: GraphBatch, head: int = 0) -> dict[str, torch.Tensor]:
@@ -30,3 +34,17 @@ def predict(model: torch.nn.Module, batch: GraphBatch, head: int = 0) -> dict[st
     }
     found = model(data, compute_force=True, compute_stress=True)
     return {name: found[name].detach() for name in ("energy", "forces", "stress")}
+
+
+def assert_as_mace(
+    found: Prediction, model: torch.nn.Module, batch: GraphBatch, head: int = 0
+) -> None:
+    """Assert that a prediction is that of a plain MACE model but for rounding."""
+    expected = predict(model, batch, head)
+    crystal = batch.pbc.all(dim=1)
+    pairs = [(found.energy, expected["energy"]), (found.forces, expected["forces"])]
+    if found.stress is not None:
+        assert crystal.any()
+        pairs.append((found.stress[crystal], expected["stress"][crystal]))
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, atol=ABSOLUTE, rtol=RELATIVE)
