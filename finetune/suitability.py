@@ -119,10 +119,10 @@ def check_solvable(recipe: Recipe, train: Sequence[Structure], adapted: AdaptedP
             f"structures beyond those that settle the reference energies; it needs {LEAST_LABELS}. "
             "Add labels, or set train.optimiser=adamw."
         )
-    weights = sum(item.numel() for item in adapted.trainable_parameters().values())
-    size = 8 if recipe.train.precision == "float64" else 4
+    tensors = [item.numel() for item in adapted.trainable_parameters().values()]
+    size, weights = 8 if recipe.train.precision == "float64" else 4, sum(tensors)
     rows = len(energies) + further
-    needed = 3 * rows * weights * size + 6 * rows**2 * 8
+    needed = (rows * weights + len(energies) * max(tensors)) * size + 6 * rows**2 * 8
     there = free_memory(adapted.potential.device)
     if needed > there:
         raise RecipeError(

@@ -30,7 +30,15 @@ from finetune.foundation.potential import Potential
 from finetune.losses.total import TotalLoss
 from finetune.optimisers import used_labels
 from finetune.training.evidence import USUAL_NOISE, most_probable
-from finetune.training.label_rows import KINDS, Rows, energy_rows, gradients_of, label_rows
+from finetune.training.label_rows import (
+    KINDS,
+    Counted,
+    Rows,
+    energy_rows,
+    fill,
+    label_rows,
+    without_copies,
+)
 from finetune.training.stepping import Evaluate, StepOutcome
 
 HALVINGS = 6
@@ -38,7 +46,7 @@ HALVINGS = 6
 OFFSET_STEPS = 4
 """Corrections of the mean energies after a step."""
 ROUNDING = 1e-12
-"""Share of the mean variance of labels that is added to each, for copies of one structure."""
+"""Share of the mean variance of labels that is added to each, for copies with other labels."""
 NOTHING = 1e-20
 """Share of the squared gradients up to which they are rounding."""
 SMALLEST_SHARE = 1e-10
@@ -81,8 +89,10 @@ class GaussNewton:
             progress: Share of the run's steps that are done.
         """
         means, weights = self._means(pieces, evaluate), self.total.weights(progress)
-        rows = label_rows(self.potential, pieces, self.used, self.parameters)
-        if not bool(rows.residuals.isfinite().all() and rows.gradients.isfinite().all()):
+        counted = without_copies(pieces)
+        rows = label_rows(self.potential, counted, self.used, self.parameters)
+        ends = torch.stack([*rows.residuals.aminmax(), *rows.gradients.aminmax()])
+        if not bool(ends.isfinite().all()):
             trouble = "a prediction or its gradient is not finite"
             return StepOutcome(means, weights, math.nan, trouble)
         before = self._weights()
@@ -92,8 +102,8 @@ class GaussNewton:
         best = problem.objective(rows.residuals, before - self.origin)
         for _ in range(HALVINGS + 1):
             self._set(before + rate * step)
-            self._restore_offsets(pieces, problem)
-            after = label_rows(self.potential, pieces, self.used).residuals
+            self._restore_offsets(counted, problem)
+            after = label_rows(self.potential, counted, self.used).residuals
             if problem.objective(after, self._weights() - self.origin) < best:
                 break
             rate /= 2
@@ -120,19 +130,21 @@ class GaussNewton:
                 means[name] = means.get(name, 0.0) + shares[name] * float(part.detach())
         return means
 
-    def _restore_offsets(self, pieces: Sequence[GraphBatch], problem: Linearised) -> None:
+    def _restore_offsets(self, pieces: Sequence[Counted], problem: Linearised) -> None:
         """Take away what reference energies explain, by the least move of the weights."""
         if not problem.offsets.shape[1]:
             return
         for _ in range(OFFSET_STEPS):
             gradients = self.origin.new_zeros(problem.offsets.shape[1], len(self.origin))
+            part = torch.empty_like(gradients)
             missing, first = problem.offsets.new_zeros(len(gradients)), 0
-            for batch in pieces:
-                labels, energies = energy_rows(self.potential, batch)
+            for piece in pieces:
+                labels, energies = energy_rows(self.potential, piece)
                 basis = problem.offsets[first : first + len(labels)]
                 first += len(labels)
                 missing += basis.T @ (labels - energies.detach())
-                gradients += gradients_of(basis.T @ energies, self.parameters)
+                fill(part, basis.T @ energies, self.parameters)
+                gradients += part
             scaled = gradients * problem.prior
             move = torch.linalg.lstsq(gradients @ scaled.T, missing.to(scaled)).solution
             self._set(self._weights() + scaled.T @ move)
@@ -164,15 +176,18 @@ class Linearised:
     def __init__(self, rows: Rows, sizes: Sequence[int], moved: torch.Tensor) -> None:
         self.offsets, rest = bases(rows.composition)
         tensors = torch.split(rows.gradients, list(sizes), dim=1)
-        spreads = [float(self._inexplicable(part).square().sum()) for part in tensors]
-        if max(spreads) <= NOTHING * float(rows.gradients.square().sum()):
+        spreads = [self._spread(part) for part in tensors]
+        if max(spreads) <= NOTHING * _square(rows.gradients):
             raise TrainingError(
                 "the trained weights change nothing but what reference energies explain, which "
                 "train.optimiser=gauss-newton leaves to them. Set train.optimiser=adamw."
             )
         shares = [1 / x if x > SMALLEST_SHARE * max(spreads) else 0.0 for x in spreads]
         share = torch.cat([moved.new_full((n,), x) for n, x in zip(sizes, shares, strict=True)])
-        gram = ((rows.gradients * share) @ rows.gradients.T).double()
+        gram = torch.zeros(len(rows.kinds), len(rows.kinds), dtype=torch.float64)
+        gram = gram.to(rows.gradients.device)
+        for part, x in zip(tensors, shares, strict=True):
+            gram += x * (part @ part.T)
         targets = rows.residuals + (rows.gradients @ moved).double()
         energies, left = rest.shape
         seen = targets.new_zeros(len(targets), left + len(targets) - energies)
@@ -201,11 +216,17 @@ class Linearised:
         penalty = (moved[free].double() ** 2 / self.prior[free].double()).sum()
         return float((residuals**2 / self.noise).sum() + penalty)
 
-    def _inexplicable(self, gradients: torch.Tensor) -> torch.Tensor:
-        """Return gradients without what reference energies can explain."""
+    def _spread(self, gradients: torch.Tensor) -> float:
+        """Return the sum of squares of gradients without what reference energies can explain."""
         energies, basis = len(self.offsets), self.offsets.to(gradients)
-        rest = gradients[:energies] - basis @ (basis.T @ gradients[:energies])
-        return torch.cat([rest, gradients[energies:]])
+        first = gradients[:energies]
+        rest = torch.addmm(first, basis, basis.T @ first, alpha=-1)
+        return _square(rest) + _square(gradients[energies:])
+
+
+def _square(values: torch.Tensor) -> float:
+    """Return the sum of squares, without a copy of them."""
+    return float(torch.linalg.vector_norm(values)) ** 2
 
 
 def bases(composition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 
-from finetune.data.graphs import GraphBatch
+from finetune.data.graphs import GraphBatch, concatenate
 from finetune.foundation.potential import Potential
 
 KINDS = ("energy", "forces", "stress")
+NUMBERS = {"energy": 1, "forces": 3, "stress": 6}
+"""Labels of a structure's energy, of an atom's forces, of a structure's stress."""
 SYMMETRIC = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
 """The six components of a symmetric tensor, in Voigt's order."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A batch of different structures, and how often each was there with the same labels ``[B]``.
+
+    Copies, as bootstrapping makes them, tell nothing of the noise: m of them are one label whose
+    noise has an m-th of the variance.
+    """
+
+    batch: GraphBatch
+    copies: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def single(self, index: int) -> Counted:
+        """Return structure ``index`` alone."""
+        return Counted(self.batch.single(index), self.copies[index : index + 1])
 
 
 @dataclass(frozen=True)
@@ -21,7 +42,7 @@ class Rows:
     """Labels, one in each row; energies first, then forces, then stresses.
 
     Energies are divided by √n, n the number of atoms: errors of atoms that are independent then
-    give every structure the same noise.
+    give every structure the same noise. Rows of structures with m copies are multiplied by √m.
 
     Attributes:
         residuals: Label minus prediction ``[R]``, float64; eV, eV/Å, eV/Å³.
@@ -39,7 +60,7 @@ class Rows:
 
 def label_rows(
     potential: Potential,
-    pieces: Sequence[GraphBatch],
+    pieces: Sequence[Counted],
     used: Sequence[str],
     by: Sequence[torch.nn.Parameter] = (),
 ) -> Rows:
@@ -47,22 +68,23 @@ def label_rows(
 
     Args:
         potential: The potential.
-        pieces: Batches on its device and in its dtype.
+        pieces: Batches on its device and in its dtype, see `without_copies`.
         used: Kinds of labels that count.
         by: Parameters to differentiate by; gradients are computed if there are any.
     """
     residuals: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
-    gradients: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
+    gradients = _space(pieces, used, by) if by else {}
     composition = []
-    for batch in _singles(pieces) if by else pieces:
-        compared = _compared(potential, batch, used, differentiable=bool(by))
+    for piece in _singles(pieces) if by else pieces:
+        compared = _compared(potential, piece, used, differentiable=bool(by))
         if "energy" in compared:
-            counts = potential.composition(batch)[batch.has_energy]
-            composition.append(counts / _root(batch)[:, None])
+            counts = potential.composition(piece.batch)[piece.batch.has_energy]
+            composition.append(counts * _energy_factors(piece)[:, None])
         for kind, (label, prediction) in compared.items():
-            residuals[kind].append((label - prediction).detach())
             if by:
-                gradients[kind].append(gradients_of(prediction, by))
+                first = sum(map(len, residuals[kind]))
+                fill(gradients[kind][first : first + len(prediction)], prediction, by)
+            residuals[kind].append((label - prediction).detach())
     found = [kind for kind in KINDS if residuals[kind]]
     columns = [torch.cat(residuals[kind]) for kind in found]
     kinds = [
@@ -73,21 +95,46 @@ def label_rows(
         residuals=torch.cat(columns),
         kinds=torch.cat(kinds),
         composition=torch.cat(composition) if composition else torch.zeros(0, 0),
-        gradients=torch.cat([*chain(*gradients.values())]) if by else torch.zeros(0, 0),
+        gradients=gradients["all"] if by else torch.zeros(0, 0),
     )
 
 
-def energy_rows(potential: Potential, batch: GraphBatch) -> tuple[torch.Tensor, torch.Tensor]:
+def energy_rows(potential: Potential, piece: Counted) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the labelled energies of a batch and what the potential says, as in `Rows`."""
-    root = _root(batch)
+    batch, factors = piece.batch, _energy_factors(piece)
     predicted = potential(batch, forces=False).energy[batch.has_energy]
-    return batch.energy[batch.has_energy] / root, predicted / root
+    return batch.energy[batch.has_energy] * factors, predicted * factors
+
+
+def without_copies(pieces: Sequence[GraphBatch]) -> list[Counted]:
+    """Return batches in which each structure with its labels is once, counted."""
+    singles = [piece.single(index) for piece in pieces for index in range(len(piece))]
+    times = Counter(map(_content, singles))
+    if len(times) == len(singles):
+        return [Counted(piece, torch.ones_like(piece.energy)) for piece in pieces]
+    different = list({_content(single): single for single in singles}.items())
+    size = max(map(len, pieces))
+    found = []
+    for first in range(0, len(different), size):
+        keys, chosen = zip(*different[first : first + size], strict=True)
+        batch = concatenate(chosen)
+        found.append(Counted(batch, batch.energy.new_tensor([times[key] for key in keys])))
+    return found
+
+
+def _content(single: GraphBatch) -> Hashable:
+    """Return what tells a structure and its labels from others."""
+    labels = (single.energy, single.forces, single.stress)
+    present = (single.has_energy, single.has_forces, single.has_stress)
+    kept = [label[has].flatten().tolist() for label, has in zip(labels, present, strict=True)]
+    return int(single.identity), tuple(map(tuple, kept))
 
 
 def _compared(
-    potential: Potential, batch: GraphBatch, used: Sequence[str], differentiable: bool
+    potential: Potential, piece: Counted, used: Sequence[str], differentiable: bool
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Return label and prediction of each kind that the batch has, as columns."""
+    batch = piece.batch
     has = {kind: kind in used and bool(getattr(batch, f"has_{kind}").any()) for kind in KINDS}
     if not any(has.values()):
         return {}
@@ -97,37 +144,58 @@ def _compared(
         )
     found = {}
     if has["energy"]:
-        labelled, root = batch.has_energy, _root(batch)
-        found["energy"] = (batch.energy[labelled] / root, predicted.energy[labelled] / root)
-    for kind in ("forces", "stress"):
+        labelled, factors = batch.has_energy, _energy_factors(piece)
+        found["energy"] = (batch.energy[labelled] * factors, predicted.energy[labelled] * factors)
+    root = piece.copies.sqrt()
+    roots = {"forces": root[batch.structure], "stress": root}
+    for kind, root in roots.items():
         if has[kind]:
             chosen = getattr(batch, f"has_{kind}")
             label, prediction = getattr(batch, kind)[chosen], getattr(predicted, kind)[chosen]
             if kind == "stress":
                 row, column = SYMMETRIC
                 label, prediction = label[:, row, column], prediction[:, row, column]
-            found[kind] = (label.double().reshape(-1), prediction.double().reshape(-1))
+            factors = root[chosen][:, None]
+            found[kind] = tuple((x.double() * factors).reshape(-1) for x in (label, prediction))
     return found
 
 
-def _root(batch: GraphBatch) -> torch.Tensor:
-    return batch.atoms[batch.has_energy].double().sqrt()
+def _energy_factors(piece: Counted) -> torch.Tensor:
+    """Return √(copies / atoms) of the structures with an energy."""
+    return (piece.copies / piece.batch.atoms)[piece.batch.has_energy].sqrt()
 
 
-def _singles(pieces: Sequence[GraphBatch]) -> Iterator[GraphBatch]:
-    for batch in pieces:
-        for index in range(len(batch)):
-            yield batch.single(index)
+def _singles(pieces: Sequence[Counted]) -> Iterator[Counted]:
+    for piece in pieces:
+        for index in range(len(piece)):
+            yield piece.single(index)
 
 
-def gradients_of(values: torch.Tensor, parameters: Sequence[torch.nn.Parameter]) -> torch.Tensor:
-    """Return the gradient of each value by all parameters, side by side ``[values, P]``."""
-    rows = []
-    for value in values:
-        found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-        parts = [
-            torch.zeros_like(parameter) if part is None else part
-            for part, parameter in zip(found, parameters, strict=True)
-        ]
-        rows.append(torch.cat([part.reshape(-1) for part in parts]))
-    return torch.stack(rows)
+def _space(
+    pieces: Sequence[Counted], used: Sequence[str], by: Sequence[torch.nn.Parameter]
+) -> dict[str, torch.Tensor]:
+    """Return space for all gradients, and the part of each kind in it, so that none is copied."""
+    counts = [
+        sum(NUMBERS[kind] * int(getattr(piece.batch, f"has_{kind}").sum()) for piece in pieces)
+        if kind in used
+        else 0
+        for kind in KINDS
+    ]
+    space = by[0].new_empty(sum(counts), sum(parameter.numel() for parameter in by))
+    return {"all": space, **dict(zip(KINDS, torch.split(space, counts), strict=True))}
+
+
+def fill(
+    rows: torch.Tensor, values: torch.Tensor, parameters: Sequence[torch.nn.Parameter]
+) -> None:
+    """Write the gradient of each value by all parameters, side by side, to ``rows [values, P]``."""
+    sizes = [parameter.numel() for parameter in parameters]
+    for row, value in zip(rows, values, strict=True):
+        found: Sequence[torch.Tensor | None] = torch.autograd.grad(
+            value, parameters, retain_graph=True, allow_unused=True
+        )
+        for place, part in zip(torch.split(row, sizes), found, strict=True):
+            if part is None:
+                place.zero_()
+            else:
+                place.copy_(part.reshape(-1))

@@ -245,12 +245,14 @@ class Trainer:
         """
         state, guard = self.progress, self.progress.guard
         if guard.rollbacks >= self.settings.rollbacks:
+            mend = "Lower train.learning_rate or the weight of that loss, or look at"
+            if self.settings.optimiser == "gauss-newton":
+                mend = "Train fewer weights (adapter lora or readout), or look at"
             raise TrainingError(
                 f"training keeps diverging: {guard.trouble}. Went back to the best weights (epoch "
                 f"{state.best_epoch}) {counted(guard.rollbacks, 'time')}, each time with a lower "
-                "learning rate. Lower train.learning_rate or the weight of that loss, or look at "
-                f"those structures. '{self.folder}' keeps metrics and checkpoint unless it "
-                "replaced an earlier run; --overwrite starts again."
+                f"learning rate. {mend} those structures. '{self.folder}' keeps metrics and "
+                "checkpoint unless it replaced an earlier run; --overwrite starts again."
             )
         self.weights.return_to_best()
         guard.rolled_back()

@@ -17,10 +17,12 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from finetune.quantities import readable
+from finetune.quantities import STRESS_UNIT, readable
 
 Record = dict[str, Any]
 """One epoch: ``epoch``, ``loss/NAME``, ``residual/NAME``, ``valid/…``, ``learning_rate``, …"""
+NOISE_UNITS = {"energy": "eV/√atom", "forces": "eV/Å", "stress": STRESS_UNIT}
+"""Of the standard deviations that the optimiser gauss-newton finds."""
 
 
 class Reporter(ABC):
@@ -168,6 +170,10 @@ def summary(record: Record) -> str:
     for key, (name, unit) in shown.items():
         if record.get(key) is not None:
             parts.append(f"{name} {1000 * record[key]:.2f} {unit}")
+    for kind, unit in NOISE_UNITS.items():
+        if record.get(f"noise/{kind}") is not None:
+            size, unit = readable(record[f"noise/{kind}"], unit)
+            parts.append(f"noise of {kind} {size:.3g} {unit}")
     if record.get("learning_rate") is not None:
         parts.append(f"lr {record['learning_rate']:.1e}")
     if record.get("steps_per_second"):

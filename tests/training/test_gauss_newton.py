@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from finetune.testing import tiny_mace
 from finetune.training import evidence
 from finetune.training.evidence import log_likelihood, most_probable
 from finetune.training.gauss_newton import Linearised, bases
-from finetune.training.label_rows import KINDS, Rows, label_rows
+from finetune.training.label_rows import KINDS, Rows, label_rows, without_copies
 from finetune.training.progress import Silent
 from tests.conftest import rattled, recipe_for, structure
 
@@ -133,7 +134,7 @@ def test_rows_are_labels_and_their_gradients(labelled: list[GraphBatch]) -> None
     potential = tiny_mace(seed=4)
     parameters = [item for item in potential.parameters() if item.requires_grad]
     batch = concatenate(labelled)
-    rows = label_rows(potential, [batch], KINDS, parameters)
+    rows = label_rows(potential, without_copies([batch]), KINDS, parameters)
     assert torch.bincount(rows.kinds).tolist() == [3, 3 * 11, 6]
     prediction = potential(batch, stress=True)
     energies = (batch.energy - prediction.energy) / batch.atoms.sqrt()
@@ -148,16 +149,34 @@ def test_rows_are_labels_and_their_gradients(labelled: list[GraphBatch]) -> None
         with torch.no_grad():
             for item, along in zip(parameters, direction, strict=True):
                 item.add_(along, alpha=sign * step)
-        found.append(label_rows(potential, [batch], KINDS).residuals)
+        found.append(label_rows(potential, without_copies([batch]), KINDS).residuals)
         with torch.no_grad():
             for item, along in zip(parameters, direction, strict=True):
                 item.add_(along, alpha=-sign * step)
     difference = (found[1] - found[0]) / (2 * step)
     flat = torch.cat([item.reshape(-1) for item in direction])
     torch.testing.assert_close(rows.gradients @ flat, difference, rtol=1e-5, atol=1e-6)
-    alone = label_rows(potential, labelled, ("forces",))
+    alone = label_rows(potential, without_copies(labelled), ("forces",))
     torch.testing.assert_close(alone.residuals, rows.residuals[3:36])
     assert alone.composition.numel() == 0
+
+
+def test_copies_are_one_label_with_less_noise(labelled: list[GraphBatch]) -> None:
+    potential = tiny_mace(seed=4)
+    parameters = [item for item in potential.parameters() if item.requires_grad]
+    ethanol, methane, crystal = labelled
+    pieces = without_copies([concatenate([ethanol, methane, ethanol]), crystal, ethanol])
+    assert [piece.copies.tolist() for piece in pieces] == [[3, 1, 1]]
+    other = replace(methane, energy=methane.energy + 0.1)  # the same geometry, another label
+    apart = without_copies([methane, other])
+    assert [piece.copies.tolist() for piece in apart] == [[1], [1]]
+    once = label_rows(potential, without_copies(labelled), KINDS, parameters)
+    rows = label_rows(potential, pieces, KINDS, parameters)
+    factor = torch.ones(len(once.kinds), dtype=torch.float64)
+    factor[0] = factor[3 : 3 + 27] = 3**0.5
+    torch.testing.assert_close(rows.residuals, once.residuals * factor)
+    torch.testing.assert_close(rows.gradients, once.gradients * factor[:, None])
+    torch.testing.assert_close(rows.composition, once.composition * factor[:3, None])
 
 
 def recipe(workspace: Path, output: Path, **changes: Any) -> finetune.Recipe:
@@ -211,7 +230,7 @@ def test_reference_energies_stay_and_the_mean_error_goes(
         assert tuned.references() == start
     frames = ase.io.read(workspace / "train.xyz", ":")
     graphs = [graph(structure(atoms), tuned.cutoff) for atoms in frames]
-    rows = label_rows(tuned, graphs, ("energy",))
+    rows = label_rows(tuned, without_copies(graphs), ("energy",))
     offsets, rest = bases(rows.composition)
     assert float((offsets.T @ rows.residuals).abs().max()) < 1e-3
     assert float((rest.T @ rows.residuals).abs().mean()) < 0.05
@@ -313,9 +332,14 @@ def test_copies_of_one_structure_are_no_further_labels(workspace: Path, tmp_path
     data = {"train": str(tmp_path / "copies.xyz"), "valid": str(workspace / "valid.xyz")}
     with pytest.raises(FinetuneError, match="labels? of different structures"):
         finetune.run(recipe(workspace, tmp_path / "run", data=data))
-    ase.io.write(tmp_path / "copies.xyz", [*frames, *frames[:6]])
-    result = finetune.run(recipe(workspace, tmp_path / "run", data=data))
-    assert result.best_epoch > 0
+    ase.io.write(tmp_path / "copies.xyz", [*frames, *frames])
+    train = {"epochs": 2, "patience": None}
+    twice = finetune.run(recipe(workspace, tmp_path / "twice", data=data, train=train))
+    data = {name: str(workspace / f"{name}.xyz") for name in ("train", "valid")}
+    once = finetune.run(recipe(workspace, tmp_path / "once", data=data, train=train))
+    for one, two in zip(once.history[1:], twice.history[1:], strict=True):
+        assert two["valid/energy_mae"] == pytest.approx(one["valid/energy_mae"], rel=1e-3)
+        assert two["noise/energy"] == pytest.approx(2**0.5 * one["noise/energy"], rel=1e-2)
 
 
 def test_forces_teach_where_reference_energies_explain_all_energies(
@@ -323,7 +347,7 @@ def test_forces_teach_where_reference_energies_explain_all_energies(
 ) -> None:
     potential = tiny_mace(seed=4)
     parameters = [item for item in potential.parameters() if item.requires_grad]
-    rows = label_rows(potential, labelled[:1], KINDS, parameters)
+    rows = label_rows(potential, without_copies(labelled[:1]), KINDS, parameters)
     sizes = [item.numel() for item in parameters]
     problem = Linearised(rows, sizes, torch.zeros(sum(sizes), dtype=torch.float64))
     assert problem.offsets.shape == (1, 1)
