@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 from finetune import run_files
+from finetune.description import trained
 from finetune.environment import versions
 from finetune.evaluation.report import Page, write_curve, write_report
 from finetune.files import write_json
@@ -90,7 +91,7 @@ def write_potential(
         "foundation": origin.model_dump(),
         "lineage": prepared.lineage,
         "recipe": recipe.model_dump(mode="json"),
-        "trained": prepared.trained,
+        "trained": trained(prepared),
         "metrics": metrics,
         "versions": versions(),
         "citation": CITATION,

@@ -29,7 +29,6 @@ from finetune.foundation.potential import Potential
 from finetune.foundation.storage import mace_inside
 from finetune.losses import sizing
 from finetune.losses.total import TotalLoss
-from finetune.plugins import training_defaults
 from finetune.recipe import Recipe
 from finetune.suitability import (
     check_adapted,
@@ -212,64 +211,11 @@ class Preparation:
             )
 
     @property
-    def summary(self) -> str:
-        """One line on what is trained on what."""
-        train = self.coverage["train"]
-        return (
-            f"{self.foundation.name}: {self._counts} are trained on "
-            f"{len(self.data.train)} structures ({train.energy} with energies, {train.forces} "
-            f"with forces); {len(self.data.valid)} validate, {len(self.test)} test"
-        )
-
-    @property
     def parameters(self) -> tuple[int, int, int]:
         """How many parameters are trained, the foundation has, and the adapter has added."""
         trained, now = (sum(counts) for counts in zip(*self.adapted.shares().values(), strict=True))
         own = sum(item.numel() for item in self.reference.parameters())
         return trained, own, now - own
-
-    @property
-    def _counts(self) -> str:
-        trained, own, added = self.parameters
-        if not added:
-            return f"{trained:,} of {own:,} parameters"
-        if trained == added:
-            return f"{added:,} parameters added to the foundation's {own:,}, which stay,"
-        return f"{trained:,} of {own + added:,} parameters, {added:,} of them added,"
-
-    @property
-    def described(self) -> list[str]:
-        """Lines on what is trained on what, from where, and what the kind of adapter decides."""
-        steps = lineage.told(self.lineage)
-        descent = f"continues from {' → '.join(steps)}" if len(steps) > 1 else ""
-        return [line for line in (self.summary, self.trained, descent, self.defaults) if line]
-
-    @property
-    def trained(self) -> str:
-        """One line on which blocks of the model are trained, and their shares."""
-        trained, own, added = self.parameters
-        beside = trained == added
-        blocks = ", ".join(
-            f"{name} {count:,}"
-            + ("" if count == size or beside else f" ({100 * count / size:.1f} %)")
-            for name, (count, size) in self.adapted.shares().items()
-            if count
-        )
-        if beside:
-            return f"trained: {blocks}; added, {100 * added / own:.3g} % of the foundation's number"
-        return f"trained: {blocks}; {100 * trained / (own + added):.3g} % of all parameters"
-
-    @property
-    def defaults(self) -> str:
-        """One line on what adapter or optimiser decides of the training, and why; or nothing."""
-        chosen, kind = self.recipe.adapter_defaults, self.recipe.adapter["kind"]
-        values = ", ".join(
-            f"{name} {'none' if value is None else f'{value:g}'}" for name, value in chosen.items()
-        )
-        by, reason = kind, training_defaults(kind).reason
-        if self.recipe.train.optimiser == "gauss-newton":
-            by, reason = "gauss-newton", "whole steps; restraint and noise come from the labels"
-        return f"defaults of '{by}': {values} ({reason})" if chosen else ""
 
     @property
     def environment(self) -> dict[str, Any]:

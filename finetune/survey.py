@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from finetune.data.coverage import Coverage
+from finetune.description import described, summary, trained
 from finetune.devices import peak_memory
 from finetune.evaluation.metrics import Errors, errors, predict
 from finetune.preparation import Preparation
@@ -104,8 +105,8 @@ def survey(prepared: Preparation) -> Survey:
     adapted = prepared.adapted
     steps, seconds = _step_time(prepared)
     return Survey(
-        summary=prepared.summary,
-        trained=prepared.trained,
+        summary=summary(prepared),
+        trained=trained(prepared),
         lineage=prepared.lineage,
         defaults=prepared.recipe.adapter_defaults,
         coverage=prepared.coverage,
@@ -118,7 +119,7 @@ def survey(prepared: Preparation) -> Survey:
         epoch_seconds=steps * seconds + validation,
         memory=peak_memory(adapted.potential.device),
         notes=tuple(prepared.notes),
-        described=tuple(prepared.described),
+        described=tuple(described(prepared)),
     )
 
 

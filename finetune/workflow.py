@@ -11,6 +11,7 @@ from typing import Any
 
 from finetune import outputs, resources, run_folder
 from finetune.committee import convene, prepare_member
+from finetune.description import described
 from finetune.errors import EarlierRunError, RunStoppedError, system_errors
 from finetune.evaluation.side_by_side import compare
 from finetune.foundation import acceleration, lineage
@@ -96,7 +97,7 @@ def _run_one(
     processes = Processes(prepared.foundation.potential.device)
     if not processes.main:
         reporter = Silent()
-    for line in (*prepared.described, *prepared.notes):
+    for line in (*described(prepared), *prepared.notes):
         reporter.say(line)
     processes.wait()  # until all have seen the folder as it was
     facts, resuming = prepared.environment, prepared.resuming

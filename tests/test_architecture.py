@@ -37,6 +37,7 @@ FLOORS = [
     {"result", "evaluation"},
     {"export"},
     {"preparation"},
+    {"description"},
     {"joint_folder", "outputs"},
     {"ladder"},
     {"committee"},

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import finetune
 from finetune.commands import app
 from finetune.data.graphs import GraphBatch, concatenate
+from finetune.description import described
 from finetune.errors import FoundationError
 from finetune.foundation.description import describe
 from finetune.foundation.loading import load_foundation
@@ -74,7 +75,7 @@ def test_every_form_opens_as_the_same_foundation(
         "fingerprint": fingerprint,
         "level_of_theory": "PBE0/def2-SVP",
     }
-    *_, descent, defaults = prepared.described
+    *_, descent, defaults = described(prepared)
     assert descent.startswith(f"continues from {workspace / 'foundation'} → ")
     assert defaults.startswith("defaults of 'full': ema 0.999, gradient_clip 1 (weights of the")
 

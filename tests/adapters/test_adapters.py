@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import finetune
+from finetune import description
 from finetune.adapters import adapters
 from finetune.adapters.base import AdaptedPotential
 from finetune.data.graphs import GraphBatch, concatenate
@@ -104,8 +105,8 @@ def test_each_kind_says_what_it_trains(workspace: Path, tmp_path: Path) -> None:
             {"kind": "lora", "targets": ["readouts"], "rank": 1},
         )
     }
-    said = {kind: item.trained for kind, item in prepared.items()}
-    summaries = {kind: item.summary for kind, item in prepared.items()}
+    said = {kind: description.trained(item) for kind, item in prepared.items()}
+    summaries = {kind: description.summary(item) for kind, item in prepared.items()}
     total = sum(item.numel() for item in TINY.parameters())
     assert said["full"].startswith("trained: node_embedding 16, interactions.0 ")
     assert said["full"].endswith("100 % of all parameters")
