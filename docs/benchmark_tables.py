@@ -19,6 +19,8 @@ ORDER = (
     "anchored PITC",
     "replay",
     "anchored PITC + replay",
+    "PITC + PISC, 5 times the steps",
+    "anchored PITC, 5 times the steps",
     "LoRA, labels alone",
     "LoRA, best weak loss",
     "Gauss-Newton",
@@ -99,7 +101,8 @@ def _arms(runs: dict[str, Any], case: str) -> dict[str, Any]:
 
 def _names(found: dict[str, dict[str, Any]]) -> list[str]:
     """Return the arms that any case has, in the order of the tables."""
-    return [name for name in ORDER if any(name in arms for arms in found.values())]
+    there = dict.fromkeys(name for arms in found.values() for name in arms)
+    return sorted(there, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
 
 def _first(runs: dict[str, Any], case: str) -> dict[str, Any] | None:

@@ -7,11 +7,10 @@ from typing import Any
 
 from finetune.adapters.defaults import BUILTIN
 from finetune.errors import RecipeError
-from finetune.losses.options import LossOptions
+from finetune.losses.options import SUPERVISED, LossOptions
 from finetune.schedules import Schedule
 from finetune.sections import CommitteeRecipe, TrainRecipe
 
-LABELS = ("energy", "forces", "stress")
 GAUSS_NEWTON: dict[str, Any] = {
     "epochs": 10,
     "patience": 3,
@@ -20,12 +19,16 @@ GAUSS_NEWTON: dict[str, Any] = {
     "gradient_clip": None,
 }
 """What of ``train`` is other with ``optimiser: gauss-newton`` where the recipe does not say."""
-SMALLEST_SHARE = 0.1
+SMALLEST_STEP = 0.1
+"""Share of a Gauss-Newton step that is taken at least."""
 _PLAIN: dict[str, Any] = {
     "accumulate": 1,
+    "amsgrad": True,
     "ema": None,
     "gradient_clip": None,
     "learning_rate_factors": {},
+    "plateau_epochs": 10,
+    "plateau_factor": 0.5,
     "pull_to_foundation": 0.0,
     "schedule": "constant",
     "warmup_epochs": 0,
@@ -33,14 +36,28 @@ _PLAIN: dict[str, Any] = {
 }
 
 
-OPTIMISER_KEYS = (*GAUSS_NEWTON, *_PLAIN)
+OPTIMISER_KEYS = frozenset({*GAUSS_NEWTON, *_PLAIN})
 """Keys of ``train`` that a change to or from ``gauss-newton`` leaves to what suits."""
+
+
+def suited(train: Mapping[str, Any] | None, optimiser: Any) -> dict[str, Any]:
+    """Return ``train`` without what a change to another optimiser makes void.
+
+    Args:
+        train: The section before.
+        optimiser: The optimiser after, None where it stays.
+    """
+    kept = dict(train or {})
+    former = kept.get("optimiser") or "adamw"
+    if optimiser and optimiser != former and "gauss-newton" in (former, optimiser):
+        return {key: value for key, value in kept.items() if key not in OPTIMISER_KEYS}
+    return kept
 
 
 def used_labels(losses: Mapping[str, LossOptions]) -> list[str]:
     """Return the kinds of labels that losses with a weight use."""
     used = {options.kind for options in losses.values() if options.peak_weight > 0}
-    return [kind for kind in LABELS if kind in used]
+    return [kind for kind in SUPERVISED if kind in used]
 
 
 def check_gauss_newton(
@@ -52,7 +69,7 @@ def check_gauss_newton(
         RecipeError: Naming it.
     """
     for name, options in losses.items():
-        if options.peak_weight > 0 and options.kind not in LABELS:
+        if options.peak_weight > 0 and options.kind not in SUPERVISED:
             raise RecipeError(
                 f"losses.{name}: train.optimiser=gauss-newton fits labels alone and cannot take "
                 f"the loss '{options.kind}'. Leave it out (losses.{name}.weight=0), or set "
@@ -87,10 +104,10 @@ def check_gauss_newton(
                 f"chooses its restraint from the labels. Leave train.{name} out, or set "
                 "train.optimiser=adamw."
             )
-    if not SMALLEST_SHARE <= train.learning_rate <= 1:
+    if not SMALLEST_STEP <= train.learning_rate <= 1:
         raise RecipeError(
             f"train.learning_rate={train.learning_rate:g} would be the share of each Gauss-Newton "
-            f"step that is taken, from {SMALLEST_SHARE:g} to 1. Leave it out."
+            f"step that is taken, from {SMALLEST_STEP:g} to 1. Leave it out."
         )
 
 

@@ -28,6 +28,7 @@ from finetune.optimisers import (
     OPTIMISER_KEYS,
     check_gauss_newton,
     check_members_differ,
+    suited,
 )
 from finetune.options import Options
 from finetune.overrides import overridden, read_yaml
@@ -114,11 +115,12 @@ class Recipe(Options):
         """Return the recipe of each stage, in their order; nothing where there are none.
 
         ``losses`` and ``adapter`` of a stage replace the recipe's; ``data`` and ``train`` change
-        the keys that they give. A stage runs in ``stages/NAME`` of the output and starts from the
-        potential of the stage before.
+        the keys that they give, and another optimiser leaves those of the former out. A stage runs
+        in ``stages/NAME`` of the output and starts from the potential of the stage before.
 
         Raises:
             ValueError: If a stage is not a valid recipe.
+            RecipeError: If its optimiser cannot do what it says.
         """
         base = self.written()
         del base["stages"], base["committee"]
@@ -126,13 +128,16 @@ class Recipe(Options):
         foundation, head = self.foundation, self.head
         for name, stage in self.stages.items():
             merged = {**base, **stage, "foundation": foundation, "head": head}
-            for section in ("data", "train"):
-                merged[section] = merged_deeply(base[section], stage.get(section) or {})
+            data, train = (stage.get(section) or {} for section in ("data", "train"))
+            merged["data"] = merged_deeply(base["data"], data)
+            merged["train"] = merged_deeply(suited(base["train"], train.get("optimiser")), train)
             merged["output"] = f"{self.output}/stages/{name}"
             try:
                 found[name] = Recipe.model_validate(merged)
             except ValidationError as error:
                 raise ValueError(f"in the stage '{name}':\n{lines(error, Recipe)}") from None
+            except RecipeError as error:
+                raise RecipeError(f"in the stage '{name}': {error}") from None
             foundation, head = merged["output"], None
         return found
 
@@ -249,7 +254,10 @@ class Recipe(Options):
         """Return the recipe as a mapping that gives the same run whatever the defaults are."""
         content = self.model_dump(mode="json")
         for name, stage in self.climb().items():
-            train = {k: v for k, v in stage.adapter_defaults.items() if v != content["train"][k]}
+            whole, decided = stage.model_dump(mode="json")["train"], set(stage.adapter_defaults)
+            if stage.train.optimiser != self.train.optimiser:
+                decided |= OPTIMISER_KEYS
+            train = {key: whole[key] for key in decided if whole[key] != content["train"][key]}
             if train:
                 content["stages"][name]["train"] = (self.stages[name].get("train") or {}) | train
         return content
@@ -266,23 +274,29 @@ def _settled(recipe: Any, changes: Any) -> Any:
         RecipeError: If they name stages that it does not have.
     """
     _check_stage_names(recipe, changes)
-    return _for_other_adapters(recipe, changes)
-
-
-def _for_other_adapters(recipe: Any, changes: Any) -> Any:
-    """Return a recipe without the options of adapters whose kind the overrides change."""
-    places = ["adapter", *(f"stages.{name}.adapter" for name in changes.get("stages") or ())]
-    for place in places:
-        before, after = OmegaConf.select(recipe, place), OmegaConf.select(changes, place)
-        kind = after.get("kind") if OmegaConf.is_dict(after) else after
-        if OmegaConf.is_dict(before) and kind and kind != before.get("kind", "full"):
-            OmegaConf.update(recipe, place, {}, merge=False)
-    former = OmegaConf.select(recipe, "train.optimiser") or "adamw"
-    chosen = OmegaConf.select(changes, "train.optimiser") or former
-    if chosen != former and "gauss-newton" in (former, chosen) and "train" in recipe:
-        for key in OPTIMISER_KEYS:
-            recipe.train.pop(key, None)
+    parts = ["", *(f"stages.{name}." for name in changes.get("stages") or ())]
+    for part in parts:
+        _drop_former_adapter(recipe, changes, f"{part}adapter")
+        _drop_former_optimiser(recipe, changes, f"{part}train")
     return recipe
+
+
+def _drop_former_adapter(recipe: Any, changes: Any, place: str) -> None:
+    """Take the options of an adapter out whose kind the overrides change."""
+    before, after = OmegaConf.select(recipe, place), OmegaConf.select(changes, place)
+    kind = after.get("kind") if OmegaConf.is_dict(after) else after
+    if OmegaConf.is_dict(before) and kind and kind != before.get("kind", "full"):
+        OmegaConf.update(recipe, place, {}, merge=False)
+
+
+def _drop_former_optimiser(recipe: Any, changes: Any, place: str) -> None:
+    """Take the keys out that belong to an optimiser which the overrides change."""
+    before = OmegaConf.select(recipe, place)
+    if OmegaConf.is_dict(before):
+        content: Any = OmegaConf.to_container(before)
+        kept = suited(content, OmegaConf.select(changes, f"{place}.optimiser"))
+        for key in content.keys() - kept.keys():
+            before.pop(key)
 
 
 def _check_stage_names(recipe: Any, changes: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -111,13 +112,14 @@ def place(output: str) -> Path:
     """
     folder = expanded(output)
     try:
-        followed = folder.resolve()
-    except RuntimeError:  # an OSError from Python 3.13 on
-        raise RunFolderError(
-            f"'{folder}' cannot be followed: a symbolic link in it leads back to itself. Choose "
-            "another output."
-        ) from None
-    return followed if folder.is_symlink() else folder
+        folder.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise RunFolderError(
+                f"'{folder}' cannot be followed: a symbolic link in it leads back to itself. "
+                "Choose another output."
+            ) from None
+    return folder.resolve() if folder.is_symlink() else folder
 
 
 def _check_free(folder: Path, overwrite: bool, resume: bool) -> None:

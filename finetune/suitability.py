@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 from ase.data import chemical_symbols
 from ase.symbols import Symbols
 
 from finetune.adapters.base import AdaptedPotential
+from finetune.data.graphs import identity
 from finetune.data.labels import Structure
 from finetune.devices import free_memory
 from finetune.environment import process_count
 from finetune.errors import DataError, FoundationError, RecipeError
 from finetune.foundation.loading import Foundation
+from finetune.losses.options import SUPERVISED
 from finetune.optimisers import used_labels
 from finetune.recipe import Recipe
 from finetune.wording import counted
 
 LEAST_LABELS = 3
 """Labels that a restraint can be chosen from."""
-_KINDS = ("energy", "forces", "stress")
+VECTORS = 8
+"""Vectors of all weights that a Gauss-Newton step holds beside the gradients."""
 
 
 def check_adapted(adapted: object, kind: str) -> None:
@@ -62,10 +65,10 @@ def check_labels(recipe: Recipe, train: Sequence[Structure], valid: Sequence[Str
     """
     used = [
         kind
-        for kind in _KINDS
+        for kind in SUPERVISED
         if any(loss.kind == kind and loss.peak_weight > 0 for loss in recipe.losses.values())
     ]
-    switched_off = [name for name, loss in recipe.losses.items() if loss.kind in _KINDS]
+    switched_off = [name for name, loss in recipe.losses.items() if loss.kind in SUPERVISED]
     if not used and switched_off:
         raise DataError(
             f"no loss on labels has a weight above 0 (losses.{switched_off[0]}.weight is 0), and "
@@ -79,7 +82,7 @@ def check_labels(recipe: Recipe, train: Sequence[Structure], valid: Sequence[Str
         if not any(getattr(item, kind) is not None for item in structures for kind in wanted):
             present = [
                 kind
-                for kind in _KINDS
+                for kind in SUPERVISED
                 if any(getattr(item, kind) is not None for item in structures)
             ]
             raise DataError(
@@ -103,16 +106,17 @@ def check_solvable(recipe: Recipe, train: Sequence[Structure], adapted: AdaptedP
             "accelerate, or set train.optimiser=adamw."
         )
     used = used_labels(recipe.losses)
-    energies = list({_geometry(item): item for item in train if item.energy is not None}.values())
-    energies = energies if "energy" in used else []
+    different = {_content(item): item for item in train}.values()
+    energies = [item for item in different if item.energy is not None and "energy" in used]
     further = sum(
         3 * len(item) * (item.forces is not None and "forces" in used)
         + 6 * (item.stress is not None and "stress" in used)
-        for item in train
+        for item in different
     )
     elements = sorted({int(number) for item in energies for number in item.numbers})
     counts = [[int((item.numbers == number).sum()) for number in elements] for item in energies]
-    free = len(energies) - (int(np.linalg.matrix_rank(counts)) if counts else 0)
+    offsets = int(np.linalg.matrix_rank(counts)) if counts else 0
+    free = len(energies) - offsets
     if free + further < LEAST_LABELS:
         raise DataError(
             f"train.optimiser=gauss-newton learns from {counted(free, 'label')} of different "
@@ -122,7 +126,8 @@ def check_solvable(recipe: Recipe, train: Sequence[Structure], adapted: AdaptedP
     tensors = [item.numel() for item in adapted.trainable_parameters().values()]
     size, weights = 8 if recipe.train.precision == "float64" else 4, sum(tensors)
     rows = len(energies) + further
-    needed = (rows * weights + len(energies) * max(tensors)) * size + 6 * rows**2 * 8
+    gradients = rows * weights + len(energies) * max(tensors)
+    needed = (gradients + (3 * offsets + VECTORS) * weights) * size + 6 * rows**2 * 8
     there = free_memory(adapted.potential.device)
     if needed > there:
         raise RecipeError(
@@ -133,9 +138,11 @@ def check_solvable(recipe: Recipe, train: Sequence[Structure], adapted: AdaptedP
         )
 
 
-def _geometry(structure: Structure) -> tuple[bytes, ...]:
-    arrays = (structure.numbers, structure.positions, structure.cell)
-    return tuple(np.ascontiguousarray(array).tobytes() for array in arrays)
+def _content(structure: Structure) -> Hashable:
+    """Return what tells a structure and its labels from others."""
+    labels = (structure.energy, structure.forces, structure.stress)
+    told = [None if label is None else np.asarray(label).tobytes() for label in labels]
+    return identity(structure), tuple(told)
 
 
 def formula(structure: Structure) -> str:

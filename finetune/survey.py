@@ -97,7 +97,7 @@ class Survey:
 def survey(prepared: Preparation) -> Survey:
     """Measure what a prepared run starts from and what an epoch of it costs.
 
-    Takes two steps, so the prepared potential is not fit for training afterwards.
+    Takes a step or two, so the prepared potential is not fit for training afterwards.
     """
     started = time.perf_counter()
     unfitted = _errors(prepared, prepared.own_references)

@@ -10,9 +10,9 @@ from typing import Any
 
 from finetune.adapters import adapters
 from finetune.errors import RecipeError
+from finetune.losses.options import SUPERVISED
 from finetune.overrides import read_values
 from finetune.recipe import Recipe
-from finetune.tuning.measure import SUPERVISED
 from finetune.tuning.options import Choices, Range
 from finetune.tuning.result import shown
 from finetune.tuning.space import applicable, space_of, with_values

@@ -193,12 +193,13 @@ def graph(structure: Structure, cutoff: float, skin: float = 0.0) -> GraphBatch:
         has_forces=torch.full((n,), has["forces"]),
         stress=torch.tensor(stress, dtype=torch.float64)[None],
         has_stress=torch.tensor([has["stress"]]),
-        identity=torch.tensor([_identity(structure)]),
+        identity=torch.tensor([identity(structure)]),
         where=(structure.where,),
     )
 
 
-def _identity(structure: Structure) -> int:
+def identity(structure: Structure) -> int:
+    """Return a hash of a structure without its labels."""
     found = hashlib.blake2b(digest_size=8)
     state = np.array([structure.charge, structure.spin])
     for array in (structure.numbers, structure.positions, structure.cell, structure.pbc, state):

@@ -10,6 +10,8 @@ from finetune.displacements import Displacement, DisplacementOptions, spelt_out
 from finetune.options import Options
 from finetune.schedules import Schedule, Scheduled, at, peak
 
+SUPERVISED = ("energy", "forces", "stress")
+"""Kinds of losses on labels, each called as its label."""
 PULL = "pull_to_foundation"
 """What the pull of ``train.pull_to_foundation`` is recorded as among the losses."""
 LARGEST_STRAIN = 0.1

@@ -19,7 +19,6 @@ the rest (restricted likelihood); the weights then move so that it vanishes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -27,11 +26,11 @@ import torch
 from finetune.data.graphs import GraphBatch
 from finetune.errors import TrainingError
 from finetune.foundation.potential import Potential
+from finetune.losses.options import SUPERVISED
 from finetune.losses.total import TotalLoss
 from finetune.optimisers import used_labels
 from finetune.training.evidence import USUAL_NOISE, most_probable
 from finetune.training.label_rows import (
-    KINDS,
     Counted,
     Rows,
     energy_rows,
@@ -49,7 +48,7 @@ ROUNDING = 1e-12
 """Share of the mean variance of labels that is added to each, for copies with other labels."""
 NOTHING = 1e-20
 """Share of the squared gradients up to which they are rounding."""
-SMALLEST_SHARE = 1e-10
+SMALLEST_GRADIENTS = 1e-10
 """Tensors of weights whose gradients are smaller than this share of the largest stay put."""
 
 
@@ -91,10 +90,6 @@ class GaussNewton:
         means, weights = self._means(pieces, evaluate), self.total.weights(progress)
         counted = without_copies(pieces)
         rows = label_rows(self.potential, counted, self.used, self.parameters)
-        ends = torch.stack([*rows.residuals.aminmax(), *rows.gradients.aminmax()])
-        if not bool(ends.isfinite().all()):
-            trouble = "a prediction or its gradient is not finite"
-            return StepOutcome(means, weights, math.nan, trouble)
         before = self._weights()
         problem = Linearised(rows, self.sizes, before - self.origin)
         step = self.origin + problem.solution - before
@@ -110,7 +105,7 @@ class GaussNewton:
         else:
             self._set(before)
         noise = {
-            KINDS[kind]: float(problem.noise[rows.kinds == kind][0]) ** 0.5
+            SUPERVISED[kind]: float(problem.noise[rows.kinds == kind][0]) ** 0.5
             for kind in torch.unique(rows.kinds).tolist()
         }
         return StepOutcome(means, weights, float((self._weights() - before).norm()), noise=noise)
@@ -182,7 +177,7 @@ class Linearised:
                 "the trained weights change nothing but what reference energies explain, which "
                 "train.optimiser=gauss-newton leaves to them. Set train.optimiser=adamw."
             )
-        shares = [1 / x if x > SMALLEST_SHARE * max(spreads) else 0.0 for x in spreads]
+        shares = [1 / x if x > SMALLEST_GRADIENTS * max(spreads) else 0.0 for x in spreads]
         share = torch.cat([moved.new_full((n,), x) for n, x in zip(sizes, shares, strict=True)])
         gram = torch.zeros(len(rows.kinds), len(rows.kinds), dtype=torch.float64)
         gram = gram.to(rows.gradients.device)

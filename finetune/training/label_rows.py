@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from finetune.data.graphs import GraphBatch, concatenate
+from finetune.errors import TrainingError
 from finetune.foundation.potential import Potential
+from finetune.losses.options import SUPERVISED
 
-KINDS = ("energy", "forces", "stress")
 NUMBERS = {"energy": 1, "forces": 3, "stress": 6}
 """Labels of a structure's energy, of an atom's forces, of a structure's stress."""
 SYMMETRIC = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
@@ -46,7 +47,7 @@ class Rows:
 
     Attributes:
         residuals: Label minus prediction ``[R]``, float64; eV, eV/Å, eV/Å³.
-        kinds: Index into `KINDS` ``[R]``.
+        kinds: Index into `SUPERVISED` ``[R]``.
         composition: Atoms of each element over √n ``[energies, elements]``: what a change of the
             reference energies adds to the energies, which come first.
         gradients: Of the predictions by the parameters ``[R, P]``; empty if not asked for.
@@ -71,8 +72,11 @@ def label_rows(
         pieces: Batches on its device and in its dtype, see `without_copies`.
         used: Kinds of labels that count.
         by: Parameters to differentiate by; gradients are computed if there are any.
+
+    Raises:
+        TrainingError: If a prediction or a gradient is not finite.
     """
-    residuals: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
+    residuals: dict[str, list[torch.Tensor]] = {kind: [] for kind in SUPERVISED}
     gradients = _space(pieces, used, by) if by else {}
     composition = []
     for piece in _singles(pieces) if by else pieces:
@@ -83,16 +87,14 @@ def label_rows(
         for kind, (label, prediction) in compared.items():
             if by:
                 first = sum(map(len, residuals[kind]))
-                fill(gradients[kind][first : first + len(prediction)], prediction, by)
+                found = gradients[kind][first : first + len(prediction)]
+                fill(found, prediction, by)
+                _check_finite(piece, prediction, found)
             residuals[kind].append((label - prediction).detach())
-    found = [kind for kind in KINDS if residuals[kind]]
-    columns = [torch.cat(residuals[kind]) for kind in found]
-    kinds = [
-        torch.full((len(column),), KINDS.index(kind))
-        for kind, column in zip(found, columns, strict=True)
-    ]
+    columns = {kind: torch.cat(found) for kind, found in residuals.items() if found}
+    kinds = [torch.full((len(column),), SUPERVISED.index(kind)) for kind, column in columns.items()]
     return Rows(
-        residuals=torch.cat(columns),
+        residuals=torch.cat([*columns.values()]),
         kinds=torch.cat(kinds),
         composition=torch.cat(composition) if composition else torch.zeros(0, 0),
         gradients=gradients["all"] if by else torch.zeros(0, 0),
@@ -135,7 +137,7 @@ def _compared(
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Return label and prediction of each kind that the batch has, as columns."""
     batch = piece.batch
-    has = {kind: kind in used and bool(getattr(batch, f"has_{kind}").any()) for kind in KINDS}
+    has = {kind: kind in used and bool(getattr(batch, f"has_{kind}").any()) for kind in SUPERVISED}
     if not any(has.values()):
         return {}
     with torch.set_grad_enabled(differentiable):
@@ -160,6 +162,15 @@ def _compared(
     return found
 
 
+def _check_finite(piece: Counted, predictions: torch.Tensor, gradients: torch.Tensor) -> None:
+    ends = torch.stack([*predictions.detach().aminmax(), *gradients.aminmax()])
+    if not bool(ends.isfinite().all()):
+        raise TrainingError(
+            f"{piece.batch.where[0]}: what the potential predicts there, or its gradient by the "
+            "weights, is not finite. Take that structure out, or train other weights (adapter)."
+        )
+
+
 def _energy_factors(piece: Counted) -> torch.Tensor:
     """Return √(copies / atoms) of the structures with an energy."""
     return (piece.copies / piece.batch.atoms)[piece.batch.has_energy].sqrt()
@@ -179,10 +190,10 @@ def _space(
         sum(NUMBERS[kind] * int(getattr(piece.batch, f"has_{kind}").sum()) for piece in pieces)
         if kind in used
         else 0
-        for kind in KINDS
+        for kind in SUPERVISED
     ]
     space = by[0].new_empty(sum(counts), sum(parameter.numel() for parameter in by))
-    return {"all": space, **dict(zip(KINDS, torch.split(space, counts), strict=True))}
+    return {"all": space, **dict(zip(SUPERVISED, torch.split(space, counts), strict=True))}
 
 
 def fill(

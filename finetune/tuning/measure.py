@@ -8,12 +8,11 @@ from dataclasses import dataclass, fields
 
 from finetune.data.labels import Structure
 from finetune.evaluation.metrics import Errors
-from finetune.losses.options import LossOptions
+from finetune.losses.options import SUPERVISED, LossOptions
 from finetune.recipe import Recipe
 from finetune.training.progress import Record
 from finetune.training.records import validation_loss
 
-SUPERVISED = ("energy", "forces", "stress")
 _TITLES = {
     "energy_mae": ("energy MAE", "meV"),
     "energy_rmse": ("energy RMSE", "meV"),

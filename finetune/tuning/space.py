@@ -11,6 +11,7 @@ from typing import Any
 from finetune.adapters import adapters
 from finetune.errors import RecipeError, suggestion
 from finetune.mappings import flattened
+from finetune.optimisers import suited
 from finetune.recipe import Recipe
 from finetune.tuning.options import Choices, Range
 from finetune.tuning.usual import usual_space
@@ -170,6 +171,7 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     kind = values.get("adapter.kind", content["adapter"]["kind"])
     if kind != content["adapter"]["kind"]:
         content["adapter"] = {"kind": kind}
+    content["train"] = suited(content["train"], values.get("train.optimiser"))
     options = adapters.options(str(kind)).model_fields
     for path, value in values.items():
         *parents, last = path.split(".")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from finetune.displacements import LARGEST, ChosenSize, DisplacementOptions
-from finetune.losses.options import LARGEST_STRAIN, LossOptions, StrainOptions
-from finetune.optimisers import LABELS
+from finetune.losses.options import LARGEST_STRAIN, SUPERVISED, LossOptions, StrainOptions
 from finetune.plugins import training_defaults
 from finetune.recipe import Recipe
 from finetune.schedules import Schedule, peak
@@ -48,7 +47,7 @@ def usual_space(recipe: Recipe) -> dict[str, Range | Choices]:
         rank = recipe.adapter["rank"]
         found["adapter.rank"] = Range(low=min(RANKS[0], rank), high=max(RANKS[1], rank), log=True)
     on = {name: item for name, item in recipe.losses.items() if item.peak_weight > 0}
-    supervised = [name for name, item in on.items() if item.kind in LABELS]
+    supervised = [name for name, item in on.items() if item.kind in SUPERVISED]
     for name, options in on.items():
         if name in supervised[:1]:
             continue
@@ -60,7 +59,7 @@ def _of_loss(path: str, options: LossOptions) -> Iterator[tuple[str, Range]]:
     weight = options.weight
     own = peak(weight)
     usual = own
-    if options.kind not in LABELS:
+    if options.kind not in SUPERVISED:
         usual = peak(type(options).model_fields["weight"].default)
     name = f"{path}.weight"
     if isinstance(weight, Schedule):

@@ -1,9 +1,8 @@
-"""The optimiser for few labels: its algebra, what it learns, what it refuses."""
+"""The optimiser for few labels: what it learns, what it refuses."""
 
 import json
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,171 +11,18 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from scipy.stats import multivariate_normal
 
 import finetune
 from finetune import FinetuneError, suitability
-from finetune.data.graphs import GraphBatch, concatenate, graph
-from finetune.errors import RunStoppedError, TrainingError
+from finetune.data.graphs import graph
+from finetune.errors import RunStoppedError
 from finetune.export.calculator import PotentialCalculator
 from finetune.testing import tiny_mace
-from finetune.training import evidence
-from finetune.training.evidence import log_likelihood, most_probable
-from finetune.training.gauss_newton import Linearised, bases
-from finetune.training.label_rows import KINDS, Rows, label_rows, without_copies
+from finetune.training.gauss_newton import bases
+from finetune.training.label_rows import label_rows, without_copies
 from finetune.training.progress import Silent
-from tests.conftest import rattled, recipe_for, structure
-
-
-def random_rows(kinds: list[int], weights: int, elements: int = 2) -> Rows:
-    random = torch.Generator().manual_seed(3)
-    energies = kinds.count(0)
-    return Rows(
-        residuals=torch.randn(len(kinds), generator=random, dtype=torch.float64),
-        kinds=torch.tensor(kinds),
-        composition=torch.randint(1, 9, (energies, elements), generator=random).double(),
-        gradients=torch.randn(len(kinds), weights, generator=random, dtype=torch.float64),
-    )
-
-
-def test_the_likelihood_is_that_of_a_normal_distribution() -> None:
-    random = np.random.default_rng(0)
-    half = random.normal(size=(5, 3))
-    noise, targets = random.uniform(0.1, 1.0, 5), random.normal(size=5)
-    expected = multivariate_normal.logpdf(targets, np.zeros(5), half @ half.T + np.diag(noise))
-    assert log_likelihood(half @ half.T, noise, targets) == pytest.approx(expected, rel=1e-12)
-    assert log_likelihood(-np.eye(5), np.zeros(5), targets) == -np.inf
-
-
-@pytest.mark.parametrize("most", [10_000, 150])
-def test_amplitude_and_noise_are_found_again(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    monkeypatch.setattr(evidence, "MOST_ROWS", most)
-    random = np.random.default_rng(1)
-    half = random.normal(size=(400, 60))
-    kinds = np.repeat([0, 1], 200)
-    noise = np.array([0.3, 2.0])[kinds]
-    targets = 3.0 * half @ random.normal(size=60) + noise * random.normal(size=400)
-    found = most_probable(half @ half.T, targets, kinds)
-    assert found.amplitude == pytest.approx(9.0, rel=0.5)
-    np.testing.assert_allclose(np.sqrt(found.noise), [0.3, 2.0], rtol=0.25)
-
-
-@pytest.mark.parametrize("kinds", [[0] * 9, [1] * 9, [0] * 5 + [1] * 6 + [2] * 9])
-def test_the_solution_is_the_least_of_the_objective(kinds: list[int]) -> None:
-    sizes = [4, 7, 19]
-    rows = random_rows(kinds, sum(sizes))
-    moved = torch.linspace(-1, 1, sum(sizes), dtype=torch.float64)
-    problem = Linearised(rows, sizes, moved)
-    targets = rows.residuals + rows.gradients @ moved
-    weighted = rows.gradients.T / problem.noise
-    normal = weighted @ rows.gradients + torch.diag(1 / problem.prior)
-    torch.testing.assert_close(problem.solution, torch.linalg.solve(normal, weighted @ targets))
-
-    def at(change: torch.Tensor) -> float:
-        return problem.objective(targets - rows.gradients @ change, change)
-
-    least = at(problem.solution)
-    for seed in range(5):
-        torch.manual_seed(seed)
-        nudge = 1e-3 * torch.randn(sum(sizes), dtype=torch.float64)
-        assert at(problem.solution + nudge) > least
-    assert len({*torch.unique(problem.noise).tolist()}) == len(set(kinds))
-
-
-def test_each_tensor_has_the_same_share_of_the_prior() -> None:
-    sizes = [4, 26]
-    rows = random_rows([0] * 9, sum(sizes))
-    rows.gradients[:, :4] *= 1000.0
-    rows = Rows(rows.residuals, rows.kinds, rows.composition, rows.gradients)
-    problem = Linearised(rows, sizes, torch.zeros(sum(sizes), dtype=torch.float64))
-    _, rest = bases(rows.composition)
-    shares = [
-        float(((rest.T @ rows.gradients)[:, part] ** 2 * problem.prior[part]).sum())
-        for part in (slice(0, 4), slice(4, 30))
-    ]
-    assert shares[0] == pytest.approx(shares[1])
-
-
-def test_what_reference_energies_explain_is_set_apart() -> None:
-    composition = torch.tensor([[1.0, 4.0], [2.0, 8.0], [1.0, 3.0], [1.0, 4.0]]).double()
-    offsets, rest = bases(composition)
-    assert offsets.shape == (4, 2) and rest.shape == (4, 2)
-    assert float((rest.T @ composition).abs().max()) < 1e-12
-    one, others = bases(torch.full((5, 1), 3.0).double())
-    assert one.shape == (5, 1) and others.shape == (5, 4)
-
-
-@pytest.fixture(scope="module")
-def labelled(diamond: Atoms) -> list[GraphBatch]:
-    """Ethanol with energy and forces, methane with an energy, diamond with all labels."""
-    teacher = PotentialCalculator(tiny_mace(seed=5))
-    found = []
-    for atoms, kinds in (
-        (rattled("CH3CH2OH", 1), ("energy", "forces")),
-        (rattled("CH4", 2), ("energy",)),
-        (diamond.copy(), ("energy", "forces", "stress")),
-    ):
-        atoms.calc = teacher
-        labels: dict[str, Any] = {
-            "energy": atoms.get_potential_energy(),
-            "forces": atoms.get_forces(),
-            "stress": atoms.get_stress(voigt=False) if "stress" in kinds else None,
-        }
-        atoms.calc = None
-        for kind in kinds:
-            place = atoms.arrays if kind == "forces" else atoms.info
-            place[f"REF_{kind}"] = labels[kind]
-        found.append(graph(structure(atoms), tiny_mace().cutoff))
-    return found
-
-
-def test_rows_are_labels_and_their_gradients(labelled: list[GraphBatch]) -> None:
-    potential = tiny_mace(seed=4)
-    parameters = [item for item in potential.parameters() if item.requires_grad]
-    batch = concatenate(labelled)
-    rows = label_rows(potential, without_copies([batch]), KINDS, parameters)
-    assert torch.bincount(rows.kinds).tolist() == [3, 3 * 11, 6]
-    prediction = potential(batch, stress=True)
-    energies = (batch.energy - prediction.energy) / batch.atoms.sqrt()
-    torch.testing.assert_close(rows.residuals[:3], energies.detach())
-    torch.testing.assert_close(
-        rows.composition * batch.atoms.sqrt()[:, None], potential.composition(batch)
-    )
-    torch.manual_seed(0)
-    direction = [torch.randn_like(item) for item in parameters]
-    step, found = 1e-5, []
-    for sign in (1, -1):
-        with torch.no_grad():
-            for item, along in zip(parameters, direction, strict=True):
-                item.add_(along, alpha=sign * step)
-        found.append(label_rows(potential, without_copies([batch]), KINDS).residuals)
-        with torch.no_grad():
-            for item, along in zip(parameters, direction, strict=True):
-                item.add_(along, alpha=-sign * step)
-    difference = (found[1] - found[0]) / (2 * step)
-    flat = torch.cat([item.reshape(-1) for item in direction])
-    torch.testing.assert_close(rows.gradients @ flat, difference, rtol=1e-5, atol=1e-6)
-    alone = label_rows(potential, without_copies(labelled), ("forces",))
-    torch.testing.assert_close(alone.residuals, rows.residuals[3:36])
-    assert alone.composition.numel() == 0
-
-
-def test_copies_are_one_label_with_less_noise(labelled: list[GraphBatch]) -> None:
-    potential = tiny_mace(seed=4)
-    parameters = [item for item in potential.parameters() if item.requires_grad]
-    ethanol, methane, crystal = labelled
-    pieces = without_copies([concatenate([ethanol, methane, ethanol]), crystal, ethanol])
-    assert [piece.copies.tolist() for piece in pieces] == [[3, 1, 1]]
-    other = replace(methane, energy=methane.energy + 0.1)  # the same geometry, another label
-    apart = without_copies([methane, other])
-    assert [piece.copies.tolist() for piece in apart] == [[1], [1]]
-    once = label_rows(potential, without_copies(labelled), KINDS, parameters)
-    rows = label_rows(potential, pieces, KINDS, parameters)
-    factor = torch.ones(len(once.kinds), dtype=torch.float64)
-    factor[0] = factor[3 : 3 + 27] = 3**0.5
-    torch.testing.assert_close(rows.residuals, once.residuals * factor)
-    torch.testing.assert_close(rows.gradients, once.gradients * factor[:, None])
-    torch.testing.assert_close(rows.composition, once.composition * factor[:3, None])
+from finetune.tuning.space import with_values
+from tests.conftest import recipe_for, structure
 
 
 def recipe(workspace: Path, output: Path, **changes: Any) -> finetune.Recipe:
@@ -237,7 +83,7 @@ def test_reference_energies_stay_and_the_mean_error_goes(
 
 
 def test_forces_and_stresses_are_labels_too(
-    labelled: list[GraphBatch], diamond: Atoms, workspace: Path, tmp_path: Path
+    diamond: Atoms, workspace: Path, tmp_path: Path
 ) -> None:
     teacher, frames = PotentialCalculator(tiny_mace(seed=5)), []
     for seed in range(6):
@@ -299,6 +145,9 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(workspace: Path, tmp_path: Pat
         ({"losses": {"energy": {"weight": {"kind": "warm_up", "last": 1.0}}}}, "is a schedule"),
         ({"adapter": "shift"}, "adapter 'shift' trains what reference energies explain"),
         ({"train": {"ema": 0.99}}, "train.ema=0.99 means nothing"),
+        ({"train": {"amsgrad": False}}, "train.amsgrad=False means nothing"),
+        ({"train": {"plateau_factor": 0.2}}, "train.plateau_factor=0.2 means nothing"),
+        ({"stages": {"a": {}, "b": {"losses": {"pitc": {}}}}}, "in the stage 'b': losses.pitc"),
         ({"train": {"weight_decay": 0.1}}, "train.weight_decay=0.1 means nothing"),
         ({"train": {"schedule": "cosine"}}, "train.schedule=cosine means nothing"),
         ({"train": {"learning_rate": 1.5}}, "the share of each Gauss-Newton step"),
@@ -342,33 +191,6 @@ def test_copies_of_one_structure_are_no_further_labels(workspace: Path, tmp_path
         assert two["noise/energy"] == pytest.approx(2**0.5 * one["noise/energy"], rel=1e-2)
 
 
-def test_forces_teach_where_reference_energies_explain_all_energies(
-    labelled: list[GraphBatch],
-) -> None:
-    potential = tiny_mace(seed=4)
-    parameters = [item for item in potential.parameters() if item.requires_grad]
-    rows = label_rows(potential, without_copies(labelled[:1]), KINDS, parameters)
-    sizes = [item.numel() for item in parameters]
-    problem = Linearised(rows, sizes, torch.zeros(sum(sizes), dtype=torch.float64))
-    assert problem.offsets.shape == (1, 1)
-    assert bool(problem.solution.isfinite().all()) and float(problem.solution.norm()) > 0
-    assert float(problem.noise.min()) > 0
-
-
-def test_weights_that_change_reference_energies_alone_are_refused() -> None:
-    rows = random_rows([0] * 6, 3, elements=1)
-    rows = Rows(rows.residuals, rows.kinds, rows.composition, rows.composition.repeat(1, 3))
-    with pytest.raises(TrainingError, match="nothing but what reference energies explain"):
-        Linearised(rows, [3], torch.zeros(3, dtype=torch.float64))
-
-
-def test_labels_that_the_foundation_has_right_change_nothing() -> None:
-    rows = random_rows([0] * 6, 5)
-    rows = Rows(0 * rows.residuals, rows.kinds, rows.composition, rows.gradients)
-    problem = Linearised(rows, [5], torch.zeros(5, dtype=torch.float64))
-    assert float(problem.solution.abs().max()) == 0
-
-
 def test_its_settings_come_and_go_with_it(workspace: Path, tmp_path: Path) -> None:
     plain = recipe(workspace, tmp_path, train={"optimiser": "adamw"})
     there = finetune.Recipe.parse(plain.written(), ["train.optimiser=gauss-newton"])
@@ -379,14 +201,55 @@ def test_its_settings_come_and_go_with_it(workspace: Path, tmp_path: Path) -> No
     back = finetune.Recipe.load(dumped, ["train.optimiser=adamw"])
     assert (back.train.epochs, back.train.patience, back.train.ema) == (200, None, 0.999)
     assert back.train.learning_rate == 1e-3
-    stages = {"first": {}, "second": {"train": {"optimiser": "gauss-newton"}}}
+    empty = finetune.Recipe.parse({**plain.written(), "train": None}, ["train.optimiser=adam"])
+    assert empty.train.optimiser == "adam"
+    stages: dict[str, Any] = {"first": {}, "second": {"train": {"optimiser": "gauss-newton"}}}
     ladder = finetune.Recipe.parse({**plain.written(), "stages": stages})
     assert [item.train.epochs for item in ladder.climb().values()] == [200, 10]
+    scheduled = {**plain.written(), "stages": stages}
+    scheduled["train"] = {"epochs": 5, "schedule": "cosine", "ema": 0.9}
+    first, second = finetune.Recipe.parse(scheduled).climb().values()
+    assert (first.train.epochs, first.train.schedule, first.train.ema) == (5, "cosine", 0.9)
+    assert (second.train.epochs, second.train.schedule, second.train.ema) == (10, "constant", None)
     members = {**plain.written(), "stages": stages, "committee": {"members": 2}}
     finetune.Recipe.parse(members)
     stages["first"] = {"train": {"optimiser": "gauss-newton"}}
     with pytest.raises(FinetuneError, match="committee.labels=bootstrap"):
         finetune.Recipe.parse(members)
+
+
+@pytest.mark.parametrize("optimisers", [("adamw", "gauss-newton"), ("gauss-newton", "adamw")])
+@pytest.mark.parametrize("written", [{}, {"epochs": 7, "patience": 2}])
+def test_the_written_recipe_of_a_ladder_gives_the_same_stages(
+    workspace: Path, tmp_path: Path, optimisers: tuple[str, str], written: dict[str, Any]
+) -> None:
+    outer, inner = optimisers
+    content = recipe(workspace, tmp_path, train={"optimiser": outer}).written()
+    content["train"] |= written
+    content["stages"] = {"one": {"train": {"optimiser": inner}}, "two": {}}
+    ladder = finetune.Recipe.parse(content)
+    again = finetune.Recipe.parse(ladder.complete())
+    for name, stage in ladder.climb().items():
+        assert again.climb()[name].train == stage.train, name
+    assert ladder.differences(again) == []
+
+
+def test_a_comparison_may_change_the_optimiser(workspace: Path, tmp_path: Path) -> None:
+    plain = recipe(workspace, tmp_path, train={"optimiser": "adamw", "schedule": "cosine"})
+    solved = with_values(plain, {"train.optimiser": "gauss-newton"})
+    assert (solved.train.schedule, solved.train.epochs) == ("constant", 10)
+    assert with_values(solved, {"train.optimiser": "adamw"}).train.epochs == 200
+
+
+def test_labels_are_counted_as_they_are_solved(workspace: Path, tmp_path: Path) -> None:
+    frames = ase.io.read(workspace / "train.xyz", ":")[:3]
+    charged = [atoms.copy() for atoms in frames]
+    for atoms, frame in zip(charged, frames, strict=True):
+        atoms.info["charge"] = 1
+        atoms.info["REF_energy"] = frame.info["REF_energy"] + 1.0
+    ase.io.write(tmp_path / "states.xyz", [*frames, *charged])
+    data = {"train": str(tmp_path / "states.xyz"), "valid": str(workspace / "valid.xyz")}
+    finetune.validate(recipe(workspace, tmp_path / "run", data=data))
 
 
 def test_too_many_gradients_are_refused(
