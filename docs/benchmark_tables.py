@@ -163,7 +163,8 @@ def stability(stored: dict[str, Any]) -> list[str]:
     ]
     heads = [f"{case}, {kelvin:g} K" for case, kelvin in columns]
     lines = [f"| arm | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
-    for arm in ["foundation", *_names(cases)]:
+    names = [name for name in _names(cases) if name != "foundation"]
+    for arm in ["foundation", *names]:
         cells = []
         for case, kelvin in columns:
             rows = [row for row in cases[case].get(arm, []) if row["temperature"] == kelvin]
