@@ -172,7 +172,7 @@ class _Comparison:
         structures = Reader.of(data, None).read(data.train)
         self.draws = Draws(structures, Measure("loss", self.recipe.losses))
         self.draws.check((arm.labels for arm in self.arms), data.valid)
-        checked = check_arms(self.arms, self.folder / "checked")
+        checked = check_arms(self.arms, self.folder / "checked", self.draws, self.seeds)
         for note in notes_of(checked):
             self.say(note)
         first = checked[self.arms[0].name]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.data.labels import Structure
+from finetune.data.sequences import View
 from finetune.data.splits import hold_out
 from finetune.data.writing import write_structures
 from finetune.errors import DataError
@@ -56,10 +57,16 @@ class Draws:
         order = np.random.default_rng([seed, len(self.labelled)]).permutation(self.labelled)
         return sorted([*order[:count].tolist(), *self.others])
 
+    def structures_of(self, seed: int, count: int | None) -> Sequence[Structure]:
+        """Return the structures themselves; all of them where there is no number."""
+        if count is None:
+            return self.structures
+        return View(self.structures, self.indices(seed, count))
+
     def path(self, folder: Path, seed: int, count: int) -> Path:
         """Return the store of a subset in a folder, written if it is not there."""
         path = folder / f"{count}-seed{seed}.h5"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            write_structures(path, (self.structures[index] for index in self.indices(seed, count)))
+            write_structures(path, self.structures_of(seed, count))
         return path.resolve()
