@@ -258,7 +258,9 @@ def _divided(
     if isinstance(recipe.data.valid, float):
         structures, held = hold_out(structures, recipe.data.valid, recipe.split_seed)
     if recipe.data.bootstrap is not None:
-        structures = drawn(structures, recipe.data.bootstrap)
+        isolated = recipe.reference_energies == "isolated"
+        atoms = [place for place, item in enumerate(structures) if isolated and len(item) == 1]
+        structures = drawn(structures, recipe.data.bootstrap, atoms)
     return structures, held
 
 

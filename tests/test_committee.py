@@ -8,6 +8,7 @@ from typing import Any
 import ase.io
 import numpy as np
 import pytest
+from ase import Atoms
 from typer.testing import CliRunner
 
 import finetune
@@ -132,6 +133,24 @@ def test_a_bootstrap_draws_with_replacement() -> None:
     assert len(items) == 400 and len(set(items)) == pytest.approx(400 * (1 - np.exp(-1)), abs=25)
     assert items == list(drawn(list(range(400)), seed=1))  # type: ignore[arg-type]
     assert items != list(drawn(list(range(400)), seed=2))  # type: ignore[arg-type]
+    for seed in range(9):
+        kept = list(drawn(range(6), seed, [1, 5]))  # type: ignore[arg-type]
+        assert len(kept) == 6 and kept.count(1) == kept.count(5) == 1
+    assert list(drawn(range(2), 0, [0, 1])) == [0, 1]  # type: ignore[arg-type]
+
+
+def test_every_member_has_the_free_atoms_of_its_reference_energies(
+    workspace: Path, tmp_path: Path
+) -> None:
+    frames = ase.io.read(workspace / "train.xyz", ":4")
+    for symbol in "HCO":
+        frames.append(Atoms(symbol, info={"REF_energy": -7.0}))
+    ase.io.write(tmp_path / "train.xyz", frames)
+    data = {"train": str(tmp_path / "train.xyz"), "valid": str(workspace / "valid.xyz")}
+    changes: dict[str, Any] = {"data": data, "reference_energies": "isolated"}
+    given = committee_recipe(workspace, tmp_path / "run", **changes)
+    for member in given.convene().values():
+        assert len(finetune.validate(member).data.train) == 4
 
 
 @pytest.mark.slow

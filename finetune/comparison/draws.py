@@ -18,16 +18,20 @@ from finetune.tuning.measure import Measure
 class Draws:
     """Subsets of a training set by seed and number of labels, nested and the same for all arms.
 
-    Structures without a label that the losses use are in every subset.
+    Structures without a label that the losses use are in every subset, and so are free atoms that
+    give reference energies.
 
     Args:
         structures: The training set.
         measure: What tells which structures have labels.
+        isolated: Whether an arm takes its reference energies from free atoms.
     """
 
-    def __init__(self, structures: Sequence[Structure], measure: Measure) -> None:
+    def __init__(
+        self, structures: Sequence[Structure], measure: Measure, isolated: bool = False
+    ) -> None:
         self.structures = structures
-        judged = [measure.judges(item) for item in structures]
+        judged = [measure.judges(item) and not (isolated and len(item) == 1) for item in structures]
         self.labelled = [index for index, has in enumerate(judged) if has]
         self.others = [index for index, has in enumerate(judged) if not has]
 
