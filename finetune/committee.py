@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from finetune import run_files, run_folder
+from finetune.data.reading import Reader
+from finetune.errors import DataError
 from finetune.evaluation import calibration
 from finetune.evaluation.metrics import LabelledPredictions, errors
 from finetune.evaluation.report import Page, write_report
@@ -15,7 +17,7 @@ from finetune.files import write_json
 from finetune.foundation.committee import CommitteeRecord, write_committee
 from finetune.joint_folder import joint_folder
 from finetune.ladder import prepare_stages
-from finetune.preparation import Preparation
+from finetune.preparation import Preparation, check_draw
 from finetune.recipe import Recipe
 from finetune.result import Comparison, RunResult
 from finetune.training.progress import Reporter
@@ -27,20 +29,49 @@ RunMember = Callable[[Recipe, Path | None, run_folder.Resume, Reporter], RunResu
 def prepare_member(
     recipe: Recipe, beside: Path | None, overwrite: bool, resume: run_folder.Resume = "no"
 ) -> dict[str, Preparation]:
-    """Read and check what the first member needs, by stage; the others differ in seeds alone.
+    """Read and check what the first member needs, by stage, and what each member draws.
+
+    The others differ in seeds alone.
 
     Raises:
         FinetuneError: For whatever would stop the run.
     """
     run_folder.check_output(run_folder.place(recipe.output), overwrite, resume)
     first = next(iter(recipe.convene().values()))
+    drawing = recipe.committee is not None and recipe.committee.labels == "bootstrap"
     unused = first.model_copy(update={"output": f"{first.output}.checked"})
     if first.stages:
-        prepared = prepare_stages(unused, beside, overwrite=False)
+        prepared = prepare_stages(unused, beside, overwrite=False, whole=not drawing)
     else:
-        prepared = {"": Preparation(unused, beside, overwrite=False)}
+        prepared = {"": Preparation(unused, beside, overwrite=False, whole=not drawing)}
+    if drawing:
+        _check_draws(recipe, beside, prepared)
     next(iter(prepared.values())).notes += nearly_the_same(recipe)
     return prepared
+
+
+def _check_draws(recipe: Recipe, beside: Path | None, prepared: Mapping[str, Preparation]) -> None:
+    """Refuse members that draw labels which ``train.optimiser: gauss-newton`` cannot solve.
+
+    Raises:
+        DataError: Naming the member.
+    """
+    members = {name: member.climb() or {"": member} for name, member in recipe.convene().items()}
+    for stage, first in prepared.items():
+        if first.recipe.train.optimiser != "gauss-newton":
+            continue
+        data = first.recipe.data
+        structures = Reader.of(data, beside).read(data.train)
+        for name, member in members.items():
+            try:
+                check_draw(member[stage], structures, first.adapted)
+            except DataError as error:
+                where = f"member {name} of {len(members)}" + (f" (stage {stage})" if stage else "")
+                seed = "train.seed" if recipe.data.bootstrap is None else "data.bootstrap"
+                raise DataError(
+                    f"{where} draws too few different labels: {error} Or let it draw others with "
+                    f"another {seed}, or ask for fewer members (committee.members)."
+                ) from error
 
 
 def nearly_the_same(recipe: Recipe) -> list[str]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 
 import torch
 
+from finetune.control_groups import memory_left
 from finetune.errors import RecipeError
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -91,9 +92,20 @@ def peak_memory(device: torch.device) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the memory that a device has left, bytes; of the CPU, what the machine has left."""
+    """Return the memory that a device has left for this process, bytes.
+
+    Of a GPU that counts what PyTorch holds and does not use; of the CPU it is what the machine has
+    left, or the process's control groups if that is less.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held
+    limited = memory_left()
+    return min(_available(), sys.maxsize if limited is None else limited)
+
+
+def _available() -> int:
+    """Return the memory that the machine has left, bytes."""
     with suppress(OSError), open("/proc/meminfo", encoding="ascii") as file:
         for line in file:
             if line.startswith("MemAvailable:"):

@@ -21,9 +21,15 @@ RunStage = Callable[[Recipe, Path | None, run_folder.Resume, Reporter], RunResul
 
 
 def prepare_stages(
-    recipe: Recipe, beside: Path | None, overwrite: bool, resume: run_folder.Resume = "no"
+    recipe: Recipe,
+    beside: Path | None,
+    overwrite: bool,
+    resume: run_folder.Resume = "no",
+    whole: bool = True,
 ) -> dict[str, Preparation]:
     """Read and check every stage, with the first one's foundation in place of those to come.
+
+    ``whole`` is that of `Preparation`.
 
     Raises:
         FinetuneError: For whatever would stop the run.
@@ -36,6 +42,7 @@ def prepare_stages(
             ),
             beside,
             overwrite=False,
+            whole=whole,
         )
         for name, stage in recipe.climb().items()
         for unused in (f"{stage.output}.checked",)

@@ -12,6 +12,7 @@ from ase.data import chemical_symbols
 
 from finetune import run_folder, sanity
 from finetune.adapters import adapters
+from finetune.adapters.base import AdaptedPotential
 from finetune.data.coverage import coverage
 from finetune.data.graphs import graph
 from finetune.data.labels import Structure, fingerprint
@@ -58,6 +59,8 @@ class Preparation:
         overwrite: Whether an earlier run in the output folder may be replaced.
         resume: Whether the run goes on from a checkpoint there.
         opened: The recipe's foundation where it is open already; it is copied, not changed.
+        whole: Whether all of the training set is trained on; otherwise whoever draws from it sees
+            to it that ``train.optimiser: gauss-newton`` can solve the draws.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Preparation:
         overwrite: bool,
         resume: run_folder.Resume = "no",
         opened: Foundation | None = None,
+        whole: bool = True,
     ) -> None:
         self.recipe = recipe
         self.folder = run_folder.place(recipe.output)
@@ -134,7 +138,7 @@ class Preparation:
         self.adapter = adapter(adapter.Options.model_validate(given))
         self.adapted = self.adapter.attach(self._accelerated(recipe))
         check_adapted(self.adapted, recipe.adapter["kind"])
-        if recipe.train.optimiser == "gauss-newton":
+        if recipe.train.optimiser == "gauss-newton" and whole:
             check_solvable(recipe, structures["train"], self.adapted)
         build_optimiser(self.adapted, recipe.train)  # refuses factors that name nothing
         mace_inside(self.adapted.potential)  # what cannot be stored is not trained
@@ -232,13 +236,9 @@ class Preparation:
 
 def _read(recipe: Recipe, reader: Reader) -> dict[str, Sequence[Structure]]:
     data = recipe.data
-    train = reader.read(data.train)
-    if isinstance(data.valid, float):
-        train, valid = hold_out(train, data.valid, recipe.split_seed)
-    else:
+    train, valid = _divided(recipe, reader.read(data.train))
+    if not isinstance(data.valid, float):
         valid = reader.read(data.valid)
-    if data.bootstrap is not None:
-        train = drawn(train, data.bootstrap)
     test = reader.read(data.test) if data.test else []
     reader.check_named()
     pool = reader.read(data.unlabelled, need_labels=False) if data.unlabelled else []
@@ -248,6 +248,39 @@ def _read(recipe: Recipe, reader: Reader) -> dict[str, Sequence[Structure]]:
         "test": test,
         "unlabelled": mapped(_without_labels, pool),
     }
+
+
+def _divided(
+    recipe: Recipe, structures: Sequence[Structure]
+) -> tuple[Sequence[Structure], Sequence[Structure]]:
+    """Return what is trained on of the training set, drawn, and what is held out of it."""
+    held: Sequence[Structure] = []
+    if isinstance(recipe.data.valid, float):
+        structures, held = hold_out(structures, recipe.data.valid, recipe.split_seed)
+    if recipe.data.bootstrap is not None:
+        isolated = recipe.reference_energies == "isolated"
+        atoms = [place for place, item in enumerate(structures) if isolated and len(item) == 1]
+        structures = drawn(structures, recipe.data.bootstrap, atoms)
+    return structures, held
+
+
+def check_draw(recipe: Recipe, structures: Sequence[Structure], adapted: AdaptedPotential) -> None:
+    """Refuse what ``train.optimiser: gauss-newton`` cannot solve of a training set.
+
+    Args:
+        recipe: What decides which structures are held out and which are drawn.
+        structures: The training set.
+        adapted: What is trained.
+
+    Raises:
+        FinetuneError: See `check_solvable`.
+    """
+    if recipe.train.optimiser != "gauss-newton":
+        return
+    train, _ = _divided(recipe, structures)
+    if recipe.reference_energies == "isolated":
+        _, train = reference_energies.take_free_atoms(train)
+    check_solvable(recipe, train, adapted)
 
 
 def _without_labels(structure: Structure) -> Structure:

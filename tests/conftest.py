@@ -1,6 +1,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 
+import finetune
 from finetune.data.graphs import GraphBatch, graph
 from finetune.data.labels import Structure, from_atoms
 from finetune.export.calculator import PotentialCalculator
@@ -106,3 +108,19 @@ def recipe_for(workspace: Path, output: Path | str, **changes: object) -> Recipe
         **changes,
     }
     return Recipe.parse(mapping)
+
+
+def committee_recipe(workspace: Path, output: Path, **changes: Any) -> Recipe:
+    given = {
+        "losses": {"energy": {}},
+        "train": {"epochs": 2, "learning_rate": 0.01, "ema": 0.5, "checkpoint_seconds": 0},
+        "committee": {"members": 2, "labels": "bootstrap"},
+        "adapter": {"kind": "readout"},
+    }
+    return recipe_for(workspace, output, **{**given, **changes})
+
+
+@pytest.fixture(scope="session")
+def committee(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> finetune.RunResult:
+    """Two members, trained."""
+    return finetune.run(committee_recipe(workspace, tmp_path_factory.mktemp("committee") / "run"))

@@ -11,7 +11,7 @@ ROOT = Path(finetune.__file__).parent
 FLOORS = [
     {"errors", "files", "mappings", "options", "wording"},
     {"explanation", "overrides", "stages", "units"},
-    {"registry", "resources", "environment"},
+    {"registry", "resources", "environment", "control_groups"},
     {"schedules"},
     {"displacements"},
     {"losses.options", "adapters.options", "adapters.defaults"},

@@ -194,6 +194,17 @@ def test_tests_of_a_model_file_need_a_place(
             "bond limit is -1; it must be above",
         ),
         (["md", model, frames, "--bond-limit", "nan"], "bond limit is nan"),
+        (["md", model, frames, "--bond-limit", "inf"], "bond limit is inf"),
+        *(
+            (
+                ["md", model, frames, f"--{option}", number],
+                f"{option.replace('-', ' ')} is {number}",
+            )
+            for option in ("length", "time-step", "friction", "interval")
+            for number in ("nan", "inf")
+        ),
+        (["data", "inspect", frames, "--tolerance", "inf"], "tolerance is inf"),
+        (["data", "split", frames, "--to", bare, "--tolerance", "inf"], "tolerance is inf"),
         (["md", model, frames, "--to", str(run_folder)], "is a run folder; choose another --to"),
         (["scan", model, frames, "--to", str(run_folder)], "is a run folder; choose another --to"),
         (["evaluate", model, frames, "--to", str(run_folder)], "holds other files ('adapter')"),

@@ -135,9 +135,9 @@ def _check_test(
         if not 0 < value < math.inf:
             raise RecipeError(f"{name} is {value:g}; it must be above zero and finite.")
     for limit, value in asdict(settings.limits).items():
-        if not (value > 0 or (limit == "bond" and value == 0)):
+        if not (0 < value < math.inf or (limit == "bond" and value == 0)):
             raise RecipeError(
-                f"{limit} limit is {value:g}; it must be above zero"
+                f"{limit} limit is {value:g}; it must be above zero and finite"
                 f"{', or zero to check none' * (limit == 'bond')}."
             )
     for given, what in ((ensembles, "ensemble"), (temperatures, "temperature")):

@@ -170,9 +170,10 @@ class _Comparison:
         """Read and check what every arm needs, and draw labels; return what they begin with."""
         data = self.arms[0].recipe.data
         structures = Reader.of(data, None).read(data.train)
-        self.draws = Draws(structures, Measure("loss", self.recipe.losses))
+        isolated = any(arm.recipe.reference_energies == "isolated" for arm in self.arms)
+        self.draws = Draws(structures, Measure("loss", self.recipe.losses), isolated)
         self.draws.check((arm.labels for arm in self.arms), data.valid)
-        checked = check_arms(self.arms, self.folder / "checked")
+        checked = check_arms(self.arms, self.folder / "checked", self.draws, self.seeds)
         for note in notes_of(checked):
             self.say(note)
         first = checked[self.arms[0].name]

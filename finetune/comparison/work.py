@@ -12,7 +12,6 @@ from finetune.files import read_json, write_json
 from finetune.recipe import Recipe
 from finetune.run_files import CHECKPOINTS
 from finetune.tuning.result import TuningResult
-from finetune.tuning.space import space_of
 from finetune.tuning.tune import tune
 from finetune.workflow import run
 
@@ -22,8 +21,7 @@ CHOICE, TUNING = "choice.json", "tuning"
 def tune_arm(content: Mapping[str, Any], folder: str, budget: str) -> str:
     """Tune an arm and write ``choice.json``: what was chosen and how it validated.
 
-    An arm that cannot be trained untouched keeps its settings: its runs tell. So does one
-    without settings to search.
+    An arm that cannot be trained untouched keeps its settings: its runs tell.
 
     Args:
         content: The arm's recipe, without a test set.
@@ -33,9 +31,6 @@ def tune_arm(content: Mapping[str, Any], folder: str, budget: str) -> str:
     Returns:
         What was chosen, in words.
     """
-    if not space_of(Recipe.parse(content)):
-        write_json(Path(folder) / CHOICE, {"values": {}})
-        return "nothing to tune"
     try:
         found = tune(content, budget=budget, to=Path(folder) / TUNING)
     except TrainingError as error:

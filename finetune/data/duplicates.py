@@ -20,6 +20,7 @@ from scipy.spatial.distance import pdist
 
 from finetune.data.distances import neighbours
 from finetune.data.labels import Structure
+from finetune.errors import DataError
 
 Array = NDArray[Any]
 Distances = Mapping[int, Array]
@@ -42,7 +43,12 @@ def clusters(structures: Iterable[Structure], tolerance: float = TOLERANCE) -> N
     Args:
         structures: Any number of them.
         tolerance: Å, the largest difference of two distances.
+
+    Raises:
+        DataError: If the tolerance is below zero or not finite.
     """
+    if not 0 <= tolerance < np.inf:
+        raise DataError(f"tolerance is {tolerance:g} Å; it must be finite and not below zero.")
     groups: dict[bytes, list[int]] = defaultdict(list)
     found: list[Distances] = []
     for index, item in enumerate(structures):

@@ -33,10 +33,19 @@ def hold_out(
     return list(compress(structures, ~chosen)), list(compress(structures, chosen))
 
 
-def drawn(structures: Sequence[Structure], seed: int) -> Sequence[Structure]:
-    """Draw as many structures as there are, with replacement (Efron, Ann. Stat. 7, 1 (1979))."""
-    count = len(structures)
-    places = np.sort(np.random.default_rng(seed).integers(count, size=count))
+def drawn(
+    structures: Sequence[Structure], seed: int, kept: Sequence[int] = ()
+) -> Sequence[Structure]:
+    """Draw as many structures as there are, with replacement (Efron, Ann. Stat. 7, 1 (1979)).
+
+    Args:
+        structures: What to draw from.
+        seed: Of the draw.
+        kept: Indices of structures that are there once, whatever is drawn of the others.
+    """
+    others = np.setdiff1d(np.arange(len(structures)), kept)
+    chosen = np.random.default_rng(seed).integers(max(len(others), 1), size=len(others))
+    places = np.sort(np.concatenate([np.asarray(kept, dtype=np.int64), others[chosen]]))
     if isinstance(structures, LazySequence):
         return View(structures, places)
     return [structures[place] for place in places]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms
 from scipy import stats
 
 from finetune.comparison.draws import Draws
@@ -14,7 +15,7 @@ from finetune.data.reading import read_structures
 from finetune.errors import DataError, RecipeError
 from finetune.recipe import Recipe
 from finetune.tuning.measure import Measure
-from tests.conftest import recipe_for
+from tests.conftest import recipe_for, structure
 
 
 def recipe(**changes: object) -> Recipe:
@@ -139,6 +140,19 @@ def test_structures_without_labels_count_where_a_fraction_is_held_out(workspace:
     assert draws.indices(0, 2) == list(range(12))
     with pytest.raises(DataError, match="labels=3: the training set has 2 labelled"):
         draws.check([3], valid=0.2)
+
+
+def test_free_atoms_that_give_reference_energies_are_in_every_draw(workspace: Path) -> None:
+    molecules = read_structures(workspace / "train.xyz")[:4]
+    atom = structure(Atoms("H", info={"REF_energy": -13.6}))
+    measure = Measure.of_recipe(recipe())
+    draws = Draws([*molecules, atom], measure, isolated=True)
+    for seed in range(5):
+        drawn = draws.indices(seed, 2)
+        assert len(drawn) == 3 and drawn[-1] == 4
+    with pytest.raises(DataError, match="labels=5: the training set has 4 labelled"):
+        draws.check([5])
+    Draws([*molecules, atom], measure).check([5])
 
 
 def test_differences_are_those_of_a_paired_t_test() -> None:

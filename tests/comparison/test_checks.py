@@ -1,0 +1,78 @@
+"""What is checked of every arm before any is tuned."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import finetune
+from finetune import FinetuneError, preparation
+from finetune.comparison import compare as module
+from finetune.errors import RecipeError
+from tests.conftest import recipe_for
+
+
+class Passed(BaseException):
+    """The checks are done."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def passed(*_: Any) -> None:
+        raise Passed
+
+    monkeypatch.setattr(module, "work_through", passed)
+
+
+def recipe(workspace: Path, output: Path, **changes: Any) -> finetune.Recipe:
+    given = {"losses": {"energy": {}}, "train": {"optimiser": "gauss-newton"}, **changes}
+    return recipe_for(workspace, output, **given)
+
+
+def test_arms_that_fit_into_memory_are_not_refused_for_labels_that_none_uses(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solvable, sizes = preparation.check_solvable, []
+
+    def check(recipe: Any, train: Sequence[Any], adapted: Any) -> None:
+        sizes.append(len(train))
+        if len(train) > 8:
+            raise RecipeError("the gradients do not fit")
+        solvable(recipe, train, adapted)
+
+    monkeypatch.setattr(preparation, "check_solvable", check)
+    given = recipe(workspace, tmp_path / "run")
+    with pytest.raises(Passed):
+        finetune.compare(given, vary={"labels": [6, 8]}, seeds=2)
+    assert sizes == [6, 6, 8, 8]
+    with pytest.raises(FinetuneError, match="^the arm labels=all: the gradients do not fit"):
+        finetune.compare(given, vary={"labels": [6, "all"]}, seeds=2, to=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    both = {"labels": [6, 12], "train.optimiser": ["adamw", "gauss-newton"]}
+    with pytest.raises(FinetuneError, match="^the arm labels=12, train.optimiser=gauss") as told:
+        finetune.compare(given, vary=both, seeds=2, to=tmp_path / "other")
+    assert "adamw:" not in str(told.value) and "labels=6" not in str(told.value)
+
+
+@pytest.mark.parametrize(("seeds", "labels"), [(1, 4), (3, 4)])
+def test_arms_with_too_few_labels_are_refused(
+    workspace: Path, tmp_path: Path, seeds: int, labels: int
+) -> None:
+    given = recipe(workspace, tmp_path / "run")
+    told = rf"^the arm labels={labels}: with what seed \d draws, .*learns from 2 labels"
+    with pytest.raises(FinetuneError, match=told):
+        finetune.compare(given, vary={"labels": [labels, 12]}, seeds=seeds)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_seed_holds_out_does_not_count(workspace: Path, tmp_path: Path) -> None:
+    data = {"train": str(workspace / "train.xyz"), "test": str(workspace / "test.xyz")}
+    given = recipe(workspace, tmp_path / "run", data={**data, "valid": 0.5})
+    with pytest.raises(FinetuneError, match="the arm labels=6: with what seed 0 draws"):
+        finetune.compare(given, vary={"labels": [6, 12]}, seeds=1)
+    plain = recipe(
+        workspace, tmp_path / "run", data={**data, "valid": str(workspace / "valid.xyz")}
+    )
+    with pytest.raises(Passed):
+        finetune.compare(plain, vary={"labels": [6, 12]}, seeds=1)
