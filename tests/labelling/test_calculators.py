@@ -85,6 +85,23 @@ def test_ase_calculators_are_told_of_charge_and_spin_or_refuse() -> None:
     assert "no forces" in label.without_forces
 
 
+def test_outputs_that_share_a_directory_leave_the_files_of_each_other(tmp_path: Path) -> None:
+    level = AseLevel(
+        program="ase",
+        calculator="tests.labelling.file_calculator.Springs",
+        arguments={"directory": str(tmp_path / "shared")},
+    )
+    outputs = ["one/a.xyz", "one/b.xyz", "two/a.xyz"]
+    for place, output in enumerate(outputs):
+        opened = open_program(level, folder=tmp_path / f"{output}.files" / "worker-1")
+        opened.compute(task([1], [[float(place), 0.0, 0.0]]), False)
+        with pytest.raises(LabelError, match=r"its files: [ab]\.xyz\.files-\w{8}/failed-"):
+            opened.compute(task([2], [[0.0, 0.0, 0.0]]), False)
+        opened.compute(task([1], [[float(place), 0.0, 0.0]]), False)
+    found = sorted((tmp_path / "shared").glob("*.xyz.files-*/worker-1/springs.out"))
+    assert sorted(float(path.read_text()) for path in found) == [0.0, 1.0, 4.0]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,7 +1,10 @@
 """Nothing that was computed is lost, nothing that failed is hidden, levels are not mixed."""
 
 import json
+import math
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import pytest
@@ -10,6 +13,9 @@ from ase import Atoms
 import finetune
 from finetune.data.reading import read_structures
 from finetune.errors import DataError
+from finetune.labelling.journal import Journal
+from finetune.labelling.label import Label
+from finetune.labelling.levels import AseLevel, identity
 from tests.labelling.springs import SLOW, XTB, assert_springs, computed, pool_of, springs
 
 pytest.importorskip("tblite")
@@ -82,3 +88,26 @@ def test_more_cycles_are_the_same_level(molecules: Path, tmp_path: Path) -> None
     with pytest.raises(DataError, match="converge"):
         finetune.label(recipe)
     assert finetune.label(recipe, retry_failed=True).labelled == 2
+
+
+def level_with(arguments: dict[str, Any]) -> dict[str, Any]:
+    return identity(AseLevel(program="ase", calculator=SLOW, arguments=arguments))
+
+
+def test_the_case_of_a_path_makes_another_level_of_an_ase_calculator(tmp_path: Path) -> None:
+    first = Journal.open(tmp_path / "journal", level_with({"model": "A.pt"}))
+    first.add_label("key", asdict(Label(energy=1.0)), False)
+    with pytest.raises(DataError, match=r"another level of theory \(arguments .*A.pt.*a.pt"):
+        Journal.open(first.path, level_with({"model": "a.pt"}))
+    assert Journal.open(first.path, level_with({"model": "A.pt"})).labels == first.labels
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, [-math.inf, {"x": "A"}]])
+def test_arguments_are_the_same_level_when_they_are_read_again(value: Any, tmp_path: Path) -> None:
+    passed_on = json.loads(json.dumps(level_with({"x": value})))
+    assert repr(passed_on["arguments"]) == repr({"x": value})
+    first = Journal.open(tmp_path / "journal", level_with({"x": value, "y": 1}))
+    first.add_label("key", asdict(Label(energy=1.0)), False)
+    assert Journal.open(first.path, level_with({"y": 1, "x": value})).labels == first.labels
+    with pytest.raises(DataError, match="another level of theory"):
+        Journal.open(first.path, level_with({"x": None, "y": 1}))
