@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sys
 from collections.abc import Callable
@@ -54,7 +55,8 @@ class Named:
 
     Args:
         level: Which calculator; importing and calling it runs its code.
-        folder: Where a calculator that works with files does so.
+        folder: Where a calculator that works with files does so; if it names a directory of its
+            own, within that, in a folder that no other output has.
 
     Raises:
         RecipeError: If there is no such calculator, or it cannot be made.
@@ -63,7 +65,7 @@ class Named:
     def __init__(self, level: AseLevel, folder: Path) -> None:
         self.level = level
         base = level.arguments.get("directory")
-        self.folder = Path(base) / folder.name if base else folder
+        self.folder = Path(base) / _of_output(folder.parent) / folder.name if base else folder
         self._factory = _find(level.calculator)
         self._made: dict[tuple[tuple[str, int], ...], Any] = {}
         if not {level.charge_parameter, level.spin_parameter} - {None, "info"}:
@@ -183,6 +185,12 @@ def _find(path: str) -> Callable[..., Any]:
             "class or function, from an installed package or the working folder."
         ) from None
     return found
+
+
+def _of_output(folder: Path) -> str:
+    """Return a name for what belongs to a folder that no folder of another place has."""
+    place = folder.absolute()
+    return f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
 
 
 def _distribution(path: str) -> str:

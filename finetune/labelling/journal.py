@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,14 +61,12 @@ class Journal:
                 f"'{path}' does not begin like a journal of labels: it is damaged, or another "
                 "file. Move it away, choose another output, or add --overwrite."
             )
-        for line in rest:
-            if line:
-                found._take(_content(line))
-        if _alike(header["level"]) != _alike(level):
+        found._take_all(rest)
+        before, now = _alike(header["level"]), _alike(level)
+        if before != now:
             if not found.labels and not found.damaged:
                 return cls._begin(path, level)
-            keys = sorted({*header["level"], *level})
-            other = [k for k in keys if header["level"].get(k) != level.get(k)]
+            other = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
             other = ["program"] if "program" in other else other
             listed = ", ".join(f"{k} {header['level'].get(k)} → {level.get(k)}" for k in other)
             raise DataError(
@@ -108,6 +106,11 @@ class Journal:
             os.fsync(file.fileno())
         self._take(content)
 
+    def _take_all(self, lines: Sequence[bytes]) -> None:
+        for line in lines:
+            if line:
+                self._take(_content(line))
+
     def _take(self, content: dict[str, Any] | None) -> None:
         try:
             assert content is not None
@@ -122,9 +125,28 @@ class Journal:
             self.damaged += 1
 
 
-def _alike(level: Mapping[str, Any]) -> Any:
-    """Return a level without the case of its letters, which no program minds."""
-    return json.loads(json.dumps(dict(level), sort_keys=True).casefold())
+def holds_labels(path: Path) -> bool:
+    """Whether a file is there that has the whole line of at least one label."""
+    if not path.is_file():
+        return False
+    found = Journal(path)
+    found._take_all(path.read_bytes().split(b"\n")[1:])
+    return bool(found.labels)
+
+
+def _alike(level: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a level as a file has it, its names without their case where no program minds it.
+
+    Arguments of ASE calculators are paths and names of classes too, so theirs stays.
+    """
+    plain: dict[str, Any] = json.loads(json.dumps(level), parse_constant=str)
+    return plain if plain.get("program") == "ase" else _folded(plain)
+
+
+def _folded(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.casefold()
+    return {k: _folded(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def _line(content: Mapping[str, Any]) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from finetune.options import Options
 
@@ -125,6 +125,8 @@ class AseLevel(Options):
 
     The path is imported and called: it runs code that the recipe names.
     """
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")  # arguments may be infinite
 
     program: Literal["ase"]
     calculator: str = Field(

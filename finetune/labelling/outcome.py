@@ -39,6 +39,7 @@ class Places:
         output: Labelled structures.
         atoms: Free atoms.
         journal: What was computed, kept to resume and to add to.
+        before: The journal that is to be replaced, until the new output is written.
         record: The recipe, versions, failures and reference energies.
         files: Folder of calculators that work with files.
     """
@@ -46,6 +47,7 @@ class Places:
     output: Path
     atoms: Path
     journal: Path
+    before: Path
     record: Path
     files: Path
 
@@ -61,6 +63,7 @@ class Places:
             output,
             output.with_name(f"{output.stem}-atoms{output.suffix}"),
             output.with_name(f"{output.name}.journal"),
+            output.with_name(f"{output.name}.journal.before"),
             output.with_name(f"{output.name}.json"),
             output.with_name(f"{output.name}.files"),
         )
@@ -80,7 +83,7 @@ class Places:
         if overwrite:
             return
         known: dict[str, str] = {}
-        if self.record.is_file() and self.journal.is_file():
+        if self.record.is_file() and (self.journal.is_file() or self.before.is_file()):
             try:
                 known = json.loads(self.record.read_text(encoding="utf-8"))["sha256"]
             except (ValueError, KeyError, TypeError):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from ase.data import atomic_numbers
 from omegaconf import OmegaConf
-from pydantic import Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from finetune.errors import RecipeError, suggestion, system_errors
 from finetune.explanation import explain, lines
@@ -22,6 +22,8 @@ from finetune.units import Units
 
 class LabelRecipe(Options):
     """What to label, and how; see `docs/label.md`."""
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")
 
     structures: str | tuple[str, ...] = Field(
         description="files, folders, patterns or lists of them; labels that they have are not read"

@@ -11,7 +11,7 @@ from typing import Any
 from finetune.data.labels import check_sizes
 from finetune.errors import DataError, RecipeError, RunStoppedError, system_errors
 from finetune.evaluation.counter import Counter
-from finetune.labelling.journal import Journal
+from finetune.labelling.journal import Journal, holds_labels
 from finetune.labelling.label import Label
 from finetune.labelling.levels import identity
 from finetune.labelling.outcome import LabelResult, Places, conclude, labelled
@@ -46,7 +46,8 @@ def label(
     Args:
         recipe: YAML file, mapping or `LabelRecipe`.
         overrides: Dotted ones, ``level.basis=cc-pvtz``; not for a `LabelRecipe`.
-        overwrite: Whether to begin anew where the output has been begun.
+        overwrite: Whether to begin anew where the output has been begun. Former labels come back
+            if there is no new one, and go as the new output is written.
         retry_failed: Whether to compute what has failed once more.
         collect: Whether to write what is there and compute nothing.
         beside: Folder where relative paths are looked up too; by default that of a recipe file.
@@ -54,7 +55,8 @@ def label(
 
     Raises:
         RecipeError: For recipes, programs, functionals and basis sets that are no such.
-        DataError: For files that cannot be read or are in the way, and if nothing has a label.
+        DataError: For files that cannot be read or are in the way, if nothing has a label, and
+            for a second overwriting before the output of the first is written.
         RunStoppedError: If a signal came; all that was computed is saved.
     """
     if isinstance(recipe, (str, Path)):
@@ -74,7 +76,7 @@ def label(
     items, free, notes = plan(recipe, beside)
     notes = [*notes, *_demands(recipe)]
     counter = counter or Counter()
-    with alone(places.output), _aside(places.journal, overwrite):
+    with alone(places.output), _aside(places, overwrite, notes, counter):
         journal = Journal.open(places.journal, identity(recipe.level))
         if journal.damaged:
             notes.append(
@@ -91,21 +93,32 @@ def label(
 
 
 @contextmanager
-def _aside(journal: Path, overwrite: bool) -> Iterator[None]:
-    """Set a journal that is to be replaced aside; it comes back if no new line does."""
-    before = journal.with_name(f"{journal.name}.before")
-    if not (overwrite and journal.is_file()):
-        yield
-        return
-    journal.replace(before)
+def _aside(places: Places, overwrite: bool, notes: list[str], counter: Counter) -> Iterator[None]:
+    """Set labels that are to be replaced aside until the output is; they come back if no new do."""
+    journal, before = places.journal, places.before
+    if before.is_file() and not holds_labels(journal):
+        before.replace(journal)
+        if not overwrite:
+            notes.append(
+                f"note: an overwriting that was killed had found no label yet: '{journal}' has its "
+                "former ones again."
+            )
+    if overwrite and journal.is_file():
+        if holds_labels(before):
+            raise DataError(
+                f"'{before}' holds the labels from before an overwriting that did not end, and "
+                f"'{journal}' those since. Go on without --overwrite, or remove the one of the two "
+                "that you do not want."
+            )
+        journal.replace(before)
     try:
         yield
     except BaseException:
-        if not journal.is_file() or journal.read_bytes().count(b"\n") < 2:
+        if before.is_file() and not holds_labels(journal):
             before.replace(journal)
+            counter.say(f"no new label: '{journal}' is as it was")
         raise
-    finally:
-        before.unlink(missing_ok=True)
+    before.unlink(missing_ok=True)
 
 
 def _compute(

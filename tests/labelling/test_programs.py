@@ -2,42 +2,23 @@
 
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-import ase.build
 import numpy as np
 import pytest
-from ase import Atoms
-from ase.calculators.emt import EMT
 from ase.units import Bohr, Hartree
 
 from finetune.errors import RecipeError
 from finetune.labelling.label import Label, LabelError, Task
 from finetune.labelling.levels import AseLevel, PyscfLevel, TbliteLevel
 from finetune.labelling.programs import Program, check_installed, open_program
+from tests.labelling.tasks import WATER, WATER_TASK, task
 
 pytest.importorskip("pyscf")
-pytest.importorskip("tblite")
-WATER = [[0.0, 0.0, 0.12], [0.0, 0.76, -0.47], [0.05, -0.75, -0.5]]
-EMPTY = [[0.0] * 3] * 3
 STEP = 2e-3
 """Å, of finite differences."""
 FORCE_TOLERANCE = 2e-4
 """eV/Å, of them; a wrong gradient is off by a hundred times that."""
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calculators that work with files make their folder in the working one."""
-    monkeypatch.chdir(tmp_path)
-
-
-def task(numbers: list[int], positions: list[list[float]], spin: int = 1, charge: int = 0) -> Task:
-    return Task(numbers, positions, EMPTY, [False] * 3, charge, spin)
-
-
-WATER_TASK = task([8, 1, 1], WATER)
 RADICAL_TASK = task([7, 1, 1], [[0, 0, 0.1], [0.0, 0.8, -0.5], [0.05, -0.79, -0.52]], spin=2)
 
 
@@ -226,83 +207,6 @@ def test_dispersion_is_in_energies_and_forces(method: str, said: str) -> None:
     assert label.energy - bare.energy == pytest.approx(found["energy"] * Hartree, abs=1e-7)
     pushed = -found["gradient"] * Hartree / Bohr
     np.testing.assert_allclose(np.subtract(label.forces, bare.forces), pushed, atol=1e-5)
-
-
-def test_tblite_is_its_own_calculator() -> None:
-    from tblite.ase import TBLite
-
-    opened = open_program(TbliteLevel(program="tblite", method="gfn1-xtb"))
-    atoms = Atoms([8, 1, 1], WATER)
-    atoms.calc = TBLite(method="GFN1-xTB", verbosity=0)
-    label = opened.compute(WATER_TASK, True)
-    assert label.energy == pytest.approx(atoms.get_potential_energy(), abs=1e-7)
-    np.testing.assert_allclose(label.forces, atoms.get_forces(), atol=1e-6)
-    assert label.stress is None
-    for at in (replace(WATER_TASK, spin=2), replace(WATER_TASK, charge=1)):
-        with pytest.raises(LabelError, match="electrons cannot have the multiplicity"):
-            opened.compute(at, True)
-    cation = opened.compute(replace(WATER_TASK, charge=1, spin=2), True)
-    assert cation.energy > label.energy + 5
-    with pytest.raises(LabelError, match="converge"):
-        short = TbliteLevel(program="tblite", max_cycles=1)
-        open_program(short).compute(WATER_TASK, True)
-
-
-def test_an_ase_calculator_gives_stress_of_crystals() -> None:
-    crystal = ase.build.bulk("Cu", cubic=True)
-    crystal.rattle(0.05, seed=1)
-    cell = crystal.cell.array.tolist()
-    given = Task(crystal.numbers.tolist(), crystal.positions.tolist(), cell, [True] * 3, 0, 1)
-    label = open_program(AseLevel(program="ase", calculator="ase.calculators.emt.EMT"))
-    found = label.compute(given, True)
-    crystal.calc = EMT()
-    assert found.energy == pytest.approx(crystal.get_potential_energy(), abs=1e-9)
-    np.testing.assert_allclose(found.forces, crystal.get_forces(), atol=1e-9)
-    np.testing.assert_allclose(found.stress, crystal.get_stress(voigt=False), atol=1e-9)
-
-
-HERE = "tests.labelling.slow_calculator"
-
-
-@pytest.mark.parametrize(
-    ("number", "reason"),
-    [(2, "did not converge"), (4, "RuntimeError: no such thing"), (5, "NaN or infinite")],
-)
-def test_failures_of_ase_calculators_are_no_labels(number: int, reason: str) -> None:
-    opened = open_program(AseLevel(program="ase", calculator=f"{HERE}.Slow"))
-    with pytest.raises(LabelError, match=reason):
-        opened.compute(task([number], [[1.0, 0.0, 0.0]]), True)
-
-
-def test_ase_calculators_are_told_of_charge_and_spin_or_refuse() -> None:
-    charged = task([1], [[1.0, 0.0, 0.0]], charge=1)
-    plain = open_program(AseLevel(program="ase", calculator=f"{HERE}.Slow"))
-    with pytest.raises(LabelError, match="level.charge_parameter"):
-        plain.compute(charged, True)
-    for parameter in ("info", "charge"):
-        told = AseLevel(program="ase", calculator=f"{HERE}.Slow", charge_parameter=parameter)
-        opened = open_program(told)
-        assert opened.compute(charged, True).energy == 1.0
-    assert opened._calculator({"charge": 1}).parameters["charge"] == 1  # type: ignore[attr-defined]
-    bare = open_program(AseLevel(program="ase", calculator=f"{HERE}.energies_only"))
-    label = bare.compute(task([1], [[1.0, 0.0, 0.0]]), True)
-    assert label.forces is None
-    assert "no forces" in label.without_forces
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"calculator": "ase.calculators.emt.EMT2"}, "cannot be imported"),
-        ({"calculator": "no_such_module.Calculator"}, "cannot be imported"),
-        ({"calculator": f"{HERE}.energies_only", "arguments": {"x": 1}}, "cannot be made with"),
-        ({"calculator": "math.sqrt", "arguments": {}}, "cannot be made with no arguments"),
-        ({"calculator": "builtins.dict"}, "no ASE calculator"),
-    ],
-)
-def test_calculators_that_are_none_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        open_program(AseLevel(program="ase", **options))
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
