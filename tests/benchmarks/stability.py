@@ -16,13 +16,13 @@ from pathlib import Path
 from ase.io import read
 from records import Records
 from trials import FOUNDATION, file_name
-from weak_losses import ALONE, LORA, MOLECULES, SCRATCH, SOLVED, WEAK
+from weak_losses import ALONE, LONG, LORA, MOLECULES, SCRATCH, SOLVED, WEAK
 
 import finetune
 from finetune.evaluation.stability.runs import run_all
 from finetune.evaluation.stability.trajectory import Settings, Task
 
-ARMS = (ALONE, *WEAK, LORA, *SOLVED, SCRATCH)
+ARMS = (ALONE, LONG, *SOLVED, LORA, *WEAK, SCRATCH)
 
 
 def main() -> None:
@@ -31,12 +31,13 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/weak_losses"))
     parser.add_argument("--labels", type=int, default=25)
     parser.add_argument("--arms", nargs="*", default=ARMS)
-    parser.add_argument("--temperatures", nargs="*", type=float, default=[1000.0], help="K")
+    parser.add_argument("--temperatures", nargs="*", type=float, default=[2000.0], help="K")
     parser.add_argument("--length", type=float, default=1.0, help="ps")
     options = parser.parse_args()
     fingerprint = finetune.load_foundation(FOUNDATION).fingerprint
     settings = Settings(length=options.length)
-    records = Records(options.out, {"foundation": fingerprint, "length": options.length})
+    conditions = {"length": options.length, "temperatures": options.temperatures}
+    records = Records(options.out, {"foundation": fingerprint, **conditions})
     tasks = [Task("nvt", temperature, 0, 0) for temperature in options.temperatures]
     for molecule in MOLECULES:
         case = f"{molecule}, {options.labels} energies"

@@ -36,7 +36,8 @@ RATES = {
     "scratch": (1e-3, 3e-3, 1e-2),
 }
 ALONE, LORA, SCRATCH = "labels alone", "LoRA, labels alone", "from scratch"
-LONG, LONGER = "labels alone, 5 times the steps", 5
+LONGER = 5
+LONG = f"{ALONE}, {LONGER} times the steps"
 
 SOLVED = {"Gauss-Newton": "full", "Gauss-Newton, LoRA": "lora"}
 """Arms of the optimiser gauss-newton, labels alone, by adapter."""
@@ -77,6 +78,9 @@ WEAK: dict[str, dict[str, Losses]] = {
 MAIN = ("PITC + PISC", "anchored PITC")
 LADDER = ("PITC + PISC", "anchored PITC", "replay")
 """Arms beside the labels alone where there is not time for all."""
+LONG_WEAK = {f"{arm}, {LONGER} times the steps": arm for arm in reversed(MAIN)}
+"""Arms with weak losses in long runs, by what they are in short ones."""
+ELSEWHERE = (*MAIN, LONG)
 
 
 def molecule(name: str, labels: int) -> Case:
@@ -176,9 +180,13 @@ def run(case: Case, records: Records, options: argparse.Namespace, arms: tuple[s
     kind = "full" if case.foundation == FOUNDATION else "ladder"
     rate = float(chosen(ALONE, rates(kind))["chosen"])
     found = {arm: chosen(arm, weights(arm, rate)) for arm in WEAK if arm in arms}
+    if LONG in arms:
+        long = float(chosen(LONG, rates("full"), times=LONGER)["chosen"])
+        for arm, short in LONG_WEAK.items():
+            if arm in arms:
+                chosen(arm, weights(short, long), times=LONGER)
     if LORA not in arms:
         return
-    chosen(LONG, rates("full"), times=LONGER)
     rate = float(chosen(LORA, rates("lora", "lora"))["chosen"])
     best = min(found, key=lambda arm: min(found[arm]["choice"].values()))
     trials = weights(best, rate, "lora")
@@ -192,17 +200,18 @@ def cases(options: argparse.Namespace) -> Iterator[tuple[Case, tuple[str, ...]]]
     if "energies" in options.parts:
         for labels in options.labels:
             for name in options.molecules:
-                yield molecule(name, labels), (*WEAK, LORA)
+                long = LONG_WEAK if labels == 25 else ()
+                yield molecule(name, labels), (*WEAK, LORA, LONG, *long)
     if "forces" in options.parts:
         for name in options.molecules:
-            yield with_forces(name), MAIN
+            yield with_forces(name), (*MAIN, LONG)
     if "ladder" in options.parts:
         for labels in (10, 25):
             for name in options.molecules:
                 yield ladder(name, labels, options.runs), LADDER
     if "elsewhere" in options.parts and options.elsewhere:
         for case in elsewhere(options.elsewhere):
-            yield case, MAIN
+            yield case, ELSEWHERE
 
 
 def main() -> None:
