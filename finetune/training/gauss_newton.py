@@ -14,7 +14,8 @@ of each kind of label are the most probable ones, see `finetune.training.evidenc
 learning rate, length or weight to choose.
 
 What reference energies could explain tells nothing of the amplitude, so the evidence looks only at
-the rest (restricted likelihood); the weights then move so that it vanishes.
+the rest (restricted likelihood); the weights then move so that it vanishes. Nor do net forces and
+torques tell anything: no potential whose energy stays as a molecule is moved and turned has any.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from finetune.training.evidence import USUAL_NOISE, most_probable
 from finetune.training.label_rows import (
     Counted,
     Rows,
+    bases,
     energy_rows,
     fill,
     label_rows,
@@ -184,12 +186,12 @@ class Linearised:
         for part, x in zip(tensors, shares, strict=True):
             gram += x * (part @ part.T)
         targets = rows.residuals + (rows.gradients @ moved).double()
-        energies, left = rest.shape
-        seen = targets.new_zeros(len(targets), left + len(targets) - energies)
-        seen[:energies, :left] = rest
-        seen[energies:, left:] = torch.eye(len(targets) - energies)
+        stresses = int((rows.kinds == SUPERVISED.index("stress")).sum())
+        blocks = [rest, *rows.internal, torch.eye(stresses)]
+        seen: torch.Tensor = torch.block_diag(*(x.to(targets) for x in blocks))  # type: ignore[no-untyped-call]
+        widths = (rest.shape[1], sum(block.shape[1] for block in rows.internal), stresses)
         present, kinds = torch.unique(
-            torch.cat([rows.kinds[:left], rows.kinds[energies:]]), return_inverse=True
+            torch.repeat_interleave(torch.arange(3), torch.tensor(widths)), return_inverse=True
         )
         found = most_probable(
             (seen.T @ gram @ seen).cpu().numpy(),
@@ -222,16 +224,3 @@ class Linearised:
 def _square(values: torch.Tensor) -> float:
     """Return the sum of squares, without a copy of them."""
     return float(torch.linalg.vector_norm(values)) ** 2
-
-
-def bases(composition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return orthonormal bases of what reference energies explain of the energies, and of the rest.
-
-    Args:
-        composition: ``[energies, elements]``.
-    """
-    if not len(composition):
-        return composition, composition
-    left, singular, _ = torch.linalg.svd(composition, full_matrices=True)
-    rank = int((singular > 1e-9 * singular[0]).sum())
-    return left[:, :rank], left[:, rank:]

@@ -50,12 +50,15 @@ class Rows:
         kinds: Index into `SUPERVISED` ``[R]``.
         composition: Atoms of each element over √n ``[energies, elements]``: what a change of the
             reference energies adds to the energies, which come first.
+        internal: For each structure with forces, an orthonormal basis of what forces can be where
+            energies do not change as the structure is moved and turned ``[3 n, 3 n − 3 to 6]``.
         gradients: Of the predictions by the parameters ``[R, P]``; empty if not asked for.
     """
 
     residuals: torch.Tensor
     kinds: torch.Tensor
     composition: torch.Tensor
+    internal: tuple[torch.Tensor, ...]
     gradients: torch.Tensor
 
 
@@ -78,12 +81,14 @@ def label_rows(
     """
     residuals: dict[str, list[torch.Tensor]] = {kind: [] for kind in SUPERVISED}
     gradients = _space(pieces, used, by) if by else {}
-    composition = []
+    composition, internal = [], []
     for piece in _singles(pieces) if by else pieces:
         compared = _compared(potential, piece, used, differentiable=bool(by))
         if "energy" in compared:
             counts = potential.composition(piece.batch)[piece.batch.has_energy]
             composition.append(counts * _energy_factors(piece)[:, None])
+        if "forces" in compared:
+            internal += _internal(piece.batch)
         for kind, (label, prediction) in compared.items():
             if by:
                 first = sum(map(len, residuals[kind]))
@@ -97,6 +102,7 @@ def label_rows(
         residuals=torch.cat([*columns.values()]),
         kinds=torch.cat(kinds),
         composition=torch.cat(composition) if composition else torch.zeros(0, 0),
+        internal=tuple(internal),
         gradients=gradients["all"] if by else torch.zeros(0, 0),
     )
 
@@ -169,6 +175,31 @@ def _check_finite(piece: Counted, predictions: torch.Tensor, gradients: torch.Te
             f"{piece.batch.where[0]}: what the potential predicts there, or its gradient by the "
             "weights, is not finite. Take that structure out, or train other weights (adapter)."
         )
+
+
+def _internal(batch: GraphBatch) -> list[torch.Tensor]:
+    """Return `Rows.internal` of a batch: what is left of each structure's rigid motions."""
+    found = []
+    axes = torch.eye(3, dtype=torch.float64, device=batch.positions.device)
+    for index in range(len(batch)):
+        chosen = (batch.structure == index) & batch.has_forces
+        if chosen.any():
+            positions = batch.positions[chosen].double()
+            arms = positions - positions.mean(dim=0)
+            motions = [axis.expand_as(arms) for axis in axes]
+            if not batch.pbc[index].any():
+                motions += [torch.linalg.cross(axis.expand_as(arms), arms) for axis in axes]
+            found.append(bases(torch.stack(motions).flatten(1).T)[1])
+    return found
+
+
+def bases(columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return orthonormal bases of what columns ``[R, q]`` span, and of the rest."""
+    if not len(columns):
+        return columns, columns
+    left, singular, _ = torch.linalg.svd(columns, full_matrices=True)
+    rank = int((singular > 1e-9 * singular[0]).sum())
+    return left[:, :rank], left[:, rank:]
 
 
 def _energy_factors(piece: Counted) -> torch.Tensor:

@@ -18,8 +18,7 @@ from finetune.data.graphs import graph
 from finetune.errors import RunStoppedError
 from finetune.export.calculator import PotentialCalculator
 from finetune.testing import tiny_mace
-from finetune.training.gauss_newton import bases
-from finetune.training.label_rows import label_rows, without_copies
+from finetune.training.label_rows import bases, label_rows, without_copies
 from finetune.training.progress import Silent
 from finetune.tuning.space import with_values
 from tests.conftest import recipe_for, structure

@@ -16,8 +16,8 @@ from finetune.losses.options import SUPERVISED
 from finetune.testing import tiny_mace
 from finetune.training import evidence
 from finetune.training.evidence import log_likelihood, most_probable
-from finetune.training.gauss_newton import Linearised, bases
-from finetune.training.label_rows import Rows, label_rows, without_copies
+from finetune.training.gauss_newton import Linearised
+from finetune.training.label_rows import Rows, bases, label_rows, without_copies
 from tests.conftest import rattled, structure
 
 
@@ -27,6 +27,7 @@ def random_rows(kinds: list[int], weights: int, elements: int = 2) -> Rows:
     return Rows(
         residuals=torch.randn(len(kinds), generator=random, dtype=torch.float64),
         kinds=torch.tensor(kinds),
+        internal=(torch.eye(kinds.count(1), dtype=torch.float64),),
         composition=torch.randint(1, 9, (energies, elements), generator=random).double(),
         gradients=torch.randn(len(kinds), weights, generator=random, dtype=torch.float64),
     )
@@ -80,7 +81,7 @@ def test_each_tensor_has_the_same_share_of_the_prior() -> None:
     sizes = [4, 26]
     rows = random_rows([0] * 9, sum(sizes))
     rows.gradients[:, :4] *= 1000.0
-    rows = Rows(rows.residuals, rows.kinds, rows.composition, rows.gradients)
+    rows = Rows(rows.residuals, rows.kinds, rows.composition, rows.internal, rows.gradients)
     problem = Linearised(rows, sizes, torch.zeros(sum(sizes), dtype=torch.float64))
     _, rest = bases(rows.composition)
     shares = [
@@ -154,6 +155,48 @@ def test_rows_are_labels_and_their_gradients(labelled: list[GraphBatch]) -> None
     assert alone.composition.numel() == 0
 
 
+def test_forces_know_what_moves_and_turns_for_nothing(labelled: list[GraphBatch]) -> None:
+    potential = tiny_mace(seed=4)
+    parameters = [item for item in potential.parameters() if item.requires_grad]
+    rows = label_rows(potential, without_copies(labelled), SUPERVISED, parameters)
+    assert [tuple(basis.shape) for basis in rows.internal] == [(27, 21), (6, 3)]
+    gradients = rows.gradients[3 : 3 + 27]
+    inside = rows.internal[0] @ (rows.internal[0].T @ gradients)
+    torch.testing.assert_close(inside, gradients, atol=1e-9, rtol=0)
+    atom = structure(Atoms("H"))
+    alone = graph(replace(atom, energy=0.0, forces=np.zeros((1, 3))), potential.cutoff)
+    parts = without_copies([*labelled, alone])
+    lonely = label_rows(potential, parts, SUPERVISED, parameters)
+    assert lonely.internal[2].shape == (3, 0)
+    sizes = [item.numel() for item in parameters]
+    problem = Linearised(lonely, sizes, torch.zeros(sum(sizes), dtype=torch.float64))
+    assert bool(problem.solution.isfinite().all())
+
+
+def test_net_forces_and_torques_say_nothing_of_the_noise() -> None:
+    random = np.random.default_rng(0)
+    teacher, graphs = tiny_mace(seed=5), []
+    for seed in range(6):
+        atoms = rattled("CH3OH", seed)
+        atoms.calc = PotentialCalculator(teacher)
+        forces = atoms.get_forces() + random.normal(0.0, 0.1, (6, 3))
+        plain = replace(structure(atoms), forces=forces)
+        (basis,) = label_rows(
+            teacher,
+            without_copies([graph(plain, teacher.cutoff)]),
+            ("forces",),
+            [next(teacher.parameters())],
+        ).internal
+        inside = basis.numpy() @ (basis.numpy().T @ forces.reshape(-1))  # as programs make them
+        graphs.append(graph(replace(plain, forces=inside.reshape(6, 3)), teacher.cutoff))
+    potential = tiny_mace(seed=4)
+    parameters = [item for item in potential.parameters() if item.requires_grad]
+    rows = label_rows(potential, without_copies(graphs), ("forces",), parameters)
+    sizes = [item.numel() for item in parameters]
+    problem = Linearised(rows, sizes, torch.zeros(sum(sizes), dtype=torch.float64))
+    assert float(problem.noise[0]) ** 0.5 > 0.03
+
+
 def test_copies_are_one_label_with_less_noise(labelled: list[GraphBatch]) -> None:
     potential = tiny_mace(seed=4)
     parameters = [item for item in potential.parameters() if item.requires_grad]
@@ -187,14 +230,16 @@ def test_forces_teach_where_reference_energies_explain_all_energies(
 
 def test_weights_that_change_reference_energies_alone_are_refused() -> None:
     rows = random_rows([0] * 6, 3, elements=1)
-    rows = Rows(rows.residuals, rows.kinds, rows.composition, rows.composition.repeat(1, 3))
+    rows = Rows(
+        rows.residuals, rows.kinds, rows.composition, rows.internal, rows.composition.repeat(1, 3)
+    )
     with pytest.raises(TrainingError, match="nothing but what reference energies explain"):
         Linearised(rows, [3], torch.zeros(3, dtype=torch.float64))
 
 
 def test_labels_that_the_foundation_has_right_change_nothing() -> None:
     rows = random_rows([0] * 6, 5)
-    rows = Rows(0 * rows.residuals, rows.kinds, rows.composition, rows.gradients)
+    rows = Rows(0 * rows.residuals, rows.kinds, rows.composition, rows.internal, rows.gradients)
     problem = Linearised(rows, [5], torch.zeros(5, dtype=torch.float64))
     assert float(problem.solution.abs().max()) == 0
 
