@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
@@ -178,12 +178,23 @@ def check_keys(names: Iterable[str], keys: LabelKeys, where: str, need_labels: b
                 f"Keys present: {listed}."
             )
     if need_labels and keys.energy not in present and keys.forces not in present:
-        near = get_close_matches(keys.energy, present, n=1, cutoff=0.5)
-        hint = near[0] if near else "NAME"
+        likely = {name: _likely(name, keys, present) for name in ("energy", "forces", "stress")}
+        hints = {name: hint for name, hint in likely.items() if hint} or {"energy": "NAME"}
+        settings = ", ".join(f"data.keys.{name}={hint}" for name, hint in hints.items())
+        options = " ".join(f"--{name}-key {hint}" for name, hint in hints.items())
         raise DataError(
             f"{where} has no energies under '{keys.energy}' and no forces under '{keys.forces}'. "
-            f"Set data.keys.energy={hint} (command: --energy-key {hint}). Keys present: {listed}."
+            f"Set {settings} (command: {options}). Keys present: {listed}."
         )
+
+
+def _likely(quantity: str, keys: LabelKeys, present: Sequence[str]) -> str:
+    """Return the name that a quantity may have, none that is asked for already, or nothing."""
+    free = [name for name in present if name not in vars(keys).values()]
+    called = [name for name in free if quantity.rstrip("sy") in name.lower()]
+    among = called or (free if quantity == "energy" else [])
+    near = get_close_matches(getattr(keys, quantity), among, n=1, cutoff=0.5)
+    return (near or called or [""])[0]
 
 
 def check(structure: Structure, keys: LabelKeys) -> None:

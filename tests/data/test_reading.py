@@ -1,5 +1,6 @@
 """What a user's files may hold, and what each fault in them gets."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from finetune.data.labels import from_atoms
+from finetune.data.labels import check_keys, from_atoms
 from finetune.data.reading import read_structures
 from finetune.errors import DataError
 from finetune.sections import LabelKeys
@@ -194,3 +195,19 @@ def test_absurd_labels_are_named(key: str, value: Any, message: str) -> None:
     atoms.arrays.pop("REF_forces", None)
     atoms.info.pop("REF_stress", None)
     assert from_atoms(atoms, LabelKeys(), "a.xyz").energy == -8e5 * 6
+
+
+@pytest.mark.parametrize(
+    ("present", "told"),
+    [
+        (
+            ["ccsdt_energy", "my_forces"],
+            "Set data.keys.energy=ccsdt_energy, data.keys.forces=my_forces "
+            "(command: --energy-key ccsdt_energy --forces-key my_forces)",
+        ),
+        (["REF_stress", "config"], "Set data.keys.energy=NAME (command: --energy-key NAME)"),
+    ],
+)
+def test_all_names_that_labels_may_have_are_told(present: list[str], told: str) -> None:
+    with pytest.raises(DataError, match=re.escape(told)):
+        check_keys(present, LabelKeys(), "here", need_labels=True)
