@@ -16,6 +16,7 @@ ORDER = (
     "labels alone, 5 times the steps",
     "PITC",
     "PITC + PISC",
+    "PITC + PISC, scheduled",
     "anchored PITC",
     "replay",
     "anchored PITC + replay",

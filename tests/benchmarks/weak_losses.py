@@ -39,15 +39,17 @@ ALONE, LORA, SCRATCH = "labels alone", "LoRA, labels alone", "from scratch"
 LONGER = 5
 LONG = f"{ALONE}, {LONGER} times the steps"
 
+Weight = float | dict[str, Any]
+"""Of a loss: a number, or a schedule."""
 SOLVED = {"Gauss-Newton": "full", "Gauss-Newton, LoRA": "lora"}
 """Arms of the optimiser gauss-newton, labels alone, by adapter."""
 
 
-def pitc(size: float, weight: float, **options: Any) -> Losses:
+def pitc(size: float, weight: Weight, **options: Any) -> Losses:
     return {"pitc": {"weight": weight, "displacement": size, **options}}
 
 
-def both(size: float, first: float, second: float) -> Losses:
+def both(size: float, first: Weight, second: float) -> Losses:
     return {**pitc(size, first), "pisc": {"weight": second, "displacement": size}}
 
 
@@ -75,6 +77,13 @@ WEAK: dict[str, dict[str, Losses]] = {
         for first, second in ((1e-3, 1e-5), (1e-2, 1e-4), (1e-1, 1e-3))
     },
 }
+SCHEDULED = "PITC + PISC, scheduled"
+WEAK[SCHEDULED] = {
+    "0.01 Å, 0 to 1.2": both(0.01, {"kind": "linear", "last": 1.2}, 0.01),
+    "0.01 Å, 1.2 to 0": both(0.01, {"kind": "linear", "first": 1.2, "last": 0.0}, 0.01),
+    "0.03 Å, 0 to 3": both(0.03, {"kind": "linear", "last": 3.0}, 0.01),
+}
+"""The weight of PITC rises or falls during the run."""
 MAIN = ("PITC + PISC", "anchored PITC")
 LADDER = ("PITC + PISC", "anchored PITC", "replay")
 """Arms beside the labels alone where there is not time for all."""
@@ -200,8 +209,9 @@ def cases(options: argparse.Namespace) -> Iterator[tuple[Case, tuple[str, ...]]]
     if "energies" in options.parts:
         for labels in options.labels:
             for name in options.molecules:
-                long = LONG_WEAK if labels == 25 else ()
-                yield molecule(name, labels), (*WEAK, LORA, LONG, *long)
+                further = LONG_WEAK if labels == 25 else ()
+                weak = [arm for arm in WEAK if arm != SCHEDULED or labels == 25]
+                yield molecule(name, labels), (*weak, LORA, LONG, *further)
     if "forces" in options.parts:
         for name in options.molecules:
             yield with_forces(name), (*MAIN, LONG)
