@@ -133,9 +133,9 @@ def check_solvable(recipe: Recipe, train: Sequence[Structure], adapted: AdaptedP
         raise RecipeError(
             f"train.optimiser=gauss-newton needs {needed / 2**30:.1f} GiB for the gradients of "
             f"{rows:,} labels by {weights:,} weights, and there are "
-            f"{there / 2**30:.1f}. Use train.precision=float32, take fewer structures, leave forces "
-            "out (losses.forces.weight=0), train fewer weights (adapter readout or lora), or set "
-            "train.optimiser=adamw."
+            f"{there / 2**30:.1f}. Use train.precision=float32, take fewer structures, leave "
+            "forces out (losses.forces.weight=0), train fewer weights (adapter readout or lora), "
+            "or set train.optimiser=adamw."
         )
 
 
