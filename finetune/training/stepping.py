@@ -25,7 +25,7 @@ class StepOutcome:
     Attributes:
         means: Each loss by name, before its weight, over the whole step.
         weights: What each is multiplied by in the total.
-        gradient_norm: Before clipping.
+        gradient_norm: Before clipping; of Gauss-Newton the length of the step.
         trouble: Why the step was not taken; empty where it was.
         noise: Standard deviation of the noise of each kind of label, where it was found.
     """
