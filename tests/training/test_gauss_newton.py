@@ -248,7 +248,8 @@ def test_labels_are_counted_as_they_are_solved(workspace: Path, tmp_path: Path) 
         atoms.info["REF_energy"] = frame.info["REF_energy"] + 1.0
     ase.io.write(tmp_path / "states.xyz", [*frames, *charged])
     data = {"train": str(tmp_path / "states.xyz"), "valid": str(workspace / "valid.xyz")}
-    finetune.validate(recipe(workspace, tmp_path / "run", data=data))
+    survey = finetune.validate(recipe(workspace, tmp_path / "run", data=data))
+    assert survey.coverage["train"].energy == 6  # two states of three geometries are six labels
 
 
 def test_too_many_gradients_are_refused(
