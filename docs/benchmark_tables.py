@@ -174,3 +174,38 @@ def stability(stored: dict[str, Any]) -> list[str]:
             cells.append(f"{held} of {len(rows)}, {mean:.2f} ps" if rows else "")
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     return lines
+
+
+def weak_rows(stored: dict[str, Any]) -> list[str]:
+    """Errors with weak residuals in the linear solve relative to those without, by variance."""
+    heads = [f"variance {strength:g}" for strength in stored["strengths"]]
+    lines = [
+        "| set | residuals | without: energy | forces | "
+        + " | ".join([*heads, "chosen by the evidence"])
+        + " |",
+        "|---|---|" + "---:|" * (len(heads) + 3),
+    ]
+    for case, orders in stored["runs"].items():
+        for order, draws in orders.items():
+            plain = [statistics.mean(draw[0][field] for draw in draws) for field in SHOWN]
+            likely = [max(range(len(d)), key=lambda i, d=d: d[i]["log_evidence"]) for d in draws]
+            picks = [[number + 1] * len(draws) for number in range(len(heads))]
+            cells = [_relative(draws, pick) for pick in [*picks, likely]]
+            cells[-1] += f", {likely.count(0)} of {len(draws)} without"
+            lines.append(
+                f"| {case} | {order} order | {plain[0]:.1f} | {plain[1]:.1f} | "
+                + " | ".join(cells)
+                + " |"
+            )
+    return lines
+
+
+def _relative(draws: list[list[dict[str, float]]], pick: Sequence[int]) -> str:
+    """Geometric means over draws of the errors of chosen entries over those of the first."""
+    means = [
+        statistics.mean(
+            math.log(d[i][field] / d[0][field]) for d, i in zip(draws, pick, strict=True)
+        )
+        for field in SHOWN
+    ]
+    return " / ".join(f"{math.exp(mean):.2f}" for mean in means)

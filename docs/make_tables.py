@@ -151,6 +151,7 @@ TABLES: dict[str, dict[str, tuple[str, Table]]] = {
             partial(benchmark_tables.further, cases=_cases(ENERGIES, LABELS), tests=["scan"]),
         ),
         "stability": ("stability", benchmark_tables.stability),
+        "weak_rows": ("weak_rows", benchmark_tables.weak_rows),
         "forces": (
             "weak_losses",
             partial(
