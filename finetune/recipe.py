@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from finetune.errors import RecipeError, suggestion, system_errors
+from finetune.errors import RecipeError, system_errors
 from finetune.explanation import explain, lines
 from finetune.losses.options import LossOptions
 from finetune.mappings import flattened, merged_deeply
@@ -34,6 +34,7 @@ from finetune.options import Options
 from finetune.overrides import overridden, read_yaml
 from finetune.plugins import adapter_options, loss_options, training_defaults
 from finetune.sections import CommitteeRecipe, DataRecipe, TrackRecipe, TrainRecipe
+from finetune.settling import settled
 from finetune.stages import check_stages
 from finetune.tuning.options import TuneRecipe
 
@@ -218,7 +219,7 @@ class Recipe(Options):
         cls, mapping: Any, overrides: Sequence[str] = (), where: str = "the recipe"
     ) -> Recipe:
         """Validate a mapping (or OmegaConf config), after applying dotted overrides."""
-        plain = overridden(mapping, overrides, where, _settled)
+        plain = overridden(mapping, overrides, where, settled)
         try:
             return cls.model_validate(plain)
         except ValidationError as error:
@@ -265,50 +266,3 @@ class Recipe(Options):
     def dump(self) -> str:
         """Return YAML with every default filled in; `parse` of it gives an equal run."""
         return OmegaConf.to_yaml(OmegaConf.create(self.complete()))
-
-
-def _settled(recipe: Any, changes: Any) -> Any:
-    """Return a recipe that is ready for overrides.
-
-    Raises:
-        RecipeError: If they name stages that it does not have.
-    """
-    _check_stage_names(recipe, changes)
-    parts = ["", *(f"stages.{name}." for name in changes.get("stages") or ())]
-    for part in parts:
-        _drop_former_adapter(recipe, changes, f"{part}adapter")
-        _drop_former_optimiser(recipe, changes, f"{part}train")
-    return recipe
-
-
-def _drop_former_adapter(recipe: Any, changes: Any, place: str) -> None:
-    """Take the options of an adapter out whose kind the overrides change."""
-    before, after = OmegaConf.select(recipe, place), OmegaConf.select(changes, place)
-    kind = after.get("kind") if OmegaConf.is_dict(after) else after
-    if OmegaConf.is_dict(before) and kind and kind != before.get("kind", "full"):
-        OmegaConf.update(recipe, place, {}, merge=False)
-
-
-def _drop_former_optimiser(recipe: Any, changes: Any, place: str) -> None:
-    """Take the keys out that belong to an optimiser which the overrides change."""
-    before = OmegaConf.select(recipe, place)
-    if OmegaConf.is_dict(before):
-        content: Any = OmegaConf.to_container(before)
-        kept = suited(content, OmegaConf.select(changes, f"{place}.optimiser"))
-        for key in content.keys() - kept.keys():
-            before.pop(key)
-
-
-def _check_stage_names(recipe: Any, changes: Any) -> None:
-    """Refuse overrides of stages that the recipe does not have.
-
-    Raises:
-        RecipeError: Naming the stages that are there.
-    """
-    stages = list(recipe.get("stages") or ())
-    for name in changes.get("stages") or ():
-        if name not in stages:
-            raise RecipeError(
-                f"stages.{name}: the recipe has no such stage.{suggestion(name, stages)} "
-                f"It has: {', '.join(stages) or 'none'}."
-            )

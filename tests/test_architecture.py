@@ -18,7 +18,7 @@ FLOORS = [
     {"losses", "adapters"},  # the registries, in __init__
     {"plugins"},
     {"sections", "tuning.options"},
-    {"optimisers"},
+    {"optimisers", "settling"},
     {"recipe"},
     {"schema"},
     {"run_files"},

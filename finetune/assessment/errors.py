@@ -11,7 +11,7 @@ import numpy as np
 
 from finetune.assessment.shared import check_pair, trained_keys, trained_units
 from finetune.data.graphs import graph
-from finetune.data.reading import read_structures
+from finetune.data.reading import Reader
 from finetune.devices import choose_device, choose_dtype
 from finetune.errors import system_errors
 from finetune.evaluation.calibration import calibrations
@@ -75,7 +75,9 @@ def evaluate(
     opened_as = choose_dtype(dtype), choose_device(device)
     pair = open_pair(path, against, *opened_as, head, against_head)
     label_names = label_keys({**trained_keys(pair), **(keys or {})})
-    structures = read_structures(files, label_names, units=trained_units(pair), named=keys or ())
+    reader = Reader(label_names, trained_units(pair))
+    structures = reader.read(files)
+    reader.check_named(keys or ())
     check_pair(pair, structures)
     cutoff = max(potential.cutoff for potential in pair.potentials.values())
     graphs = [graph(item, cutoff) for item in structures]
@@ -87,7 +89,8 @@ def evaluate(
             f"warning: trained on {', '.join(known)} alone, so total energies of "
             f"{', '.join(foreign)} mean nothing; forces and energy differences may. {note}"
         )
-    note = " ".join(filter(None, [*ignored_inputs(pair.tuned.potential, structures), note]))
+    ignored = ignored_inputs(pair.tuned.potential, structures)
+    note = " ".join(filter(None, [*ignored, note, *reader.notes()]))
     named = [files] if isinstance(files, (str, Path)) else files
     found = compare(
         ", ".join(map(str, named)),

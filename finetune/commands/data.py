@@ -109,7 +109,7 @@ def split(
     Duplicates stay in one part.
     """
     with user_errors():
-        from finetune.data.labels import check_keys
+        from finetune.data.keys import check_keys
         from finetune.data.splitting import KINDS, missed
         from finetune.data.splitting import split as divide
         from finetune.data.writing import write_parts
@@ -134,7 +134,7 @@ def split(
         }
         counts = write_parts(to, structures, parts, suffix, facts)
     _say([f"wrote {count} structures to {path}" for path, count in counts.items()])
-    _say([*missed(parts, len(structures), sizes, by), *reader.notes()])
+    _say([*missed(parts, len(structures), sizes, by), *_names(reader), *reader.notes()])
 
 
 @app.command()
@@ -153,7 +153,7 @@ def convert(
 
         reader = _reader(energy_key, forces_key, stress_key, units, skip_faulty)
         count = write_structures(to, _whole(reader, files))
-    _say([f"wrote {count} structures to {to}", *reader.notes()])
+    _say([f"wrote {count} structures to {to}", *_names(reader), *reader.notes()])
 
 
 @app.command()
@@ -192,7 +192,6 @@ def select(
         reader = _reader(energy_key, forces_key, stress_key, units, skip=True)
         pool = list(reader.read(files, need_labels=False))
         reader.check_named()
-        unread = reader.unread()
         known = list(reader.read(labelled, need_labels=False)) if labelled else []
         where = (choose_dtype(precision), choose_device(device))
         if foundation:
@@ -210,9 +209,7 @@ def select(
             what = "disagreement on a force, eV/Å"
         write_structures(to, (pool[index] for index in chosen))
     _say([f"{pool[i].where}: {what} {s:.4g}" for i, s in zip(chosen, scores, strict=True)][:20])
-    if unread:
-        _say([f"warning: {', '.join(unread)} are not taken as labels: see --energy-key."])
-    _say([f"wrote {len(chosen)} structures to {to}", *reader.notes()])
+    _say([f"wrote {len(chosen)} structures to {to}", *_names(reader), *reader.notes()])
 
 
 def _reader(energy: str, forces: str, stress: str, units: list[str] | None, skip: bool) -> Reader:
@@ -228,6 +225,18 @@ def _whole(reader: Reader, files: list[str]) -> Iterator[Structure]:
     """Yield structures, and refuse names of labels that turn out to be nowhere."""
     yield from reader.stream(files)
     reader.check_named()
+
+
+def _names(reader: Reader) -> list[str]:
+    """Say how labels are called in what was written, where they had other names."""
+    usual = {"energy": ENERGY, "forces": FORCES, "stress": STRESS}
+    new = {
+        getattr(reader.keys, quantity): name
+        for quantity, name in usual.items()
+        if quantity in reader.found and getattr(reader.keys, quantity) != name
+    }
+    listed = ", ".join(f"'{name}' is '{changed}'" for name, changed in new.items())
+    return [f"In what was written, {listed}: it needs no keys."] if new else []
 
 
 def _of_recipe(name: str) -> tuple[Reader, dict[str, Any]]:

@@ -1,32 +1,23 @@
-"""One structure with whatever labels it has, and the checks that a label must pass."""
+"""One structure with whatever labels it has."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from finetune.data import values
-from finetune.data.distances import nearest
-from finetune.errors import DataError
+from finetune.data.checks import check
+from finetune.data.keys import label
 from finetune.sections import LabelKeys
 from finetune.units import Units
 
 Array = NDArray[np.float64]
-CLOSEST = 0.2
-"""Å; atoms nearer than this are a damaged file, not chemistry."""
-LARGEST_EXTENT = 1e4
-"""Å, of a structure or a cell."""
-LARGEST_LABEL = {"energy": 1e7, "forces": 1e5, "stress": 1e3}
-"""eV/atom, eV/Å and eV/Å³ that no structure has: a uranium atom has −8·10⁵ eV, and atoms 0.2 Å
-apart push each other with less than 10⁴ eV/Å."""
 
 
 @dataclass(frozen=True)
@@ -131,157 +122,6 @@ def to_atoms(structure: Structure) -> Atoms:
     )
 
 
-def label(atoms: Atoms, key: str) -> Any:
-    """Return what an `ase.Atoms` holds under ``key``: in info, arrays or calculator results."""
-    if key in atoms.info:
-        return atoms.info[key]
-    if key in atoms.arrays:
-        return atoms.arrays[key]
-    results = getattr(atoms.calc, "results", {})
-    return results.get(key)
-
-
-def label_names(atoms: Atoms) -> set[str]:
-    """Return every name under which an `ase.Atoms` holds something that could be a label."""
-    return {
-        *(str(key) for key in atoms.info),
-        *(key for key in atoms.arrays if key not in {"numbers", "positions"}),
-        *getattr(atoms.calc, "results", {}),
-    }
-
-
-def check_keys(names: Iterable[str], keys: LabelKeys, where: str, need_labels: bool) -> None:
-    """Refuse label keys that no structure has, where that is more likely a slip than a choice.
-
-    An energy key without any energy is one (unless forces are there); a forces or stress key is one
-    when there is a near namesake.
-
-    Args:
-        names: Under which the structures hold something.
-        keys: Names asked for.
-        where: The file, for messages.
-        need_labels: Whether there must be energies or forces.
-
-    Raises:
-        DataError: Listing the names that there are.
-    """
-    present = sorted(names)
-    listed = ", ".join(present) if present else "none at all"
-    for quantity in ("forces", "stress"):
-        key = getattr(keys, quantity)
-        near = [name for name in get_close_matches(key, present, cutoff=0.8) if name != key]
-        other = {keys.energy, keys.forces, keys.stress}
-        if key not in present and near and near[0] not in other:
-            raise DataError(
-                f"{where} has no {quantity} under '{key}', but has '{near[0]}'. "
-                f"Set data.keys.{quantity}={near[0]} (command: --{quantity}-key {near[0]}). "
-                f"Keys present: {listed}."
-            )
-    if need_labels and keys.energy not in present and keys.forces not in present:
-        likely = {name: _likely(name, keys, present) for name in ("energy", "forces", "stress")}
-        hints = {name: hint for name, hint in likely.items() if hint} or {"energy": "NAME"}
-        settings = ", ".join(f"data.keys.{name}={hint}" for name, hint in hints.items())
-        options = " ".join(f"--{name}-key {hint}" for name, hint in hints.items())
-        raise DataError(
-            f"{where} has no energies under '{keys.energy}' and no forces under '{keys.forces}'. "
-            f"Set {settings} (command: {options}). Keys present: {listed}."
-        )
-
-
-def _likely(quantity: str, keys: LabelKeys, present: Sequence[str]) -> str:
-    """Return the name that a quantity may have, none that is asked for already, or nothing."""
-    free = [name for name in present if name not in vars(keys).values()]
-    called = [name for name in free if quantity.rstrip("sy") in name.lower()]
-    among = called or (free if quantity == "energy" else [])
-    near = get_close_matches(getattr(keys, quantity), among, n=1, cutoff=0.5)
-    return (near or called or [""])[0]
-
-
-def check(structure: Structure, keys: LabelKeys) -> None:
-    """Refuse a structure that no potential could evaluate, or with absurd labels.
-
-    Args:
-        structure: Whose arrays have the right shapes.
-        keys: Names of the labels, for messages.
-
-    Raises:
-        DataError: Naming the structure and what is wrong.
-    """
-    check_geometry(structure)
-    check_sizes(structure, keys)
-    for name, least in (("charge", -values.LARGEST_NUMBER), ("spin", 1)):
-        value = getattr(structure, name)
-        if not least <= value <= values.LARGEST_NUMBER:
-            raise DataError(
-                f"{structure.where}: '{name}' is {value}; it must lie from {least} to "
-                f"{values.LARGEST_NUMBER}."
-            )
-
-
-def check_geometry(structure: Structure) -> None:
-    """Refuse geometries that no potential could evaluate.
-
-    Raises:
-        DataError: Naming the structure and the atoms.
-    """
-    where = structure.where
-    if len(structure) == 0:
-        raise DataError(f"{where} has no atoms.")
-    if not np.isfinite(structure.positions).all() or not np.isfinite(structure.cell).all():
-        raise DataError(f"{where} has positions or a cell that are NaN or infinite.")
-    strange = (structure.numbers < 1) | (structure.numbers >= len(chemical_symbols))
-    if strange.any():
-        raise DataError(
-            f"{where} has an atom of unknown element (atomic number "
-            f"{structure.numbers[strange][0]}{' or X' if structure.numbers.min() == 0 else ''})."
-        )
-    if structure.pbc.any() and np.linalg.norm(structure.cell[structure.pbc], axis=1).min() < 1e-6:
-        raise DataError(f"{where} is periodic along a direction whose cell vector is zero.")
-    periodic = structure.cell[structure.pbc]
-    if np.linalg.matrix_rank(periodic, tol=1e-6) < len(periodic):
-        raise DataError(f"{where} is periodic but its cell vectors are parallel.")
-    lengths = np.linalg.norm(periodic, axis=1)
-    if len(lengths) and lengths.min() < CLOSEST:
-        raise DataError(
-            f"{where} has a cell vector of {lengths.min():.3g} Å: an atom would be that close to "
-            "its own image. Check the unit of the cell (Å)."
-        )
-    geometry = (structure.positions, structure.cell, structure.pbc)
-    extent = float(np.ptp(structure.positions, axis=0).max())
-    if max(extent, *lengths, 0.0) > LARGEST_EXTENT:
-        raise DataError(
-            f"{where} spreads over {max(extent, *lengths, 0.0):.3g} Å. Check the file's units (Å) "
-            "and its numbers, or drop it."
-        )
-    distance, partner = nearest(*geometry, CLOSEST)
-    first = int(distance.argmin())
-    if distance[first] < CLOSEST:
-        raise DataError(
-            f"{where}: atoms {first} and {partner[first]} are {distance[first]:.3f} Å "
-            f"apart (closer than {CLOSEST} Å). Check the file's units (Å) and its cell, or drop it."
-        )
-
-
-def check_sizes(structure: Structure, keys: LabelKeys) -> None:
-    """Refuse labels so large that they are damaged or of another unit.
-
-    Raises:
-        DataError: Naming the structure and the label.
-    """
-    units = {"energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å³"}
-    for name, largest in LARGEST_LABEL.items():
-        value = getattr(structure, name)
-        if value is None:
-            continue
-        found = float(np.abs(value).max()) / (len(structure) if name == "energy" else 1)
-        if found > largest:
-            raise DataError(
-                f"{structure.where}: '{getattr(keys, name)}' reaches {found:.3g} {units[name]}; "
-                f"nothing has more than {largest:.0e}. Is the file damaged, or are the numbers in "
-                "another unit? Mend or drop the structure."
-            )
-
-
 def fingerprint(splits: Mapping[str, Iterable[Structure]]) -> str:
     """Return the sha256 (hex) over geometries and labels of structures by split."""
     digest = hashlib.sha256()
@@ -291,8 +131,8 @@ def fingerprint(splits: Mapping[str, Iterable[Structure]]) -> str:
             digest.update(f"{len(item)} {item.energy!r} {item.charge} {item.spin}".encode())
             for array in (item.numbers, item.positions, item.cell, item.pbc):
                 digest.update(np.ascontiguousarray(array).tobytes())
-            for label in (item.forces, item.stress):
-                digest.update(b"-" if label is None else np.ascontiguousarray(label).tobytes())
+            for given in (item.forces, item.stress):
+                digest.update(b"-" if given is None else np.ascontiguousarray(given).tobytes())
     return digest.hexdigest()
 
 

@@ -12,7 +12,8 @@ from ase import Atoms
 from ase.io.formats import string2index
 
 from finetune.data.formats.frames import Frames
-from finetune.data.labels import Structure, check_keys, from_atoms, label, label_names
+from finetune.data.keys import QUANTITIES, check_keys, label, label_names, overlooked
+from finetune.data.labels import Structure, from_atoms
 from finetune.data.opening import open_frames
 from finetune.data.record import FileRecord
 from finetune.data.sequences import Joined, LazySequence
@@ -24,7 +25,6 @@ from finetune.errors import DataError, system_errors
 from finetune.sections import DataRecipe, LabelKeys
 from finetune.units import Units
 
-QUANTITIES = ("energy", "forces", "stress")
 _LABEL = re.compile("energ|force|stress|virial", re.IGNORECASE)
 Sources = str | Path | Sequence[str | Path]
 
@@ -126,8 +126,9 @@ class Reader:
         return [] if self.found else sorted(name for name in self.names if _LABEL.search(name))
 
     def notes(self) -> list[str]:
-        """Say what was left out."""
-        return [note for record in self.records for note in record.notes()]
+        """Say what was left out, and what may be labels under other names."""
+        left_out = [note for record in self.records for note in record.notes()]
+        return left_out + overlooked(self.names, self.keys, self.found)
 
     def as_dicts(self) -> list[dict[str, Any]]:
         """Return the records as plain data."""

@@ -13,7 +13,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.data.labels import Structure, check
+from finetune.data.checks import check
+from finetune.data.labels import Structure
 from finetune.data.sequences import LazySequence
 from finetune.data.tables import FORMAT, LABELS, VERSION, check_tables, labels_of
 from finetune.errors import DataError

@@ -14,8 +14,9 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from finetune.data.checks import check_geometry
 from finetune.data.graphs import GraphBatch, concatenate, graph
-from finetune.data.labels import check_geometry, without_labels
+from finetune.data.labels import without_labels
 from finetune.devices import choose_device, choose_dtype
 from finetune.errors import DataError, RecipeError
 from finetune.foundation import domain

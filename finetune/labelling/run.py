@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from finetune.data.labels import check_sizes
+from finetune.data.checks import check_sizes
 from finetune.errors import DataError, RecipeError, RunStoppedError, system_errors
 from finetune.evaluation.counter import Counter
 from finetune.labelling.journal import Journal, holds_labels

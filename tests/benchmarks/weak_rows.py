@@ -29,9 +29,9 @@ from trials import FOUNDATION
 
 import finetune
 from finetune.data.graphs import GraphBatch, graph
-from finetune.data.labels import LabelKeys
 from finetune.data.reading import read_structures
 from finetune.foundation.potential import Potential
+from finetune.sections import LabelKeys
 from finetune.training.evidence import log_likelihood, most_probable
 from finetune.training.label_rows import bases, fill, label_rows, without_copies
 

@@ -11,8 +11,9 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from finetune.data.labels import check_keys, from_atoms
-from finetune.data.reading import read_structures
+from finetune.data.keys import check_keys
+from finetune.data.labels import from_atoms
+from finetune.data.reading import Reader, read_structures
 from finetune.errors import DataError
 from finetune.sections import LabelKeys
 
@@ -139,6 +140,29 @@ def test_absent_and_misspelt_keys_list_what_is_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Set data.keys.forces=REF_forces"):
         read_structures(path, LabelKeys(forces="REF_force"))
     assert len(read_structures(path, LabelKeys(energy="none", forces="no"), need_labels=False)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "quantity"), [("my_forces", "forces"), ("virial_stress", "stress")]
+)
+def test_what_may_be_labels_under_other_names_is_told(
+    tmp_path: Path, name: str, quantity: str
+) -> None:
+    atoms = bulk("Cu")
+    atoms.info["REF_energy"] = -3.7
+    if quantity == "forces":
+        atoms.arrays[name] = np.zeros((1, 3))
+    else:
+        atoms.info[name] = np.zeros(6)
+    path = written(tmp_path, atoms)
+    reader = Reader()
+    assert reader.read(path)[0].energy == -3.7
+    (note,) = reader.notes()
+    assert f"'{name}' is not read" in note and f"data.keys.{quantity}={name}" in note
+
+    reader = Reader(LabelKeys(**{quantity: name}))
+    assert getattr(reader.read(path)[0], quantity) is not None
+    assert not reader.notes()
 
 
 def test_missing_unreadable_and_empty_files(tmp_path: Path) -> None:

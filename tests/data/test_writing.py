@@ -46,6 +46,7 @@ def test_labels_under_other_names_are_not_lost_in_a_split(labelled: str, tmp_pat
     names = ["--energy-key", "dft_energy", "--forces-key", "dft_forces"]
     done = CliRunner().invoke(app, ["data", "split", labelled, "--to", str(parts), *names])
     assert done.exit_code == 0, done.output
+    assert "'dft_energy' is 'REF_energy', 'dft_forces' is 'REF_forces'" in done.output
     assert all(item.forces is not None for item in read_structures(parts / "train.xyz"))
 
 
