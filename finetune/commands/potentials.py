@@ -37,6 +37,8 @@ def export(
 
         written = write(path, to, format, precision, overwrite, head)
     tell_written(Console(), written)
+    if written.is_dir():
+        tell(Console(), f"with {', '.join(sorted(item.name for item in written.iterdir()))}")
 
 
 def foundations(

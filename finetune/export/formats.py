@@ -52,7 +52,8 @@ def export(
         What was written.
 
     Raises:
-        RecipeError: For an unknown format or precision.
+        RecipeError: For an unknown format or precision, and for the folder of a committee that is
+            named like a file.
         FoundationError: If there is no potential, or it cannot be written in this format.
         RunFolderError: If something is in the way.
     """
@@ -69,6 +70,11 @@ def export(
         opened = load_foundation(path, head=head)
         write_file(place, _file(opened, format, dtype), overwrite)
         return place
+    if members and place.suffix in ENDINGS.values():
+        raise RecipeError(
+            f"'{place}' is to be a folder, as '{path}' is a committee: it gets a file or folder of "
+            f"each member. Name it without an ending: --to {place.with_suffix('')}"
+        )
     if head is not None and format not in ENDINGS:
         raise RecipeError(f"--head does not go with --format {format}, which keeps all heads.")
     files: dict[str, bytes] = {}

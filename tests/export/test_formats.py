@@ -148,6 +148,17 @@ def test_a_bundle_opens_alone_whatever_the_adapter(runs: Path, tmp_path: Path) -
     export(runs / "readout", again, "bundle", overwrite=True)
 
 
+def test_the_folder_of_a_committee_is_not_named_like_a_file(
+    committee: Path, tmp_path: Path
+) -> None:
+    arguments = ["export", str(committee), "--to"]
+    refused = CliRunner().invoke(app, [*arguments, str(tmp_path / "c.model")])
+    assert refused.exit_code == 2 and f"--to {tmp_path / 'c'}" in " ".join(refused.output.split())
+    assert not (tmp_path / "c.model").exists()
+    done = CliRunner().invoke(app, [*arguments, str(tmp_path / "c")])
+    assert done.exit_code == 0 and "with member-1.model, member-2.model" in done.output
+
+
 @pytest.mark.slow
 def test_a_committee_is_exported_member_by_member(committee: Path, tmp_path: Path) -> None:
     atoms = rattled("CH3OH", 3)
