@@ -16,19 +16,20 @@ from pathlib import Path
 from ase.io import read
 from records import Records
 from trials import FOUNDATION, file_name
-from weak_losses import ALONE, LONG, LORA, MOLECULES, SCRATCH, SOLVED, WEAK
+from weak_losses import ALONE, LONG, LONG_WEAK, LORA, LORA_WEAK, MOLECULES, SCRATCH, SOLVED, WEAK
 
 import finetune
 from finetune.evaluation.stability.runs import run_all
 from finetune.evaluation.stability.trajectory import Settings, Task
 
-ARMS = (ALONE, LONG, *SOLVED, LORA, *WEAK, SCRATCH)
+ARMS = (ALONE, LONG, *SOLVED, LORA, LORA_WEAK, *WEAK, *LONG_WEAK, SCRATCH)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/stability.json"))
     parser.add_argument("--runs", type=Path, default=Path("runs/weak_losses"))
+    parser.add_argument("--molecules", nargs="*", choices=MOLECULES, default=MOLECULES)
     parser.add_argument("--labels", type=int, default=25)
     parser.add_argument("--arms", nargs="*", default=ARMS)
     parser.add_argument("--temperatures", nargs="*", type=float, default=[2000.0], help="K")
@@ -39,7 +40,7 @@ def main() -> None:
     conditions = {"length": options.length, "temperatures": options.temperatures}
     records = Records(options.out, {"foundation": fingerprint, **conditions})
     tasks = [Task("nvt", temperature, 0, 0) for temperature in options.temperatures]
-    for molecule in MOLECULES:
+    for molecule in options.molecules:
         case = f"{molecule}, {options.labels} energies"
         frames = read(f"data/ccsdt/{molecule}/test.xyz", ":")
         paths: dict[str, list[str | Path]] = {"foundation": [FOUNDATION]}

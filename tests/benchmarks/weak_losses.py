@@ -35,7 +35,8 @@ RATES = {
     "lora": (1e-3, 3e-3, 1e-2),
     "scratch": (1e-3, 3e-3, 1e-2),
 }
-ALONE, LORA, SCRATCH = "labels alone", "LoRA, labels alone", "from scratch"
+ALONE, SCRATCH = "labels alone", "from scratch"
+LORA, LORA_WEAK = "LoRA, labels alone", "LoRA, best weak loss"
 LONGER = 5
 LONG = f"{ALONE}, {LONGER} times the steps"
 
@@ -199,7 +200,7 @@ def run(case: Case, records: Records, options: argparse.Namespace, arms: tuple[s
     rate = float(chosen(LORA, rates("lora", "lora"))["chosen"])
     best = min(found, key=lambda arm: min(found[arm]["choice"].values()))
     trials = weights(best, rate, "lora")
-    chosen("LoRA, best weak loss", {f"{best} {name}": trial for name, trial in trials.items()})
+    chosen(LORA_WEAK, {f"{best} {name}": trial for name, trial in trials.items()})
     fresh = replace(case, foundation=untrained(options.runs / "untrained"))
     chosen(SCRATCH, rates("scratch"), fresh)
 
