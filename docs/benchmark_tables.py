@@ -151,24 +151,17 @@ def _ratio(logarithms: list[float]) -> str:
     return f"{mark}{math.exp(mean):.2f}{mark} ({low:.2f}–{high:.2f})"
 
 
-def stability(stored: dict[str, Any]) -> list[str]:
+def stability(stored: dict[str, Any], cases: Sequence[str]) -> list[str]:
     """Trajectories that held, of all, and the mean time to failure in ps."""
-    cases: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {case: {} for case in cases}
     for name, rows in stored["runs"].items():
         case, _, arm = name.partition(" | ")
-        cases.setdefault(case, {})[arm] = rows
-    columns = [
-        (case, kelvin)
-        for case, arms in cases.items()
-        for kelvin in dict.fromkeys(row["temperature"] for row in next(iter(arms.values())))
-    ]
-    heads = [f"{case}, {kelvin:g} K" for case, kelvin in columns]
-    lines = [f"| arm | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
-    names = [name for name in _names(cases) if name != "foundation"]
-    for arm in ["foundation", *names]:
+        found[case][arm] = rows
+    lines = [f"| arm | {' | '.join(found)} |", "|---|" + "---:|" * len(found)]
+    for arm in ["foundation", *(name for name in _names(found) if name != "foundation")]:
         cells = []
-        for case, kelvin in columns:
-            rows = [row for row in cases[case].get(arm, []) if row["temperature"] == kelvin]
+        for arms in found.values():
+            rows = arms.get(arm, [])
             held = sum(not row["failures"] for row in rows)
             mean = statistics.mean(row["stable_ps"] for row in rows) if rows else 0.0
             cells.append(f"{held} of {len(rows)}, {mean:.2f} ps" if rows else "")

@@ -150,7 +150,14 @@ TABLES: dict[str, dict[str, tuple[str, Table]]] = {
             "weak_losses",
             partial(benchmark_tables.further, cases=_cases(ENERGIES, LABELS), tests=["scan"]),
         ),
-        "stability": ("stability", benchmark_tables.stability),
+        "stability": (
+            "stability",
+            partial(benchmark_tables.stability, cases=_cases(ENERGIES, LABELS)),
+        ),
+        "stability 3000": (
+            "stability_3000",
+            partial(benchmark_tables.stability, cases=_cases(ENERGIES, [25])),
+        ),
         "weak_rows": ("weak_rows", benchmark_tables.weak_rows),
         "forces": (
             "weak_losses",

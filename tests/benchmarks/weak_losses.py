@@ -78,6 +78,7 @@ WEAK: dict[str, dict[str, Losses]] = {
         for first, second in ((1e-3, 1e-5), (1e-2, 1e-4), (1e-1, 1e-3))
     },
 }
+USUAL = tuple(WEAK)
 SCHEDULED = "PITC + PISC, scheduled"
 WEAK[SCHEDULED] = {
     "0.01 Å, 0 to 1.2": both(0.01, {"kind": "linear", "last": 1.2}, 0.01),
@@ -85,12 +86,17 @@ WEAK[SCHEDULED] = {
     "0.03 Å, 0 to 3": both(0.03, {"kind": "linear", "last": 3.0}, 0.01),
 }
 """The weight of PITC rises or falls during the run."""
+HEAVIER = "anchored PITC, heavier"
+WEAK[HEAVIER] = {f"0.1 Å, {weight:g}": pitc(0.1, weight, anchored=True) for weight in (0.1, 1, 10)}
+"""For larger molecules, of which one took the heaviest of the lighter ones."""
 MAIN = ("PITC + PISC", "anchored PITC")
 LADDER = ("PITC + PISC", "anchored PITC", "replay")
 """Arms beside the labels alone where there is not time for all."""
-LONG_WEAK = {f"{arm}, {LONGER} times the steps": arm for arm in reversed(MAIN)}
+LONG_MAIN = tuple(f"{arm}, {LONGER} times the steps" for arm in reversed(MAIN))
+LONG_HEAVIER = f"{HEAVIER}, {LONGER} times the steps"
+LONG_WEAK = dict(zip((*LONG_MAIN, LONG_HEAVIER), (*reversed(MAIN), HEAVIER), strict=True))
 """Arms with weak losses in long runs, by what they are in short ones."""
-ELSEWHERE = (*MAIN, LONG)
+ELSEWHERE = (*MAIN, HEAVIER, LONG, LONG_HEAVIER)
 
 
 def molecule(name: str, labels: int) -> Case:
@@ -210,9 +216,8 @@ def cases(options: argparse.Namespace) -> Iterator[tuple[Case, tuple[str, ...]]]
     if "energies" in options.parts:
         for labels in options.labels:
             for name in options.molecules:
-                further = LONG_WEAK if labels == 25 else ()
-                weak = [arm for arm in WEAK if arm != SCHEDULED or labels == 25]
-                yield molecule(name, labels), (*weak, LORA, LONG, *further)
+                further = (SCHEDULED, *LONG_MAIN) if labels == 25 else ()
+                yield molecule(name, labels), (*USUAL, LORA, LONG, *further)
     if "forces" in options.parts:
         for name in options.molecules:
             yield with_forces(name), (*MAIN, LONG)
