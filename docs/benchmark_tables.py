@@ -18,6 +18,7 @@ ORDER = (
     "PITC + PISC",
     "PITC + PISC, scheduled",
     "anchored PITC",
+    "anchored PITC, heavier",
     "replay",
     "anchored PITC + replay",
     "PITC + PISC, 5 times the steps",

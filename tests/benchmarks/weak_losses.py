@@ -92,11 +92,9 @@ WEAK[HEAVIER] = {f"0.1 Å, {weight:g}": pitc(0.1, weight, anchored=True) for wei
 MAIN = ("PITC + PISC", "anchored PITC")
 LADDER = ("PITC + PISC", "anchored PITC", "replay")
 """Arms beside the labels alone where there is not time for all."""
-LONG_MAIN = tuple(f"{arm}, {LONGER} times the steps" for arm in reversed(MAIN))
-LONG_HEAVIER = f"{HEAVIER}, {LONGER} times the steps"
-LONG_WEAK = dict(zip((*LONG_MAIN, LONG_HEAVIER), (*reversed(MAIN), HEAVIER), strict=True))
+LONG_WEAK = {f"{arm}, {LONGER} times the steps": arm for arm in reversed(MAIN)}
 """Arms with weak losses in long runs, by what they are in short ones."""
-ELSEWHERE = (*MAIN, HEAVIER, LONG, LONG_HEAVIER)
+ELSEWHERE = (*MAIN, HEAVIER, LONG)
 
 
 def molecule(name: str, labels: int) -> Case:
@@ -216,7 +214,7 @@ def cases(options: argparse.Namespace) -> Iterator[tuple[Case, tuple[str, ...]]]
     if "energies" in options.parts:
         for labels in options.labels:
             for name in options.molecules:
-                further = (SCHEDULED, *LONG_MAIN) if labels == 25 else ()
+                further = (SCHEDULED, *LONG_WEAK) if labels == 25 else ()
                 yield molecule(name, labels), (*USUAL, LORA, LONG, *further)
     if "forces" in options.parts:
         for name in options.molecules:
