@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -40,6 +41,15 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+def finite(value: Any) -> Any:
+    """Return nested values with None for numbers that JSON has no words for."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return the mapping in a JSON file.
 
@@ -60,10 +70,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def is_unfinished(name: str, names: Collection[str]) -> bool:
+    """Return whether a kill in the middle of `write_atomically` left this of one of the names."""
+    return name.startswith(".") and name[1:].rpartition(".")[0] in names
+
+
 def remove_unfinished(folder: Path, names: Collection[str]) -> None:
     """Remove what kills in the middle of `write_atomically` left of files of these names."""
     for path in folder.rglob(".*"):
-        if path.name[1:].rpartition(".")[0] in names and path.is_file():
+        if is_unfinished(path.name, names) and path.is_file():
             path.unlink(missing_ok=True)
 
 

@@ -23,6 +23,7 @@ from finetune.evaluation.evaluation_folder import (
     STATISTICS,
     STRUCTURES,
     check_folder,
+    clear_folder,
 )
 from finetune.evaluation.metrics import LabelledPredictions
 from finetune.evaluation.statistics import (
@@ -33,7 +34,7 @@ from finetune.evaluation.statistics import (
     force_errors,
     measure,
 )
-from finetune.files import write_atomically, write_json
+from finetune.files import finite, write_atomically, write_json
 from finetune.result import Comparison
 
 UNNAMED = "(unnamed)"
@@ -123,11 +124,12 @@ class Evaluated(Comparison):
                 found.append(
                     tables.grouped(title, {name: item[kind] for name, item in groups.items()})
                 )
-        worst = self.worst()
+        worst, last = self.worst(), len(self.structures) - 1
+        files = {tables.place_of(self.structures[index].where)[0] for index in (0, last)}
         for kind, title in (("by_energy", "energies"), ("by_forces", "forces")):
             if worst[kind]:
                 title = f"worst {title}, {self.names[0]}"
-                found.append(tables.worst(title, worst[kind], several="," in self.source))
+                found.append(tables.worst(title, worst[kind], several=len(files) > 1))
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -158,6 +160,7 @@ class Evaluated(Comparison):
         check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / JSON, self.as_dict())
+        clear_folder(folder)
         write_atomically(folder / STATISTICS, _csv(self._statistic_rows()))
         write_atomically(folder / STRUCTURES, _csv(self._structure_rows()))
         if self.finetuned.labelled_energies or self.finetuned.labelled_forces:
@@ -208,15 +211,6 @@ class Evaluated(Comparison):
                 row[f"{name} forces RMSE"] = _number(forces[index])
                 row[f"{name} forces max"] = _number(largest[index])
         return rows
-
-
-def finite(value: Any) -> Any:
-    """Return nested values with None for numbers that JSON has no words for."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return _number(value) if isinstance(value, float) else value
 
 
 def _number(value: float) -> float | None:

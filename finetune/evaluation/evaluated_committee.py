@@ -12,8 +12,9 @@ from rich.table import Table
 from finetune.errors import system_errors
 from finetune.evaluation import calibration, plots
 from finetune.evaluation.calibration import Calibration, Quantity
-from finetune.evaluation.evaluated import Evaluated, finite
+from finetune.evaluation.evaluated import Evaluated
 from finetune.evaluation.evaluation_folder import CALIBRATION
+from finetune.files import finite
 
 
 @dataclass(frozen=True)

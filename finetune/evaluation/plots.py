@@ -22,6 +22,9 @@ Array = NDArray[np.float64]
 BEFORE, AFTER, FAINT = "#b3541e", "#1f6f8b", "#888888"
 """Colours of the foundation, the fine-tuned potential and guides; legible on light and dark."""
 
+MOST_DRAWN = 2000
+"""Points of one colour above which a vector figure holds them as an image, to stay small."""
+
 
 def learning_curve(history: Sequence[dict[str, Any]], best_epoch: int) -> Figure:
     """Plot validation errors against epochs, energies and (where labelled) forces."""
@@ -78,7 +81,13 @@ def parity(
         ):
             if predictions is not None:
                 predicted, labelled = getattr(predictions, field) - origin
-                axis.plot(labelled, predicted, ".", markersize=3, color=colour, label=name)
+                axis.plot(
+                    *(labelled, predicted, "."),
+                    markersize=3,
+                    color=colour,
+                    label=name,
+                    rasterized=labelled.size > MOST_DRAWN,
+                )
         axis.set(xlabel=f"labelled {label} [{unit}]", ylabel=f"predicted {label} [{unit}]")
         axis.legend(frameon=False, markerscale=3)
     return figure

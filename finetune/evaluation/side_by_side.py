@@ -73,7 +73,7 @@ def open_pair(
         against_head: Name of the head of ``against`` that predicts.
 
     Raises:
-        FoundationError: If one that is named cannot be opened.
+        FoundationError: If one that is named cannot be opened, or both are the same.
     """
     if against is None and against_head is not None:
         raise FoundationError(
@@ -109,6 +109,8 @@ def _names(*opened: tuple[str | Path, str | None]) -> tuple[str, str]:
         if first != second:
             return first, second
     first, second = (f"{path} ({head})" if head else str(path) for path, head in opened)
+    if first == second:
+        raise FoundationError(f"'{first}' is put beside itself: name another one with --against.")
     return first, second
 
 

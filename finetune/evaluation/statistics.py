@@ -69,16 +69,18 @@ def statistics(predicted: Array, labelled: Array) -> Statistics | None:
     if labelled.size == 0:
         return None
     error = predicted - labelled
+    differ = bool(np.ptp(labelled))  # of equal labels the mean may be off by a rounding
     spread = float(np.square(labelled - labelled.mean()).sum())
     return Statistics(
         count=labelled.size,
         mae=float(np.abs(error).mean()),
         rmse=float(np.sqrt(np.square(error).mean())),
         max=float(np.abs(error).max()),
-        r2=1.0 - float(np.square(error).sum()) / spread if spread > 0 else None,
+        r2=1.0 - float(np.square(error).sum()) / spread if differ else None,
     )
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def measure(predictions: LabelledPredictions) -> Measured:
     """Reduce predictions to statistics of every quantity that has labels."""
     energy, labelled = predictions.energy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -74,18 +74,22 @@ def grouped(title: str, measured: Mapping[str, Mapping[str, Measured]]) -> Table
         cells = [_milli(value(found[group])) for _, value in columns for found in measured.values()]
         labels = max((found.count for found in item.statistics.values()), default=0)
         table.add_row(Text(group), *cells, str(labels))
-    table.caption, table.caption_justify = Text("meV/atom, meV/Å"), "left"
+    legend = "MAE in meV/atom and meV/Å; labels: energies or force components, the larger number"
+    table.caption, table.caption_justify = Text(legend), "left"
     return table
 
 
-def worst(title: str, rows: Iterable[Mapping[str, Any]], several: bool) -> Table:
+def worst(title: str, rows: Sequence[Mapping[str, Any]], several: bool) -> Table:
     """Return a row for each of the worst structures.
+
+    File and place there are told where the index is not the place: of several files, or of a part.
 
     Args:
         title: Of the table.
         rows: Lists of `Evaluated.worst`.
-        several: Whether the structures are of several files, so that the file is told.
+        several: Whether the structures are of several files.
     """
+    several = several or any(str(row["index"]) != place_of(row["where"])[1] for row in rows)
     table = Table(title=title, title_justify="left")
     table.add_column("index", justify="right")
     for name in ("E error*\nmeV/atom", "F RMSE\nmeV/Å", "F max\nmeV/Å"):
@@ -99,7 +103,7 @@ def worst(title: str, rows: Iterable[Mapping[str, Any]], several: bool) -> Table
             _milli(row["energy_per_atom_error_shifted"]),
             _milli(row["forces_rmse"]),
             _milli(row["forces_max"]),
-            *(_where(row["where"]) if several else []),
+            *(map(Text, place_of(row["where"])) if several else []),
         )
     table.caption, table.caption_justify = "* the mean error per atom removed", "left"
     return table
@@ -110,10 +114,10 @@ def _mae(item: Measured, quantity: str) -> float | None:
     return None if found is None else found.mae
 
 
-def _where(where: str) -> tuple[Text, Text]:
+def place_of(where: str) -> tuple[str, str]:
     """Return the file of a structure and its place there."""
     file, _, place = where.rpartition(", structure ")
-    return Text((file or where).strip("'")), Text(place if file else "")
+    return (file or where).strip("'"), place if file else ""
 
 
 def _milli(value: float | None) -> str:

@@ -1,7 +1,9 @@
 """Every statistic against scikit-learn and against loops over structures."""
 
+import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +13,12 @@ from sklearn.metrics import max_error, mean_absolute_error, r2_score, root_mean_
 
 from finetune.data.graphs import GraphBatch, graph
 from finetune.data.labels import from_atoms
+from finetune.errors import FoundationError
 from finetune.evaluation.evaluated import Evaluated
+from finetune.evaluation.evaluation_folder import CALIBRATION, JSON, PARITY, STATISTICS, STRUCTURES
 from finetune.evaluation.metrics import LabelledPredictions, predict
-from finetune.evaluation.side_by_side import compare
+from finetune.evaluation.plots import parity
+from finetune.evaluation.side_by_side import compare, open_pair
 from finetune.evaluation.statistics import (
     Statistics,
     by_element,
@@ -23,7 +28,9 @@ from finetune.evaluation.statistics import (
     measure,
     statistics,
 )
+from finetune.evaluation.tables import worst
 from finetune.foundation.mace import MacePotential
+from finetune.foundation.storage import save
 from finetune.sections import LabelKeys
 from finetune.testing import tiny_mace
 from tests.conftest import rattled
@@ -219,3 +226,52 @@ def test_the_worst_structures_come_first(
     centred -= np.nanmean(centred)
     assert worst["by_energy"][0]["index"] == np.nanargmax(np.abs(centred))
     assert list(found.potentials()) == ["foundation", "fine-tuned"]
+
+
+def test_equal_labels_have_no_r2_whatever_rounding_says() -> None:
+    found = statistics(np.array([0.1, 0.2, 0.3]), np.full(3, 0.1))
+    assert np.full(3, 0.1).mean() != 0.1
+    assert found is not None and found.r2 is None
+
+
+def test_the_worst_name_their_place_where_the_index_is_not_the_place() -> None:
+    row = {"energy_per_atom_error_shifted": 0.1, "forces_rmse": None, "forces_max": None}
+
+    def headers(index: int, where: str, several: bool = False) -> list[object]:
+        shown = worst("worst", [{**row, "index": index, "where": where}], several)
+        return [column.header for column in shown.columns]
+
+    assert "place" not in headers(3, "'a.xyz', structure 3")
+    assert "place" in headers(3, "'a.xyz@10:', structure 13")
+    assert "place" in headers(3, "'a.xyz', structure 3", several=True)
+
+
+def test_an_evaluation_replaces_another_with_all_its_files(
+    frames: list[Atoms], graphs: list[GraphBatch], potential: MacePotential, tmp_path: Path
+) -> None:
+    structures = [from_atoms(atoms, LabelKeys(), "test") for atoms in frames]
+    found = Evaluated(**vars(compare("file", potential, None, graphs)), structures=structures)
+    found.write(tmp_path)
+    (tmp_path / CALIBRATION).write_text("of a committee, earlier")
+    killed = tmp_path / f".{STATISTICS}.a1b2c3d4"
+    killed.write_text("half")
+    found.write(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {JSON, STATISTICS, STRUCTURES, PARITY}
+
+
+def test_a_potential_is_not_put_beside_itself(tmp_path: Path) -> None:
+    save(tiny_mace(), tmp_path / "one", {"name": "tiny"})
+    with pytest.raises(FoundationError, match="is put beside itself"):
+        open_pair(tmp_path / "one", tmp_path / "one", torch.float64, torch.device("cpu"))
+
+
+def test_many_points_keep_a_vector_figure_small() -> None:
+    random, nothing = np.random.default_rng(0), np.zeros((2, 0))
+    sizes = []
+    for count in (600, 60_000):
+        forces = random.normal(size=(2, count))
+        buffer = io.StringIO()
+        found = LabelledPredictions(nothing, np.zeros(0), forces, nothing)
+        parity(None, found).savefig(buffer, format="svg")
+        sizes.append(len(buffer.getvalue()))
+    assert sizes[1] < 5 * sizes[0]

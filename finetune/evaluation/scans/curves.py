@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from finetune.data.graphs import GraphBatch, batches, graph
 from finetune.data.labels import without_labels
+from finetune.files import finite
 from finetune.foundation.potential import Potential
 
 Array = NDArray[np.float64]
@@ -76,7 +77,7 @@ class Curve:
             "name": self.name,
             "unit": self.unit,
             "values": self.values.tolist(),
-            "energies": {name: _finite(found) for name, found in self.energies.items()},
+            "energies": {name: finite(found.tolist()) for name, found in self.energies.items()},
             "labels": None if self.labels is None else self.labels.tolist(),
             "wall": self.wall,
         }
@@ -150,7 +151,3 @@ def energies_of(
 def unlabelled(atoms: Atoms, cutoff: float) -> GraphBatch:
     """Return the graph of an `ase.Atoms` without labels."""
     return graph(without_labels(atoms, atoms.get_chemical_formula()), cutoff)
-
-
-def _finite(values: Array) -> list[float | None]:
-    return [float(value) if np.isfinite(value) else None for value in values]
