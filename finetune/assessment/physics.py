@@ -23,12 +23,21 @@ from finetune.evaluation.scans.labelled import FEWEST, VALUE, labelled_scans
 from finetune.evaluation.scans.outcome import Scans
 from finetune.evaluation.side_by_side import Pair, open_pair
 from finetune.export.calculator import PotentialCalculator
+from finetune.suitability import formula
 
 CHECKS = ("dimers", "coordinates", "labelled", "frequencies", "forgetting")
 NO_SCAN = (
     f"note: no labelled scan: that takes {FEWEST} structures of the same atoms with an energy and "
     f"a number '{VALUE}' each, and the same 'config_type'."
 )
+
+FAR = "elsewhere"
+"""What results call the structures away from the training set."""
+NONE_AWAY = (
+    "note: no molecule of the G2 set has other compositions of known elements: name structures "
+    "away from the training set with --away."
+)
+NOTHING_BESIDE = "note: forgetting needs a potential to compare with: name one with --against."
 
 
 @system_errors()
@@ -58,7 +67,7 @@ def scan(
         structures: How many structures are scanned and relaxed, evenly spaced in the files.
         elements: Symbols for ``dimers``; by default those of the structures.
         away: Structures away from the training set for ``forgetting``; by default molecules of the
-            G2 set with other compositions than ``files``.
+            G2 set with other compositions than ``files`` and, as far as known, the training set.
         to: Folder for JSON and figures; by default ``scans/`` in the run folder.
         against: The potential beside it; by default the foundation that ``path`` was tuned from.
         head: Name of the head of ``path`` that predicts.
@@ -113,6 +122,10 @@ def scan(
         if "forgetting" in only and pair.reference is not None:
             counter.name("forgetting")
             forgotten = _forgetting(pair, found, away)
+            if FAR not in forgotten:
+                note = f"{NONE_AWAY} {note}".strip()
+        elif "forgetting" in only and not pair.note:
+            note = f"{NOTHING_BESIDE} {note}".strip()
         counter.advance(1)
     outcome = Scans(tuple(potentials), curves, harmonic, forgotten, note)
     outcome.write(folder)
@@ -155,9 +168,9 @@ def _forgetting(
     if away:
         far = [to_atoms(item) for item in structures_for(pair, away)]
     else:
-        formulas = sorted({atoms.get_chemical_formula() for atoms in near})
-        far = elsewhere(sorted(_known(pair)), formulas)
-    sets: dict[str, list[Atoms]] = {"as given": near, "elsewhere": far}
+        trained = pair.tuned.metadata.get("compositions") or []
+        far = elsewhere(sorted(_known(pair)), [*map(formula, structures), *trained])
+    sets: dict[str, list[Atoms]] = {"as given": near, FAR: far}
     return {
         name: change(pair.tuned.potential, pair.reference.potential, frames)
         for name, frames in sets.items()

@@ -1,6 +1,8 @@
 """Walls, bonds, torsions, volumes, frequencies and forgetting against closed forms."""
 
 import json
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -257,3 +259,55 @@ def test_tables_figures_and_json(tmp_path: Path) -> None:
     stored = json.loads((tmp_path / "scans.json").read_text())
     assert len(stored["curves"]) == 4
     assert {path.name for path in tmp_path.glob("*.png")} == {"dimer.png", "labelled.png"}
+
+
+def test_a_cell_of_one_atom_stays_and_has_no_frequencies() -> None:
+    potentials = [LennardJonesPotential(depth=depth) for depth in (0.01, 0.02)]
+    calculators = dict(zip("ab", map(PotentialCalculator, potentials), strict=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = frequencies(calculators, bulk("Ar", "fcc", 5.26), "argon")
+    assert found["shift"] is None
+    for item in found["potentials"].values():
+        assert item == {"relaxed": True, "moved": 0.0, "frequencies": [], "imaginary": 0}
+    (table,) = Scans(("a", "b"), [], [found], {}).tables()
+    assert list(table.columns[2].cells) == ["–", "–"]
+
+
+def test_minima_of_different_shape_have_no_shift(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = {"linear": [1.0, 2.0, 3.0, 4.0], "bent": [1.0, 2.0, 3.0]}
+    monkeypatch.setattr(
+        "finetune.evaluation.scans.frequencies._one",
+        lambda calculator, _: {"relaxed": True, "frequencies": shapes[calculator]},
+    )
+    assert frequencies({name: name for name in shapes}, molecule("CO2"), "CO2")["shift"] is None
+
+
+def test_a_new_scan_leaves_nothing_of_an_earlier_one(tmp_path: Path) -> None:
+    potentials = {"foundation": MorsePotential()}
+    curves = [*dimers(potentials, [1]), *scans(potentials, molecule("CH3OH"), "methanol")]
+    Scans(("foundation",), curves, [], {}).write(tmp_path)
+    assert (tmp_path / "torsion.png").exists()
+    diverged = replace(curves[0], energies={"foundation": np.full_like(curves[0].values, np.nan)})
+    forgotten = {"elsewhere": {"structures": 1, "relative": np.nan}}
+    Scans(("foundation",), [diverged], [], forgotten).write(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"scans.json", "dimer.png"}
+    stored = (tmp_path / "scans.json").read_text()
+    assert "NaN" not in stored
+    assert json.loads(stored)["forgetting"]["elsewhere"]["relative"] is None
+
+
+def test_tables_say_what_their_columns_mean() -> None:
+    potentials = {"foundation": MorsePotential(), "fine-tuned": MorsePotential(depth=5.0)}
+    atoms = molecule("CH3OH")
+    found = Scans(
+        ("foundation", "fine-tuned"),
+        [*dimers(potentials, [1]), *scans(potentials, atoms, "methanol")],
+        [],
+        {"away": change(*potentials.values(), [atoms])},
+    )
+    for table in found.tables():
+        for column in table.columns[2:]:
+            name = str(column.header).split("\n")[0].split(" ")[-1]
+            if name != "number":
+                assert name in str(table.caption), name

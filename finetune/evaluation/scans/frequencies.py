@@ -40,12 +40,13 @@ def frequencies(calculators: Mapping[str, Any], atoms: Atoms, where: str) -> dic
         ``structure`` and, by potential: ``relaxed`` (whether it came to rest), ``moved`` (RMSD of
         the minimum from the start, Å, molecules superposed), ``frequencies`` (cm⁻¹, ascending,
         imaginary ones negative), ``imaginary`` (their number); ``shift``, the mean absolute
-        difference of the first two potentials' frequencies, in ascending order, cm⁻¹.
+        difference of the first two potentials' frequencies, in ascending order, cm⁻¹, where both
+        minima have as many (one may be linear, the other bent).
     """
     found = {name: _one(calculator, atoms) for name, calculator in calculators.items()}
     result: dict[str, Any] = {"structure": where, "potentials": found, "shift": None}
     lists = [item["frequencies"] for item in found.values() if item["relaxed"]]
-    if len(lists) == 2:
+    if len(lists) == 2 and len(lists[0]) == len(lists[1]) > 0:
         result["shift"] = float(np.abs(np.subtract(*lists)).mean())
     return result
 
@@ -61,7 +62,7 @@ def _one(calculator: Any, atoms: Atoms) -> dict[str, Any]:
             if not relaxed:
                 break
             found, way_down = _vibrations(moving)
-            if found[:1] >= [-SADDLE]:
+            if not found or found[0] >= -SADDLE:
                 break
             at_saddle = moving.positions.copy()
             moving.positions += way_down

@@ -13,7 +13,7 @@ from rich.text import Text
 from finetune.errors import system_errors
 from finetune.evaluation import plots
 from finetune.evaluation.scans.curves import Curve
-from finetune.files import write_json
+from finetune.files import finite, write_json
 
 RESULT = "scans.json"
 TITLES = {
@@ -24,6 +24,27 @@ TITLES = {
     "labelled": "labelled scans",
 }
 """Kinds of curves, and what tables and figures call them."""
+_WALL = (
+    "wall: height at the innermost point; hole: by how much the energy falls on the way in, where "
+    "that is (at) and how high the way there is (behind)"
+)
+LEGENDS = {
+    "dimer": f"minimum: where the energy is lowest; range: highest minus lowest; {_WALL}",
+    "bond": f"minimum: length of lowest energy; range: highest minus lowest; {_WALL}",
+    "torsion": "minimum: turn of lowest energy, 0° as given; range: highest minus lowest",
+    "volume": f"minimum: scale of the cell's lengths of lowest energy; {_WALL}",
+    "labelled": "range: highest minus lowest; MAE, max: against the labels, the mean difference "
+    "taken away",
+}
+FREQUENCIES = (
+    "imaginary: how many, shown negative; moved: RMSD of the minimum from the structure given; "
+    "shift: mean absolute difference of the two potentials' frequencies"
+)
+FORGETTING = (
+    "MAE: mean absolute change; RMS change: relative to the RMS force of the other; cosine: mean, "
+    "between the forces of the two"
+)
+"""What the columns mean, in a line under each table."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +101,19 @@ class Scans:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""
-        return {
+        found: dict[str, Any] = {
             "names": list(self.names),
-            "checks": self.checks(),
-            "frequencies": list(self.frequencies),
-            "forgetting": self.forgetting,
+            "checks": finite(self.checks()),
+            "frequencies": finite(self.frequencies),
+            "forgetting": finite(self.forgetting),
             "curves": [curve.as_dict() for curve in self.curves],
             "note": self.note,
         }
+        return found
 
     @system_errors()
     def write(self, folder: Path) -> None:
-        """Write ``scans.json`` and a figure for each kind of curve into a folder.
+        """Write ``scans.json`` and a figure for each kind of curve, in the place of earlier ones.
 
         Raises:
             FinetuneError: If it cannot be written to.
@@ -102,9 +124,11 @@ class Scans:
             chosen = [curve for curve in self.curves if curve.kind == kind]
             if chosen:
                 plots.write_png(figure(chosen), folder / f"{kind}.png")
+            else:
+                (folder / f"{kind}.png").unlink(missing_ok=True)
 
     def _frequency_table(self) -> Table:
-        table = _table("harmonic frequencies at the minimum")
+        table = _table("harmonic frequencies at the minimum", FREQUENCIES)
         for name in ("structure", "potential"):
             table.add_column(name)
         for name in ("lowest\ncm⁻¹", "highest\ncm⁻¹", "imaginary", "moved\nÅ", "shift\ncm⁻¹"):
@@ -115,17 +139,19 @@ class Scans:
                 if not found["relaxed"]:
                     table.add_row(title, Text(name), "not relaxed", "", "", "", "")
                     continue
-                values = found["frequencies"] or [float("nan")]
+                values = found["frequencies"]
+                lowest, highest = (f"{values[end]:.0f}" if values else "–" for end in (0, -1))
                 shift = item["shift"] if place == 1 else None
                 table.add_row(
-                    *(title, Text(name), f"{values[0]:.0f}", f"{values[-1]:.0f}"),
+                    *(title, Text(name), lowest, highest),
                     *(str(found["imaginary"]), f"{found['moved']:.3f}"),
                     "" if shift is None else f"{shift:.1f}",
                 )
         return table
 
     def _forgetting_table(self) -> Table:
-        table = _table(f"{self.names[-1]} against {self.names[0]}: what has changed")
+        title = f"{self.names[-1]} against {self.names[0]}: what has changed"
+        table = _table(title, FORGETTING)
         table.add_column("structures")
         for name in ("number", "E MAE\nmeV/atom", "F MAE\nmeV/Å", "F RMS change\n%", "cosine"):
             table.add_column(name, justify="right")
@@ -159,14 +185,14 @@ def figure(curves: Sequence[Curve]) -> Any:
 
 
 def _curve_table(kind: str, curves: Sequence[Curve]) -> Table:
-    table = _table(TITLES[kind])
+    table = _table(TITLES[kind], LEGENDS[kind])
     table.add_column("scan")
     table.add_column("potential")
     unit = curves[0].unit
     columns = {"minimum": f"minimum\n{unit}", "range": "range\neV"}
     if kind == "labelled":
         columns = {"label_range": "label range\neV", "range": "range\neV"}
-        columns |= {"mae": "MAE*\nmeV", "max": "max*\nmeV"}
+        columns |= {"mae": "MAE\nmeV", "max": "max\nmeV"}
     if any(curve.wall is not None for curve in curves):
         columns |= {"wall_height": "wall\neV", "hole": "hole\neV", "hole_at": f"at\n{unit}"}
         columns |= {"hole_behind": "behind\neV"}
@@ -179,8 +205,6 @@ def _curve_table(kind: str, curves: Sequence[Curve]) -> Table:
                 for key in columns
             ]
             table.add_row(Text(curve.name if place == 0 else ""), Text(check["potential"]), *cells)
-    if kind == "labelled":
-        table.caption, table.caption_justify = "* the mean difference taken away", "left"
     return table
 
 
@@ -190,5 +214,10 @@ def _cell(value: float | None, digits: int, milli: bool) -> str:
     return f"{(1000 if milli else 1) * value:.{digits}f}"
 
 
-def _table(title: str) -> Table:
-    return Table(title=Text(title, style="table.title"), title_justify="left")
+def _table(title: str, legend: str) -> Table:
+    return Table(
+        title=Text(title, style="table.title"),
+        title_justify="left",
+        caption=Text(legend),
+        caption_justify="left",
+    )
