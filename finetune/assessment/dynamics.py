@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast, get_args
-
-import numpy as np
-from ase import Atoms
 
 from finetune import run_files, run_folder
 from finetune.assessment.shared import chosen_structures, empty, output_folder, structures_for
@@ -18,7 +15,7 @@ from finetune.devices import choose_device, choose_dtype
 from finetune.errors import DataError, RecipeError, system_errors
 from finetune.evaluation.counter import Counter
 from finetune.evaluation.side_by_side import open_pair
-from finetune.evaluation.stability.failure import Ensemble
+from finetune.evaluation.stability.failure import Ensemble, comparable
 from finetune.evaluation.stability.outcome import Stability
 from finetune.evaluation.stability.runs import FILES, run_all
 from finetune.evaluation.stability.trajectory import Settings, Task
@@ -57,8 +54,8 @@ def md(
         structures: How many to start from, evenly spaced in the files.
         replicas: Trajectories from each, with other velocities and noise.
         settings: Length, time step, friction, limits.
-        reference: Frames to compare distances with, those of the same atoms are used; by default
-            ``files``.
+        reference: Frames to compare distances with; those of the same atoms are used and, of
+            molecules with a limit on bonds, of the same bonds. By default ``files``.
         to: Folder for trajectories and results; by default ``stability/`` in the run folder.
         overwrite: Whether another test there may be replaced.
         against: The potential beside it; by default the foundation that ``path`` was tuned from.
@@ -102,13 +99,17 @@ def md(
             {name: PotentialCalculator(potential) for name, potential in pair.potentials.items()},
             pair.fingerprints,
             starts,
-            [[item for item in frames if _same_atoms(item, start)] for start in starts],
+            [
+                [item for item in frames if comparable(item, start, settings.limits.bond > 0)]
+                for start in starts
+            ],
             tasks,
             settings,
             folder,
             counter,
+            pair.note,
         )
-    return replace(outcome, note=pair.note)
+    return outcome
 
 
 def _check_test(
@@ -143,7 +144,3 @@ def _check_test(
     for given, what in ((ensembles, "ensemble"), (temperatures, "temperature")):
         if not given:
             raise RecipeError(f"no {what} is named.")
-
-
-def _same_atoms(one: Atoms, other: Atoms) -> bool:
-    return bool(np.array_equal(one.numbers, other.numbers) and (one.pbc == other.pbc).all())

@@ -19,13 +19,13 @@ from ase.io.trajectory import Trajectory
 from finetune.errors import RunFolderError, RunStoppedError
 from finetune.evaluation.counter import Counter
 from finetune.evaluation.stability import trajectory
-from finetune.evaluation.stability.distributions import (
-    at_temperature,
-    bond_distances,
-    distribution,
-    distribution_distance,
+from finetune.evaluation.stability.failure import (
+    Limits,
+    Watch,
+    comparable,
+    find_bonds,
+    mean_lengths,
 )
-from finetune.evaluation.stability.failure import Limits, Watch, find_bonds, mean_lengths
 from finetune.evaluation.stability.outcome import Stability
 from finetune.evaluation.stability.runs import run_all
 from finetune.evaluation.stability.trajectory import Settings, Task, TrajectoryRun
@@ -162,6 +162,26 @@ def test_bonds_are_measured_against_the_reference() -> None:
     assert mean_lengths(bonds, []) is None
 
 
+def test_isomers_are_no_reference_for_bonds() -> None:
+    ethanol = molecule("CH3CH2OH")
+    order = np.argsort(-ethanol.numbers, kind="stable")
+    ethanol = ethanol[order]
+    ether = molecule("CH3OCH3")
+    ether = ether[np.argsort(-ether.numbers, kind="stable")]
+    assert np.array_equal(ethanol.numbers, ether.numbers)
+    warm = ethanol.copy()
+    warm.positions += np.random.default_rng(0).normal(0, 0.03, warm.positions.shape)
+    assert comparable(warm, ethanol, bonds=True)
+    assert not comparable(ether, ethanol, bonds=True)
+    assert comparable(ether, ethanol, bonds=False)
+    assert not comparable(molecule("CH3OH"), ethanol, bonds=False)
+    crystal = bulk("Cu", "fcc", 3.6, cubic=True)
+    wrapped = crystal.copy()
+    wrapped.positions[0] -= 0.1
+    wrapped.wrap()
+    assert comparable(wrapped, crystal, bonds=True)
+
+
 def test_a_stopped_trajectory_goes_on_to_the_last_bit(tmp_path: Path) -> None:
     whole = run_test(tmp_path / "whole", {"springs": Springs()}, (NVT,))
     folder = tmp_path / "parts"
@@ -266,43 +286,9 @@ def test_a_crystal_holds_and_is_compared_by_its_radial_distribution(tmp_path: Pa
         assert 0.0 < item["distribution_distance"] < 5.0
     assert found.periodic
     assert found.floor == {}  # halves of six frames each are too few
-
-
-def test_distances_of_distributions() -> None:
-    random = np.random.default_rng(0)
-    frames = [Atoms("HH", [[0, 0, 0], [d, 0, 0]]) for d in random.normal(1.0, 0.05, 200)]
-    shifted = [Atoms("HH", [[0, 0, 0], [a.positions[1, 0] + 0.03, 0, 0]]) for a in frames]
-    far = [Atoms("HH", [[0, 0, 0], [4.0, 0, 0]])] * 20
-    centres, density = distribution(frames)
-    assert density.sum() * (centres[1] - centres[0]) == pytest.approx(1.0)
-    assert distribution_distance(frames, frames) == 0.0
-    assert distribution_distance(frames, far) == pytest.approx(2.0)
-    bonds = find_bonds(Atoms("HH", [[0, 0, 0], [0.7, 0, 0]]))
-    assert bond_distances(bonds, shifted, frames) == {"H-H": pytest.approx(0.03)}
-    assert distribution_distance(frames[:5], frames) is None
-    assert bond_distances(bonds, frames[:5], frames) == {}
-
-
-def test_the_radial_distribution_of_an_ideal_gas_is_one() -> None:
-    random = np.random.default_rng(0)
-    gas = [
-        Atoms("Ar40", random.uniform(0, 10, (40, 3)), cell=[10, 10, 10], pbc=True) for _ in range(4)
-    ]
-    centres, found = distribution(gas)
-    assert found[centres > 2.0].mean() == pytest.approx(39 / 40, abs=0.05)
-    crystal = [bulk("Cu", "fcc", 3.6)] * 10
-    centres, found = distribution(crystal)
-    peak = centres[np.flatnonzero(found)[0]]
-    assert peak == pytest.approx(3.6 / 2**0.5, abs=0.05)
-    assert distribution_distance(crystal, crystal) == 0.0
-
-
-def test_reference_frames_of_the_temperature_are_taken() -> None:
-    cold, hot, plain = water(), water(), water()
-    cold.info["temperature"], hot.info["temperature"] = 300.0, 600.0
-    assert at_temperature([cold, hot, plain], 600.0) == [hot]
-    assert at_temperature([plain, plain], 600.0) == [plain, plain]
-    assert at_temperature([cold], 600.0) == []
+    again = ({"emt": EMT()}, {"emt": ""}, [crystal], [reference[:-1]], [NVT], settings, tmp_path)
+    with pytest.raises(RunFolderError, match="another reference"):
+        run_all(*again)
 
 
 def _moved(atoms: Atoms, index: int, by: float) -> Atoms:

@@ -142,6 +142,22 @@ def mean_lengths(bonds: Bonds, frames: Sequence[Atoms]) -> Array | None:
     return np.asarray(np.mean([bonds.measure(atoms) for atoms in frames], axis=0))
 
 
+def comparable(frame: Atoms, start: Atoms, bonds: bool) -> bool:
+    """Return whether a frame is one of the same atoms, in the same order, as a start.
+
+    Args:
+        frame: The frame.
+        start: The start.
+        bonds: Whether the atoms of molecules must have the same bonds too, for isomers and
+            dissociated molecules say nothing of their lengths.
+    """
+    if not (np.array_equal(frame.numbers, start.numbers) and (frame.pbc == start.pbc).all()):
+        return False
+    if not bonds or start.pbc.any():
+        return True
+    return np.array_equal(find_bonds(frame).pairs, find_bonds(start).pairs)
+
+
 def _alone(atoms: Atoms, reach: float) -> NDArray[np.bool_]:
     """Return which atoms have no other atom (nor image) within ``reach``."""
     alone = np.ones(len(atoms), dtype=bool)

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from finetune.evaluation.stability.distributions import (
     bond_distances,
     distribution_distance,
 )
-from finetune.evaluation.stability.failure import find_bonds, mean_lengths
+from finetune.evaluation.stability.failure import Array, find_bonds, mean_lengths
 from finetune.evaluation.stability.outcome import Stability
 from finetune.evaluation.stability.trajectory import Settings, Task, TrajectoryRun, record
 from finetune.training.interruption import StopSignals
@@ -43,6 +44,7 @@ def run_all(
     settings: Settings,
     folder: Path,
     counter: Counter | None = None,
+    note: str = "",
 ) -> Stability:
     """Run every trajectory that the folder does not hold yet, and sum up.
 
@@ -55,6 +57,7 @@ def run_all(
         settings: What they have in common.
         folder: Where they go; what is there of the same test is taken up.
         counter: Shows the progress.
+        note: What a reader of the result should know.
 
     Raises:
         RunFolderError: If the folder holds another test.
@@ -66,36 +69,41 @@ def run_all(
         mean_lengths(find_bonds(atoms), known)
         for atoms, known in zip(starts, references, strict=True)
     ]
-    total = len(calculators) * len(tasks) * settings.steps
-    with StopSignals() as signals, counter.start(total):
-        for name, calculator in calculators.items():
-            place = folder / _file_name(name)
+    places = {name: folder / _file_name(name) for name in calculators}
+    jobs = []
+    for name, task in product(calculators, tasks):
+        start, known = starts[task.structure], references[task.structure]
+        identity = _identity(fingerprints[name], start, known, lengths[task.structure], settings)
+        done = _done(places[name] / f"{task.name}.json", identity)
+        jobs.append((name, task, identity, done))
+    waiting = sum(done is None for *_, done in jobs)
+    if waiting:
+        ready = f"; done before: {len(jobs) - waiting}" if waiting < len(jobs) else ""
+        counter.say(f"trajectories to run: {waiting}, of {settings.steps} steps each{ready}")
+    with StopSignals() as signals, counter.start(waiting * settings.steps):
+        for name, task, identity, done in jobs:
+            if done is not None:
+                found[name].append(done)
+                continue
+            start, place = starts[task.structure], places[name]
+            known = at_temperature(references[task.structure], task.temperature)
             place.mkdir(parents=True, exist_ok=True)
-            for task in tasks:
-                start = starts[task.structure]
-                known = at_temperature(references[task.structure], task.temperature)
-                identity = _identity(fingerprints[name], start, lengths[task.structure], settings)
-                done = _done(place / f"{task.name}.json", identity)
-                counter.name(f"{name} {task.name}")
-                if done is not None:
-                    found[name].append(done)
-                    counter.advance(settings.steps)
-                    continue
-                run = TrajectoryRun(
-                    *(start, calculator, task, settings, identity, place),
-                    lengths=lengths[task.structure],
+            counter.name(f"{name} {task.name}")
+            run = TrajectoryRun(
+                *(start, calculators[name], task, settings, identity, place),
+                lengths=lengths[task.structure],
+            )
+            if not run.run(lambda: signals.received is not None, counter.advance):
+                assert signals.received is not None
+                raise RunStoppedError(
+                    f"{name} {task.name} at {run.progress.step} of {settings.steps} steps; "
+                    "all is saved.",
+                    128 + signals.received,
                 )
-                if not run.run(lambda: signals.received is not None, counter.advance):
-                    assert signals.received is not None
-                    raise RunStoppedError(
-                        f"{name} {task.name} at {run.progress.step} of {settings.steps} steps; "
-                        "all is saved.",
-                        128 + signals.received,
-                    )
-                item = record(run, _measured(run, start, known))
-                found[name].append(item)
-                counter.advance(settings.steps - item["steps"])
-                counter.say(f"{name} {task.name}: {_told(item)}")
+            item = record(run, _measured(run, start, known))
+            found[name].append(item)
+            counter.advance(settings.steps - item["steps"])
+            counter.say(f"{name} {task.name}: {_told(item)}")
     outcome = Stability(
         folder=folder,
         length=settings.length,
@@ -103,6 +111,7 @@ def run_all(
         trajectories=found,
         floor=_floor(references, tasks),
         periodic=any(bool(atoms.pbc.any()) for atoms in starts),
+        note=note,
     )
     outcome.write()
     return outcome
@@ -131,12 +140,23 @@ def _floor(references: Sequence[Sequence[Atoms]], tasks: Sequence[Task]) -> dict
     return found
 
 
-def _identity(fingerprint: str, start: Atoms, lengths: Any, settings: Settings) -> str:
+def _identity(
+    fingerprint: str,
+    start: Atoms,
+    reference: Sequence[Atoms],
+    lengths: Array | None,
+    settings: Settings,
+) -> str:
+    """Return what must be the same for a trajectory to be taken up, as JSON."""
     geometry = hashlib.sha256()
     for array in (start.numbers, start.positions, start.cell.array, start.pbc):
         geometry.update(np.ascontiguousarray(array).tobytes())
     if lengths is not None:
         geometry.update(np.asarray(lengths).tobytes())
+    else:
+        for atoms in reference:
+            for array in (atoms.positions, atoms.cell.array):
+                geometry.update(np.ascontiguousarray(array).tobytes())
     content = {"potential": fingerprint, "start": geometry.hexdigest(), **asdict(settings)}
     return json.dumps(content, sort_keys=True)
 
@@ -158,8 +178,8 @@ def _done(path: Path, identity: str) -> dict[str, Any] | None:
         ) from None
     if not same:
         raise RunFolderError(
-            f"'{path}' belongs to a test with other settings or another potential. Choose another "
-            "--to, or add --overwrite."
+            f"'{path}' belongs to a test with other settings, another potential or another "
+            "reference. Choose another --to, or add --overwrite."
         )
     return found
 
