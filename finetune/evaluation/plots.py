@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 BEFORE, AFTER, FAINT = "#b3541e", "#1f6f8b", "#888888"
 """Colours of the foundation, the fine-tuned potential and guides; legible on light and dark."""
 
-MOST_DRAWN = 2000
+MOST_DRAWN = 1000
 """Points of one colour above which a vector figure holds them as an image, to stay small."""
 
 

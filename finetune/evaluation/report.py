@@ -14,6 +14,7 @@ from finetune.evaluation.evaluated import Evaluated
 from finetune.evaluation.plots import calibration, learning_curve, parity, write_png
 from finetune.evaluation.scans.curves import Curve
 from finetune.evaluation.scans.outcome import TITLES, figure
+from finetune.evaluation.statistics import QUANTITIES as STATISTICS
 from finetune.evaluation.summary import sentences, warnings
 from finetune.files import write_atomically
 from finetune.result import Comparison
@@ -68,6 +69,7 @@ def write_report(page: Page, path: Path) -> None:
         sentences=sentences(shown, page.stability, page.scans),
         warnings=warnings(shown, page.notes, page.stability, page.scans),
         notes=[note for note in page.notes if not note.startswith("warning: ")],
+        quantities=STATISTICS,
         groups=shown.groups() if isinstance(shown, Evaluated) else {},
         worst=shown.worst() if isinstance(shown, Evaluated) else {},
         curve=_svg(learning_curve(page.history, page.story["best_epoch"])) if page.history else "",
@@ -115,6 +117,6 @@ def _template(name: str) -> Template:
 
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    figure.savefig(buffer, format="svg", dpi=150, metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]

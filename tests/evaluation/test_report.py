@@ -97,6 +97,12 @@ def test_the_page_gathers_what_the_folder_holds(folder: Path, workspace: Path) -
         *("By element", "Worst forces", "On the test set the force MAE", "mace-torch"),
     ):
         assert text in page, text
+    found = finetune.evaluate(folder, workspace / "test.xyz").groups()["fine-tuned"]["all"]["all"]
+    for item in found.statistics.values():
+        r2 = "–" if item.r2 is None else f"{item.r2:.4f}"
+        cells = [*(f"{1000 * value:.2f}" for value in (item.mae, item.rmse, item.max)), r2]
+        assert "".join(f"<td>{cell}</td>" for cell in ("fine-tuned", *cells)) in page
+    assert "NVT 300 K" in page
     assert page.count("<svg") == 2 + 3
     for outside in ("src=", "href=", "@import", "url(http", "<script"):
         assert outside not in page.replace('xlink:href="#', "").replace("xlink:href", "")
@@ -159,6 +165,27 @@ def test_damage_deep_within_a_file_is_no_traceback(folder: Path, tmp_path: Path)
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_page_is_light_or_dark_as_the_reader_wishes(folder: Path, tmp_path: Path) -> None:
+    measure = (
+        "<script>const style = element => getComputedStyle(element);"
+        "document.title = style(document.body).color + ';' +"
+        "style(document.querySelector('figure')).backgroundColor</script></body>"
+    )
+    page = (folder / "report.html").read_text()
+    (tmp_path / "page.html").write_text(page.replace("</body>", measure))
+    found = {}
+    for scheme, number in (("dark", 0), ("light", 1)):
+        command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+        command += [f"--blink-settings=preferredColorScheme={number}"]
+        command += [f"--user-data-dir={tmp_path / scheme}", (tmp_path / "page.html").as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        title = done.stdout.partition("<title>")[2].partition("</title>")[0]
+        found[scheme] = title.split(";")
+    white, black = "rgb(255, 255, 255)", "rgb(0, 0, 0)"
+    assert found == {"dark": [white, white], "light": [black, white]}  # figures stay white
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
