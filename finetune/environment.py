@@ -47,7 +47,8 @@ def environment(
         seed: Of everything random.
         foundation: Name of what it starts from.
         fingerprint: sha256 of that.
-        data: sha256 of structures and labels, and where they come from.
+        data: sha256 of structures and labels, and where they come from: the record of each source,
+            and the folders that relative paths were looked up in.
         lineage: The potentials that the foundation descends from, itself last.
     """
     return {

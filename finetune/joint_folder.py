@@ -47,7 +47,10 @@ def joint_folder(
         recipe.train.seed,
         first.foundation.name,
         first.foundation.fingerprint,
-        {"fingerprint": " ".join(run.data_fingerprint for run in prepared.values())},
+        {
+            "fingerprint": " ".join(run.data_fingerprint for run in prepared.values()),
+            "folders": first.folders,
+        },
         first.lineage,
     )
     if resuming:

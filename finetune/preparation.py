@@ -79,6 +79,8 @@ class Preparation:
         device = choose_device(recipe.train.device)
         dtype = training_dtype(recipe.train.precision, device)
         self.notes: list[str] = []
+        places = (Path.cwd(), (beside or Path()).resolve())
+        self.folders = list(dict.fromkeys(map(str, places)))
         reader = Reader.of(recipe.data, beside)
         structures = _read(recipe, reader)
         self.files = reader.as_dicts()
@@ -229,7 +231,11 @@ class Preparation:
             self.recipe.train.seed,
             self.foundation.name,
             self.foundation.fingerprint,
-            {"fingerprint": self.data_fingerprint, "files": self.files},
+            {
+                "fingerprint": self.data_fingerprint,
+                "files": self.files,
+                "folders": self.folders,
+            },
             self.lineage,
         )
 

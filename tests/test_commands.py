@@ -85,6 +85,8 @@ def test_evaluate_writes_json_csv_and_a_plot(
     assert rows[0].startswith("index,where,subset,formula,atoms,energy,foundation energy error")
     statistics = (to / "statistics.csv").read_text()
     assert "fine-tuned,element,H,forces," in statistics
+    cosine = json.loads((to / "evaluation.json").read_text())["finetuned"]["statistics"]
+    assert f",{cosine['force_cosine']}\n" in statistics.replace("\r", "")
     assert (to / "parity.png").read_bytes().startswith(b"\x89PNG")
     assert runner.invoke(app, arguments).exit_code == 0  # an evaluation replaces another
     (to / "evaluation.json").unlink()

@@ -76,14 +76,23 @@ def md(
     _check_test(ensembles, temperatures, structures, replicas, settings)
     opened_as = choose_dtype(dtype), choose_device(device)
     pair = open_pair(path, against, *opened_as, head, against_head)
-    found = structures_for(pair, files)
+    found = structures_for(pair, path, files)
     chosen = chosen_structures(found, structures)
     for item in chosen:
         if len(item) < 2:
             raise DataError(f"{item.where} is a single atom, which has no dynamics.")
     starts = [to_atoms(item) for item in chosen]
-    known = structures_for(pair, reference) if reference else found
+    known = structures_for(pair, path, reference) if reference else found
     frames = [to_atoms(item) for item in known]
+    compared = [
+        [item for item in frames if comparable(item, start, settings.limits.bond > 0)]
+        for start in starts
+    ]
+    if reference and not any(compared):
+        raise DataError(
+            f"no structure of the reference has the same atoms as {chosen[0].where}, in the same "
+            "order and, of molecules, with the same bonds. Name another --reference."
+        )
     tasks = [
         Task(cast(Ensemble, ensemble), float(temperature), index, replica)
         for ensemble in dict.fromkeys(ensembles)
@@ -99,10 +108,7 @@ def md(
             {name: PotentialCalculator(potential) for name, potential in pair.potentials.items()},
             pair.fingerprints,
             starts,
-            [
-                [item for item in frames if comparable(item, start, settings.limits.bond > 0)]
-                for start in starts
-            ],
+            compared,
             tasks,
             settings,
             folder,

@@ -11,9 +11,10 @@ import numpy as np
 
 from finetune.assessment.shared import check_pair, trained_keys, trained_units
 from finetune.data.graphs import graph
+from finetune.data.labels import Structure
 from finetune.data.reading import Reader
 from finetune.devices import choose_device, choose_dtype
-from finetune.errors import system_errors
+from finetune.errors import DataError, system_errors
 from finetune.evaluation.calibration import calibrations
 from finetune.evaluation.evaluated import Evaluated
 from finetune.evaluation.evaluated_committee import EvaluatedCommittee
@@ -26,6 +27,8 @@ from finetune.sanity import ignored_inputs
 from finetune.sections import label_keys
 from finetune.suitability import foreign_compositions
 
+SUBSETS = "config_type"
+"""Tag that names the subset of a structure, unless another one is named."""
 OTHER_ORIGIN = (
     "note: the labels have another zero of energy than the potential (another level of theory, "
     "other reference energies): of the energies, read those with the mean error removed."
@@ -43,7 +46,7 @@ def evaluate(
     against: str | Path | None = None,
     head: str | None = None,
     against_head: str | None = None,
-    subset_key: str = "config_type",
+    subset_key: str = SUBSETS,
     worst: int = 5,
 ) -> Evaluated:
     """Evaluate a potential, and its foundation or another one beside it, on labelled structures.
@@ -79,6 +82,7 @@ def evaluate(
     structures = reader.read(files)
     reader.check_named(keys or ())
     check_pair(pair, structures)
+    _check_subsets(structures, subset_key)
     cutoff = max(potential.cutoff for potential in pair.potentials.values())
     graphs = [graph(item, cutoff) for item in structures]
     note = pair.note
@@ -117,6 +121,15 @@ def evaluate(
     return Evaluated(**shown)
 
 
+def _check_subsets(structures: Sequence[Structure], key: str) -> None:
+    """Refuse a tag that was named and that no structure has."""
+    if key == SUBSETS or any(key in item.tags for item in structures):
+        return
+    listed = ", ".join(sorted({name for item in structures for name in item.tags})) or "none at all"
+    raise DataError(f"no structure has a '{key}' to name its subset. Tags present: {listed}.")
+
+
+@np.errstate(invalid="ignore")
 def _other_origin(found: Comparison) -> bool:
     predictions = found.finetuned_predictions
     errors = (predictions.energy[0] - predictions.energy[1]) / predictions.atoms

@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 
 from finetune import run_files
 from finetune.assessment.errors import evaluate
+from finetune.assessment.shared import own_files
 from finetune.errors import DataError, RunFolderError, system_errors
 from finetune.evaluation.evaluated_committee import EvaluatedCommittee
 from finetune.evaluation.metrics import Errors, LabelledPredictions
@@ -99,7 +100,8 @@ def _shown(
     note = ""
     if not isinstance(files, float):
         try:
-            found = evaluate(folder, files, device=device, dtype=dtype)
+            named = own_files(folder, files)
+            found = evaluate(folder, named, device=device, dtype=dtype)
             return replace(found, source=stored["source"])
         except DataError as error:
             note = f"note: these are the errors on record, not measured again: {error}"

@@ -92,7 +92,8 @@ def scan(
     folder = output_folder(path, to, run_files.SCANS)
     opened_as = choose_dtype(dtype), choose_device(device)
     pair = open_pair(path, against, *opened_as, head, against_head)
-    found = structures_for(pair, files)
+    found = structures_for(pair, path, files)
+    far = structures_for(pair, path, away) if away and "forgetting" in only else None
     potentials, counter = pair.potentials, counter or Counter()
     chosen = [_named(item) for item in chosen_structures(found, structures)]
     curves: list[Curve] = []
@@ -121,7 +122,7 @@ def scan(
         counter.advance(1)
         if "forgetting" in only and pair.reference is not None:
             counter.name("forgetting")
-            forgotten = _forgetting(pair, found, away)
+            forgotten = _forgetting(pair, found, far)
             if FAR not in forgotten:
                 note = f"{NONE_AWAY} {note}".strip()
         elif "forgetting" in only and not pair.note:
@@ -161,12 +162,12 @@ def _known(pair: Pair) -> set[int]:
 
 
 def _forgetting(
-    pair: Pair, structures: Sequence[Structure], away: str | Path | Sequence[str | Path]
+    pair: Pair, structures: Sequence[Structure], away: Sequence[Structure] | None
 ) -> dict[str, dict[str, object]]:
     assert pair.reference is not None
     near = [to_atoms(item) for item in chosen_structures(structures, 40)]
-    if away:
-        far = [to_atoms(item) for item in structures_for(pair, away)]
+    if away is not None:
+        far = [to_atoms(item) for item in away]
     else:
         trained = pair.tuned.metadata.get("compositions") or []
         far = elsewhere(sorted(_known(pair)), [*map(formula, structures), *trained])

@@ -12,8 +12,10 @@ import numpy as np
 from finetune import run_files
 from finetune.data.labels import Structure
 from finetune.data.reading import read_structures
+from finetune.data.sources import find_files
 from finetune.errors import DataError, RunFolderError
 from finetune.evaluation.side_by_side import Pair
+from finetune.files import read_json
 from finetune.sections import label_keys
 from finetune.suitability import check_elements
 from finetune.units import Units
@@ -61,8 +63,43 @@ def empty(folder: Path, ours: re.Pattern[str]) -> None:
         shutil.rmtree(folder)
 
 
-def structures_for(pair: Pair, files: str | Path | Sequence[str | Path]) -> Sequence[Structure]:
+def own_files(path: str | Path, sources: str | Sequence[str]) -> list[str]:
+    """Return the data files of a run as they can be found from here.
+
+    Those that are not where their relative path says are looked for where the run was started, and
+    beside its recipe, as ``environment.json`` has it.
+
+    Args:
+        path: Of the run, or what else names a potential, which brings no such record.
+        sources: As in the recipe.
+    """
+    try:
+        folders = read_json(Path(path) / run_files.ENVIRONMENT)["data"]["folders"]
+    except (OSError, ValueError, LookupError, TypeError):
+        folders = []
+    found = []
+    for source in [sources] if isinstance(sources, str) else sources:
+        places = [source, *(str(Path(folder) / source) for folder in folders)]
+        found.append(next(filter(_is_there, places), source))
+    return found
+
+
+def _is_there(source: str) -> bool:
+    try:
+        return bool(find_files(source))
+    except DataError:
+        return False
+
+
+def structures_for(
+    pair: Pair, path: str | Path, files: str | Path | Sequence[str | Path]
+) -> Sequence[Structure]:
     """Read structures, of the run's own test if none are named, and check their elements.
+
+    Args:
+        pair: The potentials.
+        path: Of the first of them.
+        files: The structures.
 
     Raises:
         DataError: If there are none, or a potential does not know an element.
@@ -72,7 +109,8 @@ def structures_for(pair: Pair, files: str | Path | Sequence[str | Path]) -> Sequ
     if not files and not isinstance(own, (str, list)):
         raise DataError("no structures are named, and the potential brings none: name a file.")
     keys, units = label_keys(trained_keys(pair)), trained_units(pair)
-    found = read_structures(files or own, keys, need_labels=False, units=units)
+    named = files or own_files(path, own)
+    found = read_structures(named, keys, need_labels=False, units=units)
     check_pair(pair, found)
     return found
 

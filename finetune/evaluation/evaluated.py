@@ -181,7 +181,9 @@ class Evaluated(Comparison):
 
     def _statistic_rows(self) -> list[dict[str, Any]]:
         return [
-            {"potential": name, "kind": kind, "group": group, "quantity": quantity, **asdict(item)}
+            {"potential": name, "kind": kind, "group": group, "quantity": quantity}
+            | asdict(item)
+            | {"cosine": measured.force_cosine if quantity == "forces" else None}
             for name, kinds in self.groups().items()
             for kind, items in kinds.items()
             for group, measured in items.items()

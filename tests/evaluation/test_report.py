@@ -11,6 +11,7 @@ import pytest
 
 import finetune
 from finetune.assessment import report
+from finetune.assessment.shared import own_files
 from finetune.errors import RunFolderError
 from finetune.evaluation.metrics import LabelledPredictions, errors
 from finetune.evaluation.stability.trajectory import Settings
@@ -129,6 +130,26 @@ def test_without_its_test_file_the_page_shows_what_is_on_record(
         report(copy)
     with pytest.raises(RunFolderError, match="no finished run"):
         report(tmp_path)
+
+
+def test_files_are_found_where_the_run_was_started(
+    folder: Path, workspace: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    recipe = (copy / "recipe.yaml").read_text()
+    (copy / "recipe.yaml").write_text(recipe.replace(str(workspace / "test.xyz"), "test.xyz"))
+    facts = json.loads((copy / "environment.json").read_text())
+    assert facts["data"]["folders"] == [str(Path.cwd())]
+    facts["data"]["folders"] += [str(workspace)]
+    (copy / "environment.json").write_text(json.dumps(facts))
+    page = report(copy).read_text()
+    assert "Worst forces" in page and "on record" not in page
+    assert own_files(copy, ["test.xyz@:2", "none.xyz"]) == [
+        f"{workspace / 'test.xyz'}@:2",
+        "none.xyz",
+    ]
+    assert own_files("tiny-xtb-hcno", "test.xyz") == ["test.xyz"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a stability test found: a table, JSON and a figure."""
+"""What a stability test found: a table and JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Stability:
         trajectories: By potential, the records of `trajectory.record`.
         floor: Distance between two halves of the reference, by structure and temperature: what
             chance alone makes of the distance between distributions.
-        periodic: Whether any starting structure has a cell.
+        periodic: Whether any starting structure has a cell in all directions.
         note: What a reader should know.
     """
 

@@ -110,7 +110,7 @@ def run_all(
         names=tuple(calculators),
         trajectories=found,
         floor=_floor(references, tasks),
-        periodic=any(bool(atoms.pbc.any()) for atoms in starts),
+        periodic=any(bool(atoms.pbc.all()) for atoms in starts),
         note=note,
     )
     outcome.write()
