@@ -38,7 +38,10 @@ def sentences(
             found.append(f"On the {shown.source} set the {title} is {1000 * after:.1f} {unit}.")
             continue
         change = 100 * (after / before - 1)
-        verb = "fell" if after < before else "rose" if after > before else "stayed"
+        if after == before:
+            found.append(f"On the {shown.source} set the {title} stayed {1000 * after:.1f} {unit}.")
+            continue
+        verb = "fell" if after < before else "rose" if after > before else "went"  # to NaN
         found.append(
             f"On the {shown.source} set the {title} {verb} from {1000 * before:.1f} to "
             f"{1000 * after:.1f} {unit} ({change:+.0f} %)."

@@ -48,6 +48,7 @@ def stability(held: int) -> dict[str, Any]:
 def test_sentences_say_what_has_changed() -> None:
     (said,) = sentences(comparison(0.2, 0.1))
     assert said == "On the test set the force MAE fell from 200.0 to 100.0 meV/Å (-50 %)."
+    assert sentences(comparison(0.2, 0.2)) == ["On the test set the force MAE stayed 200.0 meV/Å."]
     said = sentences(comparison(0.1, 0.2), stability(1))[-1]
     assert "1 of 3 trajectories of the fine-tuned potential held" in said
     assert "1.67 of 5 ps" in said
