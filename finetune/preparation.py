@@ -263,30 +263,45 @@ def _divided(
     held: Sequence[Structure] = []
     if isinstance(recipe.data.valid, float):
         structures, held = hold_out(structures, recipe.data.valid, recipe.split_seed)
-    if recipe.data.bootstrap is not None:
-        isolated = recipe.reference_energies == "isolated"
-        atoms = [place for place, item in enumerate(structures) if isolated and len(item) == 1]
-        structures = drawn(structures, recipe.data.bootstrap, atoms)
-    return structures, held
+    return _drawn(recipe, structures), held
 
 
-def check_draw(recipe: Recipe, structures: Sequence[Structure], adapted: AdaptedPotential) -> None:
-    """Refuse what ``train.optimiser: gauss-newton`` cannot solve of a training set.
+def _drawn(recipe: Recipe, structures: Sequence[Structure]) -> Sequence[Structure]:
+    if recipe.data.bootstrap is None:
+        return structures
+    isolated = recipe.reference_energies == "isolated"
+    atoms = [place for place, item in enumerate(structures) if isolated and len(item) == 1]
+    return drawn(structures, recipe.data.bootstrap, atoms)
+
+
+def check_draw(
+    recipe: Recipe,
+    structures: Sequence[Structure],
+    adapted: AdaptedPotential,
+    valid: Sequence[Structure] | None = None,
+) -> None:
+    """Refuse a training set that leaves nothing to learn or to validate on.
 
     Args:
         recipe: What decides which structures are held out and which are drawn.
         structures: The training set.
         adapted: What is trained.
+        valid: What validates, if nothing is to be held out for that.
 
     Raises:
-        FinetuneError: See `check_solvable`.
+        FinetuneError: See `check_labels` and `check_solvable`.
     """
-    if recipe.train.optimiser != "gauss-newton":
-        return
-    train, _ = _divided(recipe, structures)
+    if valid is not None:
+        train = _drawn(recipe, structures)
+    else:
+        train, held = _divided(recipe, structures)
+        valid = held if isinstance(recipe.data.valid, float) else None
     if recipe.reference_energies == "isolated":
         _, train = reference_energies.take_free_atoms(train)
-    check_solvable(recipe, train, adapted)
+        valid = None if valid is None else reference_energies.take_free_atoms(valid)[1]
+    check_labels(recipe, train, valid)
+    if recipe.train.optimiser == "gauss-newton":
+        check_solvable(recipe, train, adapted)
 
 
 def _without_labels(structure: Structure) -> Structure:

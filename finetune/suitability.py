@@ -57,8 +57,15 @@ def check_single(foundation: Foundation) -> None:
         )
 
 
-def check_labels(recipe: Recipe, train: Sequence[Structure], valid: Sequence[Structure]) -> None:
+def check_labels(
+    recipe: Recipe, train: Sequence[Structure], valid: Sequence[Structure] | None
+) -> None:
     """Refuse a recipe whose supervised losses, or validation measure, find no labels.
+
+    Args:
+        recipe: The recipe.
+        train: What is trained on.
+        valid: What validates; None where that has been checked.
 
     Raises:
         DataError: Saying which labels are there.
@@ -79,6 +86,8 @@ def check_labels(recipe: Recipe, train: Sequence[Structure], valid: Sequence[Str
         ("training", train, used),
         ("validation", valid, used if monitored == "loss" else [monitored]),
     ):
+        if structures is None:
+            continue
         if not any(getattr(item, kind) is not None for item in structures for kind in wanted):
             present = [
                 kind

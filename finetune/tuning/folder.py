@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,8 @@ def claim(folder: Path, kind: Kind, asked: Mapping[str, Any], overwrite: bool) -
     """
     mark = folder / kind.mark
     held = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
-    marks = [name for name in held if _marks(name, kind) and (folder / name).is_file()]
-    strange = [name for name in held if name not in kind.ours and name not in marks]
+    marks = [name for name in held if _is(name, {kind.mark}) and (folder / name).is_file()]
+    strange = [name for name in held if name not in marks and not _is(name, kind.ours)]
     if strange or (held and not marks):
         raise RunFolderError(
             f"'{folder}' holds other files ('{(strange or held)[0]}') than a {kind.what}; choose "
@@ -94,20 +94,24 @@ def claim(folder: Path, kind: Kind, asked: Mapping[str, Any], overwrite: bool) -
     goes_on = mark.is_file() and not overwrite
     if goes_on:
         _check_same(folder, mark, kind, asked)
-    for name in held if not goes_on else ():
+    elif held:
+        write_json(mark, {})  # what a kill leaves of the rest is not gone on with
+    for name in held:
         item = folder / name
+        if item == mark or (goes_on and name in kind.ours):
+            continue
         if item.is_dir():
             shutil.rmtree(item)
-        elif item != mark:
+        else:
             item.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     write_json(mark, asked)
     return goes_on
 
 
-def _marks(name: str, kind: Kind) -> bool:
-    """Return whether a file is the mark, or what a kill left of it."""
-    return name == kind.mark or name.startswith(f".{kind.mark}.")
+def _is(name: str, names: Collection[str]) -> bool:
+    """Return whether a file has one of the names, or is what a kill in its writing left of it."""
+    return name in names or (name.startswith(".") and name[1:].rpartition(".")[0] in names)
 
 
 def _check_same(folder: Path, path: Path, kind: Kind, asked: Mapping[str, Any]) -> None:

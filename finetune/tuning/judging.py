@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from finetune.adapters.base import AdaptedPotential
 from finetune.data.duplicates import clusters
 from finetune.data.labels import Structure, fingerprint
 from finetune.data.reading import Reader
+from finetune.data.sequences import View
 from finetune.data.splits import hold_out
 from finetune.data.writing import write_structures
 from finetune.errors import DataError
+from finetune.preparation import check_draw
 from finetune.recipe import Recipe
 from finetune.sections import DataRecipe
 from finetune.tuning.folder import FOLDS
@@ -47,6 +50,12 @@ class Judging:
             return f"{len(self.parts)}-fold cross-validation on {self.count} labelled structures"
         return f"{counted(self.count, 'labelled validation structure')}"
 
+    def folds(self) -> Iterator[dict[str, Sequence[Structure]]]:
+        """Yield what each fold trains and validates on, ``train`` and ``valid``."""
+        for held in self.parts:
+            kept = sorted(set(range(len(self.structures))) - set(held))
+            yield {"train": View(self.structures, kept), "valid": View(self.structures, held)}
+
     def data(self, recipe: Recipe, folder: Path) -> list[DataRecipe]:
         """Return the data of each training of a trial, without a test set.
 
@@ -57,44 +66,83 @@ class Judging:
         if not self.parts:
             return [recipe.data.model_copy(update={"test": None})]
         found = []
-        for place, held in enumerate(self.parts, 1):
+        for place, fold in enumerate(self.folds(), 1):
             here = folder / FOLDS / str(place)
             here.mkdir(parents=True, exist_ok=True)
-            kept = sorted(set(range(len(self.structures))) - set(held))
-            for name, indices in (("train", kept), ("valid", held)):
-                path = here / f"{name}.h5"
+            paths = {name: (here / f"{name}.h5").resolve() for name in fold}
+            for name, path in paths.items():
                 if not path.exists():
-                    write_structures(path, (self.structures[index] for index in indices))
-            paths = {name: str((here / f"{name}.h5").resolve()) for name in ("train", "valid")}
-            found.append(recipe.data.model_copy(update={**paths, "test": None}))
+                    write_structures(path, fold[name])
+            given = {name: str(path) for name, path in paths.items()}
+            found.append(recipe.data.model_copy(update={**given, "test": None}))
         return found
+
+    def check(self, recipe: Recipe, adapted: AdaptedPotential) -> None:
+        """Refuse folds that a recipe cannot be trained or validated on.
+
+        Raises:
+            FinetuneError: Naming the fold where it has too few labels.
+        """
+        for place, fold in enumerate(self.folds(), 1):
+            try:
+                check_draw(recipe, fold["train"], adapted, fold["valid"])
+            except DataError as error:
+                raise DataError(
+                    f"in fold {place} of {len(self.parts)} of the cross-validation, {error} Or "
+                    "let the validation set judge, tune.folds=0."
+                ) from error
 
 
 def judging(recipe: Recipe, beside: Path | None, measure: Measure) -> Judging:
-    """Read the labels to train and validate on, and decide what trials are judged on.
+    """Read the labels to train and validate on, and decide what trials are judged on; see `judged`.
+
+    Raises:
+        DataError: For faulty files, or too few labels for the folds.
+    """
+    reader = Reader.of(recipe.data, beside)
+    train = reader.read(recipe.data.train)
+    valid = None if isinstance(recipe.data.valid, float) else reader.read(recipe.data.valid)
+    reader.check_named()
+    return judged(recipe, train, valid, measure)
+
+
+def judged(
+    recipe: Recipe,
+    train: Sequence[Structure],
+    valid: Sequence[Structure] | None,
+    measure: Measure,
+) -> Judging:
+    """Decide what trials are judged on.
 
     The validation set (files, or the fraction held out) if it has ``tune.valid_at_least``
     structures with labels that the measure needs, or ``tune.folds`` is 0; else folds of all labels.
     Structures that are the same share a fold; those without such a label, and the free atoms that
     reference energies are taken from, are always trained on.
 
+    Args:
+        recipe: The untouched recipe.
+        train: Its training set.
+        valid: Its validation files; None for a fraction of the training set.
+        measure: What trials are judged by.
+
     Raises:
-        DataError: For faulty files, or too few labels for the folds.
+        DataError: For too few labels.
     """
-    data, options = recipe.data, recipe.tune
-    reader = Reader.of(data, beside)
-    train: Sequence[Structure] = reader.read(data.train)
-    if isinstance(data.valid, float):
+    options = recipe.tune
+
+    def judges(item: Structure) -> bool:
+        free = recipe.reference_energies == "isolated" and len(item) == 1
+        return measure.judges(item) and not free
+
+    if valid is None:
         pool = train
-        _, valid = hold_out(train, data.valid, recipe.split_seed)
-        known = {"train": train}
+        digest = fingerprint({"train": train})
+        assert isinstance(recipe.data.valid, float)
+        _, valid = hold_out(train, recipe.data.valid, recipe.split_seed)
     else:
-        valid = reader.read(data.valid)
-        known = {"train": train, "valid": valid}
         pool = [*train, *valid] if options.folds != 0 else train
-    reader.check_named()
-    digest = fingerprint(known)
-    labelled = sum(map(measure.judges, valid))
+        digest = fingerprint({"train": train, "valid": valid})
+    labelled = sum(map(judges, valid))
     if options.folds == 0 and not labelled:
         raise DataError(
             f"no validation structure has {' or '.join(measure.kinds)} labels, which "
@@ -102,11 +150,7 @@ def judging(recipe: Recipe, beside: Path | None, measure: Measure) -> Judging:
         )
     if options.folds == 0 or (options.folds is None and labelled >= options.valid_at_least):
         return Judging((), (), labelled, digest)
-    usable = [
-        index
-        for index, item in enumerate(pool)
-        if measure.judges(item) and not (recipe.reference_energies == "isolated" and len(item) == 1)
-    ]
+    usable = [index for index, item in enumerate(pool) if judges(item)]
     parts = _folds(pool, usable, options.folds, options.seed, measure)
     return Judging(pool, parts, len(usable), digest)
 

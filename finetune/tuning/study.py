@@ -65,9 +65,24 @@ class Study:
     def __enter__(self) -> Study:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Close the file.
+
+        Raises:
+            RunFolderError: If it could not be read or written meanwhile.
+        """
+        from optuna.exceptions import OptunaError
+        from sqlalchemy.exc import SQLAlchemyError
+
         self._storage.remove_session()
         self._storage.engine.dispose()
+        if isinstance(error, (SQLAlchemyError, OptunaError)):
+            cause = error.__cause__ or error
+            told = reason(getattr(cause, "orig", None) or cause)
+            raise RunFolderError(
+                f"the study '{self.path}' cannot be read or written ({told}). Mend the cause and go "
+                "on with the same command."
+            ) from error
 
     def next(self) -> Trial:
         """Return the trial that a kill left in progress, or else a new one."""
@@ -119,17 +134,26 @@ class Study:
         """Return what share of the difference between good and other trials each setting explains.
 
         PED-ANOVA (Watanabe et al., IJCAI 2023) on the trials that are done, the best quarter being
-        the good ones; empty with fewer than four of them.
+        the good ones; empty with fewer than four of them. The untouched recipe counts where the
+        space holds all of its values.
         """
+        import optuna
         from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+        from optuna.trial import TrialState
 
-        done = [item for item in self.tried() if item.done]
+        done = [
+            item
+            for item in self._frozen()
+            if item.state == TrialState.COMPLETE and item.params.keys() == self.dimensions.keys()
+        ]
         if len({item.value for item in done}) < 4:
             return {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            judged = optuna.create_study()
+            judged.add_trials(done)
             found = get_param_importances(
-                self._study, evaluator=PedAnovaImportanceEvaluator(target_quantile=QUANTILE)
+                judged, evaluator=PedAnovaImportanceEvaluator(target_quantile=QUANTILE)
             )
         return {path: float(share) for path, share in found.items()}
 

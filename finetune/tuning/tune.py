@@ -144,7 +144,9 @@ class _Tuning:
                     tried = study.tried()
                     self.reporter.say(self._line(ended, best_of(tried)))
                     self._result(study, judged).write()
-                return self._result(study, judged)
+                result = self._result(study, judged)
+                result.write()  # a kill may have come before the last trial was written
+                return result
 
     def _check_study(self) -> None:
         """Raise if there are results of trials, but not the study that remembers them."""
@@ -163,6 +165,8 @@ class _Tuning:
 
         Raises:
             FinetuneError: If the untouched recipe fails.
+            RunStoppedError: On a signal, and if PyTorch fails on the untouched recipe, as where
+                there is no memory: the trial can be gone on with.
         """
         trial = study.next()
         folder = self.folder / TRIALS / f"{trial.number:04d}"
@@ -175,7 +179,8 @@ class _Tuning:
             if trial.hopeless(share, value, first) and trial.number > 0:
                 fold = f" of fold {len(trial.folds) + 1}" if len(data) > 1 else ""
                 raise Hopeless(f"given up after {100 * share:.0f} % of the epochs{fold}")
-            if left is not None and trial.number > 0 and time.perf_counter() - started > left:
+            spent = before + time.perf_counter() - started
+            if left is not None and trial.number > 0 and spent > left:
                 raise Hopeless("given up when the time was spent")
 
         try:
@@ -193,7 +198,9 @@ class _Tuning:
             ended = study.end(trial, str(given_up))
         except FAULTS as error:
             if trial.number == 0:
-                raise
+                if isinstance(error, FinetuneError):
+                    raise
+                raise RunStoppedError(f"the untouched recipe: {reason(error).rstrip('.')}.") from error
             trial.spend(rest())
             ended = study.end(trial, reason(error), failed=True)
         else:
@@ -207,6 +214,7 @@ class _Tuning:
         unused = str(self.folder / "checked")
         checked = self.recipe.model_copy(update={"data": data, "output": unused})
         prepared = Preparation(checked, self.beside, False, opened=self.foundations.of(checked))
+        judged.check(checked, prepared.adapted)
         for note in prepared.notes:
             self.reporter.say(note)
         return {

@@ -1,6 +1,7 @@
 """The study by itself, with a formula in place of a training."""
 
 import math
+import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,31 @@ def test_trials_that_failed_are_kept_and_never_the_best(tmp_path: Path) -> None:
         assert not failed.done
         work(study, study.next(), folds=1)
         assert [item.state for item in study.tried()] == ["done", "failed", "done"]
+
+
+def test_settings_count_whose_range_does_not_hold_the_untouched_value(tmp_path: Path) -> None:
+    space = {
+        "rate": Dimension("rate", Range(low=1e-5, high=1e-1, log=True), 0.05),
+        "epochs": Dimension("epochs", Range(low=90, high=110), 40, whole=True),
+    }
+    with Study(tmp_path / "study.db", space, seed=0) as study:
+        for _ in range(12):
+            work(study, study.next(), folds=1)
+        importances = study.importances()
+    assert importances.keys() == {"rate", "epochs"}
+    assert importances["rate"] > importances["epochs"]
+
+
+def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    with (
+        pytest.raises(RunFolderError, match=r"study.db' cannot be read or written \(no such table"),
+        Study(path, SPACE, seed=0) as study,
+    ):
+        trial = study.next()
+        with sqlite3.connect(path) as other:
+            other.execute("DROP TABLE trial_user_attributes")
+        trial.spend(1.0)
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
