@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from finetune.ladder import prepare_stages
 from finetune.preparation import Preparation, check_draw
 from finetune.recipe import Recipe
 from finetune.result import Comparison, RunResult
-from finetune.training.progress import Reporter
+from finetune.training.progress import Record, Reporter
 
 RunMember = Callable[[Recipe, Path | None, run_folder.Resume, Reporter], RunResult]
 """Runs one member in its folder."""
@@ -51,15 +52,13 @@ def prepare_member(
 
 
 def _check_draws(recipe: Recipe, beside: Path | None, prepared: Mapping[str, Preparation]) -> None:
-    """Refuse members that draw labels which ``train.optimiser: gauss-newton`` cannot solve.
+    """Refuse members that draw too few labels to learn from.
 
     Raises:
         DataError: Naming the member.
     """
     members = {name: member.climb() or {"": member} for name, member in recipe.convene().items()}
     for stage, first in prepared.items():
-        if first.recipe.train.optimiser != "gauss-newton":
-            continue
         data = first.recipe.data
         structures = Reader.of(data, beside).read(data.train)
         for name, member in members.items():
@@ -69,7 +68,7 @@ def _check_draws(recipe: Recipe, beside: Path | None, prepared: Mapping[str, Pre
                 where = f"member {name} of {len(members)}" + (f" (stage {stage})" if stage else "")
                 seed = "train.seed" if recipe.data.bootstrap is None else "data.bootstrap"
                 raise DataError(
-                    f"{where} draws too few different labels: {error} Or let it draw others with "
+                    f"{where} draws too few labels: {error} Or let it draw others with "
                     f"another {seed}, or ask for fewer members (committee.members)."
                 ) from error
 
@@ -108,9 +107,10 @@ def convene(
         for note in (alike := nearly_the_same(recipe)):
             reporter.say(note)
         results = {}
+        once = _Once(reporter)
         for name, member in members.items():
-            reporter.say(f"member {name} of {len(members)}")
-            results[name] = run_member(member, beside, "auto", reporter)
+            once.next_member(f"member {name} of {len(members)}")
+            results[name] = run_member(member, beside, "auto", once)
         for note in _learnt_nothing(results):
             reporter.say(note)
         notes = [*alike, *_learnt_nothing(results)]
@@ -118,6 +118,50 @@ def convene(
         if processes.main:
             _finish(result, record, recipe, facts)
     return result
+
+
+class _Once(Reporter):
+    """Passes on what members say; notes before a training that an earlier one had, but once.
+
+    Args:
+        reporter: Told of the rest.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self.before: Counter[str] = Counter()
+        self.now: Counter[str] = Counter()
+        self.training = False
+
+    def next_member(self, title: str) -> None:
+        """Begin a member."""
+        self.before |= self.now
+        self.now = Counter()
+        self.training = False
+        self.reporter.say(title)
+
+    def say(self, message: str) -> None:
+        """See `Reporter.say`."""
+        if message.startswith("stage "):
+            self.training = False
+        if not self.training and message.startswith(("note: ", "warning: ")):
+            self.now[message] += 1
+            if self.now[message] <= self.before[message]:
+                return
+        self.reporter.say(message)
+
+    def start(self, epochs: int) -> None:
+        """See `Reporter.start`."""
+        self.training = True
+        self.reporter.start(epochs)
+
+    def epoch(self, record: Record) -> None:
+        """See `Reporter.epoch`."""
+        self.reporter.epoch(record)
+
+    def stop(self) -> None:
+        """See `Reporter.stop`."""
+        self.reporter.stop()
 
 
 def _learnt_nothing(members: dict[str, RunResult]) -> list[str]:

@@ -10,10 +10,14 @@ from finetune.preparation import Preparation
 def summary(prepared: Preparation) -> str:
     """One line on what is trained on what."""
     train = prepared.coverage["train"]
+    drawn = ""
+    if prepared.different is not None:
+        drawn = f", drawn with replacement, {prepared.different} of them different"
     return (
         f"{prepared.foundation.name}: {_counts(prepared)} are trained on "
-        f"{len(prepared.data.train)} structures ({train.energy} with energies, {train.forces} "
-        f"with forces); {len(prepared.data.valid)} validate, {len(prepared.test)} test"
+        f"{len(prepared.data.train)} structures{drawn} ({train.energy} with energies, "
+        f"{train.forces} with forces); {len(prepared.data.valid)} validate, "
+        f"{len(prepared.test)} test"
     )
 
 

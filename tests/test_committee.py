@@ -15,8 +15,10 @@ import finetune
 from finetune.commands import app
 from finetune.committee import nearly_the_same
 from finetune.data.splits import drawn
+from finetune.description import summary
 from finetune.errors import DataError, FoundationError, RecipeError, RunFolderError, RunStoppedError
 from finetune.export.formats import export
+from finetune.training.progress import Silent
 from finetune.workflow import validate_stages
 from tests.conftest import committee_recipe, rattled, recipe_for
 from tests.training.test_resume import StopAt
@@ -153,6 +155,65 @@ def test_every_member_has_the_free_atoms_of_its_reference_energies(
         assert len(finetune.validate(member).data.train) == 4
 
 
+class Heard(Silent):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+
+def test_a_note_on_all_members_is_told_once(workspace: Path, tmp_path: Path) -> None:
+    heard = Heard()
+    train = {"learning_rate": 1e-30, "epochs": 1}
+    given = committee_recipe(
+        workspace,
+        tmp_path / "run",
+        reference_energies="keep",
+        train=train,
+        committee={"members": 2},
+    )
+    result = finetune.run(given, reporter=heard)
+    (wrong,) = [note for note in result.notes if "the foundation is wrong by" in note]
+    assert heard.lines.count(wrong) == 1
+    kept = [line for line in heard.lines if line.startswith("warning: no epoch validated better")]
+    assert len(kept) == 2  # of each member
+    assert [line for line in heard.lines if line.startswith("member ")] == [
+        "member 1 of 2",
+        "member 2 of 2",
+    ]
+
+
+def test_different_structures_are_counted_where_they_are_drawn(
+    workspace: Path, tmp_path: Path
+) -> None:
+    for seed, member in enumerate(committee_recipe(workspace, tmp_path).convene().values()):
+        different = len(set(drawn(range(12), seed)))  # type: ignore[arg-type]
+        assert different < 12
+        told = f"12 structures, drawn with replacement, {different} of them different (12 with"
+        assert told in summary(finetune.validate(member))
+
+
+def test_a_member_that_draws_no_label_is_refused_before_any_is_trained(
+    workspace: Path, tmp_path: Path
+) -> None:
+    frames = ase.io.read(workspace / "train.xyz", ":4")
+    first, *_ = drawn(range(4), 0)  # type: ignore[arg-type]
+    for atoms in (*frames[:first], *frames[first + 1 :]):
+        del atoms.info["REF_energy"]
+    ase.io.write(tmp_path / "train.xyz", frames)
+    data = {"train": str(tmp_path / "train.xyz"), "valid": str(workspace / "valid.xyz")}
+    many = {"members": 8, "labels": "bootstrap"}
+    given = committee_recipe(workspace, tmp_path / "run", data=data, committee=many)
+    with pytest.raises(
+        DataError, match=r"^member \d of 8 draws too few labels: .* no energy labels"
+    ):
+        finetune.run(given)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_a_stopped_committee_goes_on_to_the_same_weights(
     committee: Any, workspace: Path, tmp_path: Path
@@ -222,7 +283,7 @@ def test_a_member_that_draws_too_few_labels_is_refused_before_any_is_trained(
     }
     many = {"members": 4, "labels": "bootstrap"}
     given = committee_recipe(workspace, tmp_path / "run", committee=many, **changes)
-    where = r"^member 4 of 4( \(stage cheap\))? draws too few different labels: .*train.seed"
+    where = r"^member 4 of 4( \(stage cheap\))? draws too few labels: .*train.seed"
     with pytest.raises(DataError, match=where):
         finetune.run(given, resume="auto")
     assert not (tmp_path / "run").exists()

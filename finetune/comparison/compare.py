@@ -142,6 +142,7 @@ class _Comparison:
         self.arms = arms
         self.folder = folder
         self.budget = budget
+        self.tunes = parse_budget(budget, least=0).trials != 0
         self.seeds = [recipe.train.seed + number for number in range(seeds)]
         self.say = reporter.say
 
@@ -172,8 +173,9 @@ class _Comparison:
         structures = Reader.of(data, None).read(data.train)
         isolated = any(arm.recipe.reference_energies == "isolated" for arm in self.arms)
         self.draws = Draws(structures, Measure("loss", self.recipe.losses), isolated)
-        self.draws.check((arm.labels for arm in self.arms), data.valid)
-        checked = check_arms(self.arms, self.folder / "checked", self.draws, self.seeds)
+        self.draws.check(arm.labels for arm in self.arms)
+        unused = self.folder / "checked"
+        checked = check_arms(self.arms, unused, self.draws, self.seeds, self.tunes)
         for note in notes_of(checked):
             self.say(note)
         first = checked[self.arms[0].name]
@@ -210,7 +212,7 @@ class _Comparison:
     def _tuning(self, arm: Arm) -> Job | None:
         """Return the job of tuning an arm; None where it is done or there is nothing to tune."""
         searched = arm.recipe.tune.space
-        if self.budget == "0" or not searched or (self._place(arm) / CHOICE).is_file():
+        if not self.tunes or not searched or (self._place(arm) / CHOICE).is_file():
             return None
         content = self._content(arm, self.seeds[0], {})
         content["data"]["test"] = None

@@ -9,7 +9,6 @@ import numpy as np
 
 from finetune.data.labels import Structure
 from finetune.data.sequences import View
-from finetune.data.splits import hold_out
 from finetune.data.writing import write_structures
 from finetune.errors import DataError
 from finetune.tuning.measure import Measure
@@ -35,26 +34,21 @@ class Draws:
         self.labelled = [index for index, has in enumerate(judged) if has]
         self.others = [index for index, has in enumerate(judged) if not has]
 
-    def check(self, counts: Iterable[int | None], valid: object = None) -> None:
-        """Refuse numbers of labels that are not there, or that leave nothing to validate on.
+    def check(self, counts: Iterable[int | None]) -> None:
+        """Refuse numbers of labels that are not there.
 
         Args:
             counts: Numbers of labels; None for all.
-            valid: ``data.valid`` of the recipe, a fraction or files.
 
         Raises:
             DataError: Naming both numbers.
         """
         for count in counts:
-            if count is None:
-                continue
-            if count > len(self.labelled):
+            if count is not None and count > len(self.labelled):
                 raise DataError(
                     f"labels={count}: the training set has {len(self.labelled)} labelled "
                     "structures. Ask for fewer, or add labels."
                 )
-            if isinstance(valid, float):
-                hold_out(self.structures[: count + len(self.others)], valid, seed=0)
 
     def indices(self, seed: int, count: int) -> list[int]:
         """Return the structures that a seed draws, in their order."""

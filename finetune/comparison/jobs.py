@@ -83,11 +83,15 @@ def work_through(
 
 
 def _start(job: Job, processes: int) -> tuple[Connection, BaseProcess]:
+    import torch
+
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    threads = max((os.cpu_count() or 1) // processes, 1)
+    threads = max(torch.get_num_threads() // processes, 1)
     process = context.Process(target=_work, args=(job, there, threads, os.getpid()))
-    process.start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    process.start()  # inherits what is blocked: Ctrl-C is for the parent, which asks it to stop
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     there.close()
     return here, process
 
@@ -110,20 +114,22 @@ def _outcome(job: Job, connection: Connection, process: BaseProcess) -> str:
     process.join()
     if not fault:
         return str(told)
-    raise (
-        RunStoppedError(told, code) if fault == "stopped" else FinetuneError(f"{job.name}: {told}")
-    )
+    raise RunStoppedError(told, code) if fault == "stopped" else FinetuneError(told)
 
 
 def _done(job: Job) -> str:
     """Do a job; return what its function returns.
 
     Raises:
-        RunStoppedError: For what PyTorch raises, such as no memory on a GPU.
-        FinetuneError: What the function raised.
+        RunStoppedError: On a signal, and for what PyTorch raises, such as no memory on a GPU.
+        FinetuneError: What else the function raised, naming the job.
     """
     try:
         return job.function(*job.arguments)
+    except RunStoppedError:
+        raise
+    except FinetuneError as error:
+        raise type(error)(f"{job.name}: {error}") from error
     except RuntimeError as error:
         raise RunStoppedError(f"{job.name}: {reason(error).rstrip('.')}.") from error
 

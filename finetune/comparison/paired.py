@@ -20,7 +20,8 @@ class Difference:
 
     Attributes:
         mean: Mean difference.
-        low: Lower end of its 95 % confidence interval (Student's t); None with one pair.
+        low: Lower end of its 95 % confidence interval (Student's t); None with one pair, and where
+            the differences do not vary: seeds that change nothing are no repetition.
         high: Upper end.
         p: Two-sided p of a paired t-test; None where the differences do not vary.
         p_holm: The same after Holm's correction for the number of arms.
@@ -45,7 +46,7 @@ def difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Di
     if count < 2:
         return Difference(mean, None, None, None, None, count)
     if not np.ptp(found) > ROUNDING * np.abs(found).max():
-        return Difference(mean, mean, mean, None, None, count)
+        return Difference(mean, None, None, None, None, count)
     test = stats.ttest_1samp(found, 0.0)
     interval = test.confidence_interval(LEVEL)
     return Difference(

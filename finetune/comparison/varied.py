@@ -99,10 +99,10 @@ def arms_of(recipe: Recipe, vary: Mapping[str, Sequence[Any]]) -> list[Arm]:
         raise RecipeError(f"a comparison needs two arms at least: {mend}.")
     found: list[Arm] = []
     first: dict[Any, str] = {}
+    others = any(len(values) > 1 for key, values in vary.items() if key != LABELS)
     for place, (chosen, own) in enumerate(zip(combinations, recipes, strict=True), 1):
         name = _named(chosen, vary)
-        several = set(vary) != {LABELS}
-        baseline = first.setdefault(chosen.get(LABELS) if several else None, name)
+        baseline = first.setdefault(chosen.get(LABELS) if others else None, name)
         count = chosen.get(LABELS, ALL)
         slug = re.sub(r"[^A-Za-z0-9.+=-]+", "_", name)[:60]
         found.append(
@@ -110,7 +110,7 @@ def arms_of(recipe: Recipe, vary: Mapping[str, Sequence[Any]]) -> list[Arm]:
                 name=name,
                 folder=f"{place:02d}-{slug}",
                 values=chosen,
-                recipe=_searching(own, vary),
+                recipe=_searching(own, recipe, vary),
                 labels=None if count == ALL else count,
                 baseline=baseline,
                 group=_named(chosen, vary, {LABELS}),
@@ -128,6 +128,7 @@ def _check(key: str, values: Sequence[Any]) -> None:
             raise RecipeError(f"--vary {key}: name one of its keys, e.g. {_EXAMPLES[key]}.")
     if (
         isinstance(values, str)
+        or not isinstance(values, Sequence)
         or not values
         or any(value is None and key in (LABELS, LOSSES) for value in values)
     ):
@@ -206,9 +207,9 @@ def _with_losses(recipe: Recipe, names: str) -> Recipe:
     return Recipe.parse({**written, "losses": {**kept, **weak}})
 
 
-def _searching(recipe: Recipe, vary: Mapping[str, Sequence[Any]]) -> Recipe:
+def _searching(recipe: Recipe, base: Recipe, vary: Mapping[str, Sequence[Any]]) -> Recipe:
     """Return the recipe of an arm with all in its space that it has and that is not varied."""
-    here = applicable(recipe)
+    here = applicable(recipe, base)
     known = {} if recipe.tune.space and not here.tune.space else space_of(here)
     space: dict[str, Range | Choices] = {
         path: item.searched

@@ -11,7 +11,7 @@ from typing import Any
 from finetune.adapters import adapters
 from finetune.errors import RecipeError, suggestion
 from finetune.mappings import flattened
-from finetune.optimisers import suited
+from finetune.optimisers import OPTIMISER_KEYS, suited
 from finetune.recipe import Recipe
 from finetune.tuning.options import Choices, Range
 from finetune.tuning.usual import usual_space
@@ -101,10 +101,22 @@ def space_of(recipe: Recipe) -> dict[str, Dimension]:
     return found
 
 
-def applicable(recipe: Recipe) -> Recipe:
-    """Return the recipe with only those keys in ``tune.space`` that it has."""
+def applicable(recipe: Recipe, base: Recipe) -> Recipe:
+    """Return the recipe with only those keys in ``tune.space`` that mean something to it.
+
+    Args:
+        recipe: A variant of a recipe.
+        base: The recipe, which the space was written for.
+    """
     content = recipe.complete()
-    kept = {path: item for path, item in recipe.tune.space.items() if _has(path, content)}
+    void: set[str] = set()
+    if recipe.train.optimiser == "gauss-newton" != base.train.optimiser:
+        void = {f"train.{key}" for key in OPTIMISER_KEYS}
+    kept = {
+        path: item
+        for path, item in recipe.tune.space.items()
+        if _has(path, content) and path not in void
+    }
     return recipe.model_copy(update={"tune": recipe.tune.model_copy(update={"space": kept})})
 
 

@@ -80,8 +80,8 @@ class Study:
             cause = error.__cause__ or error
             told = reason(getattr(cause, "orig", None) or cause)
             raise RunFolderError(
-                f"the study '{self.path}' cannot be read or written ({told}). Mend the cause and go "
-                "on with the same command."
+                f"the study '{self.path}' cannot be read or written ({told}). Mend the cause and "
+                "go on with the same command."
             ) from error
 
     def next(self) -> Trial:

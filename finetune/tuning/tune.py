@@ -200,7 +200,8 @@ class _Tuning:
             if trial.number == 0:
                 if isinstance(error, FinetuneError):
                     raise
-                raise RunStoppedError(f"the untouched recipe: {reason(error).rstrip('.')}.") from error
+                told = reason(error).rstrip(".")
+                raise RunStoppedError(f"the untouched recipe: {told}.") from error
             trial.spend(rest())
             ended = study.end(trial, reason(error), failed=True)
         else:

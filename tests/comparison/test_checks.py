@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ase.io
 import pytest
 
 import finetune
 from finetune import FinetuneError, preparation
 from finetune.comparison import compare as module
+from finetune.data.splits import hold_out
 from finetune.errors import RecipeError
 from tests.conftest import recipe_for
 
@@ -76,3 +78,39 @@ def test_what_a_seed_holds_out_does_not_count(workspace: Path, tmp_path: Path) -
     )
     with pytest.raises(Passed):
         finetune.compare(plain, vary={"labels": [6, 12]}, seeds=1)
+
+
+def test_what_every_seed_holds_out_has_to_have_labels(workspace: Path, tmp_path: Path) -> None:
+    frames = ase.io.read(workspace / "train.xyz", ":")
+    for atoms in frames[3:]:
+        del atoms.info["REF_energy"]
+    ase.io.write(tmp_path / "few.xyz", frames)
+    data = {"train": str(tmp_path / "few.xyz"), "test": str(workspace / "test.xyz"), "valid": 0.25}
+    vary = {"losses": ["none", "pitc"]}
+    held = [set(hold_out(range(12), 0.25, seed)[1]) for seed in range(2)]  # type: ignore[arg-type]
+    assert [bool(part & {0, 1, 2}) for part in held] == [True, False]
+    given = recipe(workspace, tmp_path / "run", data=data, train={})
+    with pytest.raises(Passed):
+        finetune.compare(given, vary=vary, seeds=1, budget=0, to=tmp_path / "one")
+    with pytest.raises(FinetuneError, match="^with what seed 1 draws, the validation set has no"):
+        finetune.compare(given, vary=vary, seeds=2, budget=0)
+    assert not (tmp_path / "run-comparison").exists()
+
+
+def test_folds_are_checked_before_anything_is_trained(workspace: Path, tmp_path: Path) -> None:
+    data = {"train": str(workspace / "train.xyz"), "test": str(workspace / "test.xyz")}
+    tune = {"space": {"adapter.kind": ["full", "readout"]}, "folds": 2}
+    given = recipe(workspace, tmp_path / "run", data={**data, "valid": 0.2}, tune=tune)
+    vary = {"labels": [6, 12]}
+    told = r"^the arm labels=6: with what seed 0 draws, in fold 1 of 2 .* learns from . label"
+    with pytest.raises(FinetuneError, match=told):
+        finetune.compare(given, vary=vary, seeds=1, budget=2)
+    with pytest.raises(Passed):
+        finetune.compare(given, vary=vary, seeds=1, budget=0, to=tmp_path / "untuned")
+    tune = {"space": {"train.epochs": [1, 2]}, "folds": 8}
+    few = {**data, "valid": str(workspace / "valid.xyz@:1")}
+    given = recipe(workspace, tmp_path / "run", data=few, train={}, tune=tune)
+    told = "^the arm labels=6: with what seed 0 draws, 7 different structures .* into 8 folds"
+    with pytest.raises(FinetuneError, match=told):
+        finetune.compare(given, vary=vary, seeds=1, budget=30)
+    assert not (tmp_path / "run-comparison").exists()

@@ -2,6 +2,9 @@
 
 import json
 import operator
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -9,8 +12,8 @@ from typing import Any, NoReturn
 import pytest
 
 from finetune.comparison import work
-from finetune.comparison.jobs import Job, work_through
-from finetune.errors import RunStoppedError, TrainingError
+from finetune.comparison.jobs import Job, _outcome, _start, work_through
+from finetune.errors import DataError, RunStoppedError, TrainingError
 from finetune.training.interruption import StopSignals
 from tests.conftest import recipe_for
 
@@ -38,6 +41,20 @@ def test_what_a_process_did_not_expect_is_told_by_its_parent() -> None:
     jobs = [Job("it", operator.truediv, (1, 0))]
     with pytest.raises(RunStoppedError, match="it ended with ZeroDivisionError: division by zero"):
         work_through(jobs, 2, StopSignals(), print)
+
+
+def test_what_a_job_raises_names_it() -> None:
+    jobs = [Job("it", raising(DataError("no labels.")), ())]
+    with pytest.raises(DataError, match=r"^it: no labels\.$"):
+        work_through(jobs, 1, StopSignals(), print)
+
+
+def test_ctrl_c_is_left_to_the_parent() -> None:
+    job = Job("it", time.sleep, (0.5,))
+    connection, process = _start(job, 2)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    assert _outcome(job, connection, process) == "None"
 
 
 @pytest.mark.parametrize("text", ["keeps diverging\nlook", ""])

@@ -51,6 +51,8 @@ def test_arms_are_all_combinations_and_the_first_of_as_many_labels_is_the_baseli
     assert len({arm.folder for arm in found}) == 8
     alone = arms("labels=10,25")
     assert {arm.baseline for arm in alone} == {"labels=10"}
+    for same in (["losses=none"], ["train.ema=0.9"]):
+        assert {arm.baseline for arm in arms("labels=10,25", *same)} == {"labels=10"}
 
 
 def test_an_arm_searches_what_it_has_and_what_is_not_varied() -> None:
@@ -64,6 +66,14 @@ def test_an_arm_searches_what_it_has_and_what_is_not_varied() -> None:
     assert lora.recipe.train.learning_rate == 1e-2
     fast, _ = arms("train.learning_rate=0.1,0.01")
     assert "train.learning_rate" not in fast.recipe.tune.space
+    solved = {
+        "losses": {"energy": {}},
+        "train": {},
+        "tune": {"space": {"train.learning_rate": [1e-4, 1e-2], "losses.energy.weight": [1, 2]}},
+    }
+    adamw, newton = arms("train.optimiser=adamw,gauss-newton", **solved)
+    assert set(adamw.recipe.tune.space) == {"train.learning_rate", "losses.energy.weight"}
+    assert set(newton.recipe.tune.space) == {"losses.energy.weight"}
     space = {"losses.pitc.weight": [0.1, 1.0]}
     none, pitc = arms("losses=none,pitc", tune={"space": space})
     assert none.recipe.tune.space == {}
@@ -108,6 +118,12 @@ def test_what_cannot_be_varied_is_refused(texts: list[str], message: str) -> Non
         arms(*texts)
 
 
+@pytest.mark.parametrize("values", [10, "10,20", [], {10, 20}])
+def test_values_that_are_no_list_are_refused(values: object) -> None:
+    with pytest.raises(RecipeError, match="--vary labels names no values"):
+        arms_of(recipe(), {"labels": values})  # type: ignore[dict-item]
+
+
 def test_a_key_of_the_space_that_no_arm_has_is_refused() -> None:
     with pytest.raises(RecipeError, match="no arm has 'losses.replay.weight'"):
         arms("losses=none,pitc", tune={"space": {"losses.replay.weight": [0.1, 1.0]}})
@@ -126,20 +142,17 @@ def test_draws_are_nested_follow_the_seed_and_are_exact(workspace: Path, tmp_pat
         assert item.energy == structures[index].energy
     with pytest.raises(DataError, match="labels=13: the training set has 12 labelled"):
         draws.check([4, 13])
-    with pytest.raises(DataError, match="labels=13: the training set has 12 labelled"):
-        draws.check([13], valid=0.99)
-    with pytest.raises(DataError, match=r"0\.2 of 2 structures leaves nothing to validate on"):
-        draws.check([2], valid=0.2)
 
 
-def test_structures_without_labels_count_where_a_fraction_is_held_out(workspace: Path) -> None:
+def test_structures_without_labels_are_in_every_draw(workspace: Path) -> None:
     first, second, *others = read_structures(workspace / "train.xyz")
     bare = [replace(item, energy=None) for item in others]
     draws = Draws([first, *bare, second], Measure.of_recipe(recipe()))
-    draws.check([2], valid=0.2)
+    draws.check([2])
     assert draws.indices(0, 2) == list(range(12))
+    assert len(draws.indices(0, 1)) == 11
     with pytest.raises(DataError, match="labels=3: the training set has 2 labelled"):
-        draws.check([3], valid=0.2)
+        draws.check([3])
 
 
 def test_free_atoms_that_give_reference_energies_are_in_every_draw(workspace: Path) -> None:
@@ -171,7 +184,7 @@ def test_differences_are_those_of_a_paired_t_test() -> None:
     assert difference({1: 1.0}, {0: 2.0}) is None
     same = difference({0: 1.0, 1: 2.0}, {0: 2.0, 1: 3.0})
     assert same is not None
-    assert same.p is None
+    assert (same.mean, same.low, same.high, same.p) == (-1.0, None, None, None)
 
 
 def test_p_values_are_corrected_for_their_number() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import ase.io
 import pytest
+from ase import Atoms
 
 import finetune
 from finetune.data.reading import Reader
@@ -248,6 +249,36 @@ def test_equal_structures_share_a_fold(workspace: Path, tmp_path: Path) -> None:
     found = judging(base, None, Measure.of_recipe(base))
     for part in found.parts:
         assert {index % 12 for index in part} <= {index for index in part}
+
+
+def test_free_atoms_of_reference_energies_judge_nothing(workspace: Path, tmp_path: Path) -> None:
+    atoms = [Atoms(symbol, info={"REF_energy": -7.0}) for symbol in "HCO"]
+    ase.io.write(tmp_path / "valid.xyz", [*ase.io.read(workspace / "valid.xyz", ":"), *atoms])
+    data = {"train": str(workspace / "train.xyz"), "valid": str(tmp_path / "valid.xyz")}
+    changes = {"data": data, "reference_energies": "isolated"}
+    for tune, told in (
+        ({"valid_at_least": 6}, "6 labelled validation structures"),
+        ({"valid_at_least": 7}, "5-fold cross-validation on 18 labelled structures"),
+    ):
+        base = recipe_for(workspace, tmp_path, tune=tune, **changes)
+        assert judging(base, None, Measure.of_recipe(base)).described == told
+
+
+def test_folds_that_gauss_newton_cannot_solve_are_refused_before_anything_is_written(
+    workspace: Path, tmp_path: Path
+) -> None:
+    base = recipe_for(
+        workspace,
+        tmp_path / "run",
+        data={"train": str(workspace / "train.xyz@:6"), "valid": 0.2},
+        losses={"energy": {}},
+        train={"optimiser": "gauss-newton"},
+        tune={"space": {"adapter.kind": ["full", "readout"]}, "folds": 2},
+    )
+    told = r"^in fold 1 of 2 of the cross-validation, .* learns from . label.*tune\.folds=0"
+    with pytest.raises(DataError, match=told):
+        finetune.tune(base, budget=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_too_few_labels_for_the_folds_are_refused(workspace: Path, tmp_path: Path) -> None:
