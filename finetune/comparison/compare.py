@@ -148,7 +148,8 @@ class _Comparison:
 
     def run(self, jobs: int, overwrite: bool, signals: StopSignals) -> ComparisonResult:
         """Tune, fix the choices, run and test."""
-        claim(self.folder, COMPARISON, self._asked() | self._begun(), overwrite)
+        asked = self._asked() | self._begun()
+        claim(self.folder, COMPARISON, asked, overwrite, self.say)
         for arm in self.arms:
             self._place(arm).mkdir(parents=True, exist_ok=True)
         tunings = [job for arm in self.arms if (job := self._tuning(arm)) is not None]

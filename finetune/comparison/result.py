@@ -58,7 +58,8 @@ class ComparisonResult:
         choices: What tuning chose, by arm; what `choice.json` of an arm holds.
         outcomes: What each run found, by arm and seed; ``fault`` for one that failed.
         cells: By arm and measure.
-        foundation: The foundation's errors with the baseline's reference energies, by arm.
+        foundation: The foundation's errors, with the reference energies of the first arm of each
+            number of labels, by that arm.
     """
 
     folder: Path
@@ -88,7 +89,22 @@ class ComparisonResult:
         return sum("fault" in item for item in self.outcomes[arm].values())
 
     def notes(self) -> list[str]:
-        """Return a line on the arms whose runs kept the foundation: they were not trained well."""
+        """Return lines on arms that were not tuned, and on runs that failed or learnt nothing."""
+        return [*self._faults(), *self._learnt_nothing()]
+
+    def _faults(self) -> list[str]:
+        found = []
+        for arm in self.arms:
+            if "fault" in self.choices.get(arm.name, {}):
+                fault = self.choices[arm.name]["fault"]
+                found.append(f"warning: {arm.name} was not tuned, as it fails untouched: {fault}")
+            faults = [item["fault"] for item in self.outcomes[arm.name].values() if "fault" in item]
+            if faults:
+                runs = counted(len(self.seeds), "run")
+                found.append(f"warning: {len(faults)} of {runs} of {arm.name} failed: {faults[0]}")
+        return found
+
+    def _learnt_nothing(self) -> list[str]:
         found = []
         for arm in self.arms:
             epochs = [
@@ -116,7 +132,7 @@ class ComparisonResult:
             table.add_column(name, justify="right", no_wrap=True)
         first = [arm.name for arm in self.arms]
         for arm in sorted(self.arms, key=lambda arm: first.index(arm.baseline)):
-            if arm.baseline == arm.name and (arm.name, measure) in self.foundation:
+            if (arm.name, measure) in self.foundation:
                 of = "" if not varies_labels(self.arms) else f", labels={arm.values[LABELS]}"
                 table.add_row(
                     Text(FOUNDATION + of, style="dim"),
@@ -209,6 +225,7 @@ def evaluated(
 ) -> tuple[dict[tuple[str, str], Cell], dict[tuple[str, str], Cell]]:
     """Return the cells of all arms, with differences to their baselines, and of the foundation."""
     cells, foundation = {}, {}
+    firsts = {arm.values.get(LABELS): arm.name for arm in reversed(arms)}
     for measure in TITLES:
         found = {arm.name: _cell(arm.name, measure, outcomes[arm.name], "test") for arm in arms}
         compared = [arm for arm in arms if found[arm.name] and arm.baseline != arm.name]
@@ -222,11 +239,10 @@ def evaluated(
             if own is not None and item is not None:
                 found[arm.name] = replace(own, difference=replace(item, p_holm=p))
         cells.update({(name, measure): cell for name, cell in found.items() if cell})
-        for arm in arms:
-            if arm.baseline == arm.name:
-                cell = _cell(arm.name, measure, outcomes[arm.name], FOUNDATION)
-                if cell is not None:
-                    foundation[arm.name, measure] = cell
+        for name in reversed(firsts.values()):
+            cell = _cell(name, measure, outcomes[name], FOUNDATION)
+            if cell is not None:
+                foundation[name, measure] = cell
     return cells, foundation
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,13 @@ TUNING = Kind(
 )
 
 
-def claim(folder: Path, kind: Kind, asked: Mapping[str, Any], overwrite: bool) -> bool:
+def claim(
+    folder: Path,
+    kind: Kind,
+    asked: Mapping[str, Any],
+    overwrite: bool,
+    say: Callable[[str], None],
+) -> bool:
     """Make the folder, or see that what it holds was asked for alike; return whether it goes on.
 
     Args:
@@ -78,6 +84,7 @@ def claim(folder: Path, kind: Kind, asked: Mapping[str, Any], overwrite: bool) -
         kind: What it is to hold.
         asked: What is asked for now, flat.
         overwrite: Whether to remove what such a folder holds.
+        say: Told of other versions than it was worked on with before.
 
     Raises:
         RunFolderError: If the folder holds something else, is damaged, or was asked for otherwise.
@@ -93,7 +100,8 @@ def claim(folder: Path, kind: Kind, asked: Mapping[str, Any], overwrite: bool) -
         )
     goes_on = mark.is_file() and not overwrite
     if goes_on:
-        _check_same(folder, mark, kind, asked)
+        stored = _check_same(folder, mark, kind, asked)
+        _tell_versions(kind, stored.get("versions"), asked.get("versions"), say)
     elif held:
         write_json(mark, {})  # what a kill leaves of the rest is not gone on with
     for name in held:
@@ -114,7 +122,21 @@ def _is(name: str, names: Collection[str]) -> bool:
     return name in names or (name.startswith(".") and name[1:].rpartition(".")[0] in names)
 
 
-def _check_same(folder: Path, path: Path, kind: Kind, asked: Mapping[str, Any]) -> None:
+def _tell_versions(kind: Kind, before: Any, now: Any, say: Callable[[str], None]) -> None:
+    if not isinstance(before, Mapping) or not isinstance(now, Mapping):
+        return
+    changed = [name for name in now if before.get(name) != now[name]]
+    if changed:
+        told = ", ".join(f"{name} {before.get(name)} -> {now[name]}" for name in changed)
+        say(f"warning: the {kind.what} goes on with other versions: {told}.")
+
+
+def _check_same(folder: Path, path: Path, kind: Kind, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is stored in the mark.
+
+    Raises:
+        RunFolderError: If that was asked for otherwise, or is damaged.
+    """
     try:
         stored = read_json(path)
     except (OSError, ValueError) as error:
@@ -132,6 +154,7 @@ def _check_same(folder: Path, path: Path, kind: Kind, asked: Mapping[str, Any]) 
             f"'{folder}' holds a {kind.what} that was begun otherwise: {listed}. Ask for the same, "
             "choose another folder with --to, or --overwrite it."
         )
+    return stored
 
 
 def _short(value: Any) -> str:

@@ -33,14 +33,12 @@ class Trained:
         value: Measure of the weights that the run would keep.
         first: That of the foundation.
         best_epoch: Their epoch.
-        epochs: Epochs done.
         seconds: Wall time.
     """
 
     value: float
     first: float
     best_epoch: int
-    epochs: int
     seconds: float
 
 
@@ -126,7 +124,7 @@ def train(
     if not math.isfinite(value):
         raise TrainingError(f"the {measure.title} on the validation structures is not finite.")
     spent = time.perf_counter() - started
-    return Trained(value, first, outcome.best_epoch, len(outcome.history) - 1, spent)
+    return Trained(value, first, outcome.best_epoch, spent)
 
 
 def check_signals(signals: StopSignals) -> None:

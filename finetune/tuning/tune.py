@@ -117,7 +117,7 @@ class _Tuning:
             judged = judging(self.recipe, self.beside, self.measure)
             self.begun = self._begun(judged)
             asked = _asked(self.recipe, self.measure, self.space, judged) | self.begun
-            goes_on = claim(self.folder, TUNING, asked, overwrite)
+            goes_on = claim(self.folder, TUNING, asked, overwrite, self.reporter.say)
             if goes_on:
                 self._check_study()
             data = judged.data(self.recipe, self.folder)

@@ -132,6 +132,13 @@ def test_tables_and_files_tell_errors_differences_and_time(
     assert (found.p, found.p_holm) == pytest.approx((p, p))
     assert result.ratio(few) == 1.0
     assert len(result.tables()) == 2  # energies and forces are labelled in the test set
+    for arm in (few, every):  # reference energies follow from the labels
+        values = [
+            json.loads((result.folder / "arms" / arm.folder / f"seed-{seed}.json").read_text())
+            for seed in result.seeds
+        ]
+        expected = [item["foundation"]["energy_mae"] for item in values]
+        assert list(result.foundation[arm.name, "energy_mae"].values.values()) == expected
     files = {path.name for path in result.folder.iterdir()}
     assert {"choices.json", "result.json", "table.csv", "runs.csv", "learning-curve.png"} <= files
     table = rows(result.folder / "table.csv")

@@ -1,5 +1,6 @@
 """The figures of a comparison against those worked out another way, from made-up runs."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,15 +122,22 @@ def test_arms_whose_runs_kept_the_foundation_are_told_in_one_note(
         }
         for name, runs in outcomes.items()
     }
+    lost = f"warning: 1 of 5 runs of {LOST[0]} failed: diverging"
     assert _result(arms, told).notes() == [
+        lost,
         "note: no epoch validated better than the foundation, whose weights were kept, in 2 of 5 "
         "runs of labels=10, losses=none; 1 of 4 runs of labels=10, losses=pisc. Give tuning a "
-        "larger budget, or more epochs."
+        "larger budget, or more epochs.",
     ]
     for runs in told.values():
         for item in runs.values():
             item["best_epoch"] = 7
-    assert _result(arms, told).notes() == []
+    assert _result(arms, told).notes() == [lost]
+    untuned = replace(_result(arms, told), choices={arms[2].name: {"fault": "no loss."}})
+    assert untuned.notes() == [
+        f"warning: {arms[2].name} was not tuned, as it fails untouched: no loss.",
+        lost,
+    ]
 
 
 def _result(arms: list[Arm], outcomes: dict[str, dict[int, dict[str, Any]]]) -> ComparisonResult:

@@ -88,10 +88,10 @@ def test_a_kill_while_a_folder_is_overwritten_leaves_nothing_to_go_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = {"train.epochs": 3}
-    assert not claim(tmp_path, TUNING, asked, overwrite=False)
+    assert not claim(tmp_path, TUNING, asked, False, print)
     (tmp_path / "folds").mkdir()
     (tmp_path / "study.db").write_text("")
-    assert claim(tmp_path, TUNING, asked, overwrite=False)
+    assert claim(tmp_path, TUNING, asked, False, print)
     assert (tmp_path / "study.db").exists()
 
     def killed(_: Path) -> None:
@@ -100,8 +100,15 @@ def test_a_kill_while_a_folder_is_overwritten_leaves_nothing_to_go_on_with(
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", killed)
         with pytest.raises(Killed):
-            claim(tmp_path, TUNING, asked, overwrite=True)
+            claim(tmp_path, TUNING, asked, True, print)
     with pytest.raises(RunFolderError, match="begun otherwise: train.epochs"):
-        claim(tmp_path, TUNING, asked, overwrite=False)
-    assert not claim(tmp_path, TUNING, asked, overwrite=True)
+        claim(tmp_path, TUNING, asked, False, print)
+    assert not claim(tmp_path, TUNING, asked, True, print)
     assert [item.name for item in tmp_path.iterdir()] == ["tuning.json"]
+
+
+def test_other_versions_are_told(tmp_path: Path) -> None:
+    heard: list[str] = []
+    for torch in ("2.1", "2.1", "2.2"):
+        claim(tmp_path, TUNING, {"versions": {"torch": torch, "mace": "1"}}, False, heard.append)
+    assert heard == ["warning: the tuning goes on with other versions: torch 2.1 -> 2.2."]
