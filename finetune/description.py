@@ -11,8 +11,9 @@ def summary(prepared: Preparation) -> str:
     """One line on what is trained on what."""
     train = prepared.coverage["train"]
     drawn = ""
-    if prepared.different is not None:
-        drawn = f", drawn with replacement, {prepared.different} of them different"
+    if prepared.recipe.data.bootstrap is not None:
+        different = len({int(item.identity) for item in prepared.data.train})
+        drawn = f", drawn with replacement, {different} of them different"
     return (
         f"{prepared.foundation.name}: {_counts(prepared)} are trained on "
         f"{len(prepared.data.train)} structures{drawn} ({train.energy} with energies, "

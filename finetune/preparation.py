@@ -14,7 +14,7 @@ from finetune import run_folder, sanity
 from finetune.adapters import adapters
 from finetune.adapters.base import AdaptedPotential
 from finetune.data.coverage import coverage
-from finetune.data.graphs import graph, identity
+from finetune.data.graphs import graph
 from finetune.data.labels import Structure, fingerprint
 from finetune.data.reading import Reader
 from finetune.data.sequences import Joined, View, mapped
@@ -51,8 +51,7 @@ class Preparation:
     """A recipe with its foundation opened and its data read, checked and turned into graphs.
 
     Its ``recipe`` is the one given with displacement sizes filled in that are chosen from the data,
-    its ``lineage`` the potentials that the foundation descends from, itself last, ``different`` the
-    number of different training structures where they are drawn with replacement.
+    its ``lineage`` the potentials that the foundation descends from, itself last.
 
     Args:
         recipe: The recipe.
@@ -94,9 +93,6 @@ class Preparation:
             for split in ("train", "valid"):
                 structures[split] = reference_energies.take_free_atoms(structures[split])[1]
         self.coverage = {split: coverage(items) for split, items in structures.items() if items}
-        self.different: int | None = None
-        if recipe.data.bootstrap is not None:
-            self.different = len({identity(item) for item in structures["train"]})
         self.levels = sorted(
             {s.level_of_theory for s in structures["train"] if s.level_of_theory is not None}
         )
