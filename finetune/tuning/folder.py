@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune import run_folder
 from finetune.errors import RunFolderError
-from finetune.files import read_json, write_json
+from finetune.files import is_unfinished, read_json, write_json
 from finetune.recipe import Recipe
 from finetune.resources import expanded
 
@@ -119,7 +119,7 @@ def claim(
 
 def _is(name: str, names: Collection[str]) -> bool:
     """Return whether a file has one of the names, or is what a kill in its writing left of it."""
-    return name in names or (name.startswith(".") and name[1:].rpartition(".")[0] in names)
+    return name in names or is_unfinished(name, names)
 
 
 def _tell_versions(kind: Kind, before: Any, now: Any, say: Callable[[str], None]) -> None:
