@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scipy.stats import t as student
 
-ALONE = "labels alone"
+ALONE, LONG = "labels alone", "labels alone, 5 times the steps"
 FOUNDATION = "foundation, references refitted"
+THEIRS = ("mace_run_train", "mace_run_train --lora")
 ORDER = (
     ALONE,
-    "labels alone, 5 times the steps",
+    LONG,
     "PITC",
     "PITC + PISC",
     "PITC + PISC, scheduled",
@@ -28,9 +29,10 @@ ORDER = (
     "Gauss-Newton",
     "Gauss-Newton, LoRA",
     "from scratch",
-    "mace_run_train",
-    "mace_run_train --lora",
+    *THEIRS,
 )
+WEAK = ("PITC", "replay", "weak loss")
+"""Words in the names of arms that have weak losses."""
 SHOWN = {"energy_mae": "energy", "forces_mae": "forces"}
 
 
@@ -48,6 +50,43 @@ def weak_losses(stored: dict[str, Any], cases: Sequence[str]) -> list[str]:
     lines.append(_row(FOUNDATION, found, "foundation", ALONE))
     lines += [_row(name, found, "finetuned", name) for name in names]
     return lines
+
+
+def goal(stored: dict[str, Any], cases: Sequence[str]) -> list[str]:
+    """The arm with weak losses that validates best over the one without them that does."""
+    found = {case: arms for case in cases if (arms := _arms(stored["runs"], case))}
+    lines = [
+        "| set | best without weak losses: energy | forces | | best with: energy | forces | "
+        "| energy, relative | forces, relative |",
+        "|---|---:|---:|---|---:|---:|---|---:|---:|",
+    ]
+    ratios: dict[str, list[float]] = {field: [] for field in SHOWN}
+    for case, arms in found.items():
+        names = [_best(arms, weak) for weak in (False, True)]
+        draws = [arms[name]["draws"] for name in names]
+        cells, relative = [], []
+        for name, rows in zip(names, draws, strict=True):
+            cells += [_spread([row[f"test finetuned {field}"] for row in rows]) for field in SHOWN]
+            cells.append(name)
+        for field in SHOWN:
+            key = f"test finetuned {field}"
+            logs = _logs(draws[1], draws[0], key, key)
+            ratios[field] += logs
+            relative.append(f"{math.exp(statistics.mean(logs)):.2f}")
+        lines.append(f"| {case} | " + " | ".join([*cells, *relative]) + " |")
+    total = [_ratio(ratios[field]) for field in SHOWN]
+    return [*lines, "| all | | | | | | | " + " | ".join(total) + " |"]
+
+
+def _best(arms: dict[str, Any], weak: bool) -> str:
+    """Return the arm of ours with the smallest mean validation error of energies."""
+    names = [
+        name for name in arms if any(word in name for word in WEAK) == weak and name not in THEIRS
+    ]
+    return min(
+        names,
+        key=lambda name: statistics.mean(row["valid energy_mae"] for row in arms[name]["draws"]),
+    )
 
 
 def chosen(stored: dict[str, Any], cases: Sequence[str]) -> list[str]:
@@ -118,21 +157,44 @@ def _row(title: str, found: dict[str, Any], side: str, name: str) -> str:
     for arms in found.values():
         draws, plain = (arms.get(arm, {}).get("draws", []) for arm in (name, ALONE))
         for field in SHOWN:
-            values = [row[f"test {side} {field}"] for row in draws]
-            cells.append(_spread(values))
-            alone = [row[f"test finetuned {field}"] for row in plain]
-            ratios[field] += [
-                math.log(value / other) for value, other in zip(values, alone, strict=False)
-            ]
+            cells.append(_spread([row[f"test {side} {field}"] for row in draws]))
+            ratios[field] += _logs(draws, plain, f"test {side} {field}", f"test finetuned {field}")
         if side == "finetuned":
-            times += [
-                math.log(row["seconds"] / other["seconds"])
-                for row, other in zip(draws, plain, strict=False)
-                if "seconds" in row
-            ]
+            times += _logs(draws, plain, "seconds", "seconds")
     cells += ["1" if title == ALONE else _ratio(ratios[field]) for field in SHOWN]
-    cells.append(f"{math.exp(statistics.mean(times)):.2g}" if times else "")
-    return f"| {title} | " + " | ".join(cells) + " |"
+    return f"| {title} | " + " | ".join([*cells, _time(times)]) + " |"
+
+
+def against(
+    stored: dict[str, Any], groups: Mapping[str, Sequence[str]], arm: str, others: Sequence[str]
+) -> list[str]:
+    """Paired ratios of an arm to others: energy, forces, time."""
+    heads = [f"relative to {other}: energy | forces | time" for other in others]
+    lines = [f"| labels | {' | '.join(heads)} |", "|---|" + "---:|" * (3 * len(heads))]
+    for group, cases in groups.items():
+        found = [_arms(stored["runs"], case) for case in cases]
+        cells = []
+        for other in others:
+            pairs = [(arms[arm]["draws"], arms[other]["draws"]) for arms in found if other in arms]
+            for field in SHOWN:
+                key = f"test finetuned {field}"
+                cells.append(_ratio([x for pair in pairs for x in _logs(*pair, key, key)]))
+            cells.append(_time([x for pair in pairs for x in _logs(*pair, "seconds", "seconds")]))
+        lines.append(f"| {group} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _logs(
+    draws: list[dict[str, float]], others: list[dict[str, float]], key: str, other_key: str
+) -> list[float]:
+    """Return the logarithms of paired ratios; nothing where the arm was not run or not timed."""
+    if not draws or key not in draws[0]:
+        return []
+    return [math.log(x[key] / y[other_key]) for x, y in zip(draws, others, strict=True)]
+
+
+def _time(logarithms: list[float]) -> str:
+    return f"{math.exp(statistics.mean(logarithms)):.2g}" if logarithms else ""
 
 
 def _spread(values: list[float]) -> str:
@@ -147,7 +209,7 @@ def _ratio(logarithms: list[float]) -> str:
         return ""
     mean, count = statistics.mean(logarithms), len(logarithms)
     half = student.ppf(0.975, count - 1) * statistics.stdev(logarithms) / math.sqrt(count)
-    low, high = math.exp(mean - half), math.exp(mean + half)
+    low, high = (round(math.exp(end), 2) for end in (mean - half, mean + half))
     mark = "**" if low > 1 or high < 1 else ""
     return f"{mark}{math.exp(mean):.2f}{mark} ({low:.2f}–{high:.2f})"
 

@@ -126,6 +126,18 @@ def _cases(name: str, labels: Sequence[int]) -> list[str]:
     return [name.format(molecule, count) for count in labels for molecule in MOLECULES]
 
 
+FORCES = _cases("{}, PBE0, {} energies and forces", [25])
+LADDER = _cases(ENERGIES + " after PBE0", [10, 25])
+GOAL = [*_cases(ENERGIES, [10, 25]), *LADDER, *PUBLISHED]
+FURTHER = [*FORCES, *LADDER, *PUBLISHED]
+GROUPS = {
+    **{f"{labels} energies": _cases(ENERGIES, [labels]) for labels in LABELS},
+    "25 energies and forces": FORCES,
+    "10 and 25 energies after PBE0": LADDER,
+    "published sets, 25 energies": PUBLISHED,
+}
+
+
 Table = Callable[[dict[str, Any]], list[str]]
 TABLES: dict[str, dict[str, tuple[str, Table]]] = {
     "losses.md": {
@@ -145,7 +157,18 @@ TABLES: dict[str, dict[str, tuple[str, Table]]] = {
             )
             for labels in (10, 25, 100)
         },
+        "gauss_newton": (
+            "weak_losses",
+            partial(
+                benchmark_tables.against,
+                groups=GROUPS,
+                arm="Gauss-Newton",
+                others=[benchmark_tables.ALONE, benchmark_tables.LONG],
+            ),
+        ),
+        "goal": ("weak_losses", partial(benchmark_tables.goal, cases=GOAL)),
         "chosen": ("weak_losses", partial(benchmark_tables.chosen, cases=_cases(ENERGIES, LABELS))),
+        "chosen further": ("weak_losses", partial(benchmark_tables.chosen, cases=FURTHER)),
         "scans": (
             "weak_losses",
             partial(benchmark_tables.further, cases=_cases(ENERGIES, LABELS), tests=["scan"]),
@@ -161,10 +184,7 @@ TABLES: dict[str, dict[str, tuple[str, Table]]] = {
         "weak_rows": ("weak_rows", benchmark_tables.weak_rows),
         "forces": (
             "weak_losses",
-            partial(
-                benchmark_tables.weak_losses,
-                cases=_cases("{}, PBE0, {} energies and forces", [25]),
-            ),
+            partial(benchmark_tables.weak_losses, cases=FORCES),
         ),
         "published": (
             "weak_losses",
@@ -176,7 +196,7 @@ TABLES: dict[str, dict[str, tuple[str, Table]]] = {
         ),
         "ladder": (
             "weak_losses",
-            partial(benchmark_tables.weak_losses, cases=_cases(ENERGIES + " after PBE0", [10, 25])),
+            partial(benchmark_tables.weak_losses, cases=LADDER),
         ),
     },
 }
