@@ -207,11 +207,16 @@ def _ratio(logarithms: list[float]) -> str:
     """Geometric mean of paired ratios, and its 95 % interval by Student's t."""
     if len(logarithms) < 2:
         return ""
-    mean, count = statistics.mean(logarithms), len(logarithms)
-    half = student.ppf(0.975, count - 1) * statistics.stdev(logarithms) / math.sqrt(count)
-    low, high = (round(math.exp(end), 2) for end in (mean - half, mean + half))
+    mean, low, high = (round(math.exp(value), 2) for value in _interval(logarithms))
     mark = "**" if low > 1 or high < 1 else ""
-    return f"{mark}{math.exp(mean):.2f}{mark} ({low:.2f}–{high:.2f})"
+    return f"{mark}{mean:.2f}{mark} ({low:.2f}–{high:.2f})"
+
+
+def _interval(values: list[float]) -> tuple[float, float, float]:
+    """Mean, and its 95 % interval by Student's t."""
+    mean, count = statistics.mean(values), len(values)
+    half = student.ppf(0.975, count - 1) * statistics.stdev(values) / math.sqrt(count)
+    return mean, mean - half, mean + half
 
 
 def stability(stored: dict[str, Any], cases: Sequence[str]) -> list[str]:
@@ -220,16 +225,31 @@ def stability(stored: dict[str, Any], cases: Sequence[str]) -> list[str]:
     for name, rows in stored["runs"].items():
         case, _, arm = name.partition(" | ")
         found[case][arm] = rows
-    lines = [f"| arm | {' | '.join(found)} |", "|---|" + "---:|" * len(found)]
+    heads = [*found, "ps longer than labels alone"]
+    lines = [f"| arm | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
     for arm in ["foundation", *(name for name in _names(found) if name != "foundation")]:
         cells = []
         for arms in found.values():
             rows = arms.get(arm, [])
-            held = sum(not row["failures"] for row in rows)
+            held, total = (sum(row[key] for row in rows) for key in ("survived", "trajectories"))
             mean = statistics.mean(row["stable_ps"] for row in rows) if rows else 0.0
-            cells.append(f"{held} of {len(rows)}, {mean:.2f} ps" if rows else "")
-        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+            cells.append(f"{held} of {total}, {mean:.2f} ps" if rows else "")
+        lines.append(f"| {arm} | " + " | ".join([*cells, _longer(found, arm)]) + " |")
     return lines
+
+
+def _longer(found: dict[str, dict[str, Any]], arm: str) -> str:
+    """Mean paired difference of the time to failure to the labels alone, and its interval."""
+    pairs = [
+        (row["stable_ps"], other["stable_ps"])
+        for arms in found.values()
+        if arm not in ("foundation", ALONE) and arm in arms
+        for row, other in zip(arms[arm], arms[ALONE], strict=True)
+    ]
+    if len(pairs) < 2:
+        return ""
+    mean, low, high = _interval([new - old for new, old in pairs])
+    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def weak_rows(stored: dict[str, Any]) -> list[str]:

@@ -36,7 +36,7 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise RecipeError(
             f"there is no device '{name}' here (CUDA devices: {torch.cuda.device_count()}). "
-            "Set train.device=cpu."
+            "Choose cpu (in a recipe train.device=cpu)."
         )
     return device
 

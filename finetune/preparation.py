@@ -51,7 +51,8 @@ class Preparation:
     """A recipe with its foundation opened and its data read, checked and turned into graphs.
 
     Its ``recipe`` is the one given with displacement sizes filled in that are chosen from the data,
-    its ``lineage`` the potentials that the foundation descends from, itself last.
+    its ``lineage`` the potentials that the foundation descends from, itself last, its ``idle`` what
+    is lacking by the names of losses that find no label, or no cell.
 
     Args:
         recipe: The recipe.
@@ -59,6 +60,8 @@ class Preparation:
         overwrite: Whether an earlier run in the output folder may be replaced.
         resume: Whether the run goes on from a checkpoint there.
         opened: The recipe's foundation where it is open already; it is copied, not changed.
+        find_names: Whether a label that the recipe names and that no file has is an error, not a
+            note.
         whole: Whether all of the training set is trained on; otherwise whoever draws from it sees
             to it that ``train.optimiser: gauss-newton`` can solve the draws.
     """
@@ -70,6 +73,7 @@ class Preparation:
         overwrite: bool,
         resume: run_folder.Resume = "no",
         opened: Foundation | None = None,
+        find_names: bool = True,
         whole: bool = True,
     ) -> None:
         self.recipe = recipe
@@ -82,7 +86,11 @@ class Preparation:
         places = (Path.cwd(), (beside or Path()).resolve())
         self.folders = list(dict.fromkeys(map(str, places)))
         reader = Reader.of(recipe.data, beside)
-        structures = _read(recipe, reader)
+        structures = _labelled(recipe, reader)
+        if find_names:
+            reader.check_named()
+        self.notes += [f"note: {lack} in the files read." for lack in reader.unnamed().values()]
+        structures["unlabelled"] = _pool(recipe, reader)
         self.files = reader.as_dicts()
         self.notes += reader.notes()
         self.data_fingerprint = fingerprint(structures)
@@ -113,8 +121,9 @@ class Preparation:
         self._build_graphs(structures)
         self.frames = sanity.frames(structures)
         self.notes += sanity.shared_frames(self.frames, self.frames["train"])
+        self.idle = sanity.idle(structures["train"], structures["unlabelled"], recipe.losses)
         self.notes += sanity.notes(
-            self.foundation.potential, self.data.train, structures, recipe.losses
+            self.foundation.potential, self.data.train, structures, self.idle
         )
         self.compositions = sorted({formula(item) for item in structures["train"]})
         self._for_references = representative(structures["train"], REFERENCE_STRUCTURES)
@@ -240,20 +249,18 @@ class Preparation:
         )
 
 
-def _read(recipe: Recipe, reader: Reader) -> dict[str, Sequence[Structure]]:
+def _labelled(recipe: Recipe, reader: Reader) -> dict[str, Sequence[Structure]]:
     data = recipe.data
     train, valid = _divided(recipe, reader.read(data.train))
     if not isinstance(data.valid, float):
         valid = reader.read(data.valid)
     test = reader.read(data.test) if data.test else []
-    reader.check_named()
-    pool = reader.read(data.unlabelled, need_labels=False) if data.unlabelled else []
-    return {
-        "train": train,
-        "valid": valid,
-        "test": test,
-        "unlabelled": mapped(_without_labels, pool),
-    }
+    return {"train": train, "valid": valid, "test": test}
+
+
+def _pool(recipe: Recipe, reader: Reader) -> Sequence[Structure]:
+    named = recipe.data.unlabelled
+    return mapped(_without_labels, reader.read(named, need_labels=False)) if named else []
 
 
 def _divided(

@@ -143,7 +143,8 @@ class RunResult:
             return f"committee of {len(self.members)}, {self.ending} after {done} in all"
         if self.stages:
             return f"{counted(len(self.stages), 'stage')} {self.ending} after {done} in all"
-        return f"{self.ending} after {done}; kept epoch {self.best_epoch}, which validated best"
+        kept = f"kept epoch {self.best_epoch}, best on validation by train.monitor"
+        return f"{self.ending} after {done}; {kept}"
 
     @property
     def shown_calibrations(self) -> dict[Quantity, Calibration]:

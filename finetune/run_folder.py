@@ -65,7 +65,7 @@ def check_output(folder: Path, overwrite: bool, resume: Resume = "no") -> bool:
             f"'{folder.name}' to keep it, or add --overwrite."
         )
     _check_free(folder, overwrite, resume == "auto")
-    _check_writable(folder)
+    check_writable(folder)
     return False
 
 
@@ -146,14 +146,20 @@ def _check_free(folder: Path, overwrite: bool, resume: bool) -> None:
         raise EarlierRunError(
             f"'{folder}' holds an earlier run. Choose another output=FOLDER, or add --overwrite."
         )
+    with alone(folder):  # refuses, if that run is at work
+        pass
     raise EarlierRunError(
         f"'{folder}' holds an unfinished run. Go on with --resume auto, choose another "
         "output=FOLDER, or add --overwrite."
     )
 
 
-def _check_writable(folder: Path) -> None:
-    """Make a file beside the folder, or where that can be made, for a moment and without a name."""
+def check_writable(folder: Path) -> None:
+    """Make a file beside the folder, or where that can be made, for a moment and without a name.
+
+    Raises:
+        RunFolderError: If none can be made.
+    """
     existing = next(parent for parent in folder.absolute().parents if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):
@@ -161,7 +167,7 @@ def _check_writable(folder: Path) -> None:
     except OSError as error:
         raise RunFolderError(
             f"'{folder}' cannot be written: nothing can be made in '{existing}' "
-            f"({error.strerror}). Choose another output."
+            f"({error.strerror}). Name another folder."
         ) from error
 
 
@@ -229,7 +235,7 @@ def alone(folder: Path) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         if not Path(lock.lock_file).exists():  # as where no file can be made
-            _check_writable(folder)
+            check_writable(folder)
         raise RunFolderError(
             f"another run is at work in '{folder}'; wait for it or choose another output."
         ) from None

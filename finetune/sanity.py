@@ -39,7 +39,7 @@ def notes(
     potential: Potential,
     graphs: Sequence[GraphBatch],
     structures: Mapping[str, Sequence[Structure]],
-    losses: Mapping[str, LossOptions],
+    idling: Mapping[str, str],
 ) -> list[str]:
     """Return everything worth telling about a run's data before it starts.
 
@@ -47,11 +47,11 @@ def notes(
         potential: The foundation, in evaluation mode.
         graphs: The training structures.
         structures: All structures by split: train, valid, test, unlabelled.
-        losses: The recipe's losses by name.
+        idling: What is lacking, by the names of the recipe's idle losses; see `idle`.
     """
     found = [
         *free_atoms(structures),
-        *idle_losses(structures["train"], structures["unlabelled"], losses),
+        *(f"note: {lack}; the loss '{name}' is idle." for name, lack in idling.items()),
         *mixed_levels(structures),
         *ignored_inputs(potential, (item for items in structures.values() for item in items)),
         *strange_forces(structures["train"]),
@@ -87,26 +87,20 @@ def free_atoms(structures: Mapping[str, Sequence[Structure]]) -> list[str]:
     ]
 
 
-def idle_losses(
+def idle(
     train: Sequence[Structure], unlabelled: Sequence[Structure], losses: Mapping[str, LossOptions]
-) -> list[str]:
-    """Name the losses that find no label, or no cell, in the training set."""
-    found = []
+) -> dict[str, str]:
+    """Return what is lacking, by the name of each loss that finds no label, or no cell."""
+    found = {}
     periodic = any(bool(item.pbc.all()) for item in chain(train, unlabelled))
     for name, options in losses.items():
         if options.peak_weight == 0:
             continue
         if options.kind in {"energy", "forces", "stress"}:
             if all(getattr(item, options.kind) is None for item in train):
-                found.append(
-                    f"note: no training structure has {options.kind} labels; the loss '{name}' is "
-                    "idle."
-                )
+                found[name] = f"no training structure has {options.kind} labels"
         elif options.kind == "strain" and not periodic:
-            found.append(
-                "note: no structure is periodic in all three directions; the loss "
-                f"'{name}' is idle."
-            )
+            found[name] = "no structure is periodic in all three directions"
     return found
 
 

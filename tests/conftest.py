@@ -19,6 +19,7 @@ from finetune.foundation.storage import save
 from finetune.recipe import Recipe
 from finetune.sections import LabelKeys
 from finetune.testing import tiny_mace
+from finetune.training.progress import Silent
 
 torch.set_num_threads(1)
 
@@ -31,6 +32,16 @@ def rattled(name: str, seed: int, amplitude: float = 0.1) -> Atoms:
     atoms = molecule(name)
     atoms.positions += np.random.default_rng(seed).normal(0.0, amplitude, atoms.positions.shape)
     return atoms
+
+
+class Heard(Silent):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
 
 
 @pytest.fixture(scope="session", autouse=True)

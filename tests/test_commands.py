@@ -211,6 +211,11 @@ def test_tests_of_a_model_file_need_a_place(
         (["scan", model, frames, "--to", str(run_folder)], "is a run folder; choose another --to"),
         (["evaluate", model, frames, "--to", str(run_folder)], "holds other files ('adapter')"),
         (["evaluate", model, frames, "--to", model], "is a file; name a folder"),
+        (["evaluate", model, frames, "--to", f"{model}/x"], "cannot be written: nothing can be"),
+        (["md", model, frames, "--to", bare], "than a test; choose another --to"),
+        (["scan", model, frames, "--to", bare], "than a test; choose another --to"),
+        (["md", model, frames, "--length", "1e12"], "are 2e+15 steps; at most 1e+09"),
+        (["evaluate", model, frames, "--device", "cuda:99"], "Choose cpu"),
     ):
         done = runner.invoke(app, arguments)
         assert done.exit_code == 2, arguments

@@ -18,9 +18,8 @@ from finetune.data.splits import drawn
 from finetune.description import summary
 from finetune.errors import DataError, FoundationError, RecipeError, RunFolderError, RunStoppedError
 from finetune.export.formats import export
-from finetune.training.progress import Silent
 from finetune.workflow import validate_stages
-from tests.conftest import committee_recipe, rattled, recipe_for
+from tests.conftest import Heard, committee_recipe, rattled, recipe_for
 from tests.training.test_resume import StopAt
 
 runner = CliRunner()
@@ -153,16 +152,6 @@ def test_every_member_has_the_free_atoms_of_its_reference_energies(
     given = committee_recipe(workspace, tmp_path / "run", **changes)
     for member in given.convene().values():
         assert len(finetune.validate(member).data.train) == 4
-
-
-class Heard(Silent):
-    """Keeps what was said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.lines.append(message)
 
 
 def test_a_note_on_all_members_is_told_once(workspace: Path, tmp_path: Path) -> None:

@@ -31,6 +31,11 @@ def test_another_run_keeps_out(tmp_path: Path) -> None:
         run_folder.opened(folder, "a: 2\n", FACTS, resuming=True),
     ):
         pass
+    with (
+        run_folder.opened(folder, "a: 1\n", FACTS, resuming=False),
+        pytest.raises(RunFolderError, match="another run is at work"),
+    ):
+        run_folder.check_output(folder, overwrite=False)
     assert sorted(os.listdir(tmp_path)) == ["run"]
 
 

@@ -20,7 +20,7 @@ from finetune.recipe import Recipe
 from finetune.sanity import (
     energy_spread,
     frames,
-    idle_losses,
+    idle,
     ignored_inputs,
     mixed_levels,
     shared_frames,
@@ -128,8 +128,7 @@ def test_charges_that_nothing_takes_are_not_ignored_silently(
 
 def test_idle_losses_mixed_levels_and_shared_frames(labelled: list[Structure]) -> None:
     losses = {"energy": EnergyOptions(kind="energy"), "far": ForcesOptions(kind="forces")}
-    (note,) = idle_losses(labelled, [], losses)
-    assert "'far' is idle" in note
+    assert idle(labelled, [], losses) == {"far": "no training structure has forces labels"}
     other = [replace(item, level_of_theory="CCSD(T)") for item in labelled]
     splits = {"train": labelled, "valid": labelled[:2], "test": [], "unlabelled": other}
     assert mixed_levels(splits) == []

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import cast, get_args
 
 from finetune import run_files, run_folder
-from finetune.assessment.shared import chosen_structures, empty, output_folder, structures_for
+from finetune.assessment.shared import (
+    check_ours,
+    chosen_structures,
+    empty,
+    output_folder,
+    structures_for,
+)
 from finetune.data.labels import to_atoms
 from finetune.devices import choose_device, choose_dtype
 from finetune.errors import DataError, RecipeError, system_errors
@@ -20,6 +26,9 @@ from finetune.evaluation.stability.outcome import Stability
 from finetune.evaluation.stability.runs import FILES, run_all
 from finetune.evaluation.stability.trajectory import Settings, Task
 from finetune.export.calculator import PotentialCalculator
+
+MOST_STEPS = 10**9
+"""Of a trajectory; more would take years."""
 
 
 @system_errors()
@@ -74,6 +83,8 @@ def md(
     """
     settings = settings or Settings()
     _check_test(ensembles, temperatures, structures, replicas, settings)
+    folder = output_folder(path, to, run_files.STABILITY)
+    check_ours(folder, FILES)
     opened_as = choose_dtype(dtype), choose_device(device)
     pair = open_pair(path, against, *opened_as, head, against_head)
     found = structures_for(pair, path, files)
@@ -100,7 +111,6 @@ def md(
         for index in range(len(starts))
         for replica in range(replicas)
     ]
-    folder = output_folder(path, to, run_files.STABILITY)
     with run_folder.alone(folder):
         if overwrite:
             empty(folder, FILES)
@@ -141,6 +151,11 @@ def _check_test(
     for name, value in [*(("temperature", item) for item in temperatures), *numbers.items()]:
         if not 0 < value < math.inf:
             raise RecipeError(f"{name} is {value:g}; it must be above zero and finite.")
+    if settings.steps > MOST_STEPS:
+        raise RecipeError(
+            f"length {settings.length:g} ps by time step {settings.time_step:g} fs are "
+            f"{settings.steps:.3g} steps; at most {MOST_STEPS:.3g} can be run."
+        )
     for limit, value in asdict(settings.limits).items():
         if not (0 < value < math.inf or (limit == "bond" and value == 0)):
             raise RecipeError(

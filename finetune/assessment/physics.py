@@ -9,7 +9,7 @@ from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 
 from finetune import run_files
-from finetune.assessment.shared import chosen_structures, output_folder, structures_for
+from finetune.assessment.shared import check_ours, chosen_structures, output_folder, structures_for
 from finetune.data.labels import Structure, to_atoms
 from finetune.devices import choose_device, choose_dtype
 from finetune.errors import DataError, RecipeError, suggestion, system_errors
@@ -20,7 +20,7 @@ from finetune.evaluation.scans.dimers import dimers
 from finetune.evaluation.scans.forgetting import change, elsewhere
 from finetune.evaluation.scans.frequencies import frequencies
 from finetune.evaluation.scans.labelled import FEWEST, VALUE, labelled_scans
-from finetune.evaluation.scans.outcome import Scans
+from finetune.evaluation.scans.outcome import FILES, Scans
 from finetune.evaluation.side_by_side import Pair, open_pair
 from finetune.export.calculator import PotentialCalculator
 from finetune.suitability import formula
@@ -90,6 +90,7 @@ def scan(
     if structures < 1:
         raise RecipeError(f"structures is {structures}; it must be above zero.")
     folder = output_folder(path, to, run_files.SCANS)
+    check_ours(folder, FILES)
     opened_as = choose_dtype(dtype), choose_device(device)
     pair = open_pair(path, against, *opened_as, head, against_head)
     found = structures_for(pair, path, files)

@@ -43,6 +43,21 @@ def output_folder(path: str | Path, to: str | Path | None, kind: str) -> Path:
     return folder
 
 
+def check_ours(folder: Path, ours: re.Pattern[str]) -> None:
+    """Refuse a folder that holds files, and no earlier test.
+
+    Args:
+        folder: To write to.
+        ours: What the names of a test's files look like.
+
+    Raises:
+        RunFolderError: Naming a file that is there.
+    """
+    names = sorted(item.name for item in folder.rglob("[!.]*") if not item.is_dir())
+    if names and not any(map(ours.fullmatch, names)):
+        raise _other_files(folder, names[0])
+
+
 def empty(folder: Path, ours: re.Pattern[str]) -> None:
     """Remove an earlier test.
 
@@ -56,11 +71,15 @@ def empty(folder: Path, ours: re.Pattern[str]) -> None:
     files = [item for item in folder.rglob("*") if not item.is_dir()]
     strange = sorted(item.name for item in files if not ours.fullmatch(item.name))
     if strange:
-        raise RunFolderError(
-            f"'{folder}' holds other files ('{strange[0]}') than a test; choose another --to."
-        )
+        raise _other_files(folder, strange[0])
     if files:
         shutil.rmtree(folder)
+
+
+def _other_files(folder: Path, name: str) -> RunFolderError:
+    return RunFolderError(
+        f"'{folder}' holds other files ('{name}') than a test; choose another --to."
+    )
 
 
 def own_files(path: str | Path, sources: str | Sequence[str]) -> list[str]:

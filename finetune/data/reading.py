@@ -109,17 +109,24 @@ class Reader:
         Raises:
             DataError: Listing the names that there are.
         """
+        for quantity, lack in self.unnamed(quantities).items():
+            listed = ", ".join(sorted(self.names)) or "none at all"
+            raise DataError(
+                f"{lack}. Keys present: {listed}. Correct data.keys.{quantity} (command: "
+                f"--{quantity}-key), or leave it out."
+            )
+
+    def unnamed(self, quantities: Collection[str] | None = None) -> dict[str, str]:
+        """Return what `check_named` refuses, in words, by quantity."""
         usual = LabelKeys()
-        for quantity in QUANTITIES:
-            key = getattr(self.keys, quantity)
-            usually = getattr(usual, quantity)
-            given = key != usually if quantities is None else quantity in quantities
-            if given and quantity not in self.found:
-                listed = ", ".join(sorted(self.names)) or "none at all"
-                raise DataError(
-                    f"no structure has {quantity} under '{key}'. Keys present: {listed}. Correct "
-                    f"data.keys.{quantity} (command: --{quantity}-key), or leave it out."
-                )
+        keys = {quantity: getattr(self.keys, quantity) for quantity in QUANTITIES}
+        if quantities is None:
+            quantities = [name for name, key in keys.items() if key != getattr(usual, name)]
+        return {
+            name: f"no structure has {name} under '{key}'"
+            for name, key in keys.items()
+            if name in quantities and name not in self.found
+        }
 
     def unread(self) -> list[str]:
         """Return names that look like labels, where nothing has the names asked for."""

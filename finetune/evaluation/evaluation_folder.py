@@ -6,6 +6,7 @@ from pathlib import Path
 
 from finetune.errors import RunFolderError, system_errors
 from finetune.files import is_unfinished, remove_unfinished
+from finetune.run_folder import check_writable
 
 JSON, STATISTICS, STRUCTURES, PARITY, CALIBRATION = (
     "evaluation.json",
@@ -34,6 +35,7 @@ def check_folder(folder: Path) -> None:
             f"'{folder}' holds other files ('{strange[0]}') than an evaluation; choose another "
             "--to."
         )
+    check_writable(folder)
 
 
 def clear_folder(folder: Path) -> None:

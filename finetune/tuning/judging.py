@@ -96,13 +96,16 @@ class Judging:
 def judging(recipe: Recipe, beside: Path | None, measure: Measure) -> Judging:
     """Read the labels to train and validate on, and decide what trials are judged on; see `judged`.
 
+    A name of labels that is not there may be meant for the test set, which is not opened.
+
     Raises:
         DataError: For faulty files, or too few labels for the folds.
     """
     reader = Reader.of(recipe.data, beside)
     train = reader.read(recipe.data.train)
     valid = None if isinstance(recipe.data.valid, float) else reader.read(recipe.data.valid)
-    reader.check_named()
+    if recipe.data.test is None:
+        reader.check_named()
     return judged(recipe, train, valid, measure)
 
 

@@ -109,7 +109,7 @@ def train(
     """
     started = time.perf_counter()
     opened = foundations.of(recipe)
-    prepared = Preparation(recipe, foundations.beside, False, resume="auto", opened=opened)
+    prepared = Preparation(recipe, foundations.beside, False, "auto", opened, find_names=False)
     watch = Watch(measure, observe)
     trainer = Trainer(
         *(prepared.adapted, prepared.reference, prepared.data),

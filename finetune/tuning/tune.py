@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,19 @@ class _Tuning:
                 result.write()  # a kill may have come before the last trial was written
                 return result
 
+    def _leave_out(self, idle: Collection[str]) -> None:
+        """Take the settings of losses without labels out of what is searched.
+
+        Raises:
+            RecipeError: If nothing is left.
+        """
+        void = [path for path in self.space if any(path.startswith(f"losses.{n}.") for n in idle)]
+        for path in void:
+            del self.space[path]
+            self.reporter.say(f"note: '{path}' is not searched: the loss is idle.")
+        if not self.space:
+            raise RecipeError(f"there is nothing to tune: {', '.join(void)} change nothing.")
+
     def _check_study(self) -> None:
         """Raise if there are results of trials, but not the study that remembers them."""
         path = self.folder / STUDY
@@ -214,10 +227,12 @@ class _Tuning:
         data = self.recipe.data.model_copy(update={"test": None})
         unused = str(self.folder / "checked")
         checked = self.recipe.model_copy(update={"data": data, "output": unused})
-        prepared = Preparation(checked, self.beside, False, opened=self.foundations.of(checked))
+        opened = self.foundations.of(checked)
+        prepared = Preparation(checked, self.beside, False, opened=opened, find_names=False)
         judged.check(checked, prepared.adapted)
         for note in prepared.notes:
             self.reporter.say(note)
+        self._leave_out(prepared.idle)
         return {
             "seed": self.recipe.tune.seed,
             "data": judged.fingerprint,

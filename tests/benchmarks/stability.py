@@ -3,9 +3,9 @@
     python tests/benchmarks/stability.py --out tests/benchmarks/results/stability.json
 
 Takes the potentials that weak_losses.py has left in its --runs, and resumes. Langevin dynamics from
-the first test structure, one trajectory for each draw of the labels, with the same velocities and
-noise for all potentials; a bond that is off by 0.5 Å, atoms lost or colliding, or an energy off by
-1 eV/atom is a failure, as in ``piwsl-finetune md``.
+the first test structure, --replicas trajectories for each draw of the labels, with the same
+velocities and noise for all potentials; a bond that is off by 0.5 Å, atoms lost or colliding, or an
+energy off by 1 eV/atom is a failure, as in ``piwsl-finetune md``.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ def main() -> None:
     parser.add_argument("--molecules", nargs="*", choices=MOLECULES, default=MOLECULES)
     parser.add_argument("--labels", type=int, default=25)
     parser.add_argument("--arms", nargs="*", default=ARMS)
-    parser.add_argument("--temperatures", nargs="*", type=float, default=[2000.0], help="K")
+    parser.add_argument("--temperature", type=float, default=2000.0, help="K")
+    parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--length", type=float, default=1.0, help="ps")
     options = parser.parse_args()
     fingerprint = finetune.load_foundation(FOUNDATION).fingerprint
     settings = Settings(length=options.length)
-    conditions = {"length": options.length, "temperatures": options.temperatures}
+    conditions = {name: vars(options)[name] for name in ("length", "temperature", "replicas")}
     records = Records(options.out, {"foundation": fingerprint, **conditions})
-    tasks = [Task("nvt", temperature, 0, 0) for temperature in options.temperatures]
+    tasks = [Task("nvt", options.temperature, 0, number) for number in range(options.replicas)]
     for molecule in options.molecules:
         case = f"{molecule}, {options.labels} energies"
         frames = read(f"data/ccsdt/{molecule}/test.xyz", ":")
@@ -63,12 +64,10 @@ def main() -> None:
                 settings,
                 options.runs / "stability" / file_name(f"{case} | {arm}"),
             )
-            rows = [
-                {key: row[key] for key in ("temperature", "stable_ps", "failures")}
-                for row in outcome.summary()
-            ]
+            kept = ("trajectories", "survived", "failures", "stable_ps")
+            rows = [{key: row[key] for key in kept} for row in outcome.summary()]
             records.keep(f"{case} | {arm}", rows)
-            print(case, arm, [(row["temperature"], row["stable_ps"]) for row in rows], flush=True)
+            print(case, arm, [row["stable_ps"] for row in rows], flush=True)
 
 
 if __name__ == "__main__":

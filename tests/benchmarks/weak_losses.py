@@ -94,7 +94,7 @@ LADDER = ("PITC + PISC", "anchored PITC", "replay")
 """Arms beside the labels alone where there is not time for all."""
 LONG_WEAK = {f"{arm}, {LONGER} times the steps": arm for arm in reversed(MAIN)}
 """Arms with weak losses in long runs, by what they are in short ones."""
-ELSEWHERE = (*MAIN, HEAVIER, LONG)
+ELSEWHERE = (*MAIN, HEAVIER, LONG, f"anchored PITC, {LONGER} times the steps")
 
 
 def molecule(name: str, labels: int) -> Case:

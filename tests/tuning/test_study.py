@@ -10,6 +10,7 @@ import pytest
 
 from finetune.errors import RunFolderError
 from finetune.tuning.options import Range
+from finetune.tuning.result import best_of
 from finetune.tuning.space import Dimension
 from finetune.tuning.study import COMPLETE_FIRST, Study
 from finetune.tuning.trials import Trial, Tried
@@ -86,12 +87,15 @@ def test_one_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path) -> No
 def test_trials_that_failed_are_kept_and_never_the_best(tmp_path: Path) -> None:
     with Study(tmp_path / "study.db", SPACE, seed=0) as study:
         work(study, study.next(), folds=1)
-        failed = study.end(study.next(), "training keeps diverging", failed=True)
+        trial = study.next()
+        trial.fold_is_done(0.0, 10.0, False, 1.0)  # better than any other, before it failed
+        failed = study.end(trial, "training keeps diverging", failed=True)
         assert failed.state == "failed"
         assert failed.fault == "training keeps diverging"
         assert not failed.done
         work(study, study.next(), folds=1)
         assert [item.state for item in study.tried()] == ["done", "failed", "done"]
+        assert best_of(study.tried()).done
 
 
 def test_settings_count_whose_range_does_not_hold_the_untouched_value(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from finetune import FinetuneError, Recipe, TuningResult
 from finetune.commands import app
 from finetune.errors import RunFolderError, RunStoppedError
 from finetune.tuning.trials import Trial, Tried
-from tests.conftest import recipe_for
+from tests.conftest import Heard, recipe_for
 
 runner = CliRunner()
 SPACE = {
@@ -61,6 +61,26 @@ def test_the_tuned_recipe_is_never_worse_and_runs_as_its_trial_did(whole: Tuning
     kept = result.history[result.best_epoch]
     assert whole.best.kept == (result.best_epoch == 0,)
     assert kept["valid/loss"] == pytest.approx(whole.best.value, rel=1e-9)
+
+
+def test_names_of_labels_that_the_test_set_alone_has_and_idle_losses(
+    workspace: Path, tmp_path: Path
+) -> None:
+    heard = Heard()
+    space = {**SPACE, "losses.forces.weight": {"low": 0.1, "high": 10.0}}
+    losses: dict[str, Any] = {"energy": {}, "forces": {"weight": 1.0}}
+    recipe = recipe_of(workspace, tmp_path / "run", losses=losses, tune={"space": space})
+    recipe["data"]["keys"] = {"forces": "cc_forces"}
+    with pytest.raises(FinetuneError, match="no structure has forces under 'cc_forces'"):
+        finetune.tune(recipe, ["data.test=null"], budget=1)
+    result = finetune.tune(recipe, budget=1, reporter=heard)
+    assert result.space.keys() == SPACE.keys()
+    told = " ".join(heard.lines)
+    assert "no structure has forces under 'cc_forces' in the files read" in told
+    assert "'losses.forces.weight' is not searched: the loss is idle" in told
+    with pytest.raises(FinetuneError, match="nothing to tune"):
+        one = {"losses.forces.weight": {"low": 0.1, "high": 10.0}}
+        finetune.tune({**recipe, "tune": {"space": one, "folds": 0}}, budget=1, overwrite=True)
 
 
 def test_the_folder_holds_study_table_and_result_and_no_trial(whole: TuningResult) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ TITLES = {
     "labelled": "labelled scans",
 }
 """Kinds of curves, and what tables and figures call them."""
+FILES = re.compile(rf"{re.escape(RESULT)}|({'|'.join(TITLES)})\.png")
+"""Names of the files that scans write."""
 _WALL = (
     "wall: height at the innermost point; hole: by how much the energy falls on the way in, where "
     "that is (at) and how high the way there is (behind)"
