@@ -10,6 +10,7 @@ from pathlib import Path
 
 from finetune import run_files, run_folder
 from finetune.data.reading import Reader
+from finetune.division import check_draw
 from finetune.errors import DataError
 from finetune.evaluation import calibration
 from finetune.evaluation.metrics import LabelledPredictions, errors
@@ -18,7 +19,7 @@ from finetune.files import write_json
 from finetune.foundation.committee import CommitteeRecord, write_committee
 from finetune.joint_folder import joint_folder
 from finetune.ladder import prepare_stages
-from finetune.preparation import Preparation, check_draw
+from finetune.preparation import Preparation
 from finetune.recipe import Recipe
 from finetune.result import Comparison, RunResult
 from finetune.training.progress import Record, Reporter

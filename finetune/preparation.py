@@ -10,15 +10,14 @@ from typing import Any
 
 from ase.data import chemical_symbols
 
-from finetune import run_folder, sanity
+from finetune import division, run_folder, sanity
 from finetune.adapters import adapters
-from finetune.adapters.base import AdaptedPotential
 from finetune.data.coverage import coverage
 from finetune.data.graphs import graph
 from finetune.data.labels import Structure, fingerprint
 from finetune.data.reading import Reader
 from finetune.data.sequences import Joined, View, mapped
-from finetune.data.splits import drawn, hold_out, representative
+from finetune.data.splits import representative
 from finetune.devices import choose_device, training_dtype
 from finetune.environment import environment
 from finetune.errors import DataError, RecipeError, RunFolderError
@@ -86,11 +85,11 @@ class Preparation:
         places = (Path.cwd(), (beside or Path()).resolve())
         self.folders = list(dict.fromkeys(map(str, places)))
         reader = Reader.of(recipe.data, beside)
-        structures = _labelled(recipe, reader)
+        structures = division.labelled(recipe, reader)
         if find_names:
             reader.check_named()
         self.notes += [f"note: {lack} in the files read." for lack in reader.unnamed().values()]
-        structures["unlabelled"] = _pool(recipe, reader)
+        structures["unlabelled"] = division.pool(recipe, reader)
         self.files = reader.as_dicts()
         self.notes += reader.notes()
         self.data_fingerprint = fingerprint(structures)
@@ -247,72 +246,6 @@ class Preparation:
             },
             self.lineage,
         )
-
-
-def _labelled(recipe: Recipe, reader: Reader) -> dict[str, Sequence[Structure]]:
-    data = recipe.data
-    train, valid = _divided(recipe, reader.read(data.train))
-    if not isinstance(data.valid, float):
-        valid = reader.read(data.valid)
-    test = reader.read(data.test) if data.test else []
-    return {"train": train, "valid": valid, "test": test}
-
-
-def _pool(recipe: Recipe, reader: Reader) -> Sequence[Structure]:
-    named = recipe.data.unlabelled
-    return mapped(_without_labels, reader.read(named, need_labels=False)) if named else []
-
-
-def _divided(
-    recipe: Recipe, structures: Sequence[Structure]
-) -> tuple[Sequence[Structure], Sequence[Structure]]:
-    """Return what is trained on of the training set, drawn, and what is held out of it."""
-    held: Sequence[Structure] = []
-    if isinstance(recipe.data.valid, float):
-        structures, held = hold_out(structures, recipe.data.valid, recipe.split_seed)
-    return _drawn(recipe, structures), held
-
-
-def _drawn(recipe: Recipe, structures: Sequence[Structure]) -> Sequence[Structure]:
-    if recipe.data.bootstrap is None:
-        return structures
-    isolated = recipe.reference_energies == "isolated"
-    atoms = [place for place, item in enumerate(structures) if isolated and len(item) == 1]
-    return drawn(structures, recipe.data.bootstrap, atoms)
-
-
-def check_draw(
-    recipe: Recipe,
-    structures: Sequence[Structure],
-    adapted: AdaptedPotential,
-    valid: Sequence[Structure] | None = None,
-) -> None:
-    """Refuse a training set that leaves nothing to learn or to validate on.
-
-    Args:
-        recipe: What decides which structures are held out and which are drawn.
-        structures: The training set.
-        adapted: What is trained.
-        valid: What validates, if nothing is to be held out for that.
-
-    Raises:
-        FinetuneError: See `check_labels` and `check_solvable`.
-    """
-    if valid is not None:
-        train = _drawn(recipe, structures)
-    else:
-        train, held = _divided(recipe, structures)
-        valid = held if isinstance(recipe.data.valid, float) else None
-    if recipe.reference_energies == "isolated":
-        _, train = reference_energies.take_free_atoms(train)
-        valid = None if valid is None else reference_energies.take_free_atoms(valid)[1]
-    check_labels(recipe, train, valid)
-    if recipe.train.optimiser == "gauss-newton":
-        check_solvable(recipe, train, adapted)
-
-
-def _without_labels(structure: Structure) -> Structure:
-    return replace(structure, energy=None, forces=None, stress=None)
 
 
 def _combination(weights: Mapping[int, int]) -> str:

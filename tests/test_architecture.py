@@ -36,6 +36,7 @@ FLOORS = [
     {"training"},
     {"result", "evaluation"},
     {"export"},
+    {"division"},
     {"preparation"},
     {"description"},
     {"joint_folder", "outputs"},

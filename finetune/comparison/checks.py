@@ -11,8 +11,9 @@ from finetune.comparison.draws import Draws
 from finetune.comparison.varied import Arm
 from finetune.data.labels import Structure
 from finetune.data.reading import Reader
+from finetune.division import check_draw
 from finetune.errors import DataError, FinetuneError, system_errors
-from finetune.preparation import Preparation, check_draw
+from finetune.preparation import Preparation
 from finetune.recipe import Recipe
 from finetune.sections import DataRecipe
 from finetune.tuning.judging import judged

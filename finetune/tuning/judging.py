@@ -15,8 +15,8 @@ from finetune.data.reading import Reader
 from finetune.data.sequences import View
 from finetune.data.splits import hold_out
 from finetune.data.writing import write_structures
+from finetune.division import check_draw
 from finetune.errors import DataError
-from finetune.preparation import check_draw
 from finetune.recipe import Recipe
 from finetune.sections import DataRecipe
 from finetune.tuning.folder import FOLDS

@@ -8,7 +8,7 @@ import ase.io
 import pytest
 
 import finetune
-from finetune import FinetuneError, preparation
+from finetune import FinetuneError, division
 from finetune.comparison import compare as module
 from finetune.data.splits import hold_out
 from finetune.errors import RecipeError
@@ -35,7 +35,7 @@ def recipe(workspace: Path, output: Path, **changes: Any) -> finetune.Recipe:
 def test_arms_that_fit_into_memory_are_not_refused_for_labels_that_none_uses(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    solvable, sizes = preparation.check_solvable, []
+    solvable, sizes = division.check_solvable, []
 
     def check(recipe: Any, train: Sequence[Any], adapted: Any) -> None:
         sizes.append(len(train))
@@ -43,7 +43,7 @@ def test_arms_that_fit_into_memory_are_not_refused_for_labels_that_none_uses(
             raise RecipeError("the gradients do not fit")
         solvable(recipe, train, adapted)
 
-    monkeypatch.setattr(preparation, "check_solvable", check)
+    monkeypatch.setattr(division, "check_solvable", check)
     given = recipe(workspace, tmp_path / "run")
     with pytest.raises(Passed):
         finetune.compare(given, vary={"labels": [6, 8]}, seeds=2)

@@ -9,8 +9,8 @@ from ase import Atoms
 
 import finetune
 from finetune.data.reading import Reader
+from finetune.division import labelled as splits
 from finetune.errors import DataError, FinetuneError, RecipeError
-from finetune.preparation import _read as splits
 from finetune.recipe import Recipe
 from finetune.tuning.budget import Budget, parse_budget
 from finetune.tuning.judging import judging
