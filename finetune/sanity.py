@@ -49,22 +49,15 @@ def notes(
         structures: All structures by split: train, valid, test, unlabelled.
         idling: What is lacking, by the names of the recipe's idle losses; see `idle`.
     """
-    found = [
+    return [
         *free_atoms(structures),
         *(f"note: {lack}; the loss '{name}' is idle." for name, lack in idling.items()),
         *mixed_levels(structures),
         *ignored_inputs(potential, (item for items in structures.values() for item in items)),
         *strange_forces(structures["train"]),
         *strange_origin(potential, graphs),
+        *strange_spread(potential, graphs),
     ]
-    spread = energy_spread(potential, graphs)
-    if spread is not None and not 1 / TOLERANCE < spread < TOLERANCE:
-        nearest = min(UNITS, key=lambda unit: abs(torch.tensor(spread / UNITS[unit]).log()))
-        found.append(
-            f"warning: energies of like structures spread {spread:.3g} times as far as the "
-            f"foundation expects. Are they in eV? One eV is {UNITS[nearest]:.3g} {nearest}."
-        )
-    return found
 
 
 def free_atoms(structures: Mapping[str, Sequence[Structure]]) -> list[str]:
@@ -202,6 +195,20 @@ def energy_spread(
     left = energies - basis @ (basis.T @ energies)
     labels, predictions = left.norm(dim=0).tolist()
     return labels / predictions if predictions > 1e-3 * len(energies) ** 0.5 else None
+
+
+def strange_spread(
+    potential: Potential, graphs: Sequence[GraphBatch], named: str = "the foundation"
+) -> list[str]:
+    """Warn of energies that spread as if they were in another unit; see `energy_spread`."""
+    spread = energy_spread(potential, graphs)
+    if spread is None or 1 / TOLERANCE < spread < TOLERANCE:
+        return []
+    nearest = min(UNITS, key=lambda unit: abs(torch.tensor(spread / UNITS[unit]).log()))
+    return [
+        f"warning: energies of like structures spread {spread:.3g} times as far as {named} "
+        f"expects. Are they in eV? One eV is {UNITS[nearest]:.3g} {nearest}."
+    ]
 
 
 def strange_energies(

@@ -8,9 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+from ase.io import read, write
+from ase.units import Hartree
 from click import unstyle
 from typer.testing import CliRunner
 
+import finetune
 from finetune import assessment
 from finetune.commands import app
 from finetune.errors import RunStoppedError
@@ -93,6 +96,18 @@ def test_evaluate_writes_json_csv_and_a_plot(
     refused = runner.invoke(app, arguments)
     assert refused.exit_code == 2
     assert "holds other files ('parity.png') than an evaluation" in refused.stderr
+
+
+def test_evaluate_asks_about_energies_that_spread_as_in_hartree(
+    run_folder: Path, workspace: Path, tmp_path: Path
+) -> None:
+    frames = read(workspace / "train.xyz", ":")
+    for frame in frames:
+        frame.info["REF_energy"] /= Hartree
+    write(tmp_path / "hartree.xyz", frames)
+    asked = "times as far as the potential expects. Are they in eV? One eV is 0.0367 Hartree."
+    assert asked in finetune.evaluate(run_folder, tmp_path / "hartree.xyz").note
+    assert "Are they in eV" not in finetune.evaluate(run_folder, workspace / "train.xyz").note
 
 
 def test_evaluate_puts_any_two_potentials_side_by_side(

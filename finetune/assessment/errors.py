@@ -23,7 +23,7 @@ from finetune.evaluation.side_by_side import compare, open_pair
 from finetune.foundation import lineage
 from finetune.foundation.committee import CommitteePotential
 from finetune.result import Comparison
-from finetune.sanity import ignored_inputs
+from finetune.sanity import ignored_inputs, strange_spread
 from finetune.sections import label_keys
 from finetune.suitability import foreign_compositions
 
@@ -94,7 +94,8 @@ def evaluate(
             f"{', '.join(foreign)} mean nothing; forces and energy differences may. {note}"
         )
     ignored = ignored_inputs(pair.tuned.potential, structures)
-    note = " ".join(filter(None, [*ignored, note, *reader.notes()]))
+    strange = strange_spread(pair.tuned.potential, graphs, "the potential")
+    note = " ".join(filter(None, [*strange, *ignored, note, *reader.notes()]))
     named = [files] if isinstance(files, (str, Path)) else files
     found = compare(
         ", ".join(map(str, named)),

@@ -49,7 +49,7 @@ def report(path: str | Path, device: str = "auto", dtype: str = "float64") -> Pa
     """
     folder = Path(path)
     if not (folder / run_files.RESULT).is_file():
-        raise RunFolderError(f"'{path}' holds no finished run to report on.")
+        raise RunFolderError(f"'{path}' holds no finished run to report on: name what `run` wrote.")
     result = _read(folder / run_files.RESULT, **_RESULT)
     if "stages" in result:
         for stage in _read(folder / run_files.RESULT, stages=dict)["stages"]:

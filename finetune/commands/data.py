@@ -236,7 +236,8 @@ def _names(reader: Reader) -> list[str]:
         if quantity in reader.found and getattr(reader.keys, quantity) != name
     }
     listed = ", ".join(f"'{name}' is '{changed}'" for name, changed in new.items())
-    return [f"In what was written, {listed}: it needs no keys."] if new else []
+    told = f"In what was written, {listed}: it needs no keys. `data convert` renames other files."
+    return [told] if new else []
 
 
 def _of_recipe(name: str) -> tuple[Reader, dict[str, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from finetune.adapters.base import AdaptedPotential
 from finetune.data.duplicates import clusters
-from finetune.data.labels import Structure, fingerprint
+from finetune.data.labels import Structure
 from finetune.data.reading import Reader
 from finetune.data.sequences import View
 from finetune.data.splits import hold_out
@@ -35,13 +35,11 @@ class Judging:
         structures: What is divided into folds: training structures, and those of a validation file.
         parts: Indices of the structures that each fold validates on; empty for a validation set.
         count: Labelled structures that a trial is judged on in all.
-        fingerprint: sha256 of the structures to train and validate on.
     """
 
     structures: Sequence[Structure]
     parts: tuple[tuple[int, ...], ...]
     count: int
-    fingerprint: str
 
     @property
     def described(self) -> str:
@@ -139,12 +137,10 @@ def judged(
 
     if valid is None:
         pool = train
-        digest = fingerprint({"train": train})
         assert isinstance(recipe.data.valid, float)
         _, valid = hold_out(train, recipe.data.valid, recipe.split_seed)
     else:
         pool = [*train, *valid] if options.folds != 0 else train
-        digest = fingerprint({"train": train, "valid": valid})
     labelled = sum(map(judges, valid))
     if options.folds == 0 and not labelled:
         raise DataError(
@@ -152,10 +148,10 @@ def judged(
             f"tune.measure={measure.name} needs. Name another measure, or leave tune.folds out."
         )
     if options.folds == 0 or (options.folds is None and labelled >= options.valid_at_least):
-        return Judging((), (), labelled, digest)
+        return Judging((), (), labelled)
     usable = [index for index, item in enumerate(pool) if judges(item)]
     parts = _folds(pool, usable, options.folds, options.seed, measure)
-    return Judging(pool, parts, len(usable), digest)
+    return Judging(pool, parts, len(usable))
 
 
 def _folds(

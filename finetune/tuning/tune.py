@@ -235,7 +235,7 @@ class _Tuning:
         self._leave_out(prepared.idle)
         return {
             "seed": self.recipe.tune.seed,
-            "data": judged.fingerprint,
+            "data": prepared.data_fingerprint,
             "foundation": prepared.foundation.fingerprint,
             "versions": {**versions(), "optuna": _optuna()},
         }

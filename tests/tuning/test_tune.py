@@ -159,6 +159,19 @@ def test_a_killed_tuning_goes_on_and_ends_as_one_that_was_not(
     ]
 
 
+def test_other_geometries_without_labels_are_another_tuning(
+    workspace: Path, tmp_path: Path
+) -> None:
+    pool = tmp_path / "pool.xyz"
+    pool.write_text((workspace / "test.xyz").read_text())
+    recipe = recipe_of(workspace, tmp_path / "run")
+    recipe["data"]["unlabelled"] = str(pool)
+    finetune.tune(recipe, ["train.epochs=1"], budget=1)
+    pool.write_text((workspace / "train.xyz").read_text())
+    with pytest.raises(RunFolderError, match=r"begun otherwise: data \(there"):
+        finetune.tune(recipe, ["train.epochs=1"], budget=2)
+
+
 def test_others_are_refused(whole: TuningResult, workspace: Path, tmp_path: Path) -> None:
     same = recipe_of(workspace, tmp_path / "run")
     changes: dict[str, Any] = {

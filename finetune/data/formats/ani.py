@@ -43,7 +43,8 @@ def open_ani(path: Path, source: str, keys: LabelKeys) -> Frames:
 
             file.visititems(visit)
     except Exception as error:  # h5py raises whatever damage makes it
-        raise DataError(f"'{source}' cannot be read as HDF5 ({reason(error)}).") from None
+        told = f"'{source}' cannot be read as HDF5 ({reason(error)}). Is it whole?"
+        raise DataError(told) from None
     if not groups:
         raise DataError(
             f"'{source}' is HDF5, but neither a store of this package nor in the layout of ANI-1x "

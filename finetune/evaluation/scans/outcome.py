@@ -44,8 +44,8 @@ FREQUENCIES = (
     "shift: mean absolute difference of the two potentials' frequencies"
 )
 FORGETTING = (
-    "MAE: mean absolute change; RMS change: relative to the RMS force of the other; cosine: mean, "
-    "between the forces of the two"
+    "MAE: mean absolute change; RMS change: relative to the RMS force of the other, large where "
+    "that has its minima; cosine: mean, between the forces of the two"
 )
 """What the columns mean, in a line under each table."""
 

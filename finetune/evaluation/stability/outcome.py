@@ -120,7 +120,7 @@ class Stability:
                 causes = ", ".join(f"{count} × {name}" for name, count in row["failures"].items())
                 dynamics = f"{row['ensemble'].upper()} {row['temperature']:g} K"
                 lines.append(f"{row['potential']}, {dynamics}, failed by: {causes}")
-        if self.floor:
+        if self.floor and any(row["distribution_distance"] is not None for row in self.summary()):
             floor = ", ".join(f"{value:.3f} ({name})" for name, value in self.floor.items())
             lines.append(f"last column: two halves of the reference differ by {floor}")
         return lines
