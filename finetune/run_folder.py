@@ -229,6 +229,7 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
         RunFolderError: If another run is at work there, or the folder cannot be written to.
     """
+    folder = folder.resolve()
     lock = FileLock(folder.parent / f".{folder.name}.lock")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

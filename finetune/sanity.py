@@ -23,7 +23,7 @@ STRANGE = 0.5
 """eV/atom; a foundation further off than this has the wrong reference energies, or the labels
 another unit or origin."""
 ENOUGH = 5
-"""Labelled structures below which the spread of energies says nothing."""
+"""Structures below which a spread of energies, or an epoch chosen by them, says nothing."""
 UNITS = {
     name: 1 / Units(energy=name).factors()["energy"] for name in ("Hartree", "kcal/mol", "kJ/mol")
 }
@@ -50,6 +50,7 @@ def notes(
         idling: What is lacking, by the names of the recipe's idle losses; see `idle`.
     """
     return [
+        *few_to_validate(structures["valid"]),
         *free_atoms(structures),
         *(f"note: {lack}; the loss '{name}' is idle." for name, lack in idling.items()),
         *mixed_levels(structures),
@@ -57,6 +58,16 @@ def notes(
         *strange_forces(structures["train"]),
         *strange_origin(potential, graphs),
         *strange_spread(potential, graphs),
+    ]
+
+
+def few_to_validate(valid: Sequence[Structure]) -> list[str]:
+    """Tell of validation sets that are too small to choose by."""
+    if len(valid) >= ENOUGH:
+        return []
+    return [
+        f"note: {counted(len(valid), 'structure')} to validate on: which epoch is best is then "
+        "much of chance. Name more in data.valid, or a larger fraction."
     ]
 
 

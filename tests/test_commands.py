@@ -197,6 +197,9 @@ def test_tests_of_a_model_file_need_a_place(
     assert runner.invoke(app, ["export", str(run_folder), "--to", model]).exit_code == 0
     frames = str(workspace / "test.xyz@:2")
     bare = str(workspace / "foundation")
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / ".env").write_text("secret")
     for arguments, message in (
         (["scan", model, frames], "no run folder"),
         (["md", model, frames], "no run folder"),
@@ -228,6 +231,7 @@ def test_tests_of_a_model_file_need_a_place(
         (["evaluate", model, frames, "--to", model], "is a file; name a folder"),
         (["evaluate", model, frames, "--to", f"{model}/x"], "cannot be written: nothing can be"),
         (["md", model, frames, "--to", bare], "than a test; choose another --to"),
+        (["md", model, frames, "--to", str(hidden), "--overwrite"], "holds other files ('.env')"),
         (["scan", model, frames, "--to", bare], "than a test; choose another --to"),
         (["md", model, frames, "--length", "1e12"], "are 2e+15 steps; at most 1e+09"),
         (["evaluate", model, frames, "--device", "cuda:99"], "Choose cpu"),

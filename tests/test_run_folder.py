@@ -39,6 +39,17 @@ def test_another_run_keeps_out(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["run"]
 
 
+def test_a_link_is_no_way_around_the_lock(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with (
+        run_folder.alone(tmp_path / "run"),
+        pytest.raises(RunFolderError, match="another run is at work"),
+        run_folder.alone(tmp_path / "link"),
+    ):
+        pass
+
+
 def test_a_lock_that_a_kill_left_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / ".run.lock").touch()
     finish(tmp_path / "run", 1)

@@ -48,7 +48,7 @@ def report(path: str | Path, device: str = "auto", dtype: str = "float64") -> Pa
         RunFolderError: If there is no finished run, or its files are damaged.
     """
     folder = Path(path)
-    if not (folder / run_files.RESULT).is_file():
+    if not all((folder / name).is_file() for name in (run_files.RESULT, run_files.RECIPE)):
         raise RunFolderError(f"'{path}' holds no finished run to report on: name what `run` wrote.")
     result = _read(folder / run_files.RESULT, **_RESULT)
     if "stages" in result:

@@ -53,7 +53,7 @@ def check_ours(folder: Path, ours: re.Pattern[str]) -> None:
     Raises:
         RunFolderError: Naming a file that is there.
     """
-    names = sorted(item.name for item in folder.rglob("[!.]*") if not item.is_dir())
+    names = sorted(item.name for item in folder.rglob("*") if not item.is_dir())
     if names and not any(map(ours.fullmatch, names)):
         raise _other_files(folder, names[0])
 

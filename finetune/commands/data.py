@@ -209,7 +209,9 @@ def select(
             what = "disagreement on a force, eV/Å"
         write_structures(to, (pool[index] for index in chosen))
     _say([f"{pool[i].where}: {what} {s:.4g}" for i, s in zip(chosen, scores, strict=True)][:20])
-    _say([f"wrote {len(chosen)} structures to {to}", *_names(reader), *reader.notes()])
+    few = f", not {count}: no others differ from these and from what has labels"
+    told = f"wrote {len(chosen)} structures to {to}{few * (len(chosen) < count)}"
+    _say([told, *_names(reader), *reader.notes()])
 
 
 def _reader(energy: str, forces: str, stress: str, units: list[str] | None, skip: bool) -> Reader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -116,11 +117,12 @@ def outcome_at(path: Path) -> dict[str, Any] | None:
 def _complete(found: Mapping[str, Any]) -> bool:
     """Return whether an outcome is what `run_arm` writes."""
     if "fault" in found:
-        return True
-    sides = [found.get("test"), found.get("foundation") or {}]
+        return isinstance(found["fault"], str)
+    test, foundation = found.get("test"), found.get("foundation")
     numbers = [found.get("seconds"), found.get("best_epoch")]
-    for side in sides:
+    for side in (test, {} if foundation is None else foundation):
         if not isinstance(side, dict):
             return False
         numbers += [value for value in side.values() if value is not None]
-    return all(isinstance(number, (int, float)) for number in numbers)
+    finite = all(isinstance(item, (int, float)) and math.isfinite(item) for item in numbers)
+    return finite and bool(test)

@@ -108,8 +108,8 @@ def _hole(item: Mapping[str, Any]) -> str:
     if item["hole"] is None:
         return f"{named} has energies that are not finite at {item['hole_at']:.2f}."
     return (
-        f"{named} has a hole at {item['hole_at']:.2f}, {item['hole']:.2f} eV deep, behind "
-        f"{item['hole_behind']:.2f} eV."
+        f"{named} has a hole at {item['hole_at']:.2f} {item.get('unit', '')}, "
+        f"{item['hole']:.2f} eV deep, behind {item['hole_behind']:.2f} eV."
     )
 
 

@@ -11,6 +11,7 @@ _SECONDS = {"h": 3600.0, "min": 60.0, "s": 1.0}
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(h|min|s)")
 _COUNT = re.compile(r"[0-9]{1,6}")
 MOST = 100_000
+"""Trials."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,6 @@ def parse_budget(text: str | int, least: int = 1) -> Budget:
     if whole and seconds > 0:
         return Budget(seconds=seconds)
     raise FinetuneError(
-        f"the budget '{given}' is neither a number of trials from {least} on (30) nor a time (2h, "
-        "45min, 90s, 1h30min)."
+        f"the budget '{given}' is neither a number of trials from {least} on (30; at most {MOST}) "
+        "nor a time (2h, 45min, 90s, 1h30min)."
     )

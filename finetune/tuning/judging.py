@@ -69,8 +69,8 @@ class Judging:
             here.mkdir(parents=True, exist_ok=True)
             paths = {name: (here / f"{name}.h5").resolve() for name in fold}
             for name, path in paths.items():
-                if not path.exists():
-                    write_structures(path, fold[name])
+                path.unlink(missing_ok=True)
+                write_structures(path, fold[name])
             given = {name: str(path) for name, path in paths.items()}
             found.append(recipe.data.model_copy(update={**given, "test": None}))
         return found

@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune import run_folder
 from finetune.devices import choose_device, training_dtype
-from finetune.errors import RunStoppedError, TrainingError
+from finetune.errors import RunFolderError, RunStoppedError, TrainingError
 from finetune.foundation.loading import Foundation, load_foundation
 from finetune.preparation import Preparation
 from finetune.recipe import Recipe
@@ -100,16 +100,31 @@ def train(
     measure: Measure,
     observe: Observe,
     signals: StopSignals,
+    data: str | None = None,
 ) -> Trained:
     """Train by a recipe in its output folder, going on from a checkpoint there, and validate.
 
+    Args:
+        recipe: The recipe.
+        foundations: What opens its foundation.
+        measure: What is returned.
+        observe: Told after each validation.
+        signals: What stops it.
+        data: Fingerprint that the data must have; None for any.
+
     Raises:
+        RunFolderError: If the data are others.
         RunStoppedError: On a signal; the same call goes on.
         FinetuneError: If the recipe cannot be trained, or diverges.
     """
     started = time.perf_counter()
     opened = foundations.of(recipe)
     prepared = Preparation(recipe, foundations.beside, False, "auto", opened, find_names=False)
+    if data not in (None, prepared.data_fingerprint):
+        raise RunFolderError(
+            "the data have changed since the tuning began. Put the former files back and go on "
+            "with the same command, or begin anew with --overwrite."
+        )
     watch = Watch(measure, observe)
     trainer = Trainer(
         *(prepared.adapted, prepared.reference, prepared.data),

@@ -198,10 +198,11 @@ class _Tuning:
 
         try:
             recipe = with_values(self.recipe, trial.values)
+            whole = self.begun["data"] if len(data) == 1 else None  # folds are files of ours
             for number, part in enumerate(data[len(trial.folds) :], len(trial.folds) + 1):
                 output = str(folder / f"fold-{number}")
                 one = recipe.model_copy(update={"data": part, "output": output})
-                found = train(one, self.foundations, self.measure, observe, signals)
+                found = train(one, self.foundations, self.measure, observe, signals, whole)
                 trial.fold_is_done(found.value, found.first, found.best_epoch == 0, found.seconds)
         except RunStoppedError:
             trial.spend(rest())

@@ -237,6 +237,9 @@ def test_all_arms_are_checked_before_any_is_trained_and_faulty_ones_are_named(
         ("seed-0.json", "7"),
         ("seed-0.json", '{"test": 3, "seconds": 1, "best_epoch": 0}'),
         ("seed-0.json", '{"test": {"energy_mae": "?"}, "seconds": 1, "best_epoch": 0}'),
+        ("seed-0.json", '{"test": {}, "seconds": 1, "best_epoch": 0}'),
+        ("seed-0.json", '{"test": {"energy_mae": NaN}, "seconds": 1, "best_epoch": 0}'),
+        ("seed-0.json", '{"fault": {"a": 1}}'),
     ],
 )
 def test_damaged_files_of_an_arm_are_named(

@@ -27,7 +27,7 @@ from finetune.evaluation.stability.failure import (
     mean_lengths,
 )
 from finetune.evaluation.stability.outcome import Stability
-from finetune.evaluation.stability.runs import run_all
+from finetune.evaluation.stability.runs import FILES, run_all
 from finetune.evaluation.stability.trajectory import Settings, Task, TrajectoryRun
 from tests.evaluation.springs import Springs
 
@@ -244,9 +244,19 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     assert len(found.trajectories["springs"]) == 2
     with pytest.raises(RunFolderError, match="other settings"):
         run_test(tmp_path, {"springs": Springs()}, (NVE,), replace(SHORT, seed=1))
-    path.write_text("{")
-    with pytest.raises(RunFolderError, match="damaged"):
-        run_test(tmp_path, {"springs": Springs()}, (NVE,))
+    record = json.loads(path.read_text())
+    for damaged in ("{", json.dumps({name: record[name] for name in record if name != "drift"})):
+        path.write_text(damaged)
+        with pytest.raises(RunFolderError, match="damaged"):
+            run_test(tmp_path, {"springs": Springs()}, (NVE,))
+
+
+def test_temperatures_that_hardly_differ_have_files_of_their_own() -> None:
+    names = {replace(NVT, temperature=value).name for value in (300, 300.0001, 300.0002)}
+    assert len(names) == 3
+    assert all(FILES.fullmatch(f"{name}.state.npz") for name in names)
+    assert FILES.fullmatch(f".{NVT.name}.json.x1y2")
+    assert not FILES.fullmatch(".bashrc")
 
 
 def test_a_signal_stops_and_the_same_call_goes_on(tmp_path: Path) -> None:

@@ -172,6 +172,31 @@ def test_other_geometries_without_labels_are_another_tuning(
         finetune.tune(recipe, ["train.epochs=1"], budget=2)
 
 
+def test_data_that_change_while_it_works_stop_it(workspace: Path, tmp_path: Path) -> None:
+    valid = tmp_path / "valid.xyz"
+    valid.write_text((workspace / "valid.xyz").read_text())
+
+    class Meddler(Heard):
+        def say(self, message: str) -> None:
+            super().say(message)
+            if message.startswith("trial 0"):
+                valid.write_text((workspace / "train.xyz").read_text())
+
+    recipe = recipe_of(workspace, tmp_path / "run", train={"epochs": 1})
+    recipe["data"]["valid"] = str(valid)
+    with pytest.raises(RunFolderError, match="the data have changed"):
+        finetune.tune(recipe, budget=3, reporter=Meddler())
+    valid.write_text((workspace / "valid.xyz").read_text())
+    assert len(finetune.tune(recipe, budget=2).tried) == 2
+
+
+def test_damaged_folds_are_written_anew(workspace: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(workspace, tmp_path / "run", train={"epochs": 1}, tune={"folds": 2})
+    found = finetune.tune(recipe, budget=1)
+    (found.folder / "folds" / "2" / "train.h5").write_bytes(b"xx")
+    assert [item.state for item in finetune.tune(recipe, budget=2).tried][1] != "failed"
+
+
 def test_others_are_refused(whole: TuningResult, workspace: Path, tmp_path: Path) -> None:
     same = recipe_of(workspace, tmp_path / "run")
     changes: dict[str, Any] = {

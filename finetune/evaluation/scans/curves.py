@@ -47,7 +47,7 @@ class Curve:
     def check(self) -> list[dict[str, Any]]:
         """Return for each potential what the curve says: see `checked`."""
         return [
-            {"kind": self.kind, "name": self.name, "potential": name}
+            {"kind": self.kind, "name": self.name, "unit": self.unit, "potential": name}
             | checked(self.values, energies, self.wall)
             | labelled_errors(energies, self.labels)
             for name, energies in self.energies.items()
@@ -89,8 +89,8 @@ def checked(values: Array, energies: Array, wall: float | None) -> dict[str, Any
     ``minimum`` is the coordinate of the lowest energy, ``range`` the highest energy above it (eV).
     ``hole`` is the most, in eV, by which the energy falls on the way inwards within the wall, if
     that is more than `HOLE`; ``hole_at`` where it is deepest; ``hole_behind`` how high above the
-    wall's foot (eV) atoms must climb to fall into it; ``wall_height`` the energy at the innermost
-    point above that at the foot (eV).
+    lowest energy outside the wall (eV) atoms must climb to fall into it; ``wall_height`` the energy
+    at the innermost point above that at the foot (eV).
     """
     found: dict[str, Any] = {"minimum": None, "range": None}
     if np.isfinite(energies).all():
@@ -105,12 +105,13 @@ def checked(values: Array, energies: Array, wall: float | None) -> dict[str, Any
         return {**found, "hole": None, "hole_at": at, "hole_behind": None, "wall_height": None}
     falls = np.maximum.accumulate(inwards) - inwards
     deepest = int(falls.argmax())
+    outside = energies[values >= places[0]].min()
     hole = float(falls[deepest]) if falls[deepest] > HOLE else 0.0
     return {
         **found,
         "hole": hole,
         "hole_at": float(places[deepest]) if hole else None,
-        "hole_behind": float(inwards[: deepest + 1].max() - inwards[0]) if hole else None,
+        "hole_behind": float(inwards[: deepest + 1].max() - outside) if hole else None,
         "wall_height": float(inwards[-1] - inwards[0]),
     }
 

@@ -29,7 +29,7 @@ FILES = re.compile(rf"{re.escape(RESULT)}|({'|'.join(TITLES)})\.png")
 """Names of the files that scans write."""
 _WALL = (
     "wall: height at the innermost point; hole: by how much the energy falls on the way in, where "
-    "that is (at) and how high the way there is (behind)"
+    "that is (at) and how high above the lowest energy outside the wall the way leads (behind)"
 )
 LEGENDS = {
     "dimer": f"minimum: where the energy is lowest; range: highest minus lowest; {_WALL}",

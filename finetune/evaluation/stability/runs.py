@@ -24,13 +24,12 @@ from finetune.evaluation.stability.distributions import (
 )
 from finetune.evaluation.stability.failure import Array, find_bonds, mean_lengths
 from finetune.evaluation.stability.outcome import Stability
-from finetune.evaluation.stability.trajectory import Settings, Task, TrajectoryRun, record
+from finetune.evaluation.stability.trajectory import RECORDED, Settings, Task, TrajectoryRun, record
 from finetune.training.interruption import StopSignals
 
-FILES = re.compile(
-    r"stability\.json|nv[et]-.*K-structure\d+-replica\d+\.(traj|json|cut|state\.npz)|\..*"
-)
-"""Names of the files that a test writes."""
+_WRITTEN = r"(stability\.json|nv[et]-.*K-structure\d+-replica\d+\.(traj|json|cut|state\.npz))"
+FILES = re.compile(rf"{_WRITTEN}|\.{_WRITTEN}\.[^.]*")
+"""Names of the files that a test writes, and of what a kill leaves of them."""
 SETTLED = 0.2
 """Share of a trajectory that distributions leave out at its start."""
 
@@ -172,6 +171,8 @@ def _done(path: Path, identity: str) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         same = found["identity"] == json.loads(identity)
+        if not found.keys() >= RECORDED:
+            raise KeyError(RECORDED - found.keys())
     except (ValueError, KeyError, TypeError):
         raise RunFolderError(
             f"'{path}' is damaged. Remove it, choose another --to, or add --overwrite."

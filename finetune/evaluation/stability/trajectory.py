@@ -71,7 +71,7 @@ class Task:
     @property
     def name(self) -> str:
         """What its files are called."""
-        kelvin = f"{self.temperature:g}K"
+        kelvin = f"{self.temperature:.15g}K"
         return f"{self.ensemble}-{kelvin}-structure{self.structure}-replica{self.replica}"
 
     def noise(self, seed: int) -> np.random.Generator:
@@ -236,6 +236,13 @@ class TrajectoryRun:
         self.atoms.set_momenta(found["momenta"], apply_constraint=False)
         self.rng.bit_generator.state = json.loads(str(found["noise"]))
         return Progress(int(found["step"]), str(found["fault"]) or None, rows)
+
+
+RECORDED = frozenset(
+    {"ensemble", "temperature", "steps", "stable_ps", "failure", "drift", "mean_temperature"}
+    | {"bond_distances", "bond_distance", "distribution_distance", "trajectory"}
+)
+"""What the record of a trajectory holds beside its identity."""
 
 
 def record(run: TrajectoryRun, measured: dict[str, Any]) -> dict[str, Any]:
