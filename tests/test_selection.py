@@ -70,3 +70,16 @@ def test_the_command_writes_what_was_chosen(workspace: Path, tmp_path: Path) -> 
     done = CliRunner().invoke(app, [*arguments, "--to", str(tmp_path / "b.xyz"), *twice])
     assert done.exit_code == 2
     assert "the same potential" in " ".join(done.stderr.split())
+
+
+def test_select_tells_where_there_is_less_to_choose_from(workspace: Path, tmp_path: Path) -> None:
+    frames = ase.io.read(workspace / "train.xyz", ":3")
+    ase.io.write(tmp_path / "pool.xyz", [frames[0]] * 4 + frames[1:])
+    place = ["--to", str(tmp_path / "next.xyz"), "--foundation", str(workspace / "foundation")]
+    done = CliRunner().invoke(
+        app, ["data", "select", str(tmp_path / "pool.xyz"), *place, "--count", "5"]
+    )
+    assert done.exit_code == 0, done.output
+    told = " ".join(done.output.split())
+    assert "wrote 3 structures to" in told
+    assert "not 5: no others differ from these" in told
