@@ -1,4 +1,4 @@
-"""Write files so that a kill at any moment leaves the last whole one."""
+"""Write files so that a kill at any moment leaves the last whole one; see first that one can."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from finetune.errors import RunFolderError
 
 
 @contextmanager
@@ -140,3 +142,20 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def check_writable(folder: Path) -> None:
+    """Make a file beside the folder, or where that can be made, for a moment and without a name.
+
+    Raises:
+        RunFolderError: If none can be made.
+    """
+    existing = next(parent for parent in folder.absolute().parents if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise RunFolderError(
+            f"'{folder}' cannot be written: nothing can be made in '{existing}' "
+            f"({error.strerror}). Name another folder."
+        ) from error

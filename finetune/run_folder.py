@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +18,13 @@ from finetune.errors import (
     RunStoppedError,
     TrainingError,
 )
-from finetune.files import read_json, remove_unfinished, write_atomically, write_json
+from finetune.files import (
+    check_writable,
+    read_json,
+    remove_unfinished,
+    write_atomically,
+    write_json,
+)
 from finetune.recipe import Recipe
 from finetune.resources import expanded
 from finetune.run_files import (
@@ -152,23 +157,6 @@ def _check_free(folder: Path, overwrite: bool, resume: bool) -> None:
         f"'{folder}' holds an unfinished run. Go on with --resume auto, choose another "
         "output=FOLDER, or add --overwrite."
     )
-
-
-def check_writable(folder: Path) -> None:
-    """Make a file beside the folder, or where that can be made, for a moment and without a name.
-
-    Raises:
-        RunFolderError: If none can be made.
-    """
-    existing = next(parent for parent in folder.absolute().parents if parent.exists())
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise RunFolderError(
-            f"'{folder}' cannot be written: nothing can be made in '{existing}' "
-            f"({error.strerror}). Name another folder."
-        ) from error
 
 
 @contextmanager

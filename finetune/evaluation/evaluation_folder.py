@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from finetune.errors import RunFolderError, system_errors
-from finetune.files import is_unfinished, remove_unfinished
-from finetune.run_folder import check_writable
+from finetune.files import check_writable, is_unfinished, remove_unfinished
 
 JSON, STATISTICS, STRUCTURES, PARITY, CALIBRATION = (
     "evaluation.json",

@@ -13,6 +13,7 @@ from finetune.errors import RunFolderError
 from finetune.files import is_unfinished, read_json, write_json
 from finetune.recipe import Recipe
 from finetune.resources import expanded
+from finetune.wording import shortened
 
 TUNED, RESULT, TRIALS_TABLE = "tuned.yaml", "result.json", "trials.csv"
 STUDY, TRIALS, FOLDS = "study.db", "trials", "folds"
@@ -158,5 +159,4 @@ def _check_same(folder: Path, path: Path, kind: Kind, asked: Mapping[str, Any]) 
 
 
 def _short(value: Any) -> str:
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"
+    return shortened("nothing" if value is None else str(value))

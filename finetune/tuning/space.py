@@ -15,6 +15,7 @@ from finetune.optimisers import OPTIMISER_KEYS, suited
 from finetune.recipe import Recipe
 from finetune.tuning.options import Choices, Range
 from finetune.tuning.usual import usual_space
+from finetune.wording import shortened
 
 _FIXED = {
     "committee": "trials train single potentials",
@@ -96,7 +97,7 @@ def space_of(recipe: Recipe) -> dict[str, Dimension]:
             except RecipeError as error:
                 told = str(error).partition(":\n")[2].strip() or str(error)
                 raise RecipeError(
-                    f"tune.space: {_brief(value)} is no value of '{path}': {told}"
+                    f"tune.space: {shortened(json.dumps(value))} is no value of '{path}': {told}"
                 ) from error
     return found
 
@@ -168,11 +169,6 @@ def _at(path: str, content: Mapping[str, Any]) -> Any:
             raise KeyError(path)
         found = found[key]
     return found
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 40 else f"{text[:36]} …"
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:

@@ -115,12 +115,13 @@ class Stability:
     def remarks(self) -> list[str]:
         """Return what explains the table, and how trajectories failed."""
         lines = ["* of the total energy, meV/atom/ps"]
-        for row in self.summary():
+        rows = self.summary()
+        for row in rows:
             if row["failures"]:
                 causes = ", ".join(f"{count} × {name}" for name, count in row["failures"].items())
                 dynamics = f"{row['ensemble'].upper()} {row['temperature']:g} K"
                 lines.append(f"{row['potential']}, {dynamics}, failed by: {causes}")
-        if self.floor and any(row["distribution_distance"] is not None for row in self.summary()):
+        if self.floor and any(row["distribution_distance"] is not None for row in rows):
             floor = ", ".join(f"{value:.3f} ({name})" for name, value in self.floor.items())
             lines.append(f"last column: two halves of the reference differ by {floor}")
         return lines
