@@ -132,9 +132,9 @@ def export(work: Work = DEFAULT_WORK, out: Out = DEFAULT_OUT) -> None:
     _prepare_compiler(work)
     import torch
 
-    from finetune.foundation.mace import MacePotential
-    from finetune.foundation.settings import MaceSettings
-    from finetune.foundation.storage import save
+    from finetune.potentials.mace.potential import MacePotential
+    from finetune.potentials.mace.settings import MaceSettings
+    from finetune.potentials.storage import save
 
     model, kwargs = _trained(work, torch.float32)
     per_head = {

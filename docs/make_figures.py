@@ -18,12 +18,12 @@ from matplotlib.figure import Figure
 import finetune
 from finetune.data.graphs import concatenate, graph
 from finetune.data.reading import read_structures
-from finetune.displacements import DisplacementOptions
 from finetune.evaluation.plots import learning_curve, parity
-from finetune.losses import losses
-from finetune.losses.base import LossContext
-from finetune.perturbation import reach
-from finetune.teacher import Teacher
+from finetune.losses.context import LossContext
+from finetune.losses.frozen_foundation import Teacher
+from finetune.losses.perturbation import reach
+from finetune.recipe.displacements import DisplacementOptions
+from finetune.recipe.plugins import losses
 
 FIGURES = Path(__file__).parent / "figures"
 

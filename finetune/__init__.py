@@ -13,61 +13,59 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from finetune.adapters import register_adapter
-from finetune.errors import FinetuneError
-from finetune.losses import register_loss
-from finetune.recipe import Recipe
+from finetune.core.errors import FinetuneError
+from finetune.recipe.plugins import register_adapter, register_loss
+from finetune.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
-    from finetune.adapters.base import AdaptedPotential, Adapter
-    from finetune.assessment import evaluate, md, report, scan
-    from finetune.comparison.compare import compare
-    from finetune.comparison.result import ComparisonResult
-    from finetune.export.calculator import (
-        CommitteeCalculator,
-        PotentialCalculator,
-        load_calculator,
-    )
+    from finetune.adapters.adapter import AdaptedPotential, Adapter
+    from finetune.evaluation.comparison import Comparison
+    from finetune.evaluation.dynamics import md
+    from finetune.evaluation.evaluation import evaluate
+    from finetune.evaluation.report_page import report
+    from finetune.evaluation.scans import scan
+    from finetune.export.calculator import CommitteeCalculator, PotentialCalculator, load_calculator
     from finetune.export.switching import AdaptedFoundation
-    from finetune.foundation.loading import Foundation, load_foundation
-    from finetune.foundation.potential import Potential
-    from finetune.foundation.wrapped import WrappedPotential
-    from finetune.labelling.outcome import LabelResult
+    from finetune.labelling.result import LabelResult
     from finetune.labelling.run import label
-    from finetune.losses.base import Loss
-    from finetune.result import Comparison, RunResult
-    from finetune.tuning.result import TuningResult
-    from finetune.tuning.tune import tune
-    from finetune.workflow import run, validate
+    from finetune.losses.loss import Loss
+    from finetune.potentials.loading import Foundation, load_foundation
+    from finetune.potentials.potential import Potential, WrappedPotential
+    from finetune.runs.result import RunResult
+    from finetune.runs.workflow import run, validate
+    from finetune.studies.comparison import compare
+    from finetune.studies.comparison_result import ComparisonResult
+    from finetune.studies.tuning import tune
+    from finetune.studies.tuning_result import TuningResult
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "AdaptedFoundation": "finetune.export.switching",
-    "AdaptedPotential": "finetune.adapters.base",
-    "Adapter": "finetune.adapters.base",
+    "AdaptedPotential": "finetune.adapters.adapter",
+    "Adapter": "finetune.adapters.adapter",
     "CommitteeCalculator": "finetune.export.calculator",
-    "Comparison": "finetune.result",
-    "ComparisonResult": "finetune.comparison.result",
-    "Foundation": "finetune.foundation.loading",
-    "LabelResult": "finetune.labelling.outcome",
-    "Loss": "finetune.losses.base",
-    "Potential": "finetune.foundation.potential",
+    "Comparison": "finetune.evaluation.comparison",
+    "ComparisonResult": "finetune.studies.comparison_result",
+    "Foundation": "finetune.potentials.loading",
+    "LabelResult": "finetune.labelling.result",
+    "Loss": "finetune.losses.loss",
+    "Potential": "finetune.potentials.potential",
     "PotentialCalculator": "finetune.export.calculator",
-    "RunResult": "finetune.result",
-    "TuningResult": "finetune.tuning.result",
-    "WrappedPotential": "finetune.foundation.wrapped",
-    "compare": "finetune.comparison.compare",
-    "evaluate": "finetune.assessment",
-    "md": "finetune.assessment",
+    "RunResult": "finetune.runs.result",
+    "TuningResult": "finetune.studies.tuning_result",
+    "WrappedPotential": "finetune.potentials.potential",
+    "compare": "finetune.studies.comparison",
+    "evaluate": "finetune.evaluation",
+    "md": "finetune.evaluation",
     "label": "finetune.labelling.run",
-    "report": "finetune.assessment",
-    "scan": "finetune.assessment",
+    "report": "finetune.evaluation",
+    "scan": "finetune.evaluation",
     "load_calculator": "finetune.export.calculator",
-    "load_foundation": "finetune.foundation.loading",
-    "run": "finetune.workflow",
-    "tune": "finetune.tuning.tune",
-    "validate": "finetune.workflow",
+    "load_foundation": "finetune.potentials.loading",
+    "run": "finetune.runs.workflow",
+    "tune": "finetune.studies.tuning",
+    "validate": "finetune.runs.workflow",
 }
 
 __all__ = [

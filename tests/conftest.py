@@ -12,12 +12,12 @@ from ase.build import bulk, molecule
 
 import finetune
 from finetune.data.graphs import GraphBatch, graph
-from finetune.data.labels import Structure, from_atoms
+from finetune.data.structures import Structure, from_atoms
 from finetune.export.calculator import PotentialCalculator
-from finetune.foundation.mace import MacePotential
-from finetune.foundation.storage import save
-from finetune.recipe import Recipe
-from finetune.sections import LabelKeys
+from finetune.potentials.mace.potential import MacePotential
+from finetune.potentials.storage import save
+from finetune.recipe.recipe import Recipe
+from finetune.recipe.sections import LabelKeys
 from finetune.testing import tiny_mace
 from finetune.training.progress import Silent
 

@@ -2,10 +2,10 @@
 
 import torch
 
+from finetune.core.errors import FoundationError
+from finetune.core.prediction import ENERGY_DTYPE, Prediction
 from finetune.data.graphs import GraphBatch
-from finetune.errors import FoundationError
-from finetune.foundation.potential import Potential
-from finetune.quantities import ENERGY_DTYPE, Prediction
+from finetune.potentials.potential import Potential
 
 ELEMENTS = (1, 6, 7, 8)
 

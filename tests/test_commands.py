@@ -14,9 +14,9 @@ from click import unstyle
 from typer.testing import CliRunner
 
 import finetune
-from finetune import assessment
+from finetune import evaluation as assessment
 from finetune.commands import app
-from finetune.errors import RunStoppedError
+from finetune.core.errors import RunStoppedError
 from tests.conftest import recipe_for
 
 runner = CliRunner()
@@ -383,7 +383,7 @@ def test_help_imports_neither_torch_nor_mace() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from finetune.commands import app;"
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0;"
-        "import finetune.recipe;"
+        "import finetune.recipe.recipe;"
         "assert not {'torch', 'mace', 'ase', 'e3nn'} & set(sys.modules)"
     )
     started = time.perf_counter()

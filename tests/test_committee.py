@@ -13,12 +13,18 @@ from typer.testing import CliRunner
 
 import finetune
 from finetune.commands import app
-from finetune.committee import nearly_the_same
-from finetune.data.splits import drawn
-from finetune.description import summary
-from finetune.errors import DataError, FoundationError, RecipeError, RunFolderError, RunStoppedError
+from finetune.core.errors import (
+    DataError,
+    FoundationError,
+    RecipeError,
+    RunFolderError,
+    RunStoppedError,
+)
+from finetune.data.splitting import drawn
 from finetune.export.formats import export
-from finetune.workflow import validate_stages
+from finetune.runs.committee import nearly_the_same
+from finetune.runs.outputs import summary
+from finetune.runs.workflow import validate_stages
 from tests.conftest import Heard, committee_recipe, rattled, recipe_for
 from tests.training.test_resume import StopAt
 

@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 
 import finetune
 from finetune.commands import app
+from finetune.core.errors import FoundationError
 from finetune.data.graphs import GraphBatch, concatenate
-from finetune.description import described
-from finetune.errors import FoundationError
-from finetune.foundation.description import describe
-from finetune.foundation.loading import load_foundation
+from finetune.potentials.description import describe
+from finetune.potentials.loading import load_foundation
+from finetune.runs.outputs import described
 from tests.conftest import recipe_for
 
 runner = CliRunner()

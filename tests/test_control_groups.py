@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune import devices
-from finetune.control_groups import memory_left
+from finetune.core import devices
+from finetune.core.devices import memory_left
 
 CURRENT = ("memory.max", "memory.current", "inactive_file")
 FORMER = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")

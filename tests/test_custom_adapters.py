@@ -15,9 +15,9 @@ import pytest
 
 import finetune
 import finetune.testing
-from finetune.adapters import adapters
-from finetune.errors import FoundationError
-from finetune.foundation.description import describe
+from finetune.core.errors import FoundationError
+from finetune.potentials.description import describe
+from finetune.recipe.plugins import adapters
 from tests.conftest import recipe_for
 
 ROOT = Path(finetune.__file__).resolve().parents[1]

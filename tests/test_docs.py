@@ -62,10 +62,9 @@ def test_exports_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_every_option_of_a_recipe_is_documented() -> None:
-    from finetune.adapters import adapters
-    from finetune.losses import losses
-    from finetune.recipe import Recipe
-    from finetune.sections import DataRecipe, TrainRecipe
+    from finetune.recipe.plugins import adapters, losses
+    from finetune.recipe.recipe import Recipe
+    from finetune.recipe.sections import DataRecipe, TrainRecipe
 
     pages = ("recipes.md", "losses.md", "adapters.md")
     text = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in pages)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import finetune
 from finetune import FinetuneError, Recipe
 from finetune.commands import app
-from finetune.errors import RecipeError, RunStoppedError, TrainingError
+from finetune.core.errors import RecipeError, RunStoppedError, TrainingError
 from tests.conftest import recipe_for
 from tests.training.test_resume import StopAt, outcome
 
@@ -163,7 +163,7 @@ def test_every_stage_is_surveyed(workspace: Path, tmp_path: Path) -> None:
 
 
 def test_structures_of_an_earlier_stage_are_noticed(workspace: Path, tmp_path: Path) -> None:
-    from finetune.workflow import validate_stages
+    from finetune.runs.workflow import validate_stages
 
     found = validate_stages(ladder(workspace, tmp_path / "run"))  # `cheap` trains on test.xyz
     notes = [note for note in found["dear"].notes if "training set of the stage" in note]

@@ -7,13 +7,13 @@ import torch
 from ase.build import molecule
 
 from finetune.data.graphs import GraphBatch, concatenate, graph
-from finetune.data.labels import Structure
-from finetune.displacements import DisplacementOptions
-from finetune.foundation.loading import load_foundation
-from finetune.foundation.mace import MacePotential
-from finetune.perturbation import draw, draw_strain, reach, strain_reach
-from finetune.schedules import Schedule
-from finetune.teacher import Teacher
+from finetune.data.structures import Structure
+from finetune.losses.frozen_foundation import Teacher
+from finetune.losses.perturbation import draw, draw_strain, reach, strain_reach
+from finetune.potentials.loading import load_foundation
+from finetune.potentials.mace.potential import MacePotential
+from finetune.recipe.displacements import DisplacementOptions
+from finetune.recipe.schedules import Schedule
 from tests.conftest import structure
 from tests.tolerances import ROUNDING_ENERGY, ROUNDING_FORCES
 

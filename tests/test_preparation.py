@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 import finetune
-from finetune.adapters import adapters
-from finetune.errors import DataError, RecipeError
-from finetune.foundation.potential import Potential
+from finetune.core.errors import DataError, RecipeError
+from finetune.potentials.potential import Potential
+from finetune.recipe.plugins import adapters
 from tests.conftest import recipe_for
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from finetune.adapters import adapters
-from finetune.adapters.base import AdaptedPotential, Adapter
-from finetune.displacements import DisplacementOptions
-from finetune.errors import RecipeError
-from finetune.foundation.potential import Potential
-from finetune.losses.options import TaylorOptions
+from finetune.adapters.adapter import AdaptedPotential, Adapter
+from finetune.core.errors import RecipeError
 from finetune.losses.total import TotalLoss
-from finetune.recipe import Recipe
+from finetune.potentials.potential import Potential
+from finetune.recipe.displacements import DisplacementOptions
+from finetune.recipe.loss_options import TaylorOptions
+from finetune.recipe.plugins import adapters
+from finetune.recipe.recipe import Recipe
 
 SMALL = {"foundation": "x", "data": {"train": "a.xyz"}, "output": "runs/x"}
 
@@ -275,7 +275,7 @@ def test_each_stage_has_the_defaults_of_its_own_adapter() -> None:
 
 
 def test_a_plug_in_declares_how_it_is_trained() -> None:
-    from finetune.adapters.defaults import BUILTIN, TrainingDefaults
+    from finetune.recipe.adapter_options import BUILTIN, TrainingDefaults
 
     class Shy(Adapter):
         training_defaults = TrainingDefaults("it is shy", learning_rate=1e-5, gradient_clip=None)

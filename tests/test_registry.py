@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from finetune import registry
-from finetune.errors import RecipeError
-from finetune.options import Options
-from finetune.registry import Registry
+from finetune.core import registry
+from finetune.core.errors import RecipeError
+from finetune.core.options import Options
+from finetune.core.registry import Registry
 
 
 class Plugin:

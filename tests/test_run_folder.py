@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from finetune import run_files, run_folder
-from finetune.errors import RunFolderError
-from finetune.evaluation import evaluation_folder as evaluated
-from finetune.evaluation.scans import outcome as scans
-from finetune.evaluation.stability import outcome as stability
-from finetune.files import write_json
+from finetune.core import run_files
+from finetune.core.errors import RunFolderError
+from finetune.core.files import write_json
+from finetune.evaluation import dynamics as stability
+from finetune.evaluation import evaluation as evaluated
+from finetune.evaluation import scans
+from finetune.runs import run_folder
 
 FACTS: dict[str, Any] = {"seed": 0}
 
@@ -74,7 +75,7 @@ def test_an_earlier_run_survives_one_that_cannot_begin(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("finetune.files.write_atomically", full)
+    monkeypatch.setattr("finetune.core.files.write_atomically", full)
     with pytest.raises(RunFolderError, match="No space left"):
         finish(tmp_path / "run", 2)
     monkeypatch.undo()

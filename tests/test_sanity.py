@@ -10,14 +10,11 @@ import torch
 from ase import Atoms
 
 import finetune
+from finetune.core.errors import DataError
 from finetune.data.graphs import graph
-from finetune.data.labels import Structure
-from finetune.errors import DataError
+from finetune.data.structures import Structure
 from finetune.export.calculator import PotentialCalculator
-from finetune.foundation.loading import load_foundation
-from finetune.losses.options import EnergyOptions, ForcesOptions
-from finetune.recipe import Recipe
-from finetune.sanity import (
+from finetune.inspection.data_warnings import (
     energy_spread,
     frames,
     idle,
@@ -27,6 +24,9 @@ from finetune.sanity import (
     strange_forces,
     strange_origin,
 )
+from finetune.potentials.loading import load_foundation
+from finetune.recipe.loss_options import EnergyOptions, ForcesOptions
+from finetune.recipe.recipe import Recipe
 from finetune.testing import tiny_mace
 from tests.conftest import rattled, recipe_for, structure
 from tests.foundation.architectures import CHARGE_AND_SPIN

@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
-from finetune.errors import RecipeError
-from finetune.recipe import Recipe
-from finetune.schedules import Schedule, at, peak
+from finetune.core.errors import RecipeError
+from finetune.recipe.recipe import Recipe
+from finetune.recipe.schedules import Schedule, at, peak
 
 SMALL = {"foundation": "x", "data": {"train": "a.xyz"}, "output": "runs/x"}
 

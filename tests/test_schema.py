@@ -6,11 +6,11 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from finetune.errors import RecipeError
-from finetune.recipe import Recipe
-from finetune.resources import recipe as shipped
-from finetune.resources import recipes
-from finetune.schema import recipe_schema
+from finetune.core.errors import RecipeError
+from finetune.core.resources import recipe as shipped
+from finetune.core.resources import recipes
+from finetune.recipe.recipe import Recipe
+from finetune.recipe.schema import recipe_schema
 
 SMALL = {"foundation": "x", "data": {"train": "a.xyz"}, "output": "runs/x"}
 

@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune.adapters.frozen import FrozenAdapter
-from finetune.adapters.full import FullAdapter
-from finetune.adapters.options import FrozenOptions, FullOptions
+from finetune.adapters.frozen import FrozenAdapter, FullAdapter
 from finetune.data.graphs import GraphBatch, graph
-from finetune.evaluation.metrics import errors, predict
 from finetune.export.calculator import PotentialCalculator
-from finetune.foundation import reference_energies
-from finetune.foundation.potential import Potential
+from finetune.potentials import reference_energies
+from finetune.potentials.errors import errors, predict
+from finetune.potentials.potential import Potential
+from finetune.recipe.adapter_options import FrozenOptions, FullOptions
 from finetune.testing import PotentialSuite, tiny_mace
 from finetune.training.loop import Trainer, TrainingData
 from finetune.training.progress import Silent

@@ -9,10 +9,10 @@ import torch
 from typer.testing import CliRunner
 
 from finetune.commands import app
+from finetune.core.errors import DataError
 from finetune.data.graphs import graph
-from finetune.errors import DataError
-from finetune.foundation.mace import MacePotential
-from finetune.selection import disagreement, farthest_points
+from finetune.labelling.selection import disagreement, farthest_points
+from finetune.potentials.mace.potential import MacePotential
 from finetune.testing import tiny_mace
 from tests.conftest import rattled, structure
 

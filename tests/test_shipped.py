@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune import resources
+from finetune.core import resources
 from finetune.data.reading import read_structures
-from finetune.foundation.catalog import embedded
-from finetune.foundation.loading import load_foundation
-from finetune.preparation import Preparation
-from finetune.recipe import Recipe
+from finetune.potentials.catalogue import embedded
+from finetune.potentials.loading import load_foundation
+from finetune.recipe.recipe import Recipe
+from finetune.runs.preparation import Preparation
 
 MOLECULES = ("ethanol", "methanol", "acetic_acid")
 

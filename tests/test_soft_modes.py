@@ -3,9 +3,9 @@
 import torch
 
 from finetune.data.graphs import GraphBatch, graph
-from finetune.foundation.mace import MacePotential
-from finetune.soft_modes import soft_modes
-from finetune.teacher import Teacher
+from finetune.losses.frozen_foundation import Teacher
+from finetune.losses.soft_modes import soft_modes
+from finetune.potentials.mace.potential import MacePotential
 from finetune.testing import MorsePotential
 from tests.conftest import rattled, structure
 

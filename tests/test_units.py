@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune.units import Units
+from finetune.core.units import Units
 
 EXPECTED = [
     ("energy", "meV", 1e-3),

@@ -10,7 +10,7 @@ import pytest
 
 import finetune
 from finetune import FinetuneError, Recipe, RunResult
-from finetune.errors import RunStoppedError, TrainingError
+from finetune.core.errors import RunStoppedError, TrainingError
 from tests.conftest import rattled, recipe_for
 
 
@@ -236,7 +236,7 @@ def test_a_disk_that_fills_after_the_training_loses_nothing(
 
     recipe = recipe_for(workspace, tmp_path / "run", train={"epochs": 2})
     with monkeypatch.context() as patch:
-        patch.setattr("finetune.outputs.write_report", full)
+        patch.setattr("finetune.runs.outputs.write_report", full)
         with pytest.raises(RunStoppedError, match="The training is done and kept"):
             finetune.run(recipe)
     assert finetune.run(recipe, resume="auto").epochs == 2

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from finetune.adapters.base import AdaptedPotential, Adapter
-from finetune.adapters.options import FrozenOptions, ReadoutOptions
-from finetune.adapters.patterns import matching
-from finetune.errors import RecipeError
-from finetune.foundation.potential import Potential
-from finetune.foundation.wrapped import plain_name
+from finetune.adapters.adapter import AdaptedPotential, Adapter, matching
+from finetune.core.errors import RecipeError
+from finetune.potentials.potential import Potential, plain_name
+from finetune.recipe.adapter_options import FrozenOptions, FullOptions, ReadoutOptions
+
+
+class FullAdapter(Adapter):
+    """Every parameter of the foundation is trainable."""
+
+    Options = FullOptions
+
+    def attach(self, potential: Potential) -> AdaptedPotential:
+        """See `Adapter.attach`."""
+        return AdaptedPotential(potential, frozenset(dict(potential.named_parameters())))
 
 
 class FrozenAdapter(Adapter):

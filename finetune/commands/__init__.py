@@ -8,13 +8,13 @@ import typer
 
 from finetune import __version__
 from finetune.commands import data
+from finetune.commands.data import store
 from finetune.commands.evaluation import evaluate, md, report, scan
 from finetune.commands.labelling import label
 from finetune.commands.potentials import export, foundations
 from finetune.commands.recipes import recipes, schema
-from finetune.commands.stores import store
+from finetune.commands.studies import compare, tune
 from finetune.commands.training import run, validate
-from finetune.commands.tuning import compare, tune
 
 app = typer.Typer(
     help="Fine-tune pretrained interatomic potentials on sparse ab initio labels.",

@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from finetune.commands.shared import AsJson, Device, Precision, user_errors
-from finetune.errors import DataError
+from finetune.core.errors import DataError
 
 if TYPE_CHECKING:
-    from finetune.data.labels import Structure
     from finetune.data.reading import Reader
+    from finetune.data.structures import Structure
+
 
 app = typer.Typer(
     help="Inspect, split, convert and select structures and their labels.", no_args_is_help=True
@@ -62,8 +63,8 @@ def inspect(
 ) -> None:
     """Tell what structures hold and what is strange: units, signs, outliers, duplicates, leaks."""
     with user_errors():
-        from finetune.inspection.inspect import inspect as look
-        from finetune.inspection.plot import check_plot, draw
+        from finetune.inspection.report import check_plot, draw
+        from finetune.inspection.report import inspect as look
 
         if plot is not None:
             check_plot(plot)
@@ -181,10 +182,10 @@ def select(
 ) -> None:
     """Choose the structures to label next."""
     with user_errors():
+        from finetune.core.devices import choose_device, choose_dtype
         from finetune.data.writing import check_name, write_structures
-        from finetune.devices import choose_device, choose_dtype
-        from finetune.foundation.loading import load_foundation
-        from finetune.selection import disagreement, farthest_points
+        from finetune.labelling.selection import disagreement, farthest_points
+        from finetune.potentials.loading import load_foundation
 
         if bool(foundation) == bool(committee):
             raise DataError("give either --foundation NAME or --committee RUN for each member.")
@@ -215,9 +216,9 @@ def select(
 
 
 def _reader(energy: str, forces: str, stress: str, units: list[str] | None, skip: bool) -> Reader:
+    from finetune.core.units import parse_units
     from finetune.data.reading import Reader
-    from finetune.sections import label_keys
-    from finetune.units import parse_units
+    from finetune.recipe.sections import label_keys
 
     keys = label_keys({"energy": energy, "forces": forces, "stress": stress})
     return Reader(keys, parse_units(units or []), "skip" if skip else "stop")
@@ -243,9 +244,9 @@ def _names(reader: Reader) -> list[str]:
 
 
 def _of_recipe(name: str) -> tuple[Reader, dict[str, Any]]:
-    from finetune import resources
+    from finetune.core import resources
     from finetune.data.reading import Reader
-    from finetune.recipe import Recipe
+    from finetune.recipe.recipe import Recipe
 
     path = resources.recipe(name)
     data = Recipe.load(path).data
@@ -271,3 +272,18 @@ def _say(lines: Iterable[str], wrapped: bool = False) -> None:
                 break_long_words=False,
             )
         console.print(escape(line), soft_wrap=True, highlight=False)
+
+
+def store(
+    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Labelled structures.")],
+    to: Annotated[Path, typer.Option("--to", help="HDF5 file to write, e.g. train.h5.")],
+    energy_key: EnergyKey = ENERGY,
+    forces_key: ForcesKey = FORCES,
+    stress_key: StressKey = STRESS,
+) -> None:
+    """Put structures and labels into one HDF5 file: `data convert` to a name ending in .h5."""
+    with user_errors():
+        from finetune.data.store import check_suffix
+
+        check_suffix(to)
+    convert(files, to, energy_key, forces_key, stress_key)

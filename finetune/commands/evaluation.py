@@ -70,8 +70,8 @@ def evaluate(
 ) -> None:
     """Test a fine-tuned potential, and its foundation beside it, on labelled structures."""
     with user_errors():
-        from finetune.assessment import evaluate as evaluate_files
-        from finetune.evaluation.evaluation_folder import check_folder
+        from finetune.evaluation.evaluation import check_folder
+        from finetune.evaluation.evaluation import evaluate as evaluate_files
 
         if to is not None:
             check_folder(to)
@@ -149,10 +149,9 @@ def md(
     """Run molecular dynamics until it fails, the foundation beside; go on where a test ended."""
     console = Console(stderr=as_json)
     with user_errors(again()):
-        from finetune.assessment import md as run_md
         from finetune.evaluation.counter import Counter
-        from finetune.evaluation.stability.failure import Limits
-        from finetune.evaluation.stability.trajectory import Settings
+        from finetune.evaluation.dynamics import md as run_md
+        from finetune.evaluation.trajectory import Limits, Settings
 
         found = run_md(
             path,
@@ -215,9 +214,9 @@ def scan(
     """Check walls, bonds, torsions, frequencies and forgetting, the foundation beside."""
     console = Console(stderr=as_json)
     with user_errors():
-        from finetune.assessment import scan as run_scans
-        from finetune.assessment.physics import CHECKS
         from finetune.evaluation.counter import Counter
+        from finetune.evaluation.scans import CHECKS
+        from finetune.evaluation.scans import scan as run_scans
 
         found = run_scans(
             path,
@@ -252,7 +251,7 @@ def report(
 ) -> None:
     """Write the page of a run anew, with the dynamics and scans that were run since."""
     with user_errors():
-        from finetune.assessment import report as write_page
+        from finetune.evaluation.report_page import report as write_page
 
         page = write_page(path, device, precision)
     tell_written(Console(), page)

@@ -21,7 +21,7 @@ from finetune.commands.shared import (
     tell_written,
     user_errors,
 )
-from finetune.errors import RecipeError
+from finetune.core.errors import RecipeError
 
 _OVERRIDE = re.compile(r"[a-z_]+(\.\w+)*=.*", re.DOTALL)
 SHOWN = 20

@@ -58,9 +58,9 @@ def foundations(
         if not name:
             console.print(_catalogue(console.width))
             return
-        from finetune.foundation.catalog import fetch
-        from finetune.foundation.description import describe
-        from finetune.foundation.published import PUBLISHED
+        from finetune.potentials.catalogue import fetch
+        from finetune.potentials.description import describe
+        from finetune.potentials.mace.published import PUBLISHED
 
         if name in PUBLISHED and (download or accept_licence):
             fetch(name, accept_licence)
@@ -70,7 +70,7 @@ def foundations(
 
 def _catalogue(width: int) -> Table:
     """Return the catalogue; a narrow terminal gets fewer columns, and every name whole."""
-    from finetune.foundation.catalog import entries
+    from finetune.potentials.catalogue import entries
 
     columns: dict[str, list[str]] = {
         title: [] for title in ("name", "level of theory", "where", "elements", "licence", "MB")

@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from finetune.commands.shared import user_errors
-from finetune.errors import RunFolderError
+from finetune.core.errors import RunFolderError
 
 
 def recipes(
@@ -20,7 +20,7 @@ def recipes(
     ] = None,
 ) -> None:
     """List the shipped recipes, print one, or copy it to make it your own."""
-    from finetune import resources
+    from finetune.core import resources
 
     with user_errors():
         if not name:
@@ -44,7 +44,7 @@ def schema(
 ) -> None:
     """Print the JSON schema of recipes, for editors that complete and check YAML."""
     from finetune.labelling.recipe import LabelRecipe
-    from finetune.schema import recipe_schema
+    from finetune.recipe.schema import recipe_schema
 
     print(json.dumps(LabelRecipe.model_json_schema() if labels else recipe_schema(), indent=2))
 

@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from finetune.environment import process_count, process_rank
-from finetune.errors import FinetuneError, RunStoppedError, TrainingError
+from finetune.core.environment import process_count, process_rank
+from finetune.core.errors import FinetuneError, RunStoppedError, TrainingError
 
 RecipeName = Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped recipe.")]
 Overrides = Annotated[

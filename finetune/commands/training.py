@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from finetune.commands.shared import Overrides, Overwrite, RecipeName, tell, user_errors
-from finetune.environment import process_rank
+from finetune.core.environment import process_rank
 
 Resume = Annotated[
     str,
@@ -51,8 +51,8 @@ def run(
     console = Console(quiet=process_rank() > 0)
     resumed = shlex.join(["piwsl-finetune", "run", recipe, *(overrides or []), "--resume", "auto"])
     with user_errors(resumed):
+        from finetune.runs.workflow import run as run_recipe
         from finetune.training.progress import reporter_for
-        from finetune.workflow import run as run_recipe
 
         result = run_recipe(
             recipe,
@@ -91,8 +91,8 @@ def validate(
     """Check a recipe, its files, labels and foundation, and measure a step; write nothing."""
     console = Console()
     with user_errors():
-        from finetune.survey import survey
-        from finetune.workflow import validate_stages
+        from finetune.runs.validation import survey
+        from finetune.runs.workflow import validate_stages
 
         stages = validate_stages(
             recipe, overrides or [], overwrite=overwrite, resume=cast(Any, resume)

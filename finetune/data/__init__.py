@@ -1,1 +1,1 @@
-"""Structures and their labels: read from files, checked, split, turned into graph batches."""
+"""TODO."""

@@ -18,9 +18,9 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import pdist
 
+from finetune.core.errors import DataError
 from finetune.data.distances import neighbours
-from finetune.data.labels import Structure
-from finetune.errors import DataError
+from finetune.data.structures import Structure
 
 Array = NDArray[Any]
 Distances = Mapping[int, Array]

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from finetune.core.prediction import ENERGY_DTYPE, sum_per_structure
 from finetune.data.distances import neighbours
-from finetune.data.labels import Structure
-from finetune.quantities import ENERGY_DTYPE, sum_per_structure
+from finetune.data.structures import Structure
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 from ase import Atoms
 
-from finetune.errors import DataError
-from finetune.sections import LabelKeys
+from finetune.core.errors import DataError
+from finetune.recipe.sections import LabelKeys
 
 QUANTITIES = ("energy", "forces", "stress")
 _STEMS = {"energy": "energ", "forces": "force", "stress": "stress"}

@@ -4,26 +4,63 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ase import Atoms
 from ase.io.formats import string2index
 
+from finetune.core.errors import DataError, system_errors
+from finetune.core.units import Units
+from finetune.data.formats import open_frames
 from finetune.data.formats.frames import Frames
 from finetune.data.keys import QUANTITIES, check_keys, label, label_names, overlooked
-from finetune.data.labels import Structure, from_atoms
-from finetune.data.opening import open_frames
-from finetune.data.record import FileRecord
 from finetune.data.sequences import Joined, LazySequence
 from finetune.data.sources import File, find_files, select
-from finetune.data.store import Store
-from finetune.data.tables import is_store
-from finetune.data.usable import usable
-from finetune.errors import DataError, system_errors
-from finetune.sections import DataRecipe, LabelKeys
-from finetune.units import Units
+from finetune.data.store import Store, is_store, usable
+from finetune.data.structures import Structure, from_atoms
+from finetune.recipe.sections import DataRecipe, LabelKeys
+
+
+@dataclass
+class FileRecord:
+    """What was read from a file, folder or pattern.
+
+    Attributes:
+        source: As it was named.
+        format: Of its files.
+        units: What its labels were in, by quantity.
+        structures: How many were read.
+        files: How many files they are from.
+        left_out: Why structures, and which files of a folder, were not taken.
+        unlabelled: Structures without any label that were left out, of a set where that is usual.
+    """
+
+    source: str
+    format: str = ""
+    units: dict[str, Any] = field(default_factory=dict)
+    structures: int = 0
+    files: int = 0
+    left_out: list[str] = field(default_factory=list)
+    unlabelled: int = 0
+
+    def notes(self) -> list[str]:
+        """Say what was left out."""
+        found = []
+        if self.unlabelled:
+            found.append(
+                f"note: {self.unlabelled} of {self.unlabelled + self.structures} structures of "
+                f"'{self.source}' have none of the labels asked for and are left out."
+            )
+        if self.left_out:
+            listed = " ".join(f"[{item}]" for item in self.left_out[:10])
+            more = f" and {len(self.left_out) - 10} more" if len(self.left_out) > 10 else ""
+            found.append(
+                f"warning: left out of '{self.source}', {len(self.left_out)} in all: {listed}{more}"
+            )
+        return found
+
 
 _LABEL = re.compile("energ|force|stress|virial", re.IGNORECASE)
 Sources = str | Path | Sequence[str | Path]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ase.io.formats import string2index
 
+from finetune.core.errors import DataError
+from finetune.core.resources import expanded, find, shipped
 from finetune.data.formats.frames import Frame
-from finetune.errors import DataError
-from finetune.resources import expanded, find, shipped
 
 _KINDS = {
     *(".xsf", ".xyz", ".extxyz", ".traj", ".db", ".npz", ".h5", ".hdf5"),

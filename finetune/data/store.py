@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,105 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.data.checks import check
-from finetune.data.labels import Structure
-from finetune.data.sequences import LazySequence
-from finetune.data.tables import FORMAT, LABELS, VERSION, check_tables, labels_of
-from finetune.errors import DataError
-from finetune.sections import LabelKeys
+from finetune.core.errors import DataError
+from finetune.data.sequences import LazySequence, View
+from finetune.data.structures import Structure, check
+from finetune.recipe.sections import LabelKeys
+
+FORMAT, VERSION = "piwsl-finetune/structures", 1
+LABELS: dict[str, tuple[int, ...]] = {"energy": (), "forces": (3,), "stress": (3, 3)}
+COLUMNS: dict[str, tuple[tuple[int, ...], Any]] = {
+    "offsets": ((), np.int64),
+    "numbers": ((), np.uint8),
+    "positions": ((3,), np.float64),
+    "cell": ((3, 3), np.float64),
+    "pbc": ((3,), np.bool_),
+    "charge": ((), np.int32),
+    "spin": ((), np.int32),
+    "source": ((2,), np.int64),
+    "level": ((), np.int32),
+    "tags": ((), h5py.string_dtype()),
+    **{f"{name}/row": ((), np.int64) for name in LABELS},
+    **{f"{name}/values": (shape, np.float64) for name, shape in LABELS.items()},
+}
+"""Shape of a row and type of every table that grows with the structures."""
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether a file is HDF5, whatever its name."""
+    with path.open("rb") as file:
+        return file.read(len(_HDF5)) == _HDF5
+
+
+def is_store(path: Path) -> bool:
+    """Whether a file says that it is a store; a damaged one is none."""
+    if not is_hdf5(path):
+        return False
+    try:
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs.get("format") == FORMAT)
+    except OSError:
+        return False
+
+
+def check_tables(file: h5py.File, labels: Sequence[str], levels: int, sources: int) -> None:
+    """Refuse a store whose tables do not fit together.
+
+    Args:
+        file: The store.
+        labels: Names of its labels.
+        levels: Number of levels of theory.
+        sources: Number of files that structures came from.
+
+    Raises:
+        ValueError: Saying which table is wrong.
+    """
+    atoms = file["offsets"][:]
+    count = len(atoms) - 1
+    if count < 1 or atoms[0] != 0 or (np.diff(atoms) < 1).any():
+        raise ValueError("'offsets' do not rise from 0")
+    for name in ("numbers", "positions"):
+        if len(file[name]) != atoms[-1]:
+            raise ValueError(f"'{name}' has {len(file[name])} rows for {atoms[-1]} atoms")
+    columns = ("cell", "pbc", "charge", "spin", "level", "source")
+    for name in (*columns, *(("tags",) if "tags" in file else ())):
+        if len(file[name]) != count:
+            raise ValueError(f"'{name}' has {len(file[name])} rows for {count} structures")
+    for name in labels:
+        rows = file[f"{name}/row"][:]
+        if len(rows) != count:
+            raise ValueError(f"'{name}/row' has {len(rows)} rows for {count} structures")
+        present = rows >= 0
+        sizes = np.diff(atoms)[present] if name == "forces" else np.ones(present.sum(), int)
+        ends = np.concatenate([[0], np.cumsum(sizes)])
+        if (rows[present] != ends[:-1]).any():
+            raise ValueError(f"'{name}/row' does not number the labels")
+        if len(file[f"{name}/values"]) != ends[-1]:
+            raise ValueError(f"'{name}/values' does not have {ends[-1]} rows")
+    if (file["level"][:] >= levels).any():
+        raise ValueError("'level' names levels of theory that are not there")
+    places = file["source"][:, 0]
+    if ((places < 0) | (places >= sources)).any():
+        raise ValueError("'source' names files that are not there")
+
+
+def labels_of(
+    labels: Mapping[str, tuple[NDArray[np.int64], int, NDArray[Any]]], index: int, atoms: int
+) -> dict[str, Any]:
+    """Return the labels of a structure by name, None where there is none."""
+    found: dict[str, Any] = {}
+    for name, (rows, first, values) in labels.items():
+        row = int(rows[index])
+        if row < 0:
+            found[name] = None
+        elif name == "forces":
+            found[name] = values[row - first : row - first + atoms]
+        else:
+            label = values[row - first]
+            found[name] = float(label) if name == "energy" else label
+    return found
+
 
 BLOCK = 1024
 """Structures read at once when all are read in turn."""
@@ -153,3 +246,142 @@ class Store(LazySequence[Structure]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": None}
+
+
+SUFFIXES = {".h5", ".hdf5"}
+CHUNK = 1024
+"""Rows of a chunk, compressed without loss."""
+
+
+class StoreWriter:
+    """Writes a store, some structures at a time; a context that leaves a whole file or none.
+
+    Args:
+        path: The file; it appears when the context ends without an error.
+
+    Raises:
+        DataError: If it exists or cannot be made, or its name does not end in .h5 or .hdf5.
+    """
+
+    def __init__(self, path: Path) -> None:
+        check_suffix(path)
+        if path.exists():
+            raise DataError(f"'{path}' exists. Choose another name.")
+        self.path = path
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            self._file = h5py.File(self._temporary, "w")
+        except OSError as error:
+            raise DataError(f"'{path}' cannot be written: {error}.") from error
+        for name, (shape, dtype) in COLUMNS.items():
+            self._file.create_dataset(
+                name,
+                (0, *shape),
+                dtype,
+                maxshape=(None, *shape),
+                chunks=(CHUNK, *shape),
+                shuffle=True,
+                compression="gzip",
+                compression_opts=1,
+            )
+        self._add("offsets", [0])
+        self._sources: dict[str, int] = {}
+        self._levels: dict[str, int] = {}
+
+    def append(self, structures: Iterable[Structure]) -> None:
+        """Add structures."""
+        items = list(structures)
+        if not items:
+            return
+        first = int(self._file["numbers"].shape[0])
+        lengths = np.cumsum([len(item) for item in items])
+        self._add("offsets", first + lengths)
+        self._add("numbers", np.concatenate([item.numbers for item in items]))
+        self._add("positions", np.concatenate([item.positions for item in items]))
+        for name in ("cell", "pbc", "charge", "spin"):
+            self._add(name, np.stack([getattr(item, name) for item in items]))
+        self._add("source", [self._source(item.where) for item in items])
+        self._add("level", [self._level(item.level_of_theory) for item in items])
+        self._add("tags", [json.dumps(dict(item.tags)) if item.tags else "" for item in items])
+        for name, shape in LABELS.items():
+            row = int(self._file[f"{name}/values"].shape[0])
+            rows, values = [], []
+            for item in items:
+                label = getattr(item, name)
+                rows.append(-1 if label is None else row)
+                if label is not None:
+                    values.append(np.asarray(label, np.float64).reshape(-1, *shape))
+                    row += len(values[-1])
+            self._add(f"{name}/row", rows)
+            if values:
+                self._add(f"{name}/values", np.concatenate(values))
+
+    def _add(self, name: str, values: Any) -> None:
+        dataset, values = self._file[name], np.asarray(values)
+        rows = dataset.shape[0]
+        dataset.resize(rows + len(values), axis=0)
+        dataset[rows:] = values
+
+    def _source(self, where: str) -> tuple[int, int]:
+        name, found, index = where.rpartition(", structure ")
+        if not found or not index.isdigit():
+            name, index = where, "-1"
+        return self._sources.setdefault(name, len(self._sources)), int(index)
+
+    def _level(self, level: str | None) -> int:
+        return -1 if level is None else self._levels.setdefault(level, len(self._levels))
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is None:
+                text = h5py.string_dtype()
+                self._file.create_dataset("sources", data=list(self._sources), dtype=text)
+                self._file.create_dataset("levels", data=list(self._levels), dtype=text)
+                self._file.attrs.update({"format": FORMAT, "format_version": VERSION})
+            self._file.close()
+            if error is None:
+                os.replace(self._temporary, self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a name that does not say that it is HDF5.
+
+    Raises:
+        DataError: With a name that does.
+    """
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"a store is an HDF5 file: name it '{path}.h5', not '{path}'.")
+
+
+class Usable(View[Structure]):
+    """Some structures of a store, each read by itself: the others cannot be read past."""
+
+    def __iter__(self) -> Iterator[Structure]:
+        return LazySequence.__iter__(self)
+
+
+def usable(structures: Sequence[Structure]) -> tuple[Sequence[Structure], list[str]]:
+    """Read all structures once.
+
+    Returns:
+        The sequence as it is, or those of its structures that can be used; and what is wrong with
+        each of the others.
+    """
+    try:
+        for _ in structures:
+            pass
+        return structures, []
+    except DataError:
+        kept, faults = [], []
+    for index in range(len(structures)):
+        try:
+            structures[index]
+            kept.append(index)
+        except DataError as error:
+            faults.append(str(error))
+    return Usable(structures, kept), faults

@@ -9,7 +9,7 @@ import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
-from finetune.errors import DataError
+from finetune.core.errors import DataError
 
 Array = NDArray[np.float64]
 LARGEST_NUMBER = 1000

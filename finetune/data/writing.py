@@ -15,11 +15,11 @@ from ase import Atoms
 from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from finetune.data.labels import Structure
-from finetune.data.store_writing import SUFFIXES, StoreWriter
-from finetune.errors import DataError, system_errors
-from finetune.files import appearing, write_atomically
-from finetune.sections import LabelKeys
+from finetune.core.errors import DataError, system_errors
+from finetune.core.files import appearing, write_atomically
+from finetune.data.store import SUFFIXES, StoreWriter
+from finetune.data.structures import Structure
+from finetune.recipe.sections import LabelKeys
 
 XYZ = {".xyz", ".extxyz"}
 BLOCK = 1000

@@ -1,1 +1,1 @@
-"""Measure a potential against labels."""
+"""TODO."""

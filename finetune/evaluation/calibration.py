@@ -13,7 +13,7 @@ from rich.text import Text
 from scipy.integrate import trapezoid
 from scipy.stats import norm, spearmanr
 
-from finetune.evaluation.metrics import LabelledPredictions
+from finetune.potentials.errors import LabelledPredictions
 
 Array = NDArray[np.float64]
 Quantity = Literal["energy", "forces"]

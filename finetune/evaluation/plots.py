@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.core.files import write_atomically
 from finetune.evaluation.calibration import LEVELS, TITLES, Calibration, Quantity
-from finetune.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from finetune.evaluation.metrics import LabelledPredictions
+    from finetune.potentials.errors import LabelledPredictions
+
 
 Array = NDArray[np.float64]
 BEFORE, AFTER, FAINT = "#b3541e", "#1f6f8b", "#888888"

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.evaluation.metrics import Array, LabelledPredictions
+from finetune.potentials.errors import Array, LabelledPredictions
 
 SMALLEST_FORCE = 0.01
 """eV/Å; a labelled force below it has no direction worth comparing."""

@@ -1,1 +1,1 @@
-"""Hand a fine-tuned potential on: bundles, ASE calculators, plain MACE models."""
+"""TODO."""

@@ -14,18 +14,17 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from finetune.data.checks import check_geometry
+from finetune.core.devices import choose_device, choose_dtype
+from finetune.core.errors import DataError, RecipeError
+from finetune.core.prediction import Prediction
 from finetune.data.graphs import GraphBatch, concatenate, graph
-from finetune.data.labels import without_labels
-from finetune.devices import choose_device, choose_dtype
-from finetune.errors import DataError, RecipeError
-from finetune.foundation import domain
-from finetune.foundation.committee import CommitteePotential, mean
-from finetune.foundation.domain import Domain, FarFromTrainingWarning
-from finetune.foundation.loading import load_foundation, locate
-from finetune.foundation.potential import Potential
-from finetune.foundation.stored_config import read_config
-from finetune.quantities import Prediction
+from finetune.data.structures import check_geometry, without_labels
+from finetune.potentials import domain
+from finetune.potentials.committee import CommitteePotential, mean
+from finetune.potentials.domain import Domain, FarFromTrainingWarning
+from finetune.potentials.loading import load_foundation, locate
+from finetune.potentials.potential import Potential
+from finetune.potentials.storage import read_config
 
 
 class PotentialCalculator(Calculator):

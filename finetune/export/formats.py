@@ -7,17 +7,133 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
-from finetune.devices import choose_dtype
-from finetune.errors import FoundationError, RecipeError, RunFolderError, suggestion, system_errors
-from finetune.export.card import card
+from finetune.core.devices import choose_dtype
+from finetune.core.errors import (
+    FoundationError,
+    RecipeError,
+    RunFolderError,
+    suggestion,
+    system_errors,
+)
+from finetune.core.files import write_folder
+from finetune.core.run_files import ADAPTER, ADAPTER_RECORD, COMMITTEE, MEMBERS
 from finetune.export.merge import check_file, check_plain, mace_file, plain, write_file, writing
-from finetune.files import write_folder
-from finetune.foundation import domain, lammps, storage
-from finetune.foundation.adapter_folder import locate_adapter, read_adapter
-from finetune.foundation.committee import CommitteeRecord, read_committee
-from finetune.foundation.loading import Foundation, load_foundation, locate
-from finetune.foundation.stored_config import CONFIG, StoredConfig
-from finetune.run_files import ADAPTER, ADAPTER_RECORD, COMMITTEE, MEMBERS
+from finetune.potentials import domain, storage
+from finetune.potentials.adapter_folder import locate_adapter, read_adapter
+from finetune.potentials.committee import CommitteeRecord, read_committee
+from finetune.potentials.errors import ROWS
+from finetune.potentials.loading import (
+    Foundation,
+    ancestors,
+    level_of_theory,
+    load_foundation,
+    locate,
+    told,
+)
+from finetune.potentials.mace import lammps
+from finetune.potentials.storage import CONFIG, StoredConfig
+
+USE = """```python
+import finetune
+from ase.io import read
+
+atoms = read("yours.xyz")  # {composition}
+atoms.calc = finetune.load_calculator("{path}")  # this folder
+print(atoms.get_potential_energy(), atoms.get_forces())  # eV, eV/Å
+```
+"""
+USE_PEFT = """The folder is an adapter of [peft](https://huggingface.co/docs/peft) for the MACE
+model of its foundation. The model has no reference energies: those of this adapter are in
+`adapter.json` (eV) and are added to its energies.
+
+```python
+import finetune
+from peft import LoraConfig, PeftModel
+from finetune.adapters.lora_layers import register_equivariant_layers
+
+base = finetune.load_foundation("{foundation}"{head}).potential.model
+config = register_equivariant_layers(LoraConfig.from_pretrained("{path}"))  # this folder
+model = PeftModel.from_pretrained(base, "{path}", config=config)
+```
+
+`finetune.load_calculator` opens the folder too, if the foundation still lies where `adapter.json`
+says.
+"""
+
+
+def card(metadata: Mapping[str, Any], path: str, fingerprint: str, peft: bool = False) -> str:
+    """Return a model card in Markdown, with the header that model hubs read.
+
+    Args:
+        metadata: What is stored with the potential or adapter.
+        path: Name of the folder, for the example.
+        fingerprint: Of the potential, or of the foundation that an adapter belongs to.
+        peft: Whether it is peft's adapter.
+    """
+    origin = metadata.get("foundation") or {}
+    level = level_of_theory(metadata) or "not recorded"
+    name, licence = metadata.get("name") or path, metadata.get("license")
+    header = ["---", f"library_name: {'peft' if peft else 'piwsl-finetune'}"]
+    header += [f"license: {licence}"] if licence else []
+    header += ["tags: [mace, interatomic-potential, ase, piwsl-finetune]", "---"]
+    steps = told(ancestors(metadata))
+    facts = [
+        ("foundation", origin.get("name")),
+        ("fingerprint of the foundation", origin.get("fingerprint")),
+        ("fingerprint", None if peft else fingerprint),
+        ("level of theory", level),
+        ("descends from", " → ".join(steps) if len(steps) > 1 else None),
+        ("adapter", (metadata.get("recipe") or {}).get("adapter")),
+        ("trained parameters", str(metadata.get("trained") or "").removeprefix("trained: ")),
+        ("energies mean something for", ", ".join(metadata.get("compositions") or ())),
+        ("versions", _listed(metadata.get("versions"))),
+    ]
+    head = f', head="{origin["head"]}"' if origin.get("head") else ""
+    use = (USE_PEFT if peft else USE).format(
+        path=path,
+        foundation=origin.get("name"),
+        head=head,
+        composition=" or ".join(metadata.get("compositions") or ["your structure"]),
+    )
+    return "\n".join(
+        [
+            *header,
+            f"\n# {name}\n",
+            "A MACE interatomic potential, fine-tuned with piwsl-finetune.\n",
+            *(f"- {title}: {value}" for title, value in facts if value),
+            "\n## Use\n",
+            use,
+            *_errors(metadata.get("metrics")),
+            "## Cite\n",
+            str(metadata.get("citation") or "MACE: arXiv 2206.07697"),
+            "",
+        ]
+    )
+
+
+def _errors(metrics: Any) -> list[str]:
+    found = metrics if isinstance(metrics, Mapping) else {}
+    shown = found.get("test") or found.get("valid")
+    if not shown:
+        return []
+    before, after = shown.get("foundation") or {}, shown["finetuned"]
+    lines = [
+        f"## Errors on the {shown['source']} set of the run\n",
+        "| error | foundation | fine-tuned | unit |",
+        "|---|---:|---:|---|",
+    ]
+    for title, field, unit in ROWS:
+        if after.get(field) is not None:
+            known = before.get(field)
+            cells = ["–" if known is None else f"{1000 * known:.2f}", f"{1000 * after[field]:.2f}"]
+            lines.append(f"| {title} | {' | '.join(cells)} | {unit} |")
+    return [*lines, ""]
+
+
+def _listed(versions: Any) -> str:
+    known = versions if isinstance(versions, Mapping) else {}
+    return ", ".join(f"{name} {version}" for name, version in known.items())
+
 
 Format = Literal["mace", "lammps", "lammps-mliap", "adapter", "bundle"]
 ENDINGS = {"mace": ".model", "lammps": ".pt", "lammps-mliap": ".pt"}

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from finetune.errors import FoundationError, RunFolderError, system_errors
-from finetune.files import write_atomically
-from finetune.foundation.archive import METADATA
-from finetune.foundation.loading import Foundation
-from finetune.foundation.mace import MacePotential
-from finetune.foundation.potential import Potential
+from finetune.core.errors import FoundationError, RunFolderError, system_errors
+from finetune.core.files import write_atomically
+from finetune.potentials.archive import METADATA
+from finetune.potentials.loading import Foundation
+from finetune.potentials.mace.potential import MacePotential
+from finetune.potentials.potential import Potential
 
 
 @system_errors()

@@ -1,1 +1,1 @@
-"""What a set of labelled structures holds, and whether it is what it seems."""
+"""TODO."""

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import pdist
 
-from finetune.data.labels import Structure
-from finetune.units import Units
+from finetune.core.units import Units
+from finetune.data.structures import Structure
 
 Array = NDArray[np.float64]
 MOST = 600

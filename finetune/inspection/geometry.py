@@ -8,8 +8,8 @@ import numpy as np
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 
 from finetune.data.distances import nearest
-from finetune.data.labels import Structure
-from finetune.inspection.findings import Finding
+from finetune.data.structures import Structure
+from finetune.inspection.finding import Finding
 
 REACH = 4.0
 """Å, up to which neighbours are looked for."""

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy.linalg import polar
 from scipy.spatial import cKDTree
 
-from finetune.data.labels import Structure
+from finetune.core.units import Units
+from finetune.data.structures import Structure
 from finetune.inspection.forces import ENOUGH, Slope, fit
-from finetune.units import Units
 
 Array = NDArray[np.float64]
 SMALL, LARGE = 1e-4, 0.06

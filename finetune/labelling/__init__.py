@@ -1,1 +1,1 @@
-"""Compute the labels of structures: PySCF, tblite, or any ASE calculator."""
+"""TODO."""

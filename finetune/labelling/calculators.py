@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
@@ -15,10 +17,41 @@ import numpy as np
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.data import ground_state_magnetic_moments
 
-from finetune.errors import RecipeError
-from finetune.labelling import scratch
-from finetune.labelling.label import Label, LabelError, Task, check_electrons, listed
-from finetune.labelling.levels import AseLevel, TbliteLevel
+from finetune.core.errors import RecipeError
+from finetune.labelling.recipe import AseLevel, TbliteLevel
+from finetune.labelling.task import Label, LabelError, Task, check_electrons, listed
+
+KEPT = 10_000_000
+"""Bytes; larger files of a failed calculation (orbitals, densities) are not kept."""
+
+
+def empty(folder: Path) -> None:
+    """Remove what the calculation before left, so that nothing of it is taken for a new answer."""
+    if not folder.is_dir():
+        return
+    for item in folder.iterdir():
+        if item.is_dir() and not item.is_symlink():
+            shutil.rmtree(item, ignore_errors=True)
+        else:
+            item.unlink(missing_ok=True)
+
+
+def keep(folder: Path, place: Path) -> bool:
+    """Copy what a failed calculation left to another folder; whether there is anything."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return False
+    with suppress(OSError):  # the disk may be what failed
+        shutil.copytree(folder, place, symlinks=True, ignore=_large, dirs_exist_ok=True)
+    return place.is_dir()
+
+
+def _large(folder: str, names: Sequence[str]) -> list[str]:
+    paths = [os.path.join(folder, name) for name in names]
+    return [
+        name
+        for name, path in zip(names, paths, strict=True)
+        if os.path.isfile(path) and os.path.getsize(path) > KEPT
+    ]
 
 
 class TightBinding:
@@ -102,11 +135,11 @@ class Named:
         failed = self.folder.with_name(f"failed-{task.key[:12]}")
         shutil.rmtree(failed, ignore_errors=True)
         calculator = self._calculator(given)
-        scratch.empty(self.folder)
+        empty(self.folder)
         try:
             return computed(calculator, task, forces, level.energy, level.atom_cell)
         except LabelError as error:
-            if not scratch.keep(self.folder, failed):
+            if not keep(self.folder, failed):
                 raise
             place = f"{failed.parent.name}/{failed.name}"
             raise LabelError(f"{error} (its files: {place})") from None

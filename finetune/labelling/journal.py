@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import DataError
-from finetune.files import write_atomically
-from finetune.labelling.label import Label
+from finetune.core.errors import DataError
+from finetune.core.files import write_atomically
+from finetune.labelling.task import Label
 
 FORMAT, VERSION = "piwsl-finetune/labels", 1
 

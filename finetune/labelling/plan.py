@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols, ground_state_magnetic_moments
 
-from finetune.data.labels import Structure
+from finetune.core.errors import DataError
 from finetune.data.reading import Reader
 from finetune.data.sources import find_files
-from finetune.errors import DataError
-from finetune.labelling.label import Task, listed
+from finetune.data.structures import Structure
 from finetune.labelling.recipe import LabelRecipe
+from finetune.labelling.task import Task, listed
 
 UNREAD = {"energy": "(no energy)", "forces": "(no forces)", "stress": "(no stress)"}
 """Names that no file has: labels that are there already are not looked at."""

@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
-from finetune.errors import RecipeError
-from finetune.labelling.label import Label, Task
-from finetune.labelling.levels import Level, PyscfLevel, TbliteLevel
+from finetune.core.errors import RecipeError
+from finetune.labelling.recipe import Level, PyscfLevel, TbliteLevel
+from finetune.labelling.task import Label, Task
 
 EXTRA = "pip install 'piwsl-finetune[label]'"
 
@@ -58,7 +58,7 @@ def open_program(
     """
     check_installed(level)
     if isinstance(level, PyscfLevel):
-        from finetune.labelling.molecular import Molecular
+        from finetune.labelling.pyscf import Molecular
 
         return Molecular(level, elements, threads, memory)
     from finetune.labelling.calculators import Named, TightBinding

@@ -10,14 +10,188 @@ from ase.data import atomic_numbers
 from omegaconf import OmegaConf
 from pydantic import ConfigDict, Field, ValidationError, field_validator
 
-from finetune.errors import RecipeError, suggestion, system_errors
-from finetune.explanation import explain, lines
-from finetune.labelling.levels import PROGRAMS, AseLevel, PyscfLevel, TbliteLevel
-from finetune.options import Options
-from finetune.overrides import overridden
-from finetune.overrides import read_yaml as read_mapping
-from finetune.sections import LabelKeys
-from finetune.units import Units
+from finetune.core.errors import RecipeError, suggestion, system_errors
+from finetune.core.options import Options, explain, lines
+from finetune.core.units import Units
+from finetune.recipe.overrides import overridden
+from finetune.recipe.overrides import read_yaml as read_mapping
+from finetune.recipe.sections import LabelKeys
+
+CORRELATED = ("mp2", "ccsd", "ccsd(t)")
+"""Methods upon Hartree-Fock; any other name than these and ``hf`` is a functional."""
+NAMES = {"hf": "HF", "mp2": "MP2", "ccsd": "CCSD", "ccsd(t)": "CCSD(T)"}
+
+
+class PyscfLevel(Options):
+    """Molecules with PySCF: Hartree-Fock, MP2, CCSD, CCSD(T), density functionals."""
+
+    program: Literal["pyscf"] = "pyscf"
+    method: str = Field(
+        "ccsd(t)", min_length=1, description="hf, mp2, ccsd, ccsd(t), or a functional of libxc"
+    )
+    basis: str | dict[str, str] = Field(
+        "cc-pvdz", description="name, or names by element with a `default`; its ECPs are taken too"
+    )
+    frozen_core: bool | Annotated[int, Field(ge=0, le=10_000)] = Field(
+        True, description="of mp2 and coupled cluster: PySCF's core orbitals, or how many"
+    )
+    density_fitting: bool = False
+    auxiliary_basis: str | None = Field(None, description="of the density fitting; PySCF's choice")
+    reference: Literal["auto", "unrestricted"] = Field(
+        "auto", description="auto: restricted for singlets, unrestricted for all others"
+    )
+    stability: bool = Field(
+        False, description="follow instabilities of the mean field; free atoms always do"
+    )
+    grid: int = Field(3, ge=0, le=9, description="level of PySCF's grids for functionals")
+    scf_tolerance: float = Field(1e-10, gt=0, le=1e-4, description="Hartree")
+    cc_tolerance: float = Field(1e-8, gt=0, le=1e-4, description="Hartree")
+    max_cycles: int = Field(100, ge=1, le=100_000, description="of each iteration")
+
+    @field_validator("method")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        name = value.strip().lower()
+        return name if name in NAMES else value.strip()
+
+    @field_validator("frozen_core", mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        if not isinstance(value, int):
+            raise ValueError("must be true, false or a number of orbitals")
+        return value
+
+    @field_validator("basis")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if not value or "" in ([value] if isinstance(value, str) else value.values()):
+            raise ValueError("name a basis set, e.g. cc-pvtz, or {default: cc-pvtz, I: def2-tzvp}")
+        return value
+
+    @property
+    def correlated(self) -> bool:
+        """Whether the method goes beyond a mean field."""
+        return self.method in CORRELATED
+
+    @property
+    def name(self) -> str:
+        """What the labels carry as their level of theory."""
+        parts = [f"{NAMES.get(self.method, self.method)}/{_basis(self.basis)}"]
+        if self.correlated:
+            parts.append(_core(self.frozen_core))
+        if self.density_fitting:
+            parts.append("density fitting")
+        return ", ".join(parts)
+
+    @property
+    def without_forces(self) -> str:
+        """Why there are no analytic forces at all, or nothing."""
+        if self.correlated and self.density_fitting:
+            return f"PySCF has no exact gradient of {NAMES[self.method]} with density fitting"
+        return ""
+
+    def tags(self) -> dict[str, str | float]:
+        """Return what each label says of the level besides its name."""
+        found: dict[str, str | float] = {"method": self.method, "basis": _basis(self.basis)}
+        if self.density_fitting:
+            found["auxiliary_basis"] = self.auxiliary_basis or "default"
+        return found
+
+
+class TbliteLevel(Options):
+    """GFN1-xTB and GFN2-xTB with tblite, periodic or not."""
+
+    program: Literal["tblite"]
+    method: Literal["GFN1-xTB", "GFN2-xTB", "IPEA1-xTB"] = "GFN2-xTB"
+    accuracy: float = Field(1.0, gt=0, le=1000, description="tblite's; smaller is tighter")
+    electronic_temperature: float = Field(300.0, ge=0, le=1e5, description="K")
+    max_cycles: int = Field(250, ge=1, le=100_000)
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _spelling(cls, value: Any) -> Any:
+        known = {"gfn1-xtb": "GFN1-xTB", "gfn2-xtb": "GFN2-xTB", "ipea1-xtb": "IPEA1-xTB"}
+        return known.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+    @property
+    def name(self) -> str:
+        """What the labels carry as their level of theory."""
+        warm = self.electronic_temperature
+        return self.method if warm == 300 else f"{self.method}, electrons at {warm:g} K"
+
+    @property
+    def without_forces(self) -> str:
+        """See `PyscfLevel.without_forces`."""
+        return ""
+
+    def tags(self) -> dict[str, str | float]:
+        """See `PyscfLevel.tags`."""
+        return {"method": self.method}
+
+
+class AseLevel(Options):
+    """Any ASE calculator, by the dotted path of its class or of a function that returns one.
+
+    The path is imported and called: it runs code that the recipe names.
+    """
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")  # arguments may be infinite
+
+    program: Literal["ase"]
+    calculator: str = Field(
+        pattern=r"^\w+(\.\w+)+$", description="e.g. ase.calculators.emt.EMT, or mymodule.make"
+    )
+    arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments")
+    level_of_theory: str | None = Field(None, description="what the labels carry; its path if none")
+    energy: Literal["energy", "free_energy"] = Field(
+        "energy", description="free_energy: the one that forces belong to, where electrons are warm"
+    )
+    charge_parameter: str | None = Field(
+        None, description="parameter of the calculator that takes the total charge; or `info`"
+    )
+    spin_parameter: str | None = Field(
+        None, description="parameter that takes the multiplicity 2S + 1; or `info`"
+    )
+    atom_cell: float | None = Field(
+        None, gt=1, le=1000, description="Å, cubic periodic cell of free atoms, for periodic codes"
+    )
+
+    @property
+    def name(self) -> str:
+        """What the labels carry as their level of theory."""
+        return self.level_of_theory or self.calculator
+
+    @property
+    def without_forces(self) -> str:
+        """See `PyscfLevel.without_forces`."""
+        return ""
+
+    def tags(self) -> dict[str, str | float]:
+        """See `PyscfLevel.tags`."""
+        return {"calculator": self.calculator}
+
+
+Level = PyscfLevel | TbliteLevel | AseLevel
+PROGRAMS: dict[str, type[Level]] = {"pyscf": PyscfLevel, "tblite": TbliteLevel, "ase": AseLevel}
+_CONVERGENCE = {"max_cycles"}
+
+
+def identity(level: Level) -> dict[str, Any]:
+    """Return what decides the labels of a level; how long it tries to converge does not."""
+    return level.model_dump(mode="json", exclude=_CONVERGENCE)
+
+
+def _basis(basis: str | dict[str, str]) -> str:
+    if isinstance(basis, str):
+        return basis
+    rest = [f"{symbol}: {name}" for symbol, name in basis.items() if symbol != "default"]
+    return " ".join([*([basis["default"]] if "default" in basis else []), f"({', '.join(rest)})"])
+
+
+def _core(frozen: bool | int) -> str:
+    if isinstance(frozen, bool):
+        return "frozen core" if frozen else "all electrons"
+    return f"{frozen} orbitals frozen" if frozen else "all electrons"
 
 
 class LabelRecipe(Options):

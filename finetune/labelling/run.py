@@ -8,22 +8,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from finetune.data.checks import check_sizes
-from finetune.errors import DataError, RecipeError, RunStoppedError, system_errors
+from finetune.core.errors import DataError, RecipeError, RunStoppedError, system_errors
+from finetune.core.interruption import StopSignals
+from finetune.core.output_folder import alone
+from finetune.core.resources import expanded
+from finetune.core.text import counted
+from finetune.data.structures import check_sizes
 from finetune.evaluation.counter import Counter
 from finetune.labelling.journal import Journal, holds_labels
-from finetune.labelling.label import Label
-from finetune.labelling.levels import identity
-from finetune.labelling.outcome import LabelResult, Places, conclude, labelled
 from finetune.labelling.plan import Item, check_sources, plan
 from finetune.labelling.programs import check_installed
-from finetune.labelling.recipe import LabelRecipe
+from finetune.labelling.recipe import LabelRecipe, identity
+from finetune.labelling.result import LabelResult, Places, conclude, labelled
+from finetune.labelling.task import Label
 from finetune.labelling.workers import compute_all
-from finetune.resources import expanded
-from finetune.run_folder import alone
-from finetune.sections import LabelKeys
-from finetune.training.interruption import StopSignals
-from finetune.wording import counted
+from finetune.recipe.sections import LabelKeys
 
 
 @system_errors()

@@ -9,21 +9,76 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Queue, SimpleQueue
 from typing import Any
 
-from finetune.errors import FinetuneError, RecipeError
-from finetune.labelling.label import Task
+from finetune.core.errors import FinetuneError, RecipeError
+from finetune.labelling.programs import Program, open_program
+from finetune.labelling.recipe import PROGRAMS
+from finetune.labelling.task import LabelError, Task
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # batch systems send them to all processes of a job
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    lines: Queue[str] = Queue()
+    threading.Thread(target=_listen, args=(lines,), daemon=True).start()
+
+    def answer(content: dict[str, Any]) -> None:
+        answers.write(json.dumps(content) + "\n")
+        answers.flush()
+
+    try:
+        program = _open(json.loads(lines.get()))
+    except FinetuneError as error:
+        answer({"fault": str(error)})
+        return
+    answer({"ready": program.program})
+    while True:
+        content = json.loads(lines.get())
+        answer(_computed(program, Task(**content["task"]), content["forces"]))
+
+
+def _listen(lines: Queue[str]) -> None:
+    for line in sys.stdin:
+        lines.put(line)
+    os._exit(0)  # whoever asked is gone, and a calculation may have hours to go
+
+
+def _open(setup: dict[str, Any]) -> Program:
+    level = PROGRAMS[setup["level"]["program"]].model_validate(setup["level"])
+    return open_program(
+        level, setup["elements"], setup["threads"], setup["memory"], Path(setup["folder"])
+    )
+
+
+def _computed(program: Program, task: Task, forces: bool) -> dict[str, Any]:
+    begin = time.perf_counter()
+    try:
+        label = program.compute(task, forces)
+    except LabelError as error:
+        return {"reason": str(error)}
+    except Exception as error:  # programs raise whatever they like; the next task goes on
+        text = " ".join(str(error).split())[:300]
+        reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return {"reason": reason}
+    seconds = round(time.perf_counter() - begin, 4)
+    return asdict(replace(label, program=program.program, seconds=seconds))
+
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _BEGIN = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from finetune.labelling.worker import main; main()"
+    "from finetune.labelling.workers import main; main()"
 )
 PATIENCE = 0.2
 """Seconds between looks at whether a signal came."""
@@ -33,7 +88,7 @@ class Worker:
     """One process; it starts at the first task, and anew after it has died.
 
     Args:
-        setup: What `finetune.labelling.worker` is set up with.
+        setup: What `finetune.labelling.workers` is set up with.
     """
 
     def __init__(self, setup: Mapping[str, Any]) -> None:

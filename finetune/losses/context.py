@@ -3,17 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
+from finetune.core.prediction import Prediction
 from finetune.data.graphs import GraphBatch, concatenate
-from finetune.foundation.potential import Potential
-from finetune.losses.sites import BASE, Request, Site
-from finetune.perturbation import Generators, draw, draw_strain
-from finetune.quantities import Prediction
-from finetune.schedules import at
-from finetune.teacher import Teacher
+from finetune.losses.frozen_foundation import Teacher
+from finetune.losses.perturbation import Generators, draw, draw_strain
+from finetune.potentials.potential import Potential
+from finetune.recipe.displacements import DisplacementOptions
+from finetune.recipe.schedules import Schedule, at
+
+
+@dataclass(frozen=True)
+class Site:
+    """A geometry at which the potential is evaluated.
+
+    Attributes:
+        displacement: How the atoms are displaced; None for where they are.
+        strain: Largest component of the strain of atoms and cells; None for cells as they are.
+        copy: Number of the draw, so that one loss can ask for several.
+        sign: −1 for the mirrored displacement or strain of the same draw.
+    """
+
+    displacement: DisplacementOptions | None = None
+    strain: float | Schedule | None = None
+    copy: int = 0
+    sign: Literal[1, -1] = 1
+
+    @property
+    def drawn(self) -> Site | None:
+        """The site whose draw this one uses, mirrored or not; None where nothing is drawn."""
+        return None if self == BASE else replace(self, sign=1)
+
+
+BASE = Site()
+"""The structures as they are."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a loss needs at a site. Requests of several losses at one site are shared.
+
+    Attributes:
+        site: Where.
+        forces: Whether forces are needed beside energies.
+        stress: Whether stresses are needed.
+        of: Which potential: the one in training, or the frozen foundation.
+    """
+
+    site: Site
+    forces: bool = False
+    stress: bool = False
+    of: Literal["trained", "foundation"] = "trained"
+
 
 Which = Literal["trained", "foundation"]
 

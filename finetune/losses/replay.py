@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import torch
 
+from finetune.core.prediction import FORCE_UNIT
 from finetune.data.graphs import GraphBatch
-from finetune.losses.base import BASE, Loss, Request, Site
-from finetune.losses.context import LossContext
-from finetune.losses.options import ReplayOptions
-from finetune.quantities import FORCE_UNIT
+from finetune.losses.context import BASE, LossContext, Request, Site
+from finetune.losses.loss import Loss
+from finetune.recipe.loss_options import ReplayOptions
 
 
 class ReplayLoss(Loss):

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from finetune.data.graphs import GraphBatch, batches
-from finetune.displacements import ChosenSize, DisplacementOptions
-from finetune.foundation.potential import Potential
+from finetune.losses.consistency import TaylorLoss
 from finetune.losses.context import LossContext
-from finetune.losses.options import DisplacedOptions, LossOptions, ReplayOptions, TaylorOptions
-from finetune.losses.taylor import TaylorLoss
-from finetune.teacher import Teacher
+from finetune.losses.frozen_foundation import Teacher
+from finetune.potentials.potential import Potential
+from finetune.recipe.displacements import ChosenSize, DisplacementOptions
+from finetune.recipe.loss_options import DisplacedOptions, LossOptions, ReplayOptions, TaylorOptions
 
 STRUCTURES = 32
 """Training structures that the remainder is measured on, at most."""

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
+from finetune.core.prediction import FORCE_UNIT, STRESS_UNIT, energy_unit
 from finetune.data.graphs import GraphBatch
-from finetune.losses.base import BASE, Loss, Request
-from finetune.losses.context import LossContext
-from finetune.losses.options import EnergyOptions, ForcesOptions, StressOptions
-from finetune.quantities import FORCE_UNIT, STRESS_UNIT, energy_unit
+from finetune.losses.context import BASE, LossContext, Request
+from finetune.losses.loss import Loss
+from finetune.recipe.loss_options import EnergyOptions, ForcesOptions, StressOptions
 
 
 class EnergyLoss(Loss):

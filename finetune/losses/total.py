@@ -8,15 +8,14 @@ from dataclasses import dataclass
 import torch
 
 from finetune.data.graphs import GraphBatch
-from finetune.foundation.potential import Potential
-from finetune.losses import losses as registry
-from finetune.losses.base import Loss
-from finetune.losses.context import LossContext
-from finetune.losses.options import DisplacedOptions, LossOptions, ReplayOptions, StrainOptions
-from finetune.losses.sites import Request
-from finetune.perturbation import Generators, reach, strain_reach
-from finetune.schedules import peak
-from finetune.teacher import Teacher
+from finetune.losses.context import LossContext, Request
+from finetune.losses.frozen_foundation import Teacher
+from finetune.losses.loss import Loss
+from finetune.losses.perturbation import Generators, reach, strain_reach
+from finetune.potentials.potential import Potential
+from finetune.recipe.loss_options import DisplacedOptions, LossOptions, ReplayOptions, StrainOptions
+from finetune.recipe.plugins import losses as registry
+from finetune.recipe.schedules import peak
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from finetune.testing.analytic import (
     LennardJonesPotential,
     MorsePotential,
     PairPotential,
+    tiny_mace,
+    tiny_settings,
 )
 from finetune.testing.losses import LossSuite
 from finetune.testing.potentials import PotentialSuite
-from finetune.testing.tiny import tiny_mace, tiny_settings
 
 __all__ = [
     "AdapterSuite",

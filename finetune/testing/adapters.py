@@ -14,10 +14,10 @@ import torch
 from torch_ema import ExponentialMovingAverage
 
 import finetune
-from finetune.adapters import adapters
-from finetune.adapters.base import AdaptedPotential, Adapter
-from finetune.errors import FinetuneError, RunFolderError
-from finetune.foundation.potential import Potential
+from finetune.adapters.adapter import AdaptedPotential, Adapter
+from finetune.core.errors import FinetuneError, RunFolderError
+from finetune.potentials.potential import Potential
+from finetune.recipe.plugins import adapters
 from finetune.testing.comparing import (
     difference,
     distorted_batch,

@@ -10,11 +10,11 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 
+from finetune.core.prediction import Prediction
 from finetune.data.graphs import GraphBatch, concatenate, graph
-from finetune.foundation.potential import Potential
-from finetune.quantities import Prediction
+from finetune.potentials.potential import Potential
+from finetune.testing.analytic import tiny_mace
 from finetune.testing.runs import structure_of
-from finetune.testing.tiny import tiny_mace
 
 
 @cache

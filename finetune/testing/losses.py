@@ -11,14 +11,15 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 
+from finetune.core.prediction import Prediction
 from finetune.data.graphs import GraphBatch, concatenate, graph
-from finetune.data.labels import Structure
-from finetune.foundation.mace import MacePotential
-from finetune.foundation.potential import Potential
-from finetune.losses.base import Loss, LossContext, Site
-from finetune.quantities import Prediction
-from finetune.teacher import Teacher
-from finetune.testing.tiny import tiny_mace
+from finetune.data.structures import Structure
+from finetune.losses.context import LossContext, Site
+from finetune.losses.frozen_foundation import Teacher
+from finetune.losses.loss import Loss
+from finetune.potentials.mace.potential import MacePotential
+from finetune.potentials.potential import Potential
+from finetune.testing.analytic import tiny_mace
 
 SKIN = 1.0
 _SHIFT = torch.tensor([3.0, -1.0, 2.0], dtype=torch.float64)

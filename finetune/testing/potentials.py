@@ -11,11 +11,11 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from scipy.spatial.transform import Rotation
 
+from finetune.core.errors import FoundationError
+from finetune.core.prediction import Prediction
 from finetune.data.graphs import GraphBatch, concatenate, graph
-from finetune.data.labels import Structure
-from finetune.errors import FoundationError
-from finetune.foundation.potential import Potential
-from finetune.quantities import Prediction
+from finetune.data.structures import Structure
+from finetune.potentials.potential import Potential
 
 ENERGY, FORCES = 1e-9, 1e-9
 """eV and eV/Å: rounding in float64, on total energies of thousands of eV."""

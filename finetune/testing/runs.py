@@ -17,13 +17,13 @@ from ase import Atoms
 from ase.build import molecule
 
 import finetune
+from finetune.core.errors import FoundationError
 from finetune.data.graphs import graph
-from finetune.data.labels import Structure
-from finetune.errors import FoundationError
+from finetune.data.structures import Structure
 from finetune.export.merge import check_plain, write_mace
-from finetune.foundation import storage
-from finetune.foundation.potential import Potential
-from finetune.testing.tiny import tiny_mace
+from finetune.potentials import storage
+from finetune.potentials.potential import Potential
+from finetune.testing.analytic import tiny_mace
 
 EXPORTED = 1e-8
 """eV and eV/Å: a potential and its export."""

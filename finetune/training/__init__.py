@@ -1,1 +1,1 @@
-"""Optimise the weights that an adapter frees."""
+"""TODO."""

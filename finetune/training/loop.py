@@ -9,33 +9,90 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from finetune.adapters.base import AdaptedPotential
+from finetune.adapters.adapter import AdaptedPotential
+from finetune.core.devices import multiplication
+from finetune.core.errors import TrainingError
+from finetune.core.interruption import StopSignals
+from finetune.core.run_files import CHECKPOINTS, METRICS
+from finetune.core.text import counted
 from finetune.data.graphs import GraphBatch
-from finetune.devices import multiplication
-from finetune.errors import TrainingError
-from finetune.foundation.potential import Potential
+from finetune.losses.frozen_foundation import Teacher
 from finetune.losses.total import LossValue, TotalLoss
-from finetune.recipe import Recipe
-from finetune.run_files import CHECKPOINTS, METRICS
-from finetune.teacher import Teacher
-from finetune.training.averaging import WeightAverage
-from finetune.training.ending import ending, spent
-from finetune.training.feeding import Feeder, TrainingData
-from finetune.training.gauss_newton import GaussNewton
+from finetune.potentials.potential import Potential
+from finetune.recipe.recipe import Recipe
+from finetune.recipe.sections import TrainRecipe
+from finetune.training.batches import (
+    Feeder,
+    Order,
+    TrainingData,
+    global_generator,
+    structure_generators,
+)
+from finetune.training.checkpoints import Keeper, Progress, Weights
 from finetune.training.guard import diverged
-from finetune.training.interruption import StopSignals
-from finetune.training.keeping import Keeper
-from finetune.training.optimiser import build_optimiser, set_learning_rate
-from finetune.training.order import Order
-from finetune.training.pace import Pace
+from finetune.training.optimisers.adamw import (
+    Stepper,
+    WeightAverage,
+    build_optimiser,
+    learning_rate,
+    set_learning_rate,
+)
+from finetune.training.optimisers.gauss_newton import GaussNewton
 from finetune.training.processes import Processes
 from finetune.training.progress import Record, Reporter
-from finetune.training.records import MetricsLog, finite, step_values
-from finetune.training.seeds import global_generator, structure_generators
-from finetune.training.state import Progress, Weights
-from finetune.training.stepping import Stepper
-from finetune.training.validation import Validator
-from finetune.wording import counted
+from finetune.training.records import MetricsLog, Validator, finite, step_values
+
+
+class Pace:
+    """Places in a run, measured in epochs.
+
+    Args:
+        settings: The recipe's.
+        steps: Steps in an epoch.
+
+    Attributes:
+        length: Epochs in all, fewer than the recipe's where its steps are limited.
+    """
+
+    def __init__(self, settings: TrainRecipe, steps: int) -> None:
+        self.settings = settings
+        self.steps = steps
+        self.length = float(settings.epochs)
+        if settings.max_steps is not None:
+            self.length = min(self.length, settings.max_steps / steps)
+
+    def done(self, state: Progress) -> float:
+        """Return how many epochs are done, with the share of the one in progress."""
+        return state.epoch - 1 + state.position / self.steps
+
+    def share(self, state: Progress) -> float:
+        """Return the share of the run that is done, 0 to 1."""
+        return self.done(state) / self.length
+
+    def rate(self, state: Progress, epoch: float) -> float:
+        """Return the learning rate after ``epoch`` epochs, as the guard allows."""
+        monitored = f"valid/{self.settings.monitor}"
+        values = [record[monitored] for record in state.history]
+        values = [math.inf if value is None else value for value in values]
+        return state.guard.factor * learning_rate(self.settings, epoch, self.length, values)
+
+
+def spent(state: Progress, settings: TrainRecipe, processes: Processes) -> str:
+    """Return which budget is spent, ``max_steps`` or ``max_hours``; empty while none is."""
+    if settings.max_steps is not None and state.step >= settings.max_steps:
+        return "max_steps"
+    if settings.max_hours is not None:
+        late = state.seconds >= 3600 * settings.max_hours
+        return "max_hours" if processes.any(late) else ""
+    return ""
+
+
+def ending(state: Progress, settings: TrainRecipe, processes: Processes) -> str:
+    """Return why the run is over after an epoch; empty while it is not."""
+    if settings.patience and state.epoch - state.best_epoch >= settings.patience:
+        return "patience"
+    finished = "finished" if state.epoch >= settings.epochs else ""
+    return spent(state, settings, processes) or finished
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from finetune.environment import process_count
+from finetune.core.environment import process_count
 
 T = TypeVar("T")
 

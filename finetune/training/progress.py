@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from finetune.quantities import STRESS_UNIT, readable
+from finetune.core.prediction import STRESS_UNIT, readable
 
 Record = dict[str, Any]
 """One epoch: ``epoch``, ``loss/NAME``, ``residual/NAME``, ``valid/…``, ``learning_rate``, …"""

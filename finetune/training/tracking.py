@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import RecipeError
-from finetune.run_files import TENSORBOARD, WANDB
-from finetune.sections import TrackRecipe
+from finetune.core.errors import RecipeError
+from finetune.core.run_files import TENSORBOARD, WANDB
+from finetune.recipe.sections import TrackRecipe
 from finetune.training.progress import Record, Reporter, Silent, residuals
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import finetune
-from finetune import description
-from finetune.adapters import adapters
-from finetune.adapters.base import AdaptedPotential
+from finetune.adapters.adapter import AdaptedPotential
+from finetune.core.errors import RecipeError, RunFolderError
 from finetune.data.graphs import GraphBatch, concatenate
-from finetune.errors import RecipeError, RunFolderError
+from finetune.recipe.plugins import adapters
+from finetune.runs import outputs as description
 from finetune.testing import tiny_mace
 from tests.conftest import recipe_for
 

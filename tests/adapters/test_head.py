@@ -6,15 +6,14 @@ import pytest
 import torch
 
 import finetune
-from finetune.adapters.head import HeadAdapter
-from finetune.adapters.options import HeadOptions
+from finetune.adapters.shift_and_head import HeadAdapter
+from finetune.core.errors import FoundationError, RecipeError
 from finetune.data.graphs import GraphBatch, concatenate
-from finetune.errors import FoundationError, RecipeError
 from finetune.export.merge import write_mace
-from finetune.foundation.lineage import lineage
-from finetune.foundation.loading import Foundation, load_foundation
-from finetune.foundation.mace import MacePotential
-from finetune.foundation.storage import load, save
+from finetune.potentials.loading import Foundation, lineage, load_foundation
+from finetune.potentials.mace.potential import MacePotential
+from finetune.potentials.storage import load, save
+from finetune.recipe.adapter_options import HeadOptions
 from finetune.testing import HarmonicPotential, tiny_mace
 from tests.conftest import recipe_for
 from tests.foundation.architectures import CHARGE_AND_SPIN, HEADS

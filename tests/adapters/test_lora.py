@@ -9,13 +9,13 @@ import torch
 from pydantic import ValidationError
 
 import finetune
-from finetune.adapters.base import AdaptedPotential
-from finetune.adapters.equivariant_linear import EquivariantLora
+from finetune.adapters.adapter import AdaptedPotential
 from finetune.adapters.lora import LoraAdapter
-from finetune.adapters.options import REFUSED, LoraOptions
+from finetune.adapters.lora_layers import EquivariantLora
+from finetune.core.errors import RecipeError
 from finetune.data.graphs import GraphBatch, concatenate
-from finetune.errors import RecipeError
-from finetune.foundation.mace import MacePotential
+from finetune.potentials.mace.potential import MacePotential
+from finetune.recipe.adapter_options import REFUSED, LoraOptions
 from finetune.testing import HarmonicPotential, tiny_mace
 from tests.foundation.architectures import CHARGE_AND_SPIN
 
@@ -110,7 +110,7 @@ def test_a_safe_merge_adds_nothing_that_is_not_finite() -> None:
 def test_folders_are_read_by_peft_itself(tmp_path: Path, mixed_graphs: list[GraphBatch]) -> None:
     from peft import LoraConfig, PeftModel
 
-    from finetune.adapters.equivariant_linear import register_equivariant_layers
+    from finetune.adapters.lora_layers import register_equivariant_layers
 
     adapted = changed(attached(rank=8))
     adapted.save(tmp_path)
@@ -137,7 +137,7 @@ def test_all_orders_of_contractions_are_adapted_on_request(
 ) -> None:
     from peft import LoraConfig, PeftModel
 
-    from finetune.adapters.equivariant_linear import register_equivariant_layers
+    from finetune.adapters.lora_layers import register_equivariant_layers
 
     potential, batch = tiny_mace(correlation=correlation), concatenate(mixed_graphs)
     before, start = contraction_weights(potential), potential(batch)
@@ -263,7 +263,7 @@ def test_what_breaks_equivariance_is_refused_with_its_reason(option: str) -> Non
 def test_peft_s_own_door_refuses_them_too(option: str, value: object) -> None:
     from peft import LoraConfig, get_peft_model
 
-    from finetune.adapters.equivariant_linear import register_equivariant_layers
+    from finetune.adapters.lora_layers import register_equivariant_layers
 
     config = LoraConfig(target_modules=["readouts.0.linear"], **{option: value})
     with pytest.raises(RecipeError, match=f"{option}={value}"):

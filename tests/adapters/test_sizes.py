@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from finetune.foundation.potential import Potential
+from finetune.potentials.potential import Potential
 from tests.benchmarks.adapter_sizes import KINDS, RESULTS, embedded, medium, model_size, size
 
 

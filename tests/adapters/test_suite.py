@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from finetune.adapters import adapters
-from finetune.adapters.base import Adapter
+from finetune.adapters.adapter import Adapter
+from finetune.recipe.plugins import adapters
 from finetune.testing import AdapterSuite
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 import finetune
-from finetune.adapters import adapters
-from finetune.foundation import storage
-from finetune.foundation.mace import MacePotential
-from finetune.foundation.potential import Potential
+from finetune.potentials import storage
+from finetune.potentials.mace.potential import MacePotential
+from finetune.potentials.potential import Potential
+from finetune.recipe.plugins import adapters
 from finetune.testing import tiny_settings
 
 RESULTS = Path(__file__).parent / "results" / "adapter_sizes.json"

@@ -21,8 +21,7 @@ from records import Records
 from safetensors.torch import load_file
 
 import finetune
-from finetune.adapters import adapters
-from finetune.plugins import training_defaults
+from finetune.recipe.plugins import adapters, training_defaults
 
 POOL = 120
 """Labels in data/ccsdt/ethanol/train.xyz."""

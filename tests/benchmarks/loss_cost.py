@@ -26,11 +26,11 @@ import torch
 
 from finetune.data.graphs import GraphBatch, concatenate, graph
 from finetune.data.reading import read_structures
-from finetune.foundation.loading import load_foundation
-from finetune.foundation.potential import Potential
+from finetune.losses.frozen_foundation import Teacher
 from finetune.losses.total import TotalLoss
-from finetune.recipe import Recipe
-from finetune.teacher import Teacher
+from finetune.potentials.loading import load_foundation
+from finetune.potentials.potential import Potential
+from finetune.recipe.recipe import Recipe
 
 NEAR = {"displacement": 0.02}
 ARMS: dict[str, dict[str, Any]] = {

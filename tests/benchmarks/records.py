@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from finetune.files import write_atomically
+from finetune.core.files import write_atomically
 
 
 class Records:

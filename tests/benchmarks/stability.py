@@ -19,8 +19,8 @@ from trials import FOUNDATION, file_name
 from weak_losses import ALONE, LONG, LONG_WEAK, LORA, LORA_WEAK, MOLECULES, SCRATCH, SOLVED, WEAK
 
 import finetune
-from finetune.evaluation.stability.runs import run_all
-from finetune.evaluation.stability.trajectory import Settings, Task
+from finetune.evaluation.dynamics import run_all
+from finetune.evaluation.trajectory import Settings, Task
 
 ARMS = (ALONE, LONG, *SOLVED, LORA, LORA_WEAK, *WEAK, *LONG_WEAK, SCRATCH)
 

@@ -13,8 +13,8 @@ import torch
 from records import Records
 
 import finetune
-from finetune.foundation.mace import MacePotential
-from finetune.foundation.storage import save
+from finetune.potentials.mace.potential import MacePotential
+from finetune.potentials.storage import save
 
 FOUNDATION = "tiny-xtb-hcno"
 BATCH = 5

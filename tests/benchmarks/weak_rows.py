@@ -4,9 +4,9 @@
         --out tests/benchmarks/results/weak_rows.json   (resumes)
 
 The weights of the embedded foundation are tuned on energies alone by the linear problem of
-`finetune.training.gauss_newton`, in one step. To it come anchored weak residuals at displaced
-copies of the labelled structures, each asked to vanish with a variance s: of the first order,
-D(r+δ) − D(r), and of the second, D(r+δ) − D(r) − δ·∇D(r), which is anchored PITC; D is the
+`finetune.training.optimisers.gauss_newton`, in one step. To it come anchored weak residuals at
+displaced copies of the labelled structures, each asked to vanish with a variance s: of the first
+order, D(r+δ) − D(r), and of the second, D(r+δ) − D(r) − δ·∇D(r), which is anchored PITC; D is the
 correction of the foundation. Their gradients Φ turn the prior covariance K
 of the labels into K − K_yΦ (K_ΦΦ + s)⁻¹ K_Φy, so that the marginal likelihood of the labels can
 choose s: the mean variance of the weak residuals a priori times one of STRENGTHS, or infinite,
@@ -30,10 +30,10 @@ from trials import FOUNDATION
 import finetune
 from finetune.data.graphs import GraphBatch, graph
 from finetune.data.reading import read_structures
-from finetune.foundation.potential import Potential
-from finetune.sections import LabelKeys
-from finetune.training.evidence import log_likelihood, most_probable
-from finetune.training.label_rows import bases, fill, label_rows, without_copies
+from finetune.potentials.potential import Potential
+from finetune.recipe.sections import LabelKeys
+from finetune.training.optimisers.gauss_newton import log_likelihood, most_probable
+from finetune.training.optimisers.label_rows import bases, fill, label_rows, without_copies
 
 Array = NDArray[np.float64]
 DISPLACEMENT = 0.1

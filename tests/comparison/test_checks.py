@@ -8,10 +8,11 @@ import ase.io
 import pytest
 
 import finetune
-from finetune import FinetuneError, division
-from finetune.comparison import compare as module
-from finetune.data.splits import hold_out
-from finetune.errors import RecipeError
+from finetune import FinetuneError
+from finetune.core.errors import RecipeError
+from finetune.data.splitting import hold_out
+from finetune.runs import preparation as division
+from finetune.studies import comparison as module
 from tests.conftest import recipe_for
 
 

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 import finetune
 from finetune import ComparisonResult, FinetuneError, Recipe
 from finetune.commands import app
-from finetune.comparison import compare as module
-from finetune.errors import RunFolderError
+from finetune.core.errors import RunFolderError
+from finetune.studies import comparison as module
 from tests.conftest import recipe_for
 
 runner = CliRunner()

@@ -11,10 +11,10 @@ from typing import Any, NoReturn
 
 import pytest
 
-from finetune.comparison import work
-from finetune.comparison.jobs import Job, _outcome, _start, work_through
-from finetune.errors import DataError, RunStoppedError, TrainingError
-from finetune.training.interruption import StopSignals
+from finetune.core.errors import DataError, RunStoppedError, TrainingError
+from finetune.core.interruption import StopSignals
+from finetune.studies import arm_work as work
+from finetune.studies.executors import Job, _outcome, _start, work_through
 from tests.conftest import recipe_for
 
 

@@ -9,9 +9,8 @@ import pytest
 from matplotlib.collections import PolyCollection
 from scipy import stats
 
-from finetune.comparison.plot import learning_curves
-from finetune.comparison.result import ComparisonResult, evaluated
-from finetune.comparison.varied import Arm, arms_of
+from finetune.studies.arms import Arm, arms_of
+from finetune.studies.comparison_result import ComparisonResult, evaluated, learning_curves
 from tests.conftest import recipe_for
 
 LOSSES = ["none", "pitc", "pisc", "pitc+pisc"]

@@ -8,13 +8,12 @@ import pytest
 from ase import Atoms
 from scipy import stats
 
-from finetune.comparison.draws import Draws
-from finetune.comparison.paired import difference, holm
-from finetune.comparison.varied import Arm, arms_of, varied
+from finetune.core.errors import DataError, RecipeError
 from finetune.data.reading import read_structures
-from finetune.errors import DataError, RecipeError
-from finetune.recipe import Recipe
-from finetune.tuning.measure import Measure
+from finetune.recipe.recipe import Recipe
+from finetune.studies.arms import Arm, Draws, arms_of, varied
+from finetune.studies.comparison_result import difference, holm
+from finetune.studies.scoring import Measure
 from tests.conftest import recipe_for, structure
 
 

@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 from ase import Atoms
 
-from finetune.data.labels import from_atoms
-from finetune.data.store_writing import StoreWriter
-from finetune.sections import LabelKeys
+from finetune.data.store import StoreWriter
+from finetune.data.structures import from_atoms
+from finetune.recipe.sections import LabelKeys
 
 FRAMES = 3
 

@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 
 import finetune
 from finetune.commands import app
-from finetune.data.labels import Structure
+from finetune.core.errors import DataError, RecipeError
+from finetune.core.units import Units, parse_units
 from finetune.data.reading import Reader, read_structures
 from finetune.data.store import Store
-from finetune.errors import DataError, RecipeError
-from finetune.sections import LabelKeys
-from finetune.units import Units, parse_units
+from finetune.data.structures import Structure
+from finetune.recipe.sections import LabelKeys
 from tests.conftest import recipe_for
 
 RESULTS = LabelKeys(energy="energy", forces="forces")

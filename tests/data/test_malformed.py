@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from finetune.core.errors import FinetuneError
 from finetune.data.reading import Reader
-from finetune.errors import FinetuneError
 from tests.data.malformed import CASES, FRAMES, Case
 
 

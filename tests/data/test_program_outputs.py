@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from finetune.commands import app
+from finetune.core.errors import DataError
 from finetune.data.reading import Reader, read_structures
-from finetune.errors import DataError
-from finetune.sections import LabelKeys
+from finetune.recipe.sections import LabelKeys
 
 KBAR = 6.2415091e-4
 """eV/Å³."""

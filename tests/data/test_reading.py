@@ -11,11 +11,11 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from finetune.core.errors import DataError
 from finetune.data.keys import check_keys
-from finetune.data.labels import from_atoms
 from finetune.data.reading import Reader, read_structures
-from finetune.errors import DataError
-from finetune.sections import LabelKeys
+from finetune.data.structures import from_atoms
+from finetune.recipe.sections import LabelKeys
 
 
 def labelled(energy: object = -1.0, forces: object = None) -> Atoms:

@@ -1,8 +1,8 @@
 import pytest
 
+from finetune.core.errors import DataError
 from finetune.data.sequences import LazySequence, View
-from finetune.data.splits import drawn, hold_out
-from finetune.errors import DataError
+from finetune.data.splitting import drawn, hold_out
 from tests.conftest import rattled, structure
 
 STRUCTURES = [structure(rattled("H2O", seed), str(seed)) for seed in range(10)]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
+from finetune.core.errors import DataError
 from finetune.data.duplicates import clusters
-from finetune.data.labels import Structure
 from finetune.data.splitting import KINDS, missed, split
-from finetune.errors import DataError
+from finetune.data.structures import Structure
 from tests.conftest import rattled, structure
 
 

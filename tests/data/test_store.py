@@ -21,17 +21,16 @@ from typer.testing import CliRunner
 
 import finetune
 from finetune.commands import app
+from finetune.core.errors import DataError
+from finetune.core.units import Units
 from finetune.data.graphs import GraphBatch
-from finetune.data.labels import Structure, from_atoms
 from finetune.data.reading import Reader, read_structures
 from finetune.data.sequences import Joined, LazySequence, View
-from finetune.data.splits import hold_out, representative
-from finetune.data.store import Store
-from finetune.data.store_writing import StoreWriter
+from finetune.data.splitting import hold_out, representative
+from finetune.data.store import Store, StoreWriter
+from finetune.data.structures import Structure, from_atoms
 from finetune.data.writing import write_structures
-from finetune.errors import DataError
-from finetune.sections import LabelKeys
-from finetune.units import Units
+from finetune.recipe.sections import LabelKeys
 from tests.conftest import recipe_for
 from tests.training.test_optimisation import largest_difference
 
@@ -311,7 +310,7 @@ MEASURE = """
 import json, sys
 import torch
 import finetune
-from finetune.devices import peak_memory
+from finetune.core.devices import peak_memory
 torch.set_num_threads(1)
 finetune.run(json.loads(sys.argv[1]))
 print(peak_memory(torch.device("cpu")) / 2**20)

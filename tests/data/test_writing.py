@@ -11,11 +11,11 @@ from ase.io import write
 from typer.testing import CliRunner
 
 from finetune.commands import app
+from finetune.core.errors import DataError
+from finetune.core.files import write_atomically
 from finetune.data.reading import read_structures
 from finetune.data.writing import write_structures
-from finetune.errors import DataError
-from finetune.files import write_atomically
-from finetune.sections import LabelKeys
+from finetune.recipe.sections import LabelKeys
 from tests.conftest import structure
 
 

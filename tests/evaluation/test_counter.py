@@ -8,7 +8,7 @@ from rich.console import Console
 
 from finetune.evaluation import counter
 from finetune.evaluation.counter import Counter
-from finetune.evaluation.stability.runs import run_all
+from finetune.evaluation.dynamics import run_all
 from tests.evaluation.springs import Springs
 from tests.evaluation.test_stability import NVE, NVT, SHORT, water
 

@@ -7,9 +7,9 @@ import pytest
 from ase.build import molecule
 
 import finetune
-from finetune.assessment import physics
-from finetune.errors import DataError
-from finetune.evaluation.stability.trajectory import Settings
+from finetune.core.errors import DataError
+from finetune.evaluation import scans as physics
+from finetune.evaluation.trajectory import Settings
 
 
 def test_a_tag_that_no_structure_has_is_refused(workspace: Path) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finetune.evaluation.metrics import LabelledPredictions, errors
+from finetune.potentials.errors import LabelledPredictions, errors
 
 NOTHING = np.zeros((2, 0))
 

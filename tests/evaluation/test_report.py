@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 
 import finetune
-from finetune.assessment import report
-from finetune.assessment.shared import own_files
-from finetune.errors import RunFolderError
-from finetune.evaluation.metrics import LabelledPredictions, errors
-from finetune.evaluation.stability.trajectory import Settings
-from finetune.evaluation.summary import sentences, warnings
-from finetune.result import Comparison
+from finetune.core.errors import RunFolderError
+from finetune.evaluation.comparison import Comparison
+from finetune.evaluation.pair import own_files
+from finetune.evaluation.report_page import report, sentences, warnings
+from finetune.evaluation.trajectory import Settings
+from finetune.potentials.errors import LabelledPredictions, errors
 from tests.conftest import recipe_for
 
 NOTHING = np.zeros((2, 0))

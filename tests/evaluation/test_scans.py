@@ -11,18 +11,14 @@ import torch
 from ase import Atoms, units
 from ase.build import bulk, molecule
 
-from finetune.data.labels import from_atoms
-from finetune.evaluation.scans.coordinates import scans
-from finetune.evaluation.scans.curves import Curve, checked
-from finetune.evaluation.scans.dimers import dimers
-from finetune.evaluation.scans.forgetting import change, elsewhere
-from finetune.evaluation.scans.frequencies import frequencies
-from finetune.evaluation.scans.labelled import labelled_scans
-from finetune.evaluation.scans.outcome import Scans
+from finetune.data.structures import from_atoms
+from finetune.evaluation.curves import Curve, checked, dimers, labelled_scans, scans
+from finetune.evaluation.frequencies import change, elsewhere, frequencies
+from finetune.evaluation.scans import Scans
 from finetune.evaluation.statistics import SMALLEST_FORCE
 from finetune.export.calculator import PotentialCalculator
-from finetune.foundation.potential import Potential
-from finetune.sections import LabelKeys
+from finetune.potentials.potential import Potential
+from finetune.recipe.sections import LabelKeys
 from finetune.testing.analytic import LennardJonesPotential, MorsePotential, PairPotential
 from tests.conftest import rattled
 
@@ -277,7 +273,7 @@ def test_a_cell_of_one_atom_stays_and_has_no_frequencies() -> None:
 def test_minima_of_different_shape_have_no_shift(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = {"linear": [1.0, 2.0, 3.0, 4.0], "bent": [1.0, 2.0, 3.0]}
     monkeypatch.setattr(
-        "finetune.evaluation.scans.frequencies._one",
+        "finetune.evaluation.frequencies._one",
         lambda calculator, _: {"relaxed": True, "frequencies": shapes[calculator]},
     )
     assert frequencies({name: name for name in shapes}, molecule("CO2"), "CO2")["shift"] is None

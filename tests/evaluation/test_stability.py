@@ -16,19 +16,20 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory
 
-from finetune.errors import RunFolderError, RunStoppedError
+from finetune.core.errors import RunFolderError, RunStoppedError
+from finetune.evaluation import trajectory
 from finetune.evaluation.counter import Counter
-from finetune.evaluation.stability import trajectory
-from finetune.evaluation.stability.failure import (
+from finetune.evaluation.dynamics import FILES, Stability, run_all
+from finetune.evaluation.trajectory import (
     Limits,
+    Settings,
+    Task,
+    TrajectoryRun,
     Watch,
     comparable,
     find_bonds,
     mean_lengths,
 )
-from finetune.evaluation.stability.outcome import Stability
-from finetune.evaluation.stability.runs import FILES, run_all
-from finetune.evaluation.stability.trajectory import Settings, Task, TrajectoryRun
 from tests.evaluation.springs import Springs
 
 SHORT = Settings(length=0.05, interval=1.0)

@@ -11,14 +11,19 @@ import torch
 from ase import Atoms
 from sklearn.metrics import max_error, mean_absolute_error, r2_score, root_mean_squared_error
 
+from finetune.core.errors import FoundationError
 from finetune.data.graphs import GraphBatch, graph
-from finetune.data.labels import from_atoms
-from finetune.errors import FoundationError
-from finetune.evaluation.evaluated import Evaluated
-from finetune.evaluation.evaluation_folder import CALIBRATION, JSON, PARITY, STATISTICS, STRUCTURES
-from finetune.evaluation.metrics import LabelledPredictions, predict
+from finetune.data.structures import from_atoms
+from finetune.evaluation.evaluation import (
+    CALIBRATION,
+    JSON,
+    PARITY,
+    STATISTICS,
+    STRUCTURES,
+    Evaluated,
+)
+from finetune.evaluation.pair import compare, open_pair
 from finetune.evaluation.plots import parity
-from finetune.evaluation.side_by_side import compare, open_pair
 from finetune.evaluation.statistics import (
     Statistics,
     by_element,
@@ -29,9 +34,10 @@ from finetune.evaluation.statistics import (
     statistics,
 )
 from finetune.evaluation.tables import worst
-from finetune.foundation.mace import MacePotential
-from finetune.foundation.storage import save
-from finetune.sections import LabelKeys
+from finetune.potentials.errors import LabelledPredictions, predict
+from finetune.potentials.mace.potential import MacePotential
+from finetune.potentials.storage import save
+from finetune.recipe.sections import LabelKeys
 from finetune.testing import tiny_mace
 from tests.conftest import rattled
 

@@ -12,14 +12,14 @@ from ase import Atoms
 from scipy.stats import norm
 
 import finetune
-from finetune.errors import FoundationError
+from finetune.core.errors import FoundationError
 from finetune.evaluation.calibration import Calibration, calibrations, fitted_scales
-from finetune.evaluation.evaluated_committee import EvaluatedCommittee
-from finetune.evaluation.metrics import LabelledPredictions
+from finetune.evaluation.evaluation import EvaluatedCommittee
 from finetune.export.calculator import PotentialCalculator
-from finetune.foundation.committee import CommitteePotential
-from finetune.foundation.mace import MacePotential
-from finetune.selection import disagreement
+from finetune.labelling.selection import disagreement
+from finetune.potentials.committee import CommitteePotential
+from finetune.potentials.errors import LabelledPredictions
+from finetune.potentials.mace.potential import MacePotential
 from finetune.testing import HarmonicPotential, tiny_mace
 from tests.conftest import rattled, structure
 

@@ -13,10 +13,10 @@ from ase.build import molecule
 from safetensors.torch import load_file, save_file
 
 import finetune
-from finetune.errors import DataError, FoundationError, RecipeError
+from finetune.core.errors import DataError, FoundationError, RecipeError
 from finetune.export.calculator import PotentialCalculator
-from finetune.foundation.domain import FILE, FarFromTrainingWarning
-from finetune.foundation.mace import MacePotential
+from finetune.potentials.domain import FILE, FarFromTrainingWarning
+from finetune.potentials.mace.potential import MacePotential
 from tests.conftest import rattled
 
 ROUNDING = 1e-9

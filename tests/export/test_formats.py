@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 
 import finetune
 from finetune.commands import app
+from finetune.core.errors import FoundationError, RecipeError, RunFolderError
 from finetune.data.graphs import graph
-from finetune.errors import FoundationError, RecipeError, RunFolderError
 from finetune.export.formats import export
-from finetune.foundation.adapter_folder import read_adapter
-from finetune.foundation.committee import CommitteeRecord, write_committee
-from finetune.foundation.reference_energies import by_symbol
+from finetune.potentials.adapter_folder import read_adapter
+from finetune.potentials.committee import CommitteeRecord, write_committee
+from finetune.potentials.reference_energies import by_symbol
 from tests.conftest import rattled, recipe_for, structure
 from tests.export.lammps import MliapData, Subdomain, pair_style_mace
 from tests.export.test_switching import write_run
@@ -109,7 +109,7 @@ def test_peft_loads_the_adapter_s_folder(
 ) -> None:
     from peft import LoraConfig, PeftModel
 
-    from finetune.adapters.equivariant_linear import register_equivariant_layers
+    from finetune.adapters.lora_layers import register_equivariant_layers
 
     folder = export(runs / "lora", tmp_path / "adapter", "adapter")
     names = {"adapter.json", "adapter_config.json", "adapter_model.safetensors", "README.md"}
@@ -238,7 +238,7 @@ def test_the_command_exports(runs: Path, tmp_path: Path) -> None:
 
 
 def test_charge_and_spin_are_no_inputs_of_lammps_pair_style() -> None:
-    from finetune.foundation.lammps import torchscript
+    from finetune.potentials.mace.lammps import torchscript
 
     class Charged:
         further_inputs = frozenset({"charge"})

@@ -10,15 +10,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import finetune
+from finetune.core.errors import FoundationError, RunFolderError
+from finetune.core.prediction import Prediction
 from finetune.data.graphs import GraphBatch, concatenate
-from finetune.errors import FoundationError, RunFolderError
 from finetune.export.switching import AdaptedFoundation
-from finetune.foundation.adapter_folder import adapters_needed, structure_of
-from finetune.foundation.loading import load_foundation
-from finetune.foundation.potential import Potential
-from finetune.outputs import write_potential
-from finetune.quantities import Prediction
-from finetune.recipe import Recipe
+from finetune.potentials.adapter_folder import adapters_needed, structure_of
+from finetune.potentials.loading import load_foundation
+from finetune.potentials.potential import Potential
+from finetune.recipe.recipe import Recipe
+from finetune.runs.outputs import write_potential
 from tests.conftest import rattled, recipe_for
 
 ADAPTERS = {

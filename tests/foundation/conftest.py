@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from finetune.errors import FoundationError
-from finetune.foundation import opening
-from finetune.foundation.mace import construct
+from finetune.core.errors import FoundationError
+from finetune.potentials.mace import opening
+from finetune.potentials.mace.potential import construct
 from finetune.testing import tiny_settings
 
 

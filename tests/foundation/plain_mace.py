@@ -2,8 +2,8 @@
 
 import torch
 
+from finetune.core.prediction import Prediction
 from finetune.data.graphs import GraphBatch
-from finetune.quantities import Prediction
 
 ABSOLUTE, RELATIVE = 1e-10, 1e-14
 """eV, eV/Å and eV/Å³; relative, since untrained networks may reach 1e6 eV."""

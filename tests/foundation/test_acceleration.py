@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import finetune
-from finetune.errors import FoundationError, RecipeError
-from finetune.foundation import acceleration
-from finetune.foundation.acceleration import accelerate, choose, plain
-from finetune.foundation.mace import construct
+from finetune.core.errors import FoundationError, RecipeError
+from finetune.potentials.mace import acceleration
+from finetune.potentials.mace.acceleration import accelerate, choose, plain
+from finetune.potentials.mace.potential import construct
 from finetune.testing import tiny_mace
 from tests.conftest import recipe_for
 

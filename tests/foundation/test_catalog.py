@@ -15,14 +15,14 @@ import torch
 from typer.testing import CliRunner
 
 from finetune.commands import app
-from finetune.errors import FoundationError
-from finetune.foundation import catalog, opening
-from finetune.foundation.cache import mace_cache
-from finetune.foundation.catalog import entries, fetch
-from finetune.foundation.download import download
-from finetune.foundation.importing import mace_modules
-from finetune.foundation.loading import load_foundation
-from finetune.foundation.published import ASL, PUBLISHED
+from finetune.core.errors import FoundationError
+from finetune.potentials import catalogue as catalog
+from finetune.potentials.catalogue import entries, fetch
+from finetune.potentials.downloads import download, mace_cache
+from finetune.potentials.loading import load_foundation
+from finetune.potentials.mace import opening
+from finetune.potentials.mace.importing import mace_modules
+from finetune.potentials.mace.published import ASL, PUBLISHED
 
 runner = CliRunner()
 CONTENT = bytes(range(256)) * 4096

@@ -7,9 +7,9 @@ import pytest
 import torch
 from ase import Atoms
 
+from finetune.core.errors import FoundationError
 from finetune.data.graphs import GraphBatch, concatenate, graph
-from finetune.errors import FoundationError
-from finetune.foundation import domain
+from finetune.potentials import domain
 from finetune.testing import HarmonicPotential
 from tests.conftest import structure
 

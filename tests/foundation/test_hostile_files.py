@@ -14,13 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.errors import FoundationError
-from finetune.foundation import storage
-from finetune.foundation.archive import METADATA, read_archive
-from finetune.foundation.loading import load_foundation
-from finetune.foundation.mace import MacePotential
-from finetune.foundation.storage import WEIGHTS, save
-from finetune.foundation.stored_config import CONFIG
+from finetune.core.errors import FoundationError
+from finetune.potentials import storage
+from finetune.potentials.archive import METADATA, read_archive
+from finetune.potentials.loading import load_foundation
+from finetune.potentials.mace.potential import MacePotential
+from finetune.potentials.storage import CONFIG, WEIGHTS, save
 
 SLOW = pytest.mark.slow
 

@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
+from finetune.core.errors import FoundationError
 from finetune.data.graphs import GraphBatch, concatenate
-from finetune.errors import FoundationError
-from finetune.foundation.mace import MacePotential
+from finetune.potentials.mace.potential import MacePotential
 from finetune.testing import tiny_settings
 
 

@@ -10,9 +10,9 @@ import torch
 from ase.io import read, write
 
 import finetune
-from finetune.errors import FoundationError
+from finetune.core.errors import FoundationError
 from finetune.export.merge import write_mace
-from finetune.foundation.mace import construct
+from finetune.potentials.mace.potential import construct
 from finetune.testing import tiny_settings
 
 

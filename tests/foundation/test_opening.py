@@ -11,15 +11,15 @@ import ase.io
 import pytest
 import torch
 
+from finetune.core.errors import DataError, FoundationError
 from finetune.data.graphs import GraphBatch, concatenate, graph
 from finetune.data.reading import read_structures
-from finetune.errors import DataError, FoundationError
 from finetune.export.calculator import PotentialCalculator
 from finetune.export.merge import write_mace
-from finetune.foundation import opening
-from finetune.foundation.loading import load_foundation
-from finetune.foundation.mace import MacePotential, construct
-from finetune.foundation.storage import load, save
+from finetune.potentials.loading import load_foundation
+from finetune.potentials.mace import opening
+from finetune.potentials.mace.potential import MacePotential, construct
+from finetune.potentials.storage import load, save
 from finetune.testing import tiny_settings
 from tests.conftest import rattled, structure
 from tests.foundation.architectures import ARCHITECTURES, CHARGE_AND_SPIN, ENERGIES, FAST, HEADS

@@ -4,9 +4,9 @@ import pytest
 import torch
 from ase.build import molecule
 
+from finetune.core.errors import FoundationError
 from finetune.data.graphs import GraphBatch, graph
-from finetune.errors import FoundationError
-from finetune.foundation.mace import MacePotential
+from finetune.potentials.mace.potential import MacePotential
 from finetune.testing import tiny_mace
 from tests.conftest import rattled, structure
 

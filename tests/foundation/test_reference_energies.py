@@ -6,10 +6,10 @@ import pytest
 import torch
 from ase import Atoms
 
+from finetune.core.errors import DataError, RecipeError
 from finetune.data.graphs import GraphBatch, graph
-from finetune.errors import DataError, RecipeError
-from finetune.foundation import reference_energies
-from finetune.foundation.reference_energies import apply, by_symbol, estimate, take_free_atoms
+from finetune.potentials import reference_energies
+from finetune.potentials.reference_energies import apply, by_symbol, estimate, take_free_atoms
 from finetune.testing import tiny_mace
 from tests.conftest import rattled, structure
 

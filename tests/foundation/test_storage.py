@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from finetune.core.errors import FoundationError
 from finetune.data.graphs import GraphBatch, concatenate
-from finetune.errors import FoundationError
-from finetune.foundation.description import describe
-from finetune.foundation.loading import load_foundation
-from finetune.foundation.mace import MacePotential
-from finetune.foundation.storage import WEIGHTS, load, save
-from finetune.foundation.stored_config import CONFIG
+from finetune.potentials.description import describe
+from finetune.potentials.loading import load_foundation
+from finetune.potentials.mace.potential import MacePotential
+from finetune.potentials.storage import CONFIG, WEIGHTS, load, save
 from finetune.testing import tiny_mace
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from finetune.core.errors import FoundationError
 from finetune.data.graphs import GraphBatch, concatenate
-from finetune.errors import FoundationError
-from finetune.foundation.importing import mace_modules
-from finetune.foundation.loading import load_foundation
-from finetune.foundation.mace import construct
+from finetune.potentials.loading import load_foundation
+from finetune.potentials.mace.importing import mace_modules
+from finetune.potentials.mace.potential import construct
 from finetune.testing import tiny_settings
 from tests.foundation.architectures import HEADS
 from tests.foundation.plain_mace import assert_as_mace

@@ -17,14 +17,13 @@ from typer.testing import CliRunner
 
 import finetune
 from finetune.commands import app
-from finetune.data.labels import Structure
+from finetune.core.units import Units
 from finetune.data.reading import read_structures
+from finetune.data.structures import Structure
 from finetune.data.writing import write_structures
-from finetune.inspection.energies import origin, statistical_energy, zeros
+from finetune.inspection.energies import FREE_ATOMS, gfn2, origin, statistical_energy, zeros
 from finetune.inspection.forces import Slope, minimum_image
-from finetune.inspection.inspect import inspect
-from finetune.inspection.valence import FREE_ATOMS, gfn2
-from finetune.units import Units
+from finetune.inspection.report import inspect
 from tests.conftest import structure
 
 runner = CliRunner()

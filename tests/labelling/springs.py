@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from finetune.data.labels import Structure
+from finetune.data.structures import Structure
 
 SLOW = "tests.labelling.slow_calculator.Slow"
 XTB = {"program": "tblite"}

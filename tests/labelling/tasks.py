@@ -1,6 +1,6 @@
 """Molecules to compute, without a cell."""
 
-from finetune.labelling.label import Task
+from finetune.labelling.task import Task
 
 WATER = [[0.0, 0.0, 0.12], [0.0, 0.76, -0.47], [0.05, -0.75, -0.5]]
 EMPTY = [[0.0] * 3] * 3

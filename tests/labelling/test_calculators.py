@@ -10,10 +10,10 @@ import pytest
 from ase import Atoms
 from ase.calculators.emt import EMT
 
-from finetune.errors import RecipeError
-from finetune.labelling.label import LabelError, Task
-from finetune.labelling.levels import AseLevel, TbliteLevel
+from finetune.core.errors import RecipeError
 from finetune.labelling.programs import open_program
+from finetune.labelling.recipe import AseLevel, TbliteLevel
+from finetune.labelling.task import LabelError, Task
 from tests.labelling.tasks import WATER, WATER_TASK, task
 
 HERE = "tests.labelling.slow_calculator"

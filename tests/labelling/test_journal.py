@@ -11,11 +11,11 @@ import pytest
 from ase import Atoms
 
 import finetune
+from finetune.core.errors import DataError
 from finetune.data.reading import read_structures
-from finetune.errors import DataError
 from finetune.labelling.journal import Journal
-from finetune.labelling.label import Label
-from finetune.labelling.levels import AseLevel, identity
+from finetune.labelling.recipe import AseLevel, identity
+from finetune.labelling.task import Label
 from tests.labelling.springs import SLOW, XTB, assert_springs, computed, pool_of, springs
 
 pytest.importorskip("tblite")

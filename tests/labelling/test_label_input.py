@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from finetune.commands import app
-from finetune.errors import FinetuneError, RecipeError
+from finetune.core.errors import FinetuneError, RecipeError
 from finetune.labelling.recipe import LabelRecipe
 from tests.labelling.springs import XTB, pool_of
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 import finetune
-from finetune.errors import DataError, FinetuneError
+from finetune.core.errors import DataError, FinetuneError
 from finetune.evaluation.counter import Counter
 from finetune.labelling.journal import Journal
 from tests.labelling.springs import pool_of, springs

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from ase.units import Bohr, Hartree
 
-from finetune.errors import RecipeError
-from finetune.labelling.label import Label, LabelError, Task
-from finetune.labelling.levels import AseLevel, PyscfLevel, TbliteLevel
+from finetune.core.errors import RecipeError
 from finetune.labelling.programs import Program, check_installed, open_program
+from finetune.labelling.recipe import AseLevel, PyscfLevel, TbliteLevel
+from finetune.labelling.task import Label, LabelError, Task
 from tests.labelling.tasks import WATER, WATER_TASK, task
 
 pytest.importorskip("pyscf")

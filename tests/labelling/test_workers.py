@@ -10,7 +10,7 @@ import pytest
 
 import finetune
 from finetune.data.reading import read_structures
-from finetune.labelling.label import Task
+from finetune.labelling.task import Task
 from finetune.labelling.workers import Worker
 from tests.labelling.springs import XTB, assert_springs, pool_of, springs
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import finetune
+from finetune.core.errors import RecipeError
 from finetune.data.graphs import GraphBatch
-from finetune.errors import RecipeError
-from finetune.losses import losses
-from finetune.losses.base import BASE, Loss, Request
-from finetune.losses.context import LossContext
-from finetune.losses.options import LossOptions
+from finetune.losses.context import BASE, LossContext, Request
+from finetune.losses.loss import Loss
+from finetune.recipe.loss_options import LossOptions
+from finetune.recipe.plugins import losses
 from tests.conftest import recipe_for
 
 

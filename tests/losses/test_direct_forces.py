@@ -2,11 +2,11 @@
 
 import torch
 
+from finetune.core.prediction import Prediction
 from finetune.data.graphs import GraphBatch, concatenate, graph
-from finetune.foundation.potential import Potential
-from finetune.losses.options import SpatialOptions
 from finetune.losses.total import TotalLoss
-from finetune.quantities import Prediction
+from finetune.potentials.potential import Potential
+from finetune.recipe.loss_options import SpatialOptions
 from finetune.testing import MorsePotential
 from tests.conftest import rattled, structure
 

@@ -6,14 +6,14 @@ import ase.io
 import pytest
 
 import finetune
+from finetune.core.errors import DataError
 from finetune.data.graphs import GraphBatch, graph
-from finetune.displacements import DisplacementOptions
-from finetune.errors import DataError
-from finetune.foundation.mace import MacePotential
 from finetune.losses import sizing
-from finetune.losses.options import LossOptions, ReplayOptions, TaylorOptions
-from finetune.teacher import Teacher
-from finetune.workflow import validate
+from finetune.losses.frozen_foundation import Teacher
+from finetune.potentials.mace.potential import MacePotential
+from finetune.recipe.displacements import DisplacementOptions
+from finetune.recipe.loss_options import LossOptions, ReplayOptions, TaylorOptions
+from finetune.runs.workflow import validate
 from tests.conftest import rattled, recipe_for, structure
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from finetune.losses import losses
-from finetune.losses.base import Loss
+from finetune.losses.loss import Loss
+from finetune.recipe.plugins import losses
 from finetune.testing import LossSuite
 
 FORMS: dict[str, list[dict[str, object]]] = {

@@ -8,15 +8,15 @@ import torch
 from ase import Atoms
 
 from finetune.data.graphs import GraphBatch, concatenate, graph
-from finetune.displacements import DisplacementOptions
-from finetune.foundation.mace import MacePotential
-from finetune.foundation.potential import Potential
-from finetune.losses import losses
-from finetune.losses.base import Loss, Site
-from finetune.losses.context import LossContext
+from finetune.losses.context import LossContext, Site
+from finetune.losses.frozen_foundation import Teacher
+from finetune.losses.loss import Loss
 from finetune.losses.total import TotalLoss
-from finetune.recipe import Recipe
-from finetune.teacher import Teacher
+from finetune.potentials.mace.potential import MacePotential
+from finetune.potentials.potential import Potential
+from finetune.recipe.displacements import DisplacementOptions
+from finetune.recipe.plugins import losses
+from finetune.recipe.recipe import Recipe
 from finetune.testing import HarmonicPotential
 from tests.conftest import rattled, structure
 from tests.tolerances import CLOSED_FORM

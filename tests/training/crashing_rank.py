@@ -6,7 +6,7 @@ import sys
 import torch
 
 import finetune
-from finetune.training.stepping import Stepper
+from finetune.training.optimisers.adamw import Stepper
 
 torch.set_num_threads(1)
 if os.environ["RANK"] == sys.argv[2]:

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 import finetune
-import finetune.workflow  # noqa: F401  (imported before forking)
-from finetune import files
+import finetune.runs.workflow  # noqa: F401  (imported before forking)
+from finetune.core import files
 from finetune.testing import tiny_mace
 
 torch.set_num_threads(1)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import finetune
-from finetune.errors import RunFolderError, RunStoppedError
+from finetune.core.errors import RunFolderError, RunStoppedError
 from finetune.training.progress import Silent
 from tests.training.test_resume import outcome, recipe_in
 

@@ -13,14 +13,15 @@ import torch
 from ase import Atoms
 
 import finetune
-from finetune import FinetuneError, suitability
+from finetune import FinetuneError
+from finetune.core.errors import RunStoppedError
 from finetune.data.graphs import graph
-from finetune.errors import RunStoppedError
 from finetune.export.calculator import PotentialCalculator
+from finetune.inspection import requirements as suitability
+from finetune.studies.space import with_values
 from finetune.testing import tiny_mace
-from finetune.training.label_rows import bases, label_rows, without_copies
+from finetune.training.optimisers.label_rows import bases, label_rows, without_copies
 from finetune.training.progress import Silent
-from finetune.tuning.space import with_values
 from tests.conftest import recipe_for, structure
 
 

@@ -10,10 +10,11 @@ import torch
 
 import finetune
 from finetune import Recipe
+from finetune.core.errors import RunStoppedError, TrainingError
 from finetune.data.graphs import GraphBatch
-from finetune.errors import RunStoppedError, TrainingError
-from finetune.losses.base import BASE, Loss, LossContext, Request
-from finetune.losses.options import LossOptions
+from finetune.losses.context import BASE, LossContext, Request
+from finetune.losses.loss import Loss
+from finetune.recipe.loss_options import LossOptions
 from finetune.training.guard import Guard
 from tests.conftest import recipe_for
 from tests.training.test_resume import StopAt, outcome

@@ -9,15 +9,14 @@ import torch
 from ase import Atoms
 from scipy.stats import multivariate_normal
 
+from finetune.core.errors import TrainingError
 from finetune.data.graphs import GraphBatch, concatenate, graph
-from finetune.errors import TrainingError
 from finetune.export.calculator import PotentialCalculator
-from finetune.losses.options import SUPERVISED
+from finetune.recipe.loss_options import SUPERVISED
 from finetune.testing import tiny_mace
-from finetune.training import evidence
-from finetune.training.evidence import log_likelihood, most_probable
-from finetune.training.gauss_newton import Linearised
-from finetune.training.label_rows import Rows, bases, label_rows, without_copies
+from finetune.training.optimisers import gauss_newton as evidence
+from finetune.training.optimisers.gauss_newton import Linearised, log_likelihood, most_probable
+from finetune.training.optimisers.label_rows import Rows, bases, label_rows, without_copies
 from tests.conftest import rattled, structure
 
 

@@ -8,12 +8,11 @@ import pytest
 import torch
 
 import finetune
-from finetune.errors import FinetuneError, TrainingError
+from finetune.core.errors import FinetuneError, TrainingError
 from finetune.export.calculator import load_calculator
-from finetune.sections import TrainRecipe
-from finetune.training.averaging import WeightAverage
-from finetune.training.checkpoint import read
-from finetune.training.optimiser import learning_rate
+from finetune.recipe.sections import TrainRecipe
+from finetune.training.checkpoints import read
+from finetune.training.optimisers.adamw import WeightAverage, learning_rate
 from finetune.training.progress import Record, Silent
 from tests.conftest import recipe_for
 

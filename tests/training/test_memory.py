@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import finetune
-from finetune.foundation.mace import construct, unfilled
-from finetune.testing.tiny import tiny_settings
+from finetune.potentials.mace.potential import construct, unfilled
+from finetune.testing.analytic import tiny_settings
 from finetune.training.loop import Trainer
 from tests.conftest import recipe_for
 
@@ -19,7 +19,7 @@ from tests.conftest import recipe_for
 def test_memory_is_that_of_the_process_alone() -> None:
     """A process inherits the largest size of the one that started it in what getrusage says."""
     ballast = b"x" * 2**30
-    code = "import torch; from finetune.devices import peak_memory as peak; "
+    code = "import torch; from finetune.core.devices import peak_memory as peak; "
     code += "print(peak(torch.device('cpu')))"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True)
     assert 2**24 < int(done.stdout) < len(ballast)

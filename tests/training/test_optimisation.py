@@ -9,15 +9,16 @@ import pytest
 import torch
 
 import finetune
-from finetune.adapters import adapters
+from finetune.core.errors import RecipeError
 from finetune.data.graphs import GraphBatch
-from finetune.errors import RecipeError
-from finetune.foundation.mace import MacePotential
-from finetune.losses.base import BASE, Loss, LossContext, Request
-from finetune.sections import TrainRecipe
+from finetune.losses.context import BASE, LossContext, Request
+from finetune.losses.loss import Loss
+from finetune.potentials.mace.potential import MacePotential
+from finetune.recipe.plugins import adapters
+from finetune.recipe.sections import TrainRecipe
 from finetune.testing import tiny_mace
-from finetune.training.optimiser import build_optimiser, set_learning_rate
-from finetune.training.order import Order
+from finetune.training.batches import Order
+from finetune.training.optimisers.adamw import build_optimiser, set_learning_rate
 from tests.conftest import recipe_for
 from tests.training.test_loop import weights
 

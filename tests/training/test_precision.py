@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import finetune
-from finetune.devices import multiplication, training_dtype
-from finetune.errors import RecipeError
+from finetune.core.devices import multiplication, training_dtype
+from finetune.core.errors import RecipeError
 from tests.conftest import recipe_for
 
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 import finetune
-from finetune.errors import RunFolderError
+from finetune.core.errors import RunFolderError
 from tests.conftest import recipe_for
 from tests.training.test_optimisation import largest_difference, read_metrics
 from tests.training.test_resume import outcome

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import finetune
+from finetune.core.prediction import readable
 from finetune.data.graphs import GraphBatch
-from finetune.evaluation.metrics import errors, predict
-from finetune.losses.base import BASE, Loss, LossContext, Request
-from finetune.losses.options import EnergyOptions, LossOptions
+from finetune.losses.context import BASE, LossContext, Request
+from finetune.losses.loss import Loss
 from finetune.losses.supervised import EnergyLoss
-from finetune.quantities import readable
+from finetune.potentials.errors import errors, predict
+from finetune.recipe.loss_options import EnergyOptions, LossOptions
 from finetune.training.tracking import numbers
 from tests.conftest import recipe_for
 

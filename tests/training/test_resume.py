@@ -14,10 +14,11 @@ import torch
 from typer.testing import CliRunner
 
 import finetune
-from finetune import FinetuneError, Recipe, files
+from finetune import FinetuneError, Recipe
 from finetune.commands import app
-from finetune.errors import RunFolderError, RunStoppedError, TrainingError
-from finetune.training import checkpoint
+from finetune.core import files
+from finetune.core.errors import RunFolderError, RunStoppedError, TrainingError
+from finetune.training import checkpoints as checkpoint
 from finetune.training.loop import Trainer
 from finetune.training.progress import Silent
 from tests.conftest import recipe_for

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import finetune
-from finetune.errors import RecipeError
+from finetune.core.errors import RecipeError
 from finetune.training import tracking
 from tests.conftest import recipe_for
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 import finetune
-from finetune.errors import RunFolderError, RunStoppedError
-from finetune.tuning import tune as module
-from finetune.tuning.folder import TUNING, claim
-from finetune.tuning.result import TuningResult
-from finetune.tuning.trials import Trial
+from finetune.core.errors import RunFolderError, RunStoppedError
+from finetune.studies import tuning as module
+from finetune.studies.study import Trial
+from finetune.studies.tuning_folder import TUNING, claim
+from finetune.studies.tuning_result import TuningResult
 from tests.conftest import recipe_for
 
 

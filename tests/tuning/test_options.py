@@ -8,16 +8,15 @@ import pytest
 from ase import Atoms
 
 import finetune
+from finetune.core.errors import DataError, FinetuneError, RecipeError
 from finetune.data.reading import Reader
-from finetune.division import labelled as splits
-from finetune.errors import DataError, FinetuneError, RecipeError
-from finetune.recipe import Recipe
-from finetune.tuning.budget import Budget, parse_budget
-from finetune.tuning.judging import judging
-from finetune.tuning.measure import Measure
-from finetune.tuning.moved import moved
-from finetune.tuning.options import Range
-from finetune.tuning.space import space_of, with_values
+from finetune.recipe.recipe import Recipe
+from finetune.recipe.tune_options import Range
+from finetune.runs.preparation import labelled as splits
+from finetune.studies.absolute_paths import moved
+from finetune.studies.budget import Budget, parse_budget
+from finetune.studies.scoring import Measure, judging
+from finetune.studies.space import space_of, with_values
 from tests.conftest import recipe_for
 
 PITC = {"energy": {}, "pitc": {"weight": 0.1, "displacement": 0.05}}

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from finetune.errors import RunFolderError
-from finetune.tuning.options import Range
-from finetune.tuning.result import best_of
-from finetune.tuning.space import Dimension
-from finetune.tuning.study import COMPLETE_FIRST, Study
-from finetune.tuning.trials import Trial, Tried
+from finetune.core.errors import RunFolderError
+from finetune.recipe.tune_options import Range
+from finetune.studies.space import Dimension
+from finetune.studies.study import COMPLETE_FIRST, Study, Trial, Tried
+from finetune.studies.tuning_result import best_of
 
 SPACE = {
     "rate": Dimension("rate", Range(low=1e-5, high=1e-1, log=True), 0.05),

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 import finetune
 from finetune import FinetuneError, Recipe, TuningResult
 from finetune.commands import app
-from finetune.errors import RunFolderError, RunStoppedError
-from finetune.tuning.trials import Trial, Tried
+from finetune.core.errors import RunFolderError, RunStoppedError
+from finetune.studies.study import Trial, Tried
 from tests.conftest import Heard, recipe_for
 
 runner = CliRunner()

@@ -16,10 +16,10 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
 
+from finetune.core.errors import DataError
+from finetune.core.units import Units
 from finetune.data.formats.frames import Frame, Frames, reason
-from finetune.errors import DataError
-from finetune.sections import LabelKeys
-from finetune.units import Units
+from finetune.recipe.sections import LabelKeys
 
 BLOCK = 1024
 """Conformers read at once."""

@@ -16,9 +16,9 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from finetune.core.errors import DataError
+from finetune.core.units import Units
 from finetune.data.formats.frames import Frame, Frames, reason
-from finetune.errors import DataError
-from finetune.units import Units
 
 _LAYOUTS = {
     "sGDML": ("R", "z", "E", "F"),

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from ase import Atoms
 
-from finetune.errors import DataError
-from finetune.units import Units
+from finetune.core.errors import DataError
+from finetune.core.units import Units
 
 Frame = tuple[int, Atoms | DataError]
 """Index in the file, and the structure or why it cannot be read."""

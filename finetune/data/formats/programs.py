@@ -11,9 +11,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.formats import filetype, ioformats
 from ase.units import Hartree
 
+from finetune.core.errors import DataError
+from finetune.core.units import Units
 from finetune.data.formats.frames import Frame, Frames, reason
-from finetune.errors import DataError
-from finetune.units import Units
 
 _NATURAL = {"energy": "energy", "forces": "forces", "stress": "stress"}
 _NAMED = {"db", "json", "traj", "bundletrajectory", "mysql", "postgresql"}

@@ -17,8 +17,8 @@ from ase import Atoms
 from ase.io.extxyz import read_xyz
 from ase.io.formats import open_with_compression
 
+from finetune.core.errors import DataError
 from finetune.data.formats.frames import Frame, Frames, reason
-from finetune.errors import DataError
 
 _COUNT = re.compile(r"\s*[+-]?[0-9]{1,18}\s*", re.ASCII)
 _QUOTED = re.compile(r"\"(?:\\.|[^\"])*\"|'(?:\\.|[^'])*'|\{[^}]*\}|\[[^\]]*\]")

@@ -1,0 +1,217 @@
+"""The contract of an adapter."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from finetune.core.errors import RecipeError, RunFolderError, suggestion
+from finetune.core.files import write_atomically
+from finetune.core.options import Options
+from finetune.potentials.potential import Potential, plain_name
+from finetune.recipe.adapter_options import STANDARD, TrainingDefaults
+
+LISTED = 3
+"""Near names that an error message lists."""
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Tell whether a pattern names a parameter or layer, or a block that holds it.
+
+    ``readouts.*``, ``readouts`` and ``*.linear_1.weight`` all match ``readouts.1.linear_1.weight``.
+    """
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+
+
+def matching(
+    names: Sequence[str], patterns: Sequence[str], what: str, known: Sequence[str] | None = None
+) -> list[str]:
+    """Return the names that match any pattern, in their order.
+
+    Args:
+        names: What can be matched.
+        patterns: Such as ``readouts.*``; see `matches`.
+        what: What the names are, in the words of an error message.
+        known: What an error message lists and suggests from; the names by default.
+
+    Raises:
+        RecipeError: If a pattern matches nothing, with the nearest names.
+    """
+    for pattern in patterns:
+        check_match(names, pattern, what, known)
+    return [name for name in names if any(matches(name, pattern) for pattern in patterns)]
+
+
+def check_match(
+    names: Sequence[str], pattern: str, what: str, known: Sequence[str] | None = None
+) -> None:
+    """Refuse a pattern that matches no name; for the arguments see `matching`.
+
+    Raises:
+        RecipeError: With the nearest names.
+    """
+    if any(matches(name, pattern) for name in names):
+        return
+    listed = names if known is None else known
+    near = _nearest(pattern, [*blocks(names), *listed, *names])
+    hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+    raise RecipeError(
+        f"the pattern '{pattern}' matches no {what}.{hint} Known: {', '.join(listed)}."
+    )
+
+
+def blocks(names: Iterable[str]) -> list[str]:
+    """Return the blocks of a model that hold the names, in their order; see `block`."""
+    return list(dict.fromkeys(block(name) for name in names))
+
+
+def block(name: str) -> str:
+    """Return the block of a parameter or layer: ``products.1`` for ``products.1.linear.weight``."""
+    first, _, rest = name.partition(".")
+    second, _, inner = rest.partition(".")
+    return f"{first}.{second}" if second.isdigit() and inner else first
+
+
+def _nearest(pattern: str, known: Sequence[str]) -> list[str]:
+    return get_close_matches(pattern, dict.fromkeys(known), n=LISTED, cutoff=0.6)
+
+
+WEIGHTS = "adapter.safetensors"
+
+
+class AdaptedPotential:
+    """A potential of which some parameters are trainable, by name.
+
+    Args:
+        potential: The potential; every parameter not among ``trainable`` is frozen here.
+        trainable: Names (as in ``potential.named_parameters()``) of what may change.
+        notes: What the user should be told before training.
+
+    Raises:
+        RecipeError: If the potential has no parameter of one of the names.
+    """
+
+    def __init__(
+        self, potential: Potential, trainable: frozenset[str], notes: Sequence[str] = ()
+    ) -> None:
+        self.potential = potential
+        self.notes = tuple(notes)
+        known = [name for name, _ in potential.named_parameters()]
+        unknown = sorted(trainable.difference(known))
+        if unknown:
+            raise RecipeError(
+                f"the adapter trains '{unknown[0]}', but the potential has no such parameter."
+                f"{suggestion(unknown[0], known)}"
+            )
+        for name, parameter in potential.named_parameters():
+            parameter.requires_grad_(name in trainable)
+        self._names = frozenset(
+            name
+            for name, parameter in potential.named_parameters()
+            if name in trainable and parameter.requires_grad  # MACE keeps empty paths at zero
+        )
+
+    def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """Return what may change: name -> parameter, in the order of the potential."""
+        return {
+            name: parameter
+            for name, parameter in self.potential.named_parameters()
+            if name in self._names
+        }
+
+    def parameter_groups(self) -> dict[str, dict[str, torch.nn.Parameter]]:
+        """Return the trainable parameters by block of the model, e.g. ``readouts.0``."""
+        groups: dict[str, dict[str, torch.nn.Parameter]] = {}
+        for name, parameter in self.trainable_parameters().items():
+            groups.setdefault(block(plain_name(name)), {})[name] = parameter
+        return groups
+
+    def shares(self) -> dict[str, tuple[int, int]]:
+        """Return how many numbers of each block are trained, and how many it has."""
+        found: dict[str, tuple[int, int]] = {}
+        for name, parameter in self.potential.named_parameters():
+            trained, total = found.get(of := block(plain_name(name)), (0, 0))
+            size = parameter.numel()
+            found[of] = (trained + size * (name in self._names), total + size)
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Write the trainable parameters into ``folder``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {
+            name: parameter.detach().cpu().contiguous().clone()
+            for name, parameter in self.trainable_parameters().items()
+        }
+        write_atomically(folder / WEIGHTS, save_tensors(tensors))
+
+    def load(self, folder: Path) -> None:
+        """Read back what `save` wrote.
+
+        Raises:
+            RunFolderError: If the file is missing, damaged or belongs to another adapter.
+        """
+        parameters = self.trainable_parameters()
+        tensors = read_weights(folder / WEIGHTS, parameters)
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                parameters[name].copy_(tensor)
+
+    def merge(self) -> Potential:
+        """Return a potential that predicts the same: a plain one wherever that is possible.
+
+        What cannot be merged stays a `WrappedPotential`, which is stored with its adapter and
+        cannot be exported as a plain MACE.
+        """
+        return self.potential
+
+
+def read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Read the stored weights of an adapter, of the names and shapes expected.
+
+    Raises:
+        RunFolderError: If the file is missing, damaged, holds weights that are not finite or
+            belongs to another adapter.
+    """
+    try:
+        tensors = load_tensors(path.read_bytes())
+    except (OSError, SafetensorError, ValueError) as error:
+        raise RunFolderError(f"'{path}' cannot be read: {error}.") from error
+    stored = {name: tensor.shape for name, tensor in tensors.items()}
+    if stored != {name: tensor.shape for name, tensor in expected.items()}:
+        raise RunFolderError(f"'{path}' belongs to another adapter or another foundation.")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise RunFolderError(f"'{path}' holds weights that are NaN or infinite.")
+    return tensors
+
+
+class Adapter(ABC):
+    """Decides which parameters of a potential may change, or adds some.
+
+    A subclass names its options in ``Options`` and selects in `attach`; ``training_defaults`` says
+    how it is trained where the recipe does not. One that adds parameters returns a potential of its
+    own from `attach`, a `WrappedPotential`.
+    """
+
+    Options: ClassVar[type[BaseModel]] = Options
+    training_defaults: ClassVar[TrainingDefaults] = STANDARD
+
+    def __init__(self, options: BaseModel) -> None:
+        self.options = options
+
+    @abstractmethod
+    def attach(self, potential: Potential) -> AdaptedPotential:
+        """Freeze and free the parameters of ``potential``, in place, or of one around it.
+
+        The same options must always give the same parameters: a stored potential is opened by
+        attaching its adapter anew and filling in the weights.
+        """

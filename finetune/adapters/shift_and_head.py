@@ -1,0 +1,107 @@
+"""Train a new head for a new level of theory; the others stay exactly as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+
+import torch
+
+from finetune.adapters.adapter import AdaptedPotential, Adapter
+from finetune.core.prediction import ENERGY_DTYPE
+from finetune.data.graphs import GraphBatch
+from finetune.potentials.potential import Potential, WrappedPotential
+from finetune.recipe.adapter_options import HeadOptions, ShiftOptions
+
+
+class ShiftedPotential(WrappedPotential):
+    """A potential with a trainable change of its reference energies: E + Σ_i s(element of i).
+
+    Args:
+        base: The potential, whose forces stay as they are.
+    """
+
+    def __init__(self, base: Potential) -> None:
+        super().__init__(base)
+        zeros = torch.zeros(len(base.elements), dtype=ENERGY_DTYPE, device=base.device)
+        self.shift = torch.nn.Parameter(zeros)
+
+    def interaction(
+        self, batch: GraphBatch, element: torch.Tensor, strain: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """See `Potential.interaction`; the energies are float64."""
+        energy, positions, displacement = self.base.interaction(batch, element, strain)
+        return energy.to(ENERGY_DTYPE) + self.shift[element], positions, displacement
+
+
+class AdaptedShift(AdaptedPotential):
+    """A potential of which the reference energies are trained.
+
+    Args:
+        potential: The potential with its shift.
+    """
+
+    potential: ShiftedPotential
+
+    def __init__(self, potential: ShiftedPotential) -> None:
+        super().__init__(potential, frozenset({"shift"}))
+
+    def merge(self) -> Potential:
+        """Return the potential inside, its reference energies changed."""
+        plain = deepcopy(self.potential.base)
+        energies = (self.potential.reference_energies + self.potential.shift).tolist()
+        plain.set_references(dict(zip(self.potential.elements, energies, strict=True)))
+        return plain.requires_grad_(True)
+
+
+class ShiftAdapter(Adapter):
+    """The reference energies alone are trainable."""
+
+    Options = ShiftOptions
+
+    def attach(self, potential: Potential) -> AdaptedShift:
+        """See `Adapter.attach`."""
+        return AdaptedShift(ShiftedPotential(potential))
+
+
+class HeadPotential(AdaptedPotential):
+    """A potential with a new head, of which the new head's own parameters are trained.
+
+    Args:
+        potential: The potential with the new head.
+        own: Masks by parameter name, True where entries are the new head's alone.
+    """
+
+    def __init__(self, potential: Potential, own: Mapping[str, torch.Tensor]) -> None:
+        super().__init__(potential, frozenset(own))
+        self._own = dict(own)
+        self._before = {
+            name: parameter.detach().clone()
+            for name, parameter in self.trainable_parameters().items()
+        }
+
+    def merge(self) -> Potential:
+        """Return the potential; entries of other heads are put back, lest weight decay moved them.
+
+        What is put back takes no part in the new head's energies.
+        """
+        with torch.no_grad():
+            for name, parameter in self.trainable_parameters().items():
+                own = self._own[name].to(parameter.device)
+                parameter.copy_(torch.where(own, parameter, self._before[name]))
+        return self.potential
+
+
+class HeadAdapter(Adapter):
+    """A new head that starts as a copy of the foundation's."""
+
+    Options = HeadOptions
+    options: HeadOptions
+
+    def attach(self, potential: Potential) -> HeadPotential:
+        """Return an adapted copy; the potential itself is left as it is.
+
+        Raises:
+            RecipeError: If the potential cannot have one more head, or has one of that name.
+        """
+        return HeadPotential(*potential.add_head(self.options.name))

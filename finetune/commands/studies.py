@@ -1,0 +1,119 @@
+"""Choose settings on validation, and compare what was chosen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from finetune.commands.shared import (
+    Overrides,
+    Overwrite,
+    Quiet,
+    RecipeName,
+    again,
+    tell,
+    tell_written,
+    user_errors,
+)
+
+if TYPE_CHECKING:
+    from finetune.training.progress import Reporter
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in eV, Å and s.")]
+
+
+def folder(default: str) -> Any:
+    """Return the option that names where to work."""
+    return typer.Option("--to", help="Folder.", show_default=default)
+
+
+def tune(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    budget: Annotated[str, typer.Option(help="Trials in all (30), or a time (2h, 45min).")] = "30",
+    to: Annotated[Optional[Path], folder("OUTPUT-tuning")] = None,  # noqa: UP045
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search settings that validate best, write the tuned recipe; go on where a tuning ended."""
+    console = Console(stderr=as_json)
+    with user_errors(again()):
+        from finetune.studies.tuning import tune as tune_recipe
+
+        result = tune_recipe(
+            recipe,
+            overrides or [],
+            budget=budget,
+            to=to,
+            overwrite=overwrite,
+            reporter=_reporter(console, quiet),
+        )
+    if as_json:
+        print(json.dumps(result.as_dict(), indent=2))
+        return
+    console.print(result.table())
+    console.print(escape(result.summary), soft_wrap=True, highlight=False)
+    for note in result.notes():
+        tell(console, note)
+    tell_written(console, result.path)
+    if not quiet:
+        console.print(f"use it      piwsl-finetune run {escape(str(result.path))}", soft_wrap=True)
+
+
+def compare(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    vary: Annotated[
+        Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
+        typer.Option(
+            help="losses=none,pitc,pitc+pisc, labels=10,25,100, adapter.kind=full,lora, or any key "
+            "of the recipe with its values; may be given several times."
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Of runs and draws of labels.", min=1)] = 3,
+    budget: Annotated[
+        str, typer.Option(help="Of tuning each arm: trials (10), or time (1h); 0 tunes nothing.")
+    ] = "10",
+    jobs: Annotated[int, typer.Option(help="Processes that work at a time.", min=1)] = 1,
+    to: Annotated[Optional[Path], folder("OUTPUT-comparison")] = None,  # noqa: UP045
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tune variants of a recipe alike, run what was chosen, test; go on where one ended."""
+    console = Console(stderr=as_json)
+    with user_errors(again()):
+        from finetune.studies.comparison import compare as compare_arms
+
+        result = compare_arms(
+            recipe,
+            overrides or [],
+            vary=vary or [],
+            budget=budget,
+            seeds=seeds,
+            jobs=jobs,
+            to=to,
+            overwrite=overwrite,
+            reporter=_reporter(console, quiet),
+        )
+    if as_json:
+        print(json.dumps(result.as_dict(), indent=2))
+        return
+    for table in result.tables():
+        console.print(table)
+    for note in result.notes():
+        tell(console, note)
+    tell_written(console, result.folder)
+
+
+def _reporter(console: Console, quiet: bool) -> Reporter:
+    from finetune.training.progress import Plain, Silent
+
+    return Silent() if quiet else Plain(console)

@@ -1,1 +1,0 @@
-"""Compare variants of a recipe, each tuned alike: arms, draws of labels, runs, statistics."""

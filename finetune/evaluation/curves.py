@@ -1,0 +1,345 @@
+"""Energy curves along one coordinate, and holes in their repulsive walls."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.data import chemical_symbols, covalent_radii
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from finetune.core.files import finite
+from finetune.data.graphs import GraphBatch, batches, graph
+from finetune.data.structures import Structure, to_atoms, without_labels
+from finetune.evaluation.trajectory import find_bonds
+from finetune.potentials.potential import Potential
+
+Array = NDArray[np.float64]
+HOLE = 0.01
+"""eV by which the energy of a wall may fall inwards, for rounding, before it counts as a hole."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Energies of potentials along a coordinate.
+
+    Attributes:
+        kind: ``dimer``, ``bond``, ``torsion``, ``volume`` or ``labelled``.
+        name: Which of them, such as ``C-O``.
+        unit: Of the coordinate.
+        values: The coordinate ``[k]``, ascending.
+        energies: By potential ``[k]``, eV. Of dimers relative to the free atoms, of labelled scans
+            total energies, else relative to the structure given.
+        labels: Labelled energies ``[k]``, eV; None without.
+        wall: Value below which the energy has to rise inwards; None where there is no wall.
+    """
+
+    kind: str
+    name: str
+    unit: str
+    values: Array
+    energies: dict[str, Array]
+    labels: Array | None = None
+    wall: float | None = None
+
+    def check(self) -> list[dict[str, Any]]:
+        """Return for each potential what the curve says: see `checked`."""
+        return [
+            {"kind": self.kind, "name": self.name, "unit": self.unit, "potential": name}
+            | checked(self.values, energies, self.wall)
+            | labelled_errors(energies, self.labels)
+            for name, energies in self.energies.items()
+        ]
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Curve:
+        """Return the curve that `as_dict` put down."""
+        energies = {
+            name: np.array(found, dtype=np.float64) for name, found in content["energies"].items()
+        }
+        labels = content["labels"]
+        return cls(
+            kind=content["kind"],
+            name=content["name"],
+            unit=content["unit"],
+            values=np.array(content["values"]),
+            energies=energies,
+            labels=None if labels is None else np.array(labels),
+            wall=content["wall"],
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the curve, ready for JSON."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "unit": self.unit,
+            "values": self.values.tolist(),
+            "energies": {name: finite(found.tolist()) for name, found in self.energies.items()},
+            "labels": None if self.labels is None else self.labels.tolist(),
+            "wall": self.wall,
+        }
+
+
+def checked(values: Array, energies: Array, wall: float | None) -> dict[str, Any]:
+    """Return the minimum, the height and the deepest hole of a curve.
+
+    ``minimum`` is the coordinate of the lowest energy, ``range`` the highest energy above it (eV).
+    ``hole`` is the most, in eV, by which the energy falls on the way inwards within the wall, if
+    that is more than `HOLE`; ``hole_at`` where it is deepest; ``hole_behind`` how high above the
+    lowest energy outside the wall (eV) atoms must climb to fall into it; ``wall_height`` the energy
+    at the innermost point above that at the foot (eV).
+    """
+    found: dict[str, Any] = {"minimum": None, "range": None}
+    if np.isfinite(energies).all():
+        found["minimum"] = float(values[energies.argmin()])
+        found["range"] = float(np.ptp(energies))
+    if wall is None:
+        return found
+    inwards = energies[values <= wall][::-1]
+    places = values[values <= wall][::-1]
+    if not np.isfinite(inwards).all():
+        at = float(places[~np.isfinite(inwards)][0])
+        return {**found, "hole": None, "hole_at": at, "hole_behind": None, "wall_height": None}
+    falls = np.maximum.accumulate(inwards) - inwards
+    deepest = int(falls.argmax())
+    outside = energies[values >= places[0]].min()
+    hole = float(falls[deepest]) if falls[deepest] > HOLE else 0.0
+    return {
+        **found,
+        "hole": hole,
+        "hole_at": float(places[deepest]) if hole else None,
+        "hole_behind": float(inwards[: deepest + 1].max() - outside) if hole else None,
+        "wall_height": float(inwards[-1] - inwards[0]),
+    }
+
+
+def labelled_errors(energies: Array, labels: Array | None) -> dict[str, Any]:
+    """Compare a curve with labels, the mean difference taken away.
+
+    ``mae`` and ``max`` are the mean and largest absolute difference, ``label_range`` the height of
+    the labelled curve, all eV.
+    """
+    if labels is None:
+        return {}
+    difference = energies - labels
+    difference = np.abs(difference - difference.mean())
+    return {
+        "mae": float(difference.mean()),
+        "max": float(difference.max()),
+        "label_range": float(np.ptp(labels)),
+    }
+
+
+def energies_of(
+    potentials: Mapping[str, Potential], frames: Sequence[Atoms], size: int = 32
+) -> dict[str, Array]:
+    """Return the total energies of frames by potential ``[frames]``, eV; any geometry is taken."""
+    found = {}
+    for name, potential in potentials.items():
+        graphs = [unlabelled(atoms, potential.cutoff) for atoms in frames]
+        with torch.no_grad():
+            parts = [
+                potential(batch.to(potential.device, potential.dtype), forces=False).energy
+                for batch in batches(graphs, size)
+            ]
+        found[name] = torch.cat(parts).cpu().double().numpy()
+    return found
+
+
+def unlabelled(atoms: Atoms, cutoff: float) -> GraphBatch:
+    """Return the graph of an `ase.Atoms` without labels."""
+    return graph(without_labels(atoms, atoms.get_chemical_formula()), cutoff)
+
+
+STRETCH = (0.6, 1.8)
+"""Shares of a bond's length."""
+SQUEEZE = (0.75, 1.2)
+"""Shares of a cell's lengths."""
+BOND_WALL, CELL_WALL = 0.85, 0.9
+"""Share of the given length below which the energy has to rise inwards."""
+
+
+def scans(potentials: Mapping[str, Potential], atoms: Atoms, where: str) -> list[Curve]:
+    """Return the scans of one structure: of its volume if periodic, else of bonds and torsions.
+
+    Bonds within rings are left alone, and of bonds between the same elements with the same numbers
+    of neighbours only the first is taken. Everything but the coordinate stays as it is given.
+
+    Args:
+        potentials: By name.
+        atoms: The structure.
+        where: What the curves call it.
+    """
+    if atoms.pbc.all():
+        return [_volume(potentials, atoms, where)]
+    if atoms.pbc.any():
+        return []
+    curves = []
+    for first, second, moving in _hinges(atoms):
+        curves.append(_bond(potentials, atoms, (first, second), moving, where))
+        if not _terminal(atoms, first) and not _terminal(atoms, second):
+            curves.append(_torsion(potentials, atoms, (first, second), moving, where))
+    return curves
+
+
+def _volume(potentials: Mapping[str, Potential], atoms: Atoms, where: str) -> Curve:
+    shares = np.linspace(*SQUEEZE, 31)
+    frames = []
+    for share in shares:
+        frames.append(atoms.copy())
+        frames[-1].set_cell(share * atoms.cell.array, scale_atoms=True)
+    energies = _relative(potentials, frames, atoms)
+    return Curve("volume", where, "a / a₀", shares, energies, wall=CELL_WALL)
+
+
+def _bond(
+    potentials: Mapping[str, Potential],
+    atoms: Atoms,
+    bond: tuple[int, int],
+    moving: NDArray[np.intp],
+    where: str,
+) -> Curve:
+    vector = atoms.positions[bond[1]] - atoms.positions[bond[0]]
+    length = float(np.linalg.norm(vector))
+    values = length * np.linspace(*STRETCH, 37)
+    start = atoms.positions[moving]
+    frames = [_moved(atoms, moving, start + (value / length - 1.0) * vector) for value in values]
+    name = f"{_label(atoms, bond)}, {where}"
+    energies = _relative(potentials, frames, atoms)
+    return Curve("bond", name, "Å", values, energies, wall=BOND_WALL * length)
+
+
+def _torsion(
+    potentials: Mapping[str, Potential],
+    atoms: Atoms,
+    bond: tuple[int, int],
+    moving: NDArray[np.intp],
+    where: str,
+) -> Curve:
+    values = np.arange(0.0, 361.0, 15.0)
+    centre = atoms.positions[bond[0]]
+    axis = atoms.positions[bond[1]] - centre
+    frames = []
+    for value in values:
+        turned = atoms[moving]
+        turned.rotate(value, axis, center=centre)
+        frames.append(_moved(atoms, moving, turned.positions))
+    name = f"{_label(atoms, bond)}, {where}"
+    return Curve("torsion", name, "°", values, _relative(potentials, frames, atoms))
+
+
+def _hinges(atoms: Atoms) -> Iterator[tuple[int, int, NDArray[np.intp]]]:
+    """Yield bonds that are in no ring, one of each type, and the atoms on the smaller side."""
+    pairs = find_bonds(atoms).pairs
+    degrees = np.bincount(pairs.ravel(), minlength=len(atoms))
+    seen = set()
+    for index, (first, second) in enumerate(pairs.tolist()):
+        ends = ((int(atoms.numbers[i]), int(degrees[i])) for i in (first, second))
+        kind = tuple(sorted(ends))
+        others = np.delete(pairs, index, axis=0)
+        links = (np.ones(len(others)), (others[:, 0], others[:, 1]))
+        part = connected_components(coo_array(links, shape=(len(atoms),) * 2), directed=False)[1]
+        if kind in seen or part[first] == part[second]:
+            continue
+        seen.add(kind)
+        sides = [np.flatnonzero(part == part[end]) for end in (first, second)]
+        if len(sides[0]) < len(sides[1]):
+            yield second, first, sides[0]
+        else:
+            yield first, second, sides[1]
+
+
+def _terminal(atoms: Atoms, index: int) -> bool:
+    return int((find_bonds(atoms).pairs == index).sum()) < 2
+
+
+def _moved(atoms: Atoms, moving: NDArray[np.intp], positions: Array) -> Atoms:
+    """Return a copy in which some atoms are elsewhere."""
+    frame = atoms.copy()
+    frame.positions[moving] = positions
+    return frame
+
+
+def _relative(
+    potentials: Mapping[str, Potential], frames: list[Atoms], given: Atoms
+) -> dict[str, Array]:
+    found = energies_of(potentials, [*frames, given])
+    return {name: energies[:-1] - energies[-1] for name, energies in found.items()}
+
+
+def _label(atoms: Atoms, bond: tuple[int, int]) -> str:
+    return "-".join(f"{chemical_symbols[atoms.numbers[index]]}{index}" for index in bond)
+
+
+INNERMOST, WALL = 0.3, 0.7
+"""Shares of the sum of covalent radii: where curves begin, and the foot of the wall (below the
+bond of any diatomic molecule)."""
+POINTS = 120
+
+
+def dimers(potentials: Mapping[str, Potential], elements: Sequence[int]) -> list[Curve]:
+    """Return the energy of each pair of elements, relative to the free atoms, out to the cutoff.
+
+    Args:
+        potentials: By name.
+        elements: Atomic numbers.
+    """
+    cutoff = max(potential.cutoff for potential in potentials.values())
+    free = energies_of(potentials, [Atoms([number]) for number in elements])
+    curves = []
+    for first, second in combinations_with_replacement(range(len(elements)), 2):
+        pair = [elements[first], elements[second]]
+        radius = float(covalent_radii[pair].sum())
+        values = np.linspace(INNERMOST * radius, cutoff, POINTS)
+        frames = [Atoms(pair, [[0.0, 0.0, 0.0], [0.0, 0.0, value]]) for value in values]
+        energies = {
+            name: found - free[name][first] - free[name][second]
+            for name, found in energies_of(potentials, frames).items()
+        }
+        name = "-".join(chemical_symbols[number] for number in pair)
+        curves.append(Curve("dimer", name, "Å", values, energies, wall=WALL * radius))
+    return curves
+
+
+VALUE, UNIT, NAME = "scan_value", "scan_unit", "config_type"
+"""Tags of the structures of a scan."""
+FEWEST = 3
+
+
+def labelled_scans(
+    potentials: Mapping[str, Potential], structures: Sequence[Structure]
+) -> list[Curve]:
+    """Return a curve for each scan among structures: those with a ``scan_value`` and an energy.
+
+    Structures belong to one scan if they have the same atoms and the same ``config_type``.
+    """
+    found: dict[tuple[str, bytes], list[Structure]] = defaultdict(list)
+    for item in structures:
+        if item.energy is not None and isinstance(item.tags.get(VALUE), float):
+            found[str(item.tags.get(NAME, "scan")), item.numbers.tobytes()].append(item)
+    curves = []
+    for (name, _), items in found.items():
+        if len(items) < FEWEST:
+            continue
+        items = sorted(items, key=lambda item: float(item.tags[VALUE]))
+        atoms = [to_atoms(item) for item in items]
+        curves.append(
+            Curve(
+                kind="labelled",
+                name=f"{atoms[0].get_chemical_formula()} {name}",
+                unit=str(items[0].tags.get(UNIT, "")),
+                values=np.array([float(item.tags[VALUE]) for item in items]),
+                energies=energies_of(potentials, atoms),
+                labels=np.array([item.energy for item in items], dtype=np.float64),
+            )
+        )
+    return curves

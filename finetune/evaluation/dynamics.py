@@ -1,0 +1,502 @@
+"""Stability in molecular dynamics."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections import Counter as Tally
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+from ase import Atoms
+from ase.io.trajectory import Trajectory
+from rich.table import Table
+from rich.text import Text
+
+from finetune.core import run_files
+from finetune.core.devices import choose_device, choose_dtype
+from finetune.core.errors import (
+    DataError,
+    RecipeError,
+    RunFolderError,
+    RunStoppedError,
+    system_errors,
+)
+from finetune.core.files import write_json
+from finetune.core.interruption import StopSignals
+from finetune.core.output_folder import alone
+from finetune.data.structures import to_atoms
+from finetune.evaluation.counter import Counter
+from finetune.evaluation.distributions import at_temperature, bond_distances, distribution_distance
+from finetune.evaluation.pair import (
+    check_ours,
+    chosen_structures,
+    empty,
+    folder_for,
+    open_pair,
+    structures_for,
+)
+from finetune.evaluation.trajectory import (
+    RECORDED,
+    Array,
+    Ensemble,
+    Settings,
+    Task,
+    TrajectoryRun,
+    comparable,
+    find_bonds,
+    mean_lengths,
+    record,
+)
+from finetune.export.calculator import PotentialCalculator
+
+_WRITTEN = r"(stability\.json|nv[et]-.*K-structure\d+-replica\d+\.(traj|json|cut|state\.npz))"
+FILES = re.compile(rf"{_WRITTEN}|\.{_WRITTEN}\.[^.]*")
+"""Names of the files that a test writes, and of what a kill leaves of them."""
+SETTLED = 0.2
+"""Share of a trajectory that distributions leave out at its start."""
+
+
+def run_all(
+    calculators: Mapping[str, Any],
+    fingerprints: Mapping[str, str],
+    starts: Sequence[Atoms],
+    references: Sequence[Sequence[Atoms]],
+    tasks: Sequence[Task],
+    settings: Settings,
+    folder: Path,
+    counter: Counter | None = None,
+    note: str = "",
+) -> Stability:
+    """Run every trajectory that the folder does not hold yet, and sum up.
+
+    Args:
+        calculators: ASE calculators by name of the potential.
+        fingerprints: What tells the potentials apart, by the same names.
+        starts: Starting structures.
+        references: For each of them, frames of the same atoms to compare distributions with.
+        tasks: Which trajectories.
+        settings: What they have in common.
+        folder: Where they go; what is there of the same test is taken up.
+        counter: Shows the progress.
+        note: What a reader of the result should know.
+
+    Raises:
+        RunFolderError: If the folder holds another test.
+        RunStoppedError: If a signal came; what was done is saved.
+    """
+    counter = counter or Counter()
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in calculators}
+    lengths = [
+        mean_lengths(find_bonds(atoms), known)
+        for atoms, known in zip(starts, references, strict=True)
+    ]
+    places = {name: folder / _file_name(name) for name in calculators}
+    jobs = []
+    for name, task in product(calculators, tasks):
+        start, known = starts[task.structure], references[task.structure]
+        identity = _identity(fingerprints[name], start, known, lengths[task.structure], settings)
+        done = _done(places[name] / f"{task.name}.json", identity)
+        jobs.append((name, task, identity, done))
+    waiting = sum(done is None for *_, done in jobs)
+    if waiting:
+        ready = f"; done before: {len(jobs) - waiting}" if waiting < len(jobs) else ""
+        counter.say(f"trajectories to run: {waiting}, of {settings.steps} steps each{ready}")
+    with StopSignals() as signals, counter.start(waiting * settings.steps):
+        for name, task, identity, done in jobs:
+            if done is not None:
+                found[name].append(done)
+                continue
+            start, place = starts[task.structure], places[name]
+            known = at_temperature(references[task.structure], task.temperature)
+            place.mkdir(parents=True, exist_ok=True)
+            counter.name(f"{name} {task.name}")
+            run = TrajectoryRun(
+                *(start, calculators[name], task, settings, identity, place),
+                lengths=lengths[task.structure],
+            )
+            if not run.run(lambda: signals.received is not None, counter.advance):
+                assert signals.received is not None
+                raise RunStoppedError(
+                    f"{name} {task.name} at {run.progress.step} of {settings.steps} steps; "
+                    "all is saved.",
+                    128 + signals.received,
+                )
+            item = record(run, _measured(run, start, known))
+            found[name].append(item)
+            counter.advance(settings.steps - item["steps"])
+            counter.say(f"{name} {task.name}: {_told(item)}")
+    outcome = Stability(
+        folder=folder,
+        length=settings.length,
+        names=tuple(calculators),
+        trajectories=found,
+        floor=_floor(references, tasks),
+        periodic=any(bool(atoms.pbc.all()) for atoms in starts),
+        note=note,
+    )
+    outcome.write()
+    return outcome
+
+
+def _measured(run: TrajectoryRun, start: Atoms, known: Sequence[Atoms]) -> dict[str, Any]:
+    """Compare a trajectory's frames, without the first ones, with those of the reference."""
+    kept = len(run.progress.rows)
+    with Trajectory(str(run.frames)) as stored:
+        frames = [stored[index] for index in range(round(SETTLED * kept), kept)]
+    bonds = bond_distances(run.watch.bonds, frames, known) if known else {}
+    return {
+        "bond_distances": bonds,
+        "bond_distance": float(np.mean(list(bonds.values()))) if bonds else None,
+        "distribution_distance": distribution_distance(frames, known) if known else None,
+    }
+
+
+def _floor(references: Sequence[Sequence[Atoms]], tasks: Sequence[Task]) -> dict[str, float]:
+    found = {}
+    for task in tasks:
+        known = at_temperature(references[task.structure], task.temperature)
+        halves = distribution_distance(known[::2], known[1::2]) if len(known) > 1 else None
+        if halves is not None:
+            found[f"structure {task.structure}, {task.temperature:g} K"] = halves
+    return found
+
+
+def _identity(
+    fingerprint: str,
+    start: Atoms,
+    reference: Sequence[Atoms],
+    lengths: Array | None,
+    settings: Settings,
+) -> str:
+    """Return what must be the same for a trajectory to be taken up, as JSON."""
+    geometry = hashlib.sha256()
+    for array in (start.numbers, start.positions, start.cell.array, start.pbc):
+        geometry.update(np.ascontiguousarray(array).tobytes())
+    if lengths is not None:
+        geometry.update(np.asarray(lengths).tobytes())
+    else:
+        for atoms in reference:
+            for array in (atoms.positions, atoms.cell.array):
+                geometry.update(np.ascontiguousarray(array).tobytes())
+    content = {"potential": fingerprint, "start": geometry.hexdigest(), **asdict(settings)}
+    return json.dumps(content, sort_keys=True)
+
+
+def _done(path: Path, identity: str) -> dict[str, Any] | None:
+    """Return the record of a trajectory that is done.
+
+    Raises:
+        RunFolderError: If it is one of another test.
+    """
+    if not path.is_file():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        same = found["identity"] == json.loads(identity)
+        if not found.keys() >= RECORDED:
+            raise KeyError(RECORDED - found.keys())
+    except (ValueError, KeyError, TypeError):
+        raise RunFolderError(
+            f"'{path}' is damaged. Remove it, choose another --to, or add --overwrite."
+        ) from None
+    if not same:
+        raise RunFolderError(
+            f"'{path}' belongs to a test with other settings, another potential or another "
+            "reference. Choose another --to, or add --overwrite."
+        )
+    return found
+
+
+def _told(item: Mapping[str, Any]) -> str:
+    if item["failure"] is None:
+        return f"held for {item['stable_ps']:g} ps"
+    return f"failed after {item['stable_ps']:.4g} ps: {item['failure']}"
+
+
+def _file_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+
+
+RESULT = "stability.json"
+
+
+@dataclass(frozen=True)
+class Stability:
+    """The trajectories of a test, potentials side by side.
+
+    Attributes:
+        folder: Where the trajectories lie, a folder for each potential.
+        length: ps of a whole trajectory.
+        names: The potentials, the foundation first.
+        trajectories: By potential, the records of `trajectory.record`.
+        floor: Distance between two halves of the reference, by structure and temperature: what
+            chance alone makes of the distance between distributions.
+        periodic: Whether any starting structure has a cell in all directions.
+        note: What a reader should know.
+    """
+
+    folder: Path
+    length: float
+    names: tuple[str, ...]
+    trajectories: dict[str, list[dict[str, Any]]]
+    floor: dict[str, float]
+    periodic: bool
+    note: str = ""
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Return one row for each ensemble, temperature and potential.
+
+        ``stable_ps`` is the mean time to failure (ps), in which trajectories that held count with
+        the length of the test; ``drift`` the mean absolute drift of the total energy (meV/atom/ps)
+        of trajectories without a thermostat; ``bond_distance`` (Å) and ``distribution_distance``
+        means over trajectories long enough to have them; None where nothing was measured.
+        """
+        rows = []
+        conditions = {
+            (item["ensemble"], item["temperature"]): None
+            for items in self.trajectories.values()
+            for item in items
+        }
+        for ensemble, temperature in conditions:
+            for name in self.names:
+                chosen = [
+                    item
+                    for item in self.trajectories[name]
+                    if (item["ensemble"], item["temperature"]) == (ensemble, temperature)
+                ]
+                drifts = [None if r["drift"] is None else abs(r["drift"]) for r in chosen]
+                rows.append(
+                    {
+                        "ensemble": ensemble,
+                        "temperature": temperature,
+                        "potential": name,
+                        "trajectories": len(chosen),
+                        "survived": sum(item["failure"] is None for item in chosen),
+                        "failures": dict(Tally(r["failure"] for r in chosen if r["failure"])),
+                        "stable_ps": _mean([item["stable_ps"] for item in chosen]),
+                        "drift": _mean(drifts),
+                        "mean_temperature": _mean([item["mean_temperature"] for item in chosen]),
+                        "bond_distance": _mean([item["bond_distance"] for item in chosen]),
+                        "distribution_distance": _mean(
+                            [item["distribution_distance"] for item in chosen]
+                        ),
+                    }
+                )
+        return rows
+
+    def table(self) -> Table:
+        """Return the summary as a table for the terminal."""
+        title = Text(f"stability, trajectories of {self.length:g} ps", style="table.title")
+        table = Table(title=title, title_justify="left")
+        table.add_column("dynamics")
+        table.add_column("potential")
+        distribution = "g(r)" if self.periodic else "h(r)"
+        for name in (
+            *("held", "stable\nps", "drift*", "T\nK"),
+            *("bonds\nmÅ", f"{distribution}\noff"),
+        ):
+            table.add_column(name, justify="right")
+        before = ""
+        for row in self.summary():
+            dynamics = f"{row['ensemble'].upper()} {row['temperature']:g} K"
+            if before and dynamics != before:
+                table.add_section()
+            table.add_row(
+                dynamics if dynamics != before else "",
+                Text(row["potential"]),
+                f"{row['survived']}/{row['trajectories']}",
+                f"{row['stable_ps']:.2f}",
+                _shown(row["drift"], 3),
+                _shown(row["mean_temperature"], 0),
+                _shown(row["bond_distance"], 1, 1000.0),
+                _shown(row["distribution_distance"], 3),
+            )
+            before = dynamics
+        table.caption, table.caption_justify = "\n".join(self.remarks()), "left"
+        return table
+
+    def remarks(self) -> list[str]:
+        """Return what explains the table, and how trajectories failed."""
+        lines = ["* of the total energy, meV/atom/ps"]
+        rows = self.summary()
+        for row in rows:
+            if row["failures"]:
+                causes = ", ".join(f"{count} × {name}" for name, count in row["failures"].items())
+                dynamics = f"{row['ensemble'].upper()} {row['temperature']:g} K"
+                lines.append(f"{row['potential']}, {dynamics}, failed by: {causes}")
+        if self.floor and any(row["distribution_distance"] is not None for row in rows):
+            floor = ", ".join(f"{value:.3f} ({name})" for name, value in self.floor.items())
+            lines.append(f"last column: two halves of the reference differ by {floor}")
+        return lines
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return summary and trajectories, ready for JSON."""
+        return {
+            "folder": str(self.folder),
+            "length_ps": self.length,
+            "names": list(self.names),
+            "summary": self.summary(),
+            "reference_against_itself": self.floor,
+            "trajectories": self.trajectories,
+            "note": self.note,
+        }
+
+    def write(self) -> None:
+        """Write ``stability.json`` into the folder."""
+        write_json(self.folder / RESULT, self.as_dict())
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _shown(value: float | None, digits: int, factor: float = 1.0) -> str:
+    return "–" if value is None else f"{factor * value:.{digits}f}"
+
+
+MOST_STEPS = 10**9
+"""Of a trajectory; more would take years."""
+
+
+@system_errors()
+def md(
+    path: str | Path,
+    files: str | Path | Sequence[str | Path] = (),
+    *,
+    ensembles: Sequence[str] = ("nvt", "nve"),
+    temperatures: Sequence[float] = (300.0,),
+    structures: int = 1,
+    replicas: int = 3,
+    settings: Settings | None = None,
+    reference: str | Path | Sequence[str | Path] = (),
+    to: str | Path | None = None,
+    overwrite: bool = False,
+    against: str | Path | None = None,
+    head: str | None = None,
+    against_head: str | None = None,
+    device: str = "auto",
+    dtype: str = "float64",
+    counter: Counter | None = None,
+) -> Stability:
+    """Run molecular dynamics with a potential, and its foundation beside it, until it fails.
+
+    What the folder holds of the same test is taken up where it ended.
+
+    Args:
+        path: Run folder, stored potential, ``.model`` file, or name in the catalogue.
+        files: Structures to start from; by default those that the run was tested on.
+        ensembles: ``nvt`` (Langevin), ``nve`` or both.
+        temperatures: K, of the thermostat and of the first velocities.
+        structures: How many to start from, evenly spaced in the files.
+        replicas: Trajectories from each, with other velocities and noise.
+        settings: Length, time step, friction, limits.
+        reference: Frames to compare distances with; those of the same atoms are used and, of
+            molecules with a limit on bonds, of the same bonds. By default ``files``.
+        to: Folder for trajectories and results; by default ``stability/`` in the run folder.
+        overwrite: Whether another test there may be replaced.
+        against: The potential beside it; by default the foundation that ``path`` was tuned from.
+        head: Name of the head of ``path`` that predicts.
+        against_head: Name of the head of ``against`` that predicts.
+        device: ``auto``, ``cpu`` or a CUDA device.
+        dtype: ``float64`` or ``float32``.
+        counter: Shows the progress.
+
+    Raises:
+        RecipeError: For an unknown ensemble, or numbers that make no test.
+        FoundationError: If there is no potential at ``path``, or an element is unknown to it.
+        DataError: For files that cannot be used.
+        RunFolderError: If the folder holds another test.
+        RunStoppedError: If a signal came; the same call goes on.
+    """
+    settings = settings or Settings()
+    _check_test(ensembles, temperatures, structures, replicas, settings)
+    folder = folder_for(path, to, run_files.STABILITY)
+    check_ours(folder, FILES)
+    opened_as = choose_dtype(dtype), choose_device(device)
+    pair = open_pair(path, against, *opened_as, head, against_head)
+    found = structures_for(pair, path, files)
+    chosen = chosen_structures(found, structures)
+    for item in chosen:
+        if len(item) < 2:
+            raise DataError(f"{item.where} is a single atom, which has no dynamics.")
+    starts = [to_atoms(item) for item in chosen]
+    known = structures_for(pair, path, reference) if reference else found
+    frames = [to_atoms(item) for item in known]
+    compared = [
+        [item for item in frames if comparable(item, start, settings.limits.bond > 0)]
+        for start in starts
+    ]
+    if reference and not any(compared):
+        raise DataError(
+            f"no structure of the reference has the same atoms as {chosen[0].where}, in the same "
+            "order and, of molecules, with the same bonds. Name another --reference."
+        )
+    tasks = [
+        Task(cast(Ensemble, ensemble), float(temperature), index, replica)
+        for ensemble in dict.fromkeys(ensembles)
+        for temperature in dict.fromkeys(temperatures)
+        for index in range(len(starts))
+        for replica in range(replicas)
+    ]
+    with alone(folder):
+        if overwrite:
+            empty(folder, FILES)
+        outcome = run_all(
+            {name: PotentialCalculator(potential) for name, potential in pair.potentials.items()},
+            pair.fingerprints,
+            starts,
+            compared,
+            tasks,
+            settings,
+            folder,
+            counter,
+            pair.note,
+        )
+    return outcome
+
+
+def _check_test(
+    ensembles: Sequence[str],
+    temperatures: Sequence[float],
+    structures: int,
+    replicas: int,
+    settings: Settings,
+) -> None:
+    for ensemble in ensembles:
+        if ensemble not in get_args(Ensemble):
+            raise RecipeError(
+                f"ensemble is '{ensemble}'; choose {' or '.join(get_args(Ensemble))}."
+            )
+    numbers = {
+        "structures": structures,
+        "replicas": replicas,
+        "length": settings.length,
+        "time step": settings.time_step,
+        "friction": settings.friction,
+        "interval": settings.interval,
+    }
+    for name, value in [*(("temperature", item) for item in temperatures), *numbers.items()]:
+        if not 0 < value < math.inf:
+            raise RecipeError(f"{name} is {value:g}; it must be above zero and finite.")
+    if settings.steps > MOST_STEPS:
+        raise RecipeError(
+            f"length {settings.length:g} ps by time step {settings.time_step:g} fs are "
+            f"{settings.steps:.3g} steps; at most {MOST_STEPS:.3g} can be run."
+        )
+    for limit, value in asdict(settings.limits).items():
+        if not (0 < value < math.inf or (limit == "bond" and value == 0)):
+            raise RecipeError(
+                f"{limit} limit is {value:g}; it must be above zero and finite"
+                f"{', or zero to check none' * (limit == 'bond')}."
+            )
+    for given, what in ((ensembles, "ensemble"), (temperatures, "temperature")):
+        if not given:
+            raise RecipeError(f"no {what} is named.")

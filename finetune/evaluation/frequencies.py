@@ -1,0 +1,177 @@
+"""Harmonic frequencies at each potential's own minimum."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.build import minimize_rotation_and_translation
+from ase.collections import g2
+from ase.optimize import BFGS
+from ase.vibrations import Vibrations
+from numpy.typing import NDArray
+
+from finetune.core.errors import FinetuneError
+from finetune.evaluation.curves import unlabelled
+from finetune.evaluation.statistics import SMALLEST_FORCE, measure
+from finetune.potentials.errors import predict
+from finetune.potentials.potential import Potential
+
+Array = NDArray[np.float64]
+FORCE, STEPS = 0.005, 500
+"""eV/Å to which structures are relaxed, and the steps allowed."""
+DISPLACEMENT = 0.01
+"""Å."""
+SADDLE, SADDLES, WAY_DOWN = 50.0, 2, 0.1
+"""An imaginary frequency beyond this (cm⁻¹) marks a saddle, which is left so many times, by moving
+atoms along the mode by up to so much (Å), before the structure is relaxed again."""
+
+
+def frequencies(calculators: Mapping[str, Any], atoms: Atoms, where: str) -> dict[str, Any]:
+    """Relax a structure and find its harmonic frequencies, with each potential.
+
+    Cells are kept as they are; their frequencies are those at Γ. Translations, and in molecules
+    rotations, are left out: the 3, 5 or 6 frequencies nearest zero.
+
+    Args:
+        calculators: ASE calculators by name.
+        atoms: Where to start.
+        where: What the result calls it.
+
+    Returns:
+        ``structure`` and, by potential: ``relaxed`` (whether it came to rest), ``moved`` (RMSD of
+        the minimum from the start, Å, molecules superposed), ``frequencies`` (cm⁻¹, ascending,
+        imaginary ones negative), ``imaginary`` (their number); ``shift``, the mean absolute
+        difference of the first two potentials' frequencies, in ascending order, cm⁻¹, where both
+        minima have as many (one may be linear, the other bent).
+    """
+    found = {name: _one(calculator, atoms) for name, calculator in calculators.items()}
+    result: dict[str, Any] = {"structure": where, "potentials": found, "shift": None}
+    lists = [item["frequencies"] for item in found.values() if item["relaxed"]]
+    if len(lists) == 2 and len(lists[0]) == len(lists[1]) > 0:
+        result["shift"] = float(np.abs(np.subtract(*lists)).mean())
+    return result
+
+
+def _one(calculator: Any, atoms: Atoms) -> dict[str, Any]:
+    moving = atoms.copy()
+    moving.calc = calculator
+    found: list[float] = []
+    try:
+        for _ in range(SADDLES + 1):
+            with BFGS(moving, logfile=None) as optimiser, np.errstate(all="ignore"):
+                relaxed = bool(optimiser.run(fmax=FORCE, steps=STEPS))
+            if not relaxed:
+                break
+            found, way_down = _vibrations(moving)
+            if not found or found[0] >= -SADDLE:
+                break
+            at_saddle = moving.positions.copy()
+            moving.positions += way_down
+        else:
+            moving.positions = at_saddle
+    except (FinetuneError, np.linalg.LinAlgError):  # the way led to colliding atoms, or nowhere
+        relaxed = False
+    if not relaxed:
+        return {"relaxed": False, "moved": None, "frequencies": [], "imaginary": None}
+    if not atoms.pbc.any():
+        minimize_rotation_and_translation(atoms, moving)
+    moved = np.sqrt(np.square(moving.positions - atoms.positions).sum(axis=1).mean())
+    return {
+        "relaxed": True,
+        "moved": float(moved),
+        "frequencies": found,
+        "imaginary": sum(value < 0 for value in found),
+    }
+
+
+def _vibrations(atoms: Atoms) -> tuple[list[float], Array]:
+    """Return the frequencies, cm⁻¹, and a step ``[n, 3]``, Å, along the mode of the lowest one."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Vibrations(atoms, name=f"{folder}/vibrations", delta=DISPLACEMENT)
+        work.run()
+        complex_values = work.get_frequencies()
+        values = np.where(
+            complex_values.imag != 0, -np.abs(complex_values.imag), complex_values.real
+        )
+        mode = work.get_mode(int(values.argmin()))
+    order = np.argsort(np.abs(values), kind="stable")
+    step = WAY_DOWN * mode / np.linalg.norm(mode, axis=1).max()
+    return sorted(values[order[_rigid(atoms) :]].tolist()), step
+
+
+def _rigid(atoms: Atoms) -> int:
+    """Return the number of translations and rotations."""
+    if atoms.pbc.any():
+        return 3
+    if len(atoms) == 1:
+        return 3
+    spread = np.linalg.svd(atoms.positions - atoms.positions.mean(axis=0), compute_uv=False)
+    return 5 if spread[1] < 1e-2 * spread[0] else 6
+
+
+RATTLE, MOST = 0.05, 40
+"""Å by which molecules are rattled, and how many are taken."""
+
+
+def elsewhere(elements: Sequence[int], apart_from: Sequence[str]) -> list[Atoms]:
+    """Return rattled closed-shell molecules of the G2 set (L. A. Curtiss et al. 1997).
+
+    Args:
+        elements: Atomic numbers that they may hold.
+        apart_from: Formulas (Hill order) to leave out.
+    """
+    random = np.random.default_rng(0)
+    found = []
+    for name in g2.names:
+        atoms = g2[name]
+        if (
+            len(atoms) < 2
+            or atoms.get_initial_magnetic_moments().any()
+            or not set(atoms.numbers.tolist()) <= set(elements)
+            or atoms.get_chemical_formula() in apart_from
+        ):
+            continue
+        atoms.positions += random.normal(0.0, RATTLE, atoms.positions.shape)
+        found.append(Atoms(atoms.numbers, atoms.positions))
+    return found[:MOST]
+
+
+def change(tuned: Potential, foundation: Potential, frames: Sequence[Atoms]) -> dict[str, Any]:
+    """Measure a fine-tuned potential against what its foundation says, as if that were labels.
+
+    Returns:
+        ``structures``; every statistic of `Measured` (eV, Å); ``forces_rms``, the root mean square
+        of the foundation's force components (eV/Å), and ``relative``, the RMS change of forces as a
+        share of it, or of `SMALLEST_FORCE` where it is smaller.
+    """
+    cutoff = max(tuned.cutoff, foundation.cutoff)
+    graphs = []
+    for atoms in frames:
+        graph = unlabelled(atoms, cutoff)
+        item = graph.to(foundation.device, foundation.dtype)
+        labels = foundation(item, create_graph=False)
+        graphs.append(
+            replace(
+                graph,
+                energy=labels.energy.detach().cpu(),
+                has_energy=torch.ones_like(graph.has_energy),
+                forces=labels.forces.detach().cpu().double(),
+                has_forces=torch.ones_like(graph.has_forces),
+            )
+        )
+    predictions = predict(tuned, graphs)
+    measured = measure(predictions)
+    size = float(np.sqrt(np.square(predictions.forces[1]).mean()))
+    rmse = measured.statistics["forces"].rmse
+    return {
+        "structures": len(frames),
+        **measured.as_dict(),
+        "forces_rms": size,
+        "relative": rmse / max(size, SMALLEST_FORCE),
+    }

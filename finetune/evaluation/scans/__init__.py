@@ -1,1 +1,0 @@
-"""Physical checks that a table of errors hides: walls, bonds, torsions, frequencies, forgetting."""

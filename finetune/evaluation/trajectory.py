@@ -1,0 +1,425 @@
+"""One trajectory: run, watched, saved, and taken up again after a kill."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from ase import Atoms, units
+from ase.constraints import FixCom
+from ase.io.trajectory import Trajectory
+from ase.md.langevin import Langevin
+from ase.md.verlet import VelocityVerlet
+from ase.neighborlist import natural_cutoffs, neighbor_list
+from numpy.typing import NDArray
+
+from finetune.core.errors import FinetuneError, RunFolderError
+from finetune.core.files import write_atomically, write_json
+
+Array = NDArray[np.float64]
+Ensemble = Literal["nve", "nvt"]
+BONDED = 1.25
+"""Two atoms closer than this multiple of the sum of their covalent radii are bonded."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a trajectory may do before it has failed.
+
+    Attributes:
+        bond: Å that a bond may be longer or shorter than in the reference; 0 checks no bonds, as
+            for liquids and reactions.
+        lost: Å; an atom without another one this near is lost.
+        collision: Two atoms closer than this share of the sum of their covalent radii collide.
+        temperature: How many times the temperature asked for the kinetic one may reach; more for a
+            few degrees of freedom, where chance alone goes further.
+        energy: eV/atom that the potential energy may differ from the start's.
+        drift: eV/atom that the total energy may differ from the start's, without a thermostat.
+    """
+
+    bond: float = 0.5
+    lost: float = 4.0
+    collision: float = 0.4
+    temperature: float = 5.0
+    energy: float = 1.0
+    drift: float = 0.1
+
+
+@dataclass(frozen=True)
+class Bonds:
+    """The bonds of a structure, each once.
+
+    Attributes:
+        pairs: Indices of the two atoms ``[b, 2]``.
+        shifts: Lattice translations of the second ``[b, 3]``.
+        lengths: Å ``[b]``.
+    """
+
+    pairs: NDArray[np.int64]
+    shifts: Array
+    lengths: Array
+
+    def measure(self, atoms: Atoms) -> Array:
+        """Return the lengths ``[b]``, Å, in another geometry of the same atoms, not wrapped."""
+        first, second = self.pairs.T
+        vectors = atoms.positions[second] - atoms.positions[first] + self.shifts @ atoms.cell.array
+        return np.asarray(np.linalg.norm(vectors, axis=1))
+
+
+def find_bonds(atoms: Atoms) -> Bonds:
+    """Find the pairs of atoms within `BONDED` times the sum of their covalent radii."""
+    reach = natural_cutoffs(atoms, mult=BONDED)
+    first, second, shifts, lengths = neighbor_list("ijSd", atoms, reach)
+    backwards = [tuple(shift) < (0, 0, 0) for shift in shifts]
+    once = (first < second) | ((first == second) & ~np.array(backwards, dtype=bool))
+    return Bonds(
+        pairs=np.stack([first, second], axis=1)[once].astype(np.int64),
+        shifts=shifts[once].astype(np.float64),
+        lengths=lengths[once],
+    )
+
+
+class Watch:
+    """Says of a trajectory whether, and how, it has failed.
+
+    Args:
+        start: The structure that it starts from, with a calculator and momenta.
+        limits: What it may do.
+        temperature: K.
+        ensemble: ``nve`` or ``nvt``.
+        lengths: Length that each bond of the start should have ``[b]``, Å; the start's own if None.
+    """
+
+    def __init__(
+        self,
+        start: Atoms,
+        limits: Limits,
+        temperature: float,
+        ensemble: Ensemble,
+        lengths: Array | None = None,
+    ) -> None:
+        self.limits, self.ensemble = limits, ensemble
+        self.bonds = find_bonds(start)
+        self.lengths = self.bonds.lengths if lengths is None else lengths
+        self.alone = _alone(start, limits.lost)
+        freedom = max(start.get_number_of_degrees_of_freedom(), 1)
+        self.hottest = temperature * max(limits.temperature, 1.0 + 12.0 * (2.0 / freedom) ** 0.5)
+        self.potential = start.get_potential_energy()
+        self.total = self.potential + start.get_kinetic_energy()
+
+    def fault(self, atoms: Atoms, pairs: bool = True) -> str | None:
+        """Return what is wrong with a frame: one of the words below, or None.
+
+        Args:
+            atoms: The frame, with calculator and momenta.
+            pairs: Whether to look for lost and colliding atoms too, which takes longer.
+        """
+        potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
+        if not np.isfinite([potential, kinetic]).all() or not np.isfinite(atoms.positions).all():
+            return "not finite"
+        if atoms.get_temperature() > self.hottest:
+            return "temperature"
+        if abs(potential - self.potential) > self.limits.energy * len(atoms):
+            return "energy"
+        moved = abs(potential + kinetic - self.total)
+        if self.ensemble == "nve" and moved > self.limits.drift * len(atoms):
+            return "energy"
+        if self.limits.bond > 0 and len(self.lengths):
+            off = np.abs(self.bonds.measure(atoms) - self.lengths)
+            if off.max() > self.limits.bond:
+                return "bond"
+        return self._pair_fault(atoms) if pairs else None
+
+    def _pair_fault(self, atoms: Atoms) -> str | None:
+        if (_alone(atoms, self.limits.lost) & ~self.alone).any():
+            return "lost atom"
+        reach = natural_cutoffs(atoms, mult=self.limits.collision)
+        return "collision" if len(neighbor_list("i", atoms, reach)) else None
+
+
+def mean_lengths(bonds: Bonds, frames: Sequence[Atoms]) -> Array | None:
+    """Return the mean length of each bond over frames of the same molecule ``[b]``, Å.
+
+    None without frames, or where cells take part: their frames may be wrapped.
+    """
+    if not frames or bonds.shifts.any() or any(atoms.pbc.any() for atoms in frames):
+        return None
+    return np.asarray(np.mean([bonds.measure(atoms) for atoms in frames], axis=0))
+
+
+def comparable(frame: Atoms, start: Atoms, bonds: bool) -> bool:
+    """Return whether a frame is one of the same atoms, in the same order, as a start.
+
+    Args:
+        frame: The frame.
+        start: The start.
+        bonds: Whether the atoms of molecules must have the same bonds too, for isomers and
+            dissociated molecules say nothing of their lengths.
+    """
+    if not (np.array_equal(frame.numbers, start.numbers) and (frame.pbc == start.pbc).all()):
+        return False
+    if not bonds or start.pbc.any():
+        return True
+    return np.array_equal(find_bonds(frame).pairs, find_bonds(start).pairs)
+
+
+def _alone(atoms: Atoms, reach: float) -> NDArray[np.bool_]:
+    """Return which atoms have no other atom (nor image) within ``reach``."""
+    alone = np.ones(len(atoms), dtype=bool)
+    alone[neighbor_list("i", atoms, reach)] = False
+    return alone
+
+
+SAVE_SECONDS = 10.0
+"""Seconds between two checkpoints."""
+PAIRS_EVERY = 10
+"""Steps between two searches for lost and colliding atoms."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all trajectories of a test have in common.
+
+    Attributes:
+        length: ps.
+        time_step: fs.
+        friction: Of the Langevin thermostat, 1/fs.
+        interval: fs between two saved frames.
+        seed: Of velocities and noise.
+        limits: What counts as failure.
+    """
+
+    length: float = 5.0
+    time_step: float = 0.5
+    friction: float = 0.01
+    interval: float = 10.0
+    seed: int = 0
+    limits: Limits = Limits()
+
+    @property
+    def steps(self) -> int:
+        """Steps of a whole trajectory."""
+        return max(round(1000.0 * self.length / self.time_step), 1)
+
+    @property
+    def every(self) -> int:
+        """Steps between two saved frames."""
+        return max(round(self.interval / self.time_step), 1)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Which trajectory: ensemble, temperature (K), starting structure and replica by number."""
+
+    ensemble: Ensemble
+    temperature: float
+    structure: int
+    replica: int
+
+    @property
+    def name(self) -> str:
+        """What its files are called."""
+        kelvin = f"{self.temperature:.15g}K"
+        return f"{self.ensemble}-{kelvin}-structure{self.structure}-replica{self.replica}"
+
+    def noise(self, seed: int) -> np.random.Generator:
+        """Return the source of its velocities and noise, the same for every potential."""
+        place = [self.structure, self.replica, round(1000 * self.temperature)]
+        return np.random.default_rng([seed, int(self.ensemble == "nvt"), *place])
+
+
+@dataclass
+class Progress:
+    """How far a trajectory is.
+
+    Attributes:
+        step: Steps done.
+        fault: How it failed at that step, or None.
+        rows: For every saved frame: time (ps), potential and kinetic energy (eV), temperature (K).
+    """
+
+    step: int
+    fault: str | None
+    rows: list[tuple[float, float, float, float]]
+
+
+class TrajectoryRun:
+    """A trajectory of one potential, in files of its own: ``.traj``, and a state while it runs.
+
+    Args:
+        start: The starting structure.
+        calculator: Of the potential.
+        task: Which trajectory.
+        settings: Common settings.
+        identity: What must be the same for a state to be taken up: JSON.
+        folder: Of the potential.
+        lengths: See `Watch`.
+    """
+
+    def __init__(
+        self,
+        start: Atoms,
+        calculator: Any,
+        task: Task,
+        settings: Settings,
+        identity: str,
+        folder: Path,
+        lengths: Array | None,
+    ) -> None:
+        self.task, self.settings, self.identity = task, settings, identity
+        self.frames = folder / f"{task.name}.traj"
+        self.state = folder / f"{task.name}.state.npz"
+        self.rng = task.noise(settings.seed)
+        self.atoms = start.copy()
+        self.atoms.set_constraint(FixCom())
+        self.atoms.calc = calculator
+        spread = np.sqrt(self.atoms.get_masses() * units.kB * task.temperature)
+        self.atoms.set_momenta(spread[:, None] * self.rng.standard_normal((len(start), 3)))
+        limits = settings.limits
+        self.watch = Watch(self.atoms, limits, task.temperature, task.ensemble, lengths)
+        self.progress = self._restored() or Progress(0, None, [])
+
+    def run(self, stop: Callable[[], bool], tick: Callable[[int], None]) -> bool:
+        """Run to the end, to a failure, or until ``stop`` says so.
+
+        Args:
+            stop: Asked after every step.
+            tick: Told of steps done.
+
+        Returns:
+            Whether the trajectory is done; if not, its state is saved.
+        """
+        progress, settings = self.progress, self.settings
+        saved = time.monotonic()
+        tick(progress.step)
+        with Trajectory(str(self.frames), "a" if progress.rows else "w") as frames:
+            if not progress.rows:
+                progress.fault = self._check(0)
+                self._keep(frames)
+            dynamics = self._dynamics()
+            while progress.step < settings.steps and progress.fault is None:
+                progress.fault = self._step(dynamics)
+                progress.step += 1
+                tick(1)
+                if progress.fault in ("bond", "lost atom", "temperature", "energy"):
+                    frames.write(self.atoms)  # to look at
+                elif progress.fault is None and progress.step % settings.every == 0:
+                    self._keep(frames)
+                if stop():
+                    self._save()
+                    return False
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    self._save()
+                    saved = time.monotonic()
+        return True
+
+    def _step(self, dynamics: Any) -> str | None:
+        try:
+            with np.errstate(all="ignore"):
+                dynamics.step()
+                return self._check(self.progress.step + 1)
+        except FinetuneError:  # the calculator refuses colliding and non-finite atoms
+            return "collision" if np.isfinite(self.atoms.positions).all() else "not finite"
+
+    def _check(self, step: int) -> str | None:
+        last = step >= self.settings.steps
+        return self.watch.fault(self.atoms, pairs=last or step % PAIRS_EVERY == 0)
+
+    def _dynamics(self) -> Any:
+        step = self.settings.time_step * units.fs
+        if self.task.ensemble == "nve":
+            return VelocityVerlet(self.atoms, timestep=step)
+        return Langevin(
+            self.atoms,
+            timestep=step,
+            temperature_K=self.task.temperature,
+            friction=self.settings.friction / units.fs,
+            fixcm=False,
+            rng=self.rng,
+        )
+
+    def _keep(self, frames: Any) -> None:
+        atoms, time_ps = self.atoms, self.progress.step * self.settings.time_step / 1000.0
+        frames.write(atoms)
+        energies = float(atoms.get_potential_energy()), float(atoms.get_kinetic_energy())
+        self.progress.rows.append((time_ps, *energies, float(atoms.get_temperature())))
+
+    def _save(self) -> None:
+        content = io.BytesIO()
+        np.savez(
+            content,
+            identity=np.array(self.identity),
+            step=np.array(self.progress.step),
+            fault=np.array(self.progress.fault or ""),
+            rows=np.array(self.progress.rows),
+            positions=self.atoms.positions,
+            momenta=self.atoms.get_momenta(),
+            noise=np.array(json.dumps(self.rng.bit_generator.state)),
+        )
+        write_atomically(self.state, content.getvalue())
+
+    def _restored(self) -> Progress | None:
+        """Take up a saved state, frames that came after it cut off; None where there is none."""
+        if not self.state.is_file():
+            return None
+        try:
+            with np.load(self.state, allow_pickle=False) as stored:
+                found: dict[str, NDArray[Any]] = dict(stored)
+            rows = [tuple(row) for row in found["rows"].tolist()]
+            with Trajectory(str(self.frames)) as frames:
+                kept = [frames[index] for index in range(len(rows))]
+        except Exception:  # whatever damaged files make their readers raise: begin anew
+            return None
+        if str(found["identity"]) != self.identity:
+            raise RunFolderError(
+                f"'{self.state}' belongs to a test with other settings. Choose another --to, or "
+                "add --overwrite."
+            )
+        rewritten = self.frames.with_suffix(".cut")
+        with Trajectory(str(rewritten), "w") as writer:
+            for atoms in kept:
+                writer.write(atoms)
+        rewritten.replace(self.frames)
+        self.atoms.positions[:] = found["positions"]
+        self.atoms.set_momenta(found["momenta"], apply_constraint=False)
+        self.rng.bit_generator.state = json.loads(str(found["noise"]))
+        return Progress(int(found["step"]), str(found["fault"]) or None, rows)
+
+
+RECORDED = frozenset(
+    {"ensemble", "temperature", "steps", "stable_ps", "failure", "drift", "mean_temperature"}
+    | {"bond_distances", "bond_distance", "distribution_distance", "trajectory"}
+)
+"""What the record of a trajectory holds beside its identity."""
+
+
+def record(run: TrajectoryRun, measured: dict[str, Any]) -> dict[str, Any]:
+    """Write what a finished trajectory found beside its frames, and return it.
+
+    Times are ps, the drift meV/atom/ps, temperatures K.
+    """
+    progress, atoms = run.progress, len(run.atoms)
+    rows = np.array(progress.rows).reshape(-1, 4)
+    time_ps, total = rows[:, 0], rows[:, 1] + rows[:, 2]
+    enough = run.task.ensemble == "nve" and len(rows) >= 3
+    slope = np.polyfit(time_ps, total, 1)[0] if enough else None
+    found = {
+        "identity": json.loads(run.identity),
+        **asdict(run.task),
+        "steps": progress.step,
+        "stable_ps": progress.step * run.settings.time_step / 1000.0,
+        "failure": progress.fault,
+        "drift": None if slope is None else float(1000.0 * slope / atoms),
+        "mean_temperature": float(rows[:, 3].mean()) if len(rows) else None,
+        **measured,
+        "trajectory": run.frames.name,
+    }
+    write_json(run.frames.with_suffix(".json"), found)
+    run.state.unlink(missing_ok=True)
+    return found

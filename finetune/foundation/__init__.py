@@ -1,1 +1,0 @@
-"""Foundation potentials: names, opening and saving, predictions, reference energies."""

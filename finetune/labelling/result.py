@@ -1,0 +1,271 @@
+"""What labelling leaves: files, and what is told of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter as Tally
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from finetune.core.errors import DataError
+from finetune.core.files import write_atomically
+from finetune.core.text import counted
+from finetune.data.store import SUFFIXES
+from finetune.data.structures import Structure
+from finetune.data.writing import XYZ, check_name, check_no_folder, write_structures
+from finetune.labelling.journal import Journal
+from finetune.labelling.plan import Item
+from finetune.labelling.recipe import LabelRecipe
+from finetune.labelling.task import UNITS, Label
+
+SUITABLE = (
+    "note: energies of free atoms are right as reference_energies for foundations whose own are "
+    "those of free atoms, as of most published ones. Others, such as tiny-xtb-hcno, are better off "
+    "with reference_energies: estimate."
+)
+
+
+@dataclass(frozen=True)
+class Places:
+    """The files that belong to an output.
+
+    Attributes:
+        output: Labelled structures.
+        atoms: Free atoms.
+        journal: What was computed, kept to resume and to add to.
+        before: The journal that is to be replaced, until the new output is written.
+        record: The recipe, versions, failures and reference energies.
+        files: Folder of calculators that work with files.
+    """
+
+    output: Path
+    atoms: Path
+    journal: Path
+    before: Path
+    record: Path
+    files: Path
+
+    @classmethod
+    def of(cls, output: Path) -> Places:
+        """Return the files beside an output.
+
+        Raises:
+            DataError: If it is a folder.
+        """
+        check_no_folder(output)
+        return cls(
+            output,
+            output.with_name(f"{output.stem}-atoms{output.suffix}"),
+            output.with_name(f"{output.name}.journal"),
+            output.with_name(f"{output.name}.journal.before"),
+            output.with_name(f"{output.name}.json"),
+            output.with_name(f"{output.name}.files"),
+        )
+
+    def check(self, overwrite: bool, atoms: bool) -> None:
+        """Refuse outputs that are in the way or cannot be written.
+
+        Args:
+            overwrite: Whether they may be replaced.
+            atoms: Whether there will be free atoms.
+
+        Raises:
+            DataError: With what would do.
+        """
+        if not self.output.exists() or self.output.suffix not in SUFFIXES | XYZ:
+            check_name(self.output)
+        if overwrite:
+            return
+        known: dict[str, str] = {}
+        if self.record.is_file() and (self.journal.is_file() or self.before.is_file()):
+            try:
+                known = json.loads(self.record.read_text(encoding="utf-8"))["sha256"]
+            except (ValueError, KeyError, TypeError):
+                known = {}
+        for path in (self.output, *([self.atoms] if atoms else [])):
+            if path.exists() and known.get(path.name) != _digest(path):
+                raise DataError(
+                    f"'{path}' exists, and is not as this command left it. Choose another output, "
+                    "move it away, or add --overwrite."
+                )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A structure without a label.
+
+    Attributes:
+        index: Place among the structures read, from 0 on; None of a free atom.
+        where: File and index there.
+        reason: Why.
+    """
+
+    index: int | None
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LabelResult:
+    """What `label` found.
+
+    Attributes:
+        output: File of the labelled structures.
+        labelled: How many there are.
+        computed: How many calculations were done this time.
+        failures: Structures and free atoms without a label.
+        level: The level of theory, as the labels carry it.
+        program: Name and version of what computed them.
+        atoms: File of the free atoms, if any.
+        reference_energies: Energies of free atoms by symbol, eV.
+        notes: What is worth knowing.
+    """
+
+    output: Path
+    labelled: int
+    computed: int
+    failures: tuple[Failure, ...]
+    level: str
+    program: str
+    atoms: Path | None
+    reference_energies: dict[str, float]
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        content = asdict(self)
+        content["output"] = str(self.output)
+        content["atoms"] = None if self.atoms is None else str(self.atoms)
+        return content
+
+
+def labelled(item: Item, label: Label, recipe: LabelRecipe) -> Structure:
+    """Return a structure with its label, and what it is from."""
+    forces = label.forces if recipe.forces is not False else None
+    stress = label.stress if recipe.forces is not False else None
+    facts = {**recipe.level.tags(), **label.facts, "program": label.program, "units": UNITS}
+    tags = {
+        name: value if isinstance(value, str) else float(value) for name, value in facts.items()
+    }
+    return replace(
+        item.structure,
+        energy=label.energy,
+        forces=None if forces is None else np.array(forces),
+        stress=None if stress is None else np.array(stress),
+        level_of_theory=recipe.level.name,
+        tags={**item.structure.tags, **tags},
+    )
+
+
+def conclude(
+    recipe: LabelRecipe,
+    items: Sequence[Item],
+    free: Sequence[Item],
+    journal: Journal,
+    places: Places,
+    computed: int,
+    notes: Sequence[str],
+) -> LabelResult:
+    """Write what is labelled, and the record.
+
+    Raises:
+        DataError: If no structure has a label.
+    """
+    done = [item for item in items if item.task.key in journal.labels]
+    failures = tuple(
+        Failure(item.index, item.structure.where, _why(journal, item))
+        for item in (*free, *items)
+        if item.task.key not in journal.labels
+    )
+    if not done:
+        reasons = Tally(failure.reason for failure in failures if failure.index is not None)
+        (reason, _), *_ = reasons.most_common(1)
+        raise DataError(
+            f"none of {counted(len(items), 'structure')} has a label. The most frequent reason: "
+            f"{reason}"
+        )
+    labels = [journal.labels[item.task.key] for item in done]
+    _replace(
+        places.output,
+        [labelled(item, label, recipe) for item, label in zip(done, labels, strict=True)],
+    )
+    atoms = [item for item in free if item.task.key in journal.labels]
+    if atoms:
+        _replace(
+            places.atoms,
+            [labelled(item, journal.labels[item.task.key], recipe) for item in atoms],
+        )
+    result = LabelResult(
+        output=places.output,
+        labelled=len(done),
+        computed=computed,
+        failures=failures,
+        level=recipe.level.name,
+        program=", ".join(dict.fromkeys(label.program for label in labels)),
+        atoms=places.atoms if atoms else None,
+        reference_energies={
+            chemical_symbols[item.task.numbers[0]]: journal.labels[item.task.key].energy
+            for item in atoms
+        },
+        notes=(
+            *notes,
+            *_remarks(recipe, labels),
+            *_without_later_forces(items, journal),
+            *([SUITABLE] if atoms else []),
+        ),
+    )
+    written = [places.output, *([places.atoms] if atoms else [])]
+    record = {
+        **result.as_dict(),
+        "units": UNITS,
+        "recipe": recipe.model_dump(mode="json"),
+        "seconds": round(sum(label.seconds for label in labels), 1),
+        "sha256": {path.name: _digest(path) for path in written},
+    }
+    write_atomically(places.record, json.dumps(record, indent=1, ensure_ascii=False).encode())
+    return result
+
+
+def _why(journal: Journal, item: Item) -> str:
+    return journal.failures.get(item.task.key, "not computed yet.")
+
+
+def _remarks(recipe: LabelRecipe, labels: Sequence[Label]) -> list[str]:
+    found = []
+    reasons = Tally(label.without_forces for label in labels if label.without_forces)
+    if recipe.forces is not False:
+        found += [
+            f"note: {count} of {counted(len(labels), 'label')} have no forces: {reason}."
+            for reason, count in reasons.items()
+        ]
+    programs = dict.fromkeys(label.program for label in labels)
+    if len(programs) > 1:
+        found.append(f"warning: the labels are from several versions: {', '.join(programs)}.")
+    return found
+
+
+def _without_later_forces(items: Sequence[Item], journal: Journal) -> list[str]:
+    """Tell of structures that have an energy from before, and whose forces failed."""
+    both = [i for i in items if i.task.key in journal.labels and i.task.key in journal.failures]
+    return [
+        f"warning: {item.structure.where} has its energy alone, its forces failed: "
+        f"{journal.failures[item.task.key]}"
+        for item in both
+    ]
+
+
+def _replace(path: Path, structures: Sequence[Structure]) -> None:
+    new = path.with_name(f".{path.name}.new{path.suffix}")
+    new.unlink(missing_ok=True)  # of a process that was killed
+    write_structures(new, structures)
+    new.replace(path)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

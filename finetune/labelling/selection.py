@@ -1,0 +1,124 @@
+"""Which unlabelled structures to label next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from finetune.core.errors import DataError
+from finetune.data.distances import farthest
+from finetune.data.duplicates import clusters
+from finetune.data.graphs import batches, graph
+from finetune.data.structures import Structure
+from finetune.potentials.committee import CommitteePotential
+from finetune.potentials.potential import Potential
+
+Array = NDArray[np.float64]
+BATCH = 16
+LEAST_DISAGREEMENT = 1e-8
+"""eV/Å; below it members of a committee differ by rounding."""
+
+
+def farthest_points(
+    potential: Potential,
+    pool: Sequence[Structure],
+    count: int,
+    labelled: Sequence[Structure] = (),
+) -> tuple[list[int], list[float]]:
+    """Choose structures that are far from each other, and from those that have labels.
+
+    Each next one is the farthest from all before, by its `fingerprints`.
+
+    Returns:
+        Indices into the pool in the order chosen, and the distance of each from those before.
+
+    Raises:
+        DataError: If the pool has fewer structures.
+        FoundationError: If the potential does not know an element.
+    """
+    _check(pool, count)
+    features = fingerprints(potential, [*pool, *labelled])
+    features = features / max(float(features.std(axis=0).max()), 1e-12)
+    return farthest(features[: len(pool)], count, features[len(pool) :])
+
+
+def fingerprints(potential: Potential, structures: Sequence[Structure]) -> Array:
+    """Return, for each structure, sums of descriptors by element over the number of atoms."""
+    rows = []
+    graphs = (graph(item, potential.cutoff) for item in structures)
+    for batch in batches(list(graphs), BATCH):
+        moved = batch.to(potential.device, potential.dtype)
+        descriptors = potential.descriptors(moved)
+        element = torch.nn.functional.one_hot(
+            potential.element_index(moved.numbers), len(potential.elements)
+        ).to(descriptors.dtype)
+        by_element = element[:, :, None] * descriptors[:, None, :]
+        sums = moved.sum_atoms(by_element.flatten(1)) / moved.atoms[:, None]
+        rows.append(sums.double().cpu().numpy())
+    return np.concatenate(rows)
+
+
+def disagreement(
+    committee: Sequence[Potential], pool: Sequence[Structure], count: int
+) -> tuple[list[int], list[float]]:
+    """Choose the structures that the members of a committee disagree on most.
+
+    A `CommitteePotential` stands for its members.
+
+    Disagreement is the largest standard deviation of the force on an atom, eV/Å. Of structures that
+    are the same one is chosen.
+
+    Returns:
+        Indices into the pool, the most disputed first, and their disagreement.
+
+    Raises:
+        DataError: If the pool has fewer structures, or the committee one member.
+        FoundationError: If a potential does not know an element.
+    """
+    _check(pool, count)
+    committee = [
+        member
+        for item in committee
+        for member in (item.predicting if isinstance(item, CommitteePotential) else [item])
+    ]
+    if len(committee) < 2:
+        raise DataError("a committee has at least two members: name several run folders.")
+    scores = []
+    cutoff = max(potential.cutoff for potential in committee)
+    for start in range(0, len(pool), BATCH):
+        graphs = [graph(item, cutoff) for item in pool[start : start + BATCH]]
+        for batch in batches(graphs, BATCH):
+            forces = []
+            for potential in committee:
+                predicted = potential(batch.to(potential.device, potential.dtype)).forces
+                forces.append(predicted.detach().double().cpu())
+            deviation = torch.stack(forces).std(dim=0, unbiased=False).norm(dim=1)
+            scores += [
+                float(deviation[batch.structure == index].max()) for index in range(len(batch))
+            ]
+    if max(scores) < LEAST_DISAGREEMENT:
+        raise DataError(
+            f"the members of the committee agree on every force within {max(scores):.0e} eV/Å: "
+            "they are the same potential. Did they all keep the foundation's weights? See the "
+            "warnings of their runs."
+        )
+    groups = clusters(pool)
+    chosen: list[int] = []
+    taken: set[int] = set()
+    for index in np.argsort(-np.array(scores), kind="stable").tolist():
+        if len(chosen) == count:
+            break
+        if int(groups[index]) not in taken:
+            taken.add(int(groups[index]))
+            chosen.append(index)
+    return chosen, [scores[index] for index in chosen]
+
+
+def _check(pool: Sequence[Structure], count: int) -> None:
+    if not 1 <= count <= len(pool):
+        raise DataError(
+            f"{count} structures cannot be chosen out of {len(pool)}. Choose from 1 to {len(pool)}."
+        )

@@ -1,0 +1,165 @@
+"""Displaced atoms and strained cells: the unlabelled configurations around each structure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+
+from finetune.data.graphs import GraphBatch
+from finetune.losses.frozen_foundation import Teacher
+from finetune.recipe.displacements import DisplacementOptions
+
+GAUSSIAN_CUT = 3.0
+"""Gaussian displacement vectors are cut at this many standard deviations."""
+NO_ERROR = 1e-4
+"""eV/Å; force errors smaller than this, of all atoms together, are rounding in single precision."""
+SOFTEST = 0.05
+"""eV/Å²; softer modes, and unstable ones, are drawn as if they had this curvature."""
+
+Generators = torch.Generator | Sequence[torch.Generator]
+"""On the CPU, so that draws are the same on every device: one for all structures of a batch, or one
+for each, so that what a structure draws does not depend on the others."""
+
+
+def reach(options: DisplacementOptions) -> float:
+    """Return the largest distance, Å, that two atoms can move relative to each other."""
+    longest = {"uniform": math.sqrt(3.0), "gaussian": GAUSSIAN_CUT}.get(options.kind, 1.0)
+    return 2.0 * longest * options.peak_size
+
+
+def strain_reach(largest: float, cutoff: float) -> float:
+    """Return the skin, Å, that strains with components up to ``largest`` need.
+
+    No eigenvalue of such a strain lies beyond three times its largest component, and no pair
+    within the cutoff comes from further than the cutoff divided by one minus that.
+    """
+    return cutoff / (1.0 - 3.0 * largest) - cutoff
+
+
+def draw(
+    options: DisplacementOptions,
+    batch: GraphBatch,
+    generator: Generators,
+    progress: float = 1.0,
+    teacher: Teacher | None = None,
+    force_error: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Draw a displacement ``[N, 3]``, Å, of every atom of a batch.
+
+    The net translation of each structure is removed, because a drift of the whole structure says
+    nothing about it; a single free atom therefore stays where it is.
+
+    Args:
+        options: Distribution and size.
+        batch: The structures to displace.
+        generator: One for all structures or one for each.
+        progress: Of the run, 0 to 1, for scheduled sizes.
+        teacher: The frozen foundation, for kinds ``soft_modes`` and ``thermal``.
+        force_error: ``[N, 3]``, eV/Å, for kind ``adversarial``.
+
+    Raises:
+        ValueError: If the kind needs what was not given, or its size is still to be chosen.
+    """
+    size = options.size_at(progress)
+    generators = _each(generator, batch)
+    if options.kind == "adversarial":
+        if force_error is None:
+            raise ValueError("adversarial displacements need the force error")
+        drawn = _scaled(_or_random(force_error.double().cpu(), batch, generators), batch) * size
+    elif options.kind in {"soft_modes", "thermal"}:
+        if teacher is None:
+            raise ValueError(f"{options.kind} displacements need the foundation")
+        soft = options.kind == "soft_modes"
+        drawn = (_soft if soft else _thermal)(options, batch, generators, teacher, size)
+    else:
+        drawn = _random(options.kind, batch, generators) * size
+    drawn = drawn.to(device=batch.positions.device, dtype=batch.positions.dtype)
+    mean = batch.sum_atoms(drawn) / batch.atoms[:, None]
+    return drawn - mean[batch.structure]
+
+
+def draw_strain(largest: float, batch: GraphBatch, generator: Generators) -> torch.Tensor:
+    """Draw a symmetric strain ``[B, 3, 3]`` for every structure, components up to ``largest``."""
+    drawn = torch.stack([_of((3, 3), torch.rand, each) for each in _each(generator, batch)])
+    upper = torch.triu((2 * drawn - 1) * largest)
+    symmetric = upper + torch.triu(upper, diagonal=1).transpose(1, 2)
+    return symmetric.to(device=batch.positions.device, dtype=batch.positions.dtype)
+
+
+def _each(generator: Generators, batch: GraphBatch) -> Sequence[torch.Generator]:
+    return [generator] * len(batch) if isinstance(generator, torch.Generator) else generator
+
+
+def _of(
+    shape: tuple[int, ...], draw: Callable[..., torch.Tensor], generator: torch.Generator
+) -> torch.Tensor:
+    return draw(shape, generator=generator, dtype=torch.float64)
+
+
+def _random(kind: str, batch: GraphBatch, generators: Sequence[torch.Generator]) -> torch.Tensor:
+    """Draw displacements of unit size that need nothing but chance."""
+    draw = torch.rand if kind == "uniform" else torch.randn
+    sizes = batch.atoms.tolist()
+    drawn = torch.cat([_of((n, 3), draw, g) for n, g in zip(sizes, generators, strict=True)])
+    if kind == "uniform":
+        return 2 * drawn - 1
+    length = drawn.norm(dim=1, keepdim=True)
+    wanted = torch.ones_like(length) if kind == "sphere" else length.clamp(max=GAUSSIAN_CUT)
+    return drawn / length.clamp(min=1e-12) * wanted
+
+
+def _or_random(
+    direction: torch.Tensor, batch: GraphBatch, generators: Sequence[torch.Generator]
+) -> torch.Tensor:
+    """Put random directions where a structure has none: at the start, say, before any error."""
+    structure = batch.structure.cpu()
+    chance = _random("sphere", batch, generators)
+    length = torch.zeros(len(batch), dtype=torch.float64)
+    length.index_add_(0, structure, direction.square().sum(dim=1))
+    return torch.where((length > NO_ERROR**2)[structure, None], direction, chance)
+
+
+def _scaled(direction: torch.Tensor, batch: GraphBatch) -> torch.Tensor:
+    """Scale each structure's displacement so that the atom that moves most moves by 1."""
+    structure = batch.structure.cpu()
+    length = direction.norm(dim=1)
+    largest = torch.zeros(len(batch), dtype=torch.float64)
+    largest.scatter_reduce_(0, structure, length, reduce="amax")
+    return direction / largest.clamp(min=1e-12)[structure, None]
+
+
+def _soft(
+    options: DisplacementOptions,
+    batch: GraphBatch,
+    generators: Sequence[torch.Generator],
+    teacher: Teacher,
+    size: float,
+) -> torch.Tensor:
+    """Mix soft modes with the amplitudes of equipartition, 1/√curvature."""
+    mixed = []
+    found = teacher.soft_modes(batch, options.modes)
+    for modes, generator in zip(found, generators, strict=True):
+        amplitude = _of((options.modes,), torch.randn, generator)
+        curvature = modes.curvatures.cpu().clamp(min=SOFTEST)
+        amplitude = amplitude[: len(curvature)] / curvature.sqrt()
+        mixed.append(torch.einsum("k,kni->ni", amplitude, modes.directions.cpu()))
+    return _scaled(torch.cat(mixed), batch) * size
+
+
+def _thermal(
+    options: DisplacementOptions,
+    batch: GraphBatch,
+    generators: Sequence[torch.Generator],
+    teacher: Teacher,
+    size: float,
+) -> torch.Tensor:
+    """Take a frame of each structure's burst at random; too long ones are scaled down."""
+    taken = []
+    found = teacher.bursts(batch, options)
+    for frames, generator in zip(found, generators, strict=True):
+        frame = frames[int(torch.randint(len(frames), (1,), generator=generator))].cpu()
+        furthest = frame.norm(dim=1).max().clamp(min=1e-12)
+        taken.append(frame * torch.clamp(size / furthest, max=1.0))
+    return torch.cat(taken)

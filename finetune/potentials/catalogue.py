@@ -1,0 +1,107 @@
+"""Foundation potentials by name: those that come with the package and those to be downloaded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from finetune.core.errors import FoundationError
+from finetune.core.resources import shipped
+from finetune.potentials.downloads import download
+from finetune.potentials.mace.published import ASL, ASL_TERMS, PUBLISHED, Published
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the catalogue.
+
+    Attributes:
+        name: What recipes call it.
+        elements: How many elements it covers.
+        level_of_theory: Of its training data.
+        size: Bytes on disk or, before the download, of the file; None where unknown.
+        licence: Short name.
+        state: ``embedded``, ``cached`` or ``to download``.
+    """
+
+    name: str
+    elements: int
+    level_of_theory: str
+    size: int | None
+    licence: str
+    state: str
+
+
+def embedded() -> dict[str, Path]:
+    """Return the embedded foundation potentials: name -> folder."""
+    root = shipped() / "data" / "foundation"
+    return {path.parent.name: path.parent for path in sorted(root.glob("*/config.json"))}
+
+
+def names() -> list[str]:
+    """Return every name of the catalogue, the embedded ones first."""
+    return [*embedded(), *PUBLISHED]
+
+
+def entries() -> list[Entry]:
+    """Return the whole catalogue."""
+    return [_embedded(*item) for item in embedded().items()] + [
+        _published(item) for item in PUBLISHED.values()
+    ]
+
+
+def fetch(name: str, accept_licence: bool = False) -> Path:
+    """Return the file of a published model, downloaded unless it is in MACE's cache.
+
+    Args:
+        name: Its name in the catalogue.
+        accept_licence: Whether the user accepts the licence, where that needs asking.
+
+    Raises:
+        FoundationError: If the licence has not been accepted or the download fails, saying what to
+            fetch and where to put it.
+    """
+    entry = PUBLISHED[name]
+    if entry.file.is_file():
+        return entry.file
+    if entry.licence == ASL and not accept_licence:
+        raise FoundationError(
+            f"'{name}' is under the Academic Software License, which does not permit commercial "
+            f"use: {ASL_TERMS}. To accept it and download the model: "
+            f"piwsl-finetune foundations {name} --accept-licence"
+        )
+    try:
+        entry.file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(entry.file.with_name(f"{entry.file.name}.lock")):
+            if not entry.file.is_file():  # another process may have been faster
+                download(entry.url, entry.file, entry.sha256, entry.size)
+    except OSError as error:
+        raise FoundationError(f"'{entry.file}' cannot be written: {error}.") from error
+    return entry.file
+
+
+def _embedded(name: str, folder: Path) -> Entry:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return Entry(
+        name=name,
+        elements=len(config["settings"]["atomic_numbers"]),
+        level_of_theory=str(config["metadata"].get("level_of_theory", "")),
+        size=sum(item.stat().st_size for item in folder.iterdir()),
+        licence=str(config["metadata"].get("license", "")),
+        state="embedded",
+    )
+
+
+def _published(entry: Published) -> Entry:
+    cached = entry.file.is_file()
+    return Entry(
+        name=entry.name,
+        elements=entry.elements,
+        level_of_theory=entry.level_of_theory,
+        size=entry.file.stat().st_size if cached else entry.size,
+        licence=entry.licence,
+        state="cached" if cached else "to download",
+    )

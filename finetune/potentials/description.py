@@ -1,0 +1,136 @@
+"""All there is to know about one foundation potential, as lines of a table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ase.data import chemical_symbols
+
+from finetune.core.run_files import COMMITTEE
+from finetune.potentials.committee import read_committee
+from finetune.potentials.loading import ancestors, level_of_theory, locate, merged_adapter, told
+from finetune.potentials.mace.opening import read_model
+from finetune.potentials.mace.potential import apart
+from finetune.potentials.mace.published import ASL, ASL_TERMS, PUBLISHED, Published
+from finetune.potentials.mace.settings import MaceSettings
+from finetune.potentials.potential import plain_name
+from finetune.potentials.storage import CONFIG, read, read_config
+
+_BLOCK = re.compile(r"[a-z_]+(\.\d+)?")
+_TERMS = {ASL: f"Academic Software License, no commercial use: {ASL_TERMS}"}
+
+
+def describe(name: str) -> list[tuple[str, str]]:
+    """Return what is known of a foundation: names and values.
+
+    Args:
+        name: Name in the catalogue, or path, of a foundation. One that is yet to be downloaded is
+            described as far as the catalogue goes.
+
+    Raises:
+        FoundationError: For an unknown name, or files that are damaged or of another kind.
+    """
+    published = PUBLISHED.get(name)
+    if published and not published.file.is_file():
+        return [*_listed(published), ("file", f"to download: {published.url}")]
+    place = locate(name)
+    if (place / COMMITTEE).is_file():
+        return _committee(name, place)
+    if place.is_file():
+        config, weights = read_model(place, published.sha256 if published else None)
+    elif (place / CONFIG).exists():
+        config, weights = read(place)
+    else:
+        potential, config = merged_adapter(place)
+        weights = {plain_name(name): item for name, item in potential.named_parameters()}
+    known = _listed(published) if published else _stored(name, config.metadata)
+    return [
+        *known,
+        ("path", str(place)),
+        ("fingerprint", config.fingerprint),
+        *_architecture(config.settings),
+        *_weights(apart(weights)[0]),
+    ]
+
+
+def _committee(name: str, place: Path) -> list[tuple[str, str]]:
+    """Return what the members have in common, and where they are."""
+    folders = [place / member for member in read_committee(place).members]
+    configs = [read_config(folder) for folder in folders]
+    stored = dict(_stored(name, configs[0].metadata)) | {"name": name}
+    return [
+        *stored.items(),
+        ("committee", f"{len(folders)} members"),
+        *(
+            (f"  {folder.relative_to(place)}", config.fingerprint)
+            for folder, config in zip(folders, configs, strict=True)
+        ),
+        *_architecture(configs[0].settings),
+    ]
+
+
+def _listed(entry: Published) -> list[tuple[str, str]]:
+    return [
+        ("name", entry.name),
+        ("level of theory", entry.level_of_theory),
+        ("licence", _TERMS.get(entry.licence, entry.licence)),
+    ]
+
+
+def _stored(name: str, metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = [
+        ("name", str(metadata.get("name", name))),
+        ("level of theory", level_of_theory(metadata) or ""),
+        ("descends from", " → ".join(told(ancestors(metadata)))),
+        ("licence", str(metadata.get("license", ""))),
+        ("adapter", _adapter(metadata)),
+    ]
+    return [(label, value) for label, value in found if value]
+
+
+def _adapter(metadata: Mapping[str, Any]) -> str:
+    """Return the adapter of the run that made a potential, and what it trained."""
+    kind = metadata.get("recipe", {}).get("adapter", {}).get("kind", "")
+    return "; ".join(str(part) for part in (kind, metadata.get("trained")) if part)
+
+
+def _architecture(settings: MaceSettings) -> list[tuple[str, str]]:
+    interactions = [settings.interaction_cls_first]
+    interactions += [settings.interaction_cls] * (settings.num_interactions - 1)
+    symbols = [chemical_symbols[number] for number in settings.atomic_numbers]
+    inputs = ", ".join(settings.embedding_specs or {})
+    rows = [
+        ("architecture", settings.architecture),
+        ("cutoff", f"{settings.r_max:g} Å"),
+        ("hidden irreps", settings.hidden_irreps),
+        ("edge irreps", settings.edge_irreps or ""),
+        ("spherical harmonics", f"to degree {settings.max_ell}"),
+        ("correlation", str(settings.correlation)),
+        ("interactions", ", ".join(interactions)),
+        ("radial basis", f"{settings.num_bessel} {settings.radial_type}"),
+        ("distance transform", settings.distance_transform),
+        ("pair repulsion", "ZBL" if settings.pair_repulsion else "none"),
+        ("further inputs", inputs),
+        ("heads", ", ".join(settings.heads)),
+        ("elements", f"{len(symbols)}: {' '.join(symbols)}"),
+    ]
+    return [(label, value) for label, value in rows if value]
+
+
+def _weights(weights: Mapping[str, torch.Tensor]) -> list[tuple[str, str]]:
+    blocks: dict[str, int] = {}
+    for name, tensor in weights.items():
+        name = plain_name(name)
+        match = _BLOCK.match(name)
+        block = match[0] if match else name
+        blocks[block] = blocks.get(block, 0) + tensor.numel()
+    types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()})
+    return [
+        ("dtype", ", ".join(types)),
+        ("parameters", f"{sum(blocks.values()):,}"),
+        *((f"  {block}", f"{count:,}") for block, count in sorted(blocks.items())),
+    ]

@@ -1,0 +1,252 @@
+"""Open a foundation potential by name or by path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune.core.errors import FoundationError, suggestion, system_errors
+from finetune.core.resources import find
+from finetune.core.run_files import ADAPTER_RECORD, BUNDLE, CHECKPOINTS, COMMITTEE, MEMBERS
+from finetune.potentials.adapter_folder import adapters_needed, read_adapter, structure_of
+from finetune.potentials.catalogue import embedded, fetch, names
+from finetune.potentials.committee import open_committee, read_committee
+from finetune.potentials.mace.opening import open_model
+from finetune.potentials.mace.published import PUBLISHED
+from finetune.potentials.mace.trust import open_trusted
+from finetune.potentials.potential import Potential
+from finetune.potentials.storage import CONFIG, StoredConfig, load, reopened
+
+
+def lineage(foundation: Foundation) -> list[dict[str, Any]]:
+    """Return the potentials that one descends from, the oldest first, itself last.
+
+    Returns:
+        Of each: ``name`` (or path), ``fingerprint`` and ``level_of_theory`` (None where unknown).
+    """
+    metadata = foundation.metadata
+    own = {
+        "name": foundation.location,
+        "fingerprint": foundation.fingerprint,
+        "level_of_theory": _level_of_head(foundation),
+    }
+    return [*ancestors(metadata), own]
+
+
+def _level_of_head(foundation: Foundation) -> str | None:
+    """Return the level of theory of the head that predicts, None where it is not known.
+
+    A run with the adapter `head` trains its new head alone; the others are its foundation's.
+    """
+    metadata, head = foundation.metadata, foundation.head
+    adapter = metadata.get("recipe", {}).get("adapter", {})
+    if adapter.get("kind") != "head" or head in (None, adapter.get("name")):
+        return level_of_theory(metadata)
+    before = ancestors(metadata)
+    chosen = (metadata.get("foundation") or {}).get("head")
+    return before[-1]["level_of_theory"] if before and chosen in (None, head) else None
+
+
+def level_of_theory(metadata: Mapping[str, Any]) -> str | None:
+    """Return the level of theory, or levels, that a stored potential was fitted to."""
+    level = metadata.get("level_of_theory")
+    if isinstance(level, Sequence) and not isinstance(level, str):
+        level = ", ".join(map(str, level))
+    return str(level) if level else None
+
+
+def told(ancestors: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return a line for each potential: its name and its level of theory."""
+    return tuple(
+        str(item["name"]) + (f" ({item['level_of_theory']})" if item["level_of_theory"] else "")
+        for item in ancestors
+    )
+
+
+def ancestors(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what a stored potential says of those before it; a file may say anything."""
+    stored, keys = metadata.get("lineage"), ("name", "fingerprint", "level_of_theory")
+    if isinstance(stored, list) and all(isinstance(item, Mapping) for item in stored):
+        return [{key: item.get(key) for key in keys} for item in stored]
+    origin = metadata.get("foundation")  # all that the first release stored
+    if isinstance(origin, Mapping):
+        return [{key: origin.get(key) for key in keys}]
+    return []
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """An opened foundation potential.
+
+    Attributes:
+        name: What it was asked for by.
+        location: What finds it again from any folder: its name if embedded, else its full path.
+        potential: The potential, in evaluation mode.
+        fingerprint: sha256 over settings and weights.
+        metadata: What was stored with the weights: level of theory, lineage, …
+        head: The head that predicts, of several.
+        adapters: Those that the potential needs beyond a plain MACE, in order: kind and options.
+        members: Folders of the potentials of a committee; empty for a single one.
+    """
+
+    name: str
+    location: str
+    potential: Potential
+    fingerprint: str
+    metadata: dict[str, Any]
+    head: str | None = None
+    adapters: tuple[dict[str, Any], ...] = ()
+    members: tuple[Path, ...] = ()
+
+
+@system_errors()
+def load_foundation(
+    name: str | Path,
+    dtype: torch.dtype = torch.float64,
+    device: str | torch.device = "cpu",
+    beside: Path | None = None,
+    head: str | None = None,
+    trust: bool = False,
+) -> Foundation:
+    """Open a foundation by its name in the catalogue, or a stored potential by path.
+
+    A path may be a folder with ``config.json`` and ``model.safetensors``, a run folder, whose
+    fine-tuned potential then is the foundation (of a committee the members' mean, a
+    `CommitteePotential`, which cannot be trained), the ``adapter`` folder of a run, which is merged
+    into the foundation that it names, or a file that holds a whole MACE model as MACE saves it.
+    Nothing in such a file is executed. What the catalogue knows but this machine does not
+    have is downloaded first, if its licence needs no asking.
+
+    Args:
+        name: Name in the catalogue, or path.
+        dtype: Type of the weights and of the computation.
+        device: Where to put the potential.
+        beside: Folder of the recipe, where relative paths are looked up too.
+        head: Name of the head that predicts; may be left out where there is one, or where the
+            stored potential names it.
+        trust: Whether a MACE file that cannot be opened safely may be loaded as torch does, which
+            runs whatever code it contains.
+
+    Raises:
+        FoundationError: For an unknown name or head, or files that are missing, damaged or of
+            another kind.
+    """
+    place, published = locate(str(name), beside), PUBLISHED.get(str(name))
+    potential: Potential
+    members: tuple[Path, ...] = ()
+    if (place / COMMITTEE).is_file():
+        potential, config = open_committee(place, dtype, head)
+        members = tuple(place / member for member in read_committee(place).members)
+    elif place.is_file():
+        sha256 = published.sha256 if published else None
+        try:
+            potential, config = open_model(place, dtype, head, sha256)
+        except FoundationError:
+            if not trust:
+                raise
+            potential, config = open_trusted(place, dtype, head)
+    elif (place / CONFIG).exists():
+        potential, config = load(place, dtype, head)
+    else:
+        potential, config = merged_adapter(place, dtype, head)
+    metadata = config.metadata
+    if published:
+        metadata = {
+            "name": published.name,
+            "level_of_theory": published.level_of_theory,
+            "license": published.licence,
+            "url": published.url,
+        }
+    return Foundation(
+        name=str(name),
+        location=str(name) if str(name) in names() else str(place.resolve()),
+        potential=potential.to(device),
+        fingerprint=config.fingerprint,
+        metadata=metadata,
+        head=head or config.head,
+        adapters=config.adapters,
+        members=members,
+    )
+
+
+def merged_adapter(
+    folder: Path, dtype: torch.dtype = torch.float64, head: str | None = None
+) -> tuple[Potential, StoredConfig]:
+    """Open an adapter's foundation and merge the adapter into it, as its run did.
+
+    Raises:
+        FoundationError: If the foundation is not there any more, has changed, or is the adapter
+            itself.
+    """
+    record = read_adapter(folder)
+    _check_descent(folder)
+    origin, precision = record.foundation, getattr(torch, record.precision)
+    try:
+        foundation = load_foundation(origin.name, precision, head=origin.head)
+    except FoundationError as error:
+        raise FoundationError(
+            f"the adapter in '{folder}' needs its foundation '{origin.name}': {error}"
+        ) from error
+    record.check_foundation(foundation.fingerprint, foundation.name, folder)
+    before = structure_of(foundation.potential)
+    tuned = record.attach(foundation.potential, folder).merge()
+    needed = adapters_needed(before, tuned, foundation.adapters, record.adapter)
+    metadata = {**record.metadata, "adapter": {**record.adapter, "sha256": record.sha256}}
+    return reopened(tuned, dtype, head, metadata, needed)
+
+
+def _check_descent(folder: Path) -> None:
+    """Refuse an adapter whose foundation, or one further back, is the adapter itself."""
+    seen: list[Path] = []
+    while (folder / ADAPTER_RECORD).is_file() and not (folder / CONFIG).exists():
+        if folder.resolve() in seen:
+            raise FoundationError(
+                f"'{folder / ADAPTER_RECORD}' is damaged: the adapter names itself as its "
+                "foundation, directly or through others. Get a fresh copy of the folder."
+            )
+        seen.append(folder.resolve())
+        origin = read_adapter(folder).foundation.name
+        found = embedded().get(origin) or find(origin, None)
+        if found is None:
+            return  # told on opening it
+        folder = found
+
+
+def locate(name: str, beside: Path | None = None) -> Path:
+    """Return the file or folder of a foundation, downloaded if need be.
+
+    Args:
+        name: Name in the catalogue, or path.
+        beside: Folder of the recipe, where relative paths are looked up too.
+
+    Raises:
+        FoundationError: If there is none, or it cannot be downloaded.
+    """
+    known = embedded()
+    if name in known:
+        return known[name]
+    if name in PUBLISHED:
+        return fetch(name)
+    place = find(name, beside)
+    if place is None:
+        raise FoundationError(
+            f"no foundation '{name}'.{suggestion(name, names())} Give the path of a run, a stored "
+            "potential or a MACE file, or a name that 'piwsl-finetune foundations' lists."
+        )
+    records = (COMMITTEE, CONFIG, ADAPTER_RECORD)
+    if not place.is_dir() or any((place / name).exists() for name in records):
+        return place
+    inside = place / BUNDLE
+    if (inside / CONFIG).exists():
+        return inside
+    if (place / CHECKPOINTS).is_dir() or (place / MEMBERS).is_dir():
+        raise FoundationError(
+            f"'{name}' holds a run that is not finished: go on with it, --resume auto, first."
+        )
+    raise FoundationError(
+        f"'{name}' holds no potential: neither '{CONFIG}' nor '{BUNDLE}/{CONFIG}' is there."
+    )

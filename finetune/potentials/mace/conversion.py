@@ -1,0 +1,461 @@
+"""Settings of a MACE model that was read as inert data.
+
+What is read here distinguishes one MACE from another. `finetune.potentials.mace.comparison` then
+checks that a model built from these settings has every part that the file has.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from finetune.core.errors import FoundationError
+from finetune.potentials.mace.settings import FURTHER_INPUTS, MaceSettings
+from finetune.potentials.unpickling import Global, Record
+
+_PARITIES = {1: "e", -1: "o"}
+_NUMPY = {"f8": "<d", "f4": "<f", "i8": "<q", "i4": "<i"}
+
+
+class Part:
+    """A `torch.nn.Module` in an inert tree.
+
+    Args:
+        record: What the pickle holds in its place.
+        path: Where it is, in dots from the model.
+
+    Raises:
+        FoundationError: If the record is not a module.
+    """
+
+    def __init__(self, record: object, path: str = "") -> None:
+        state = record.state if isinstance(record, Record) else None
+        if not isinstance(record, Record) or not isinstance(state, dict):
+            raise FoundationError(f"holds {describe(record)} where {path or 'a model'} should be.")
+        self.name = record.name
+        self.path = path
+        self.package = record.path.split(".")[0]
+        self.state: dict[Any, Any] = state
+
+    def table(self, which: str) -> dict[Any, Any]:
+        """Return `_modules`, `_parameters` or `_buffers`."""
+        found = self.state.get(which)
+        if not isinstance(found, dict):
+            raise FoundationError(f"has no {which} at '{self.path or 'the model'}'.")
+        return found
+
+    def place(self, name: object) -> str:
+        """Return the dotted path of something inside."""
+        text = ascii(str(name)[:60])[1:-1]
+        return f"{self.path}.{text}" if self.path else text
+
+    def has(self, name: str) -> bool:
+        """Whether there is a submodule of this name."""
+        return isinstance(self.table("_modules").get(name), Record)
+
+    def child(self, *names: str) -> Part:
+        """Return a submodule.
+
+        Raises:
+            FoundationError: If there is none, naming it.
+        """
+        part = self
+        for name in names:
+            if name not in part.table("_modules"):
+                raise FoundationError(f"has no module '{part.place(name)}'.")
+            part = Part(part.table("_modules")[name], part.place(name))
+        return part
+
+    def children(self) -> list[Part]:
+        """Return the submodules in order."""
+        return [Part(record, self.place(name)) for name, record in self.table("_modules").items()]
+
+    def tensor(self, name: str, table: str = "_buffers") -> torch.Tensor:
+        """Return a buffer or parameter.
+
+        Raises:
+            FoundationError: If there is none, or it is not finite, naming it.
+        """
+        found = self.table(table).get(name)
+        if not isinstance(found, torch.Tensor):
+            raise FoundationError(f"has no tensor '{self.place(name)}'.")
+        if not bool(torch.isfinite(found).all()):
+            raise FoundationError(f"holds NaN or infinite numbers in '{self.place(name)}'.")
+        return found
+
+    def value(self, name: str, default: object = None) -> Any:
+        """Return an attribute as a plain value, or the default if the file has none."""
+        return plain(self.state[name]) if name in self.state else default
+
+
+def plain(value: object) -> Any:
+    """Return irreps as text and NumPy numbers as numbers; anything else as it is."""
+    if not isinstance(value, Record):
+        return value
+    if value.name == "Irreps":
+        return _irreps(value)
+    if value.name == "scalar" and value.path.split(".")[0] == "numpy":
+        return _numpy_number(value)
+    return value
+
+
+def describe(value: object) -> str:
+    """Return what something is, in a few words for an error."""
+    if isinstance(value, Record):
+        return f"a {value.name[:60]!r}" if value.name else "a computed object"
+    if isinstance(value, Global):
+        return f"the name {value.path[:80]!r}"
+    if isinstance(value, torch.Tensor):
+        return f"a tensor {tuple(value.shape)}"
+    if isinstance(value, str):
+        return repr(value[:60])
+    if value is None or isinstance(value, float) or _is_short(value):
+        return repr(value)
+    return f"a {type(value).__name__}"
+
+
+def _is_short(value: object) -> bool:
+    return isinstance(value, int) and abs(value) < 10**12
+
+
+def _irreps(record: Record) -> str:
+    """Return irreps as e3nn writes them."""
+    terms = []
+    try:
+        args: Any = record.args
+        for entry in args[0]:
+            multiplicity, irrep = entry.args[0]
+            degree, parity = irrep.args[0]
+            if not all(type(number) is int for number in (multiplicity, degree, parity)):
+                raise TypeError("irreps that are not numbers")
+            terms.append(f"{multiplicity}x{degree}{_PARITIES[parity]}")
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise FoundationError("holds irreps that cannot be understood.") from error
+    return "+".join(terms)
+
+
+def _numpy_number(record: Record) -> int | float:
+    try:
+        args: Any = record.args
+        dtype, raw = args
+        if isinstance(raw, Record):  # bytes, as pickle writes them for Python 2
+            inner: Any = raw.args
+            raw = inner[0].encode("latin1")
+        number: int | float = struct.unpack(_NUMPY[dtype.args[0]], raw)[0]
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError, struct.error) as error:
+        raise FoundationError("holds a NumPy number that cannot be understood.") from error
+    return number
+
+
+_TERM = re.compile(r"(\d{1,6})x(\d)([eo])")
+_MOST_TERMS = 32
+_MOST_INTERACTIONS = 16
+_MOST_LAYERS = 16
+_HIGHEST_DEGREE = 6
+_HIGHEST_CORRELATION = 6
+
+
+def check_plausible(settings: MaceSettings, model: Part, numbers: int) -> None:
+    """Check that building the model takes no more than the file gives reason for.
+
+    Args:
+        settings: What was read from the file.
+        model: The model in the file.
+        numbers: How many numbers the tensors of the file hold in all.
+
+    Raises:
+        FoundationError: If it does.
+    """
+    hidden = _terms(settings.hidden_irreps)
+    edges = _terms(settings.edge_irreps) if settings.edge_irreps else hidden
+    scalars = sum(count for count, degree, parity in hidden if (degree, parity) == (0, "e"))
+    layers = (settings.num_bessel, *settings.radial_MLP)
+    limits = {
+        "max_ell": (settings.max_ell, _HIGHEST_DEGREE),
+        "num_interactions": (settings.num_interactions, _MOST_INTERACTIONS),
+        "radial_MLP": (len(layers), _MOST_LAYERS),
+        "correlation": (max(_correlations(settings)), _HIGHEST_CORRELATION),
+    }
+    for name, (value, limit) in limits.items():
+        if value > limit:
+            raise FoundationError(f"has '{name}' of {value}, beyond the {limit} that is supported.")
+    if min(*layers, *_correlations(settings)) < 1:
+        raise FoundationError("has a 'radial_MLP' or 'correlation' that is not positive.")
+    if not scalars:
+        raise FoundationError("has no scalars among its hidden irreps.")
+    weights = (
+        scalars * len(settings.atomic_numbers)
+        + sum(before * after for before, after in pairwise(layers))
+        + layers[-1] * max(count for count, _, _ in edges)
+    )
+    if settings.num_interactions > 1:
+        weights += sum(count**2 for count, _, _ in hidden)
+        weights += sum(count for count, _, _ in _terms(settings.MLP_irreps)) * scalars
+    for spec in (settings.embedding_specs or {}).values():
+        inputs = _positive(spec, "num_classes", 1) * _positive(spec, "in_dim", 1)
+        weights += _positive(spec, "emb_dim") * (scalars + inputs)
+    if weights > numbers:
+        raise FoundationError(
+            f"describes a model of at least {weights} weights but holds {numbers} numbers."
+        )
+    _check_contractions(settings, model)
+
+
+def _positive(spec: Mapping[str, object], name: str, absent: int = 0) -> int:
+    value = spec.get(name, absent)
+    if type(value) is not int or value < 1:
+        raise FoundationError(f"has an embedding of which '{name}' is not a positive number.")
+    return value
+
+
+def _check_contractions(settings: MaceSettings, model: Part) -> None:
+    products = model.child("products").children()
+    correlations = _correlations(settings)
+    if not len(correlations) == len(products) == settings.num_interactions:
+        raise FoundationError("has not as many products as interactions.")
+    for product, correlation in zip(products, correlations, strict=True):
+        contraction = product.child("symmetric_contractions", "contractions", "0")
+        table = contraction.tensor(f"U_matrix_{correlation}")
+        if table.numel() < (settings.max_ell + 1) ** (2 * correlation):
+            raise FoundationError(
+                f"has a table of coupling coefficients at '{contraction.path}' that is too small."
+            )
+
+
+def _correlations(settings: MaceSettings) -> tuple[int, ...]:
+    if isinstance(settings.correlation, tuple):
+        return settings.correlation or (0,)
+    return (settings.correlation,) * settings.num_interactions
+
+
+def _terms(irreps: str) -> list[tuple[int, int, str]]:
+    found = [_TERM.fullmatch(term) for term in irreps.split("+")]
+    terms = [(int(m[1]), int(m[2]), m[3]) for m in found if m is not None]
+    if len(terms) != len(found) or len(terms) > _MOST_TERMS:
+        raise FoundationError(f"has unusual irreps {irreps[:60]!r}.")
+    if max(degree for _, degree, _ in terms) > _HIGHEST_DEGREE:
+        raise FoundationError(f"has irreps of a degree beyond {_HIGHEST_DEGREE}: {irreps[:60]!r}.")
+    return terms
+
+
+_ARCHITECTURES = ("MACE", "ScaleShiftMACE")
+_RADIAL = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}
+_TRANSFORMS = {"AgnesiTransform": "Agnesi", "SoftTransform": "Soft"}
+_FLAGS = (
+    "use_so3",
+    "use_reduced_cg",
+    "use_agnostic_product",
+    "use_last_readout_only",
+    "use_edge_irreps_first",
+)
+
+
+def read_settings(root: object) -> MaceSettings:
+    """Return the settings of the MACE that a pickle holds.
+
+    Raises:
+        FoundationError: If it holds something else, or a MACE that this package does not know.
+    """
+    model = _model(root)
+    interactions = model.child("interactions").children()
+    if not interactions:
+        raise FoundationError("has no interactions.")
+    first, last = interactions[0], interactions[-1]
+    energies = _rows(model.child("atomic_energies_fn").tensor("atomic_energies"))
+    fields: dict[str, Any] = {
+        "architecture": model.name,
+        "max_ell": model.child("spherical_harmonics").value("_lmax"),
+        "interaction_cls": last.name,
+        "interaction_cls_first": first.name,
+        "num_interactions": len(interactions),
+        "hidden_irreps": first.value("hidden_irreps"),
+        "avg_num_neighbors": _number(first.value("avg_num_neighbors")),
+        "atomic_numbers": model.tensor("atomic_numbers").tolist(),
+        "atomic_energies": energies,
+        "correlation": _correlation(model),
+        "radial_MLP": _radial_widths(first),
+        "pair_repulsion": model.has("pair_repulsion_fn"),
+        "edge_irreps": model.value("edge_irreps"),
+        "keep_last_layer_irreps": _keeps_last(interactions),
+        "heads": model.value("heads", ["Default"]),
+        **{name: model.value(name, False) for name in _FLAGS},
+        **_radial(model.child("radial_embedding")),
+        **_readout(model),
+        **_further_inputs(model),
+    }
+    if model.name == "ScaleShiftMACE":
+        block = model.child("scale_shift")
+        fields["atomic_inter_scale"] = _row(block.tensor("scale"))
+        fields["atomic_inter_shift"] = _row(block.tensor("shift"))
+    return _validated(fields)
+
+
+def _model(root: object) -> Part:
+    if isinstance(root, dict):
+        values = list(root.values())
+        if values and all(isinstance(value, torch.Tensor) for value in values):
+            raise FoundationError(
+                "holds weights alone (a state dict), without the model they belong to. "
+                "Give the .model file that was saved with torch.save(model)."
+            )
+        raise FoundationError(
+            "holds a dictionary, such as a training checkpoint, not a model. "
+            "Give the .model file that the training left."
+        )
+    model = Part(root)
+    if model.package != "mace" or model.name not in _ARCHITECTURES:
+        raise FoundationError(
+            f"holds {describe(root)}, but only {' and '.join(_ARCHITECTURES)} are known."
+        )
+    return model
+
+
+def _further_inputs(model: Part) -> dict[str, Any]:
+    """Return the embeddings of charge and spin; nothing if there are none."""
+    specs = model.value("embedding_specs") if model.has("joint_embedding") else None
+    if specs is None:
+        return {}
+    if not isinstance(specs, dict):
+        raise FoundationError("has embeddings of further inputs that are not understood.")
+    for name, spec in specs.items():
+        if name not in FURTHER_INPUTS or not isinstance(spec, dict) or spec.get("per") != "graph":
+            raise FoundationError(
+                f"has a further input {describe(name)}; only {' and '.join(FURTHER_INPUTS)} of a "
+                "whole structure are known."
+            )
+    return {"embedding_specs": specs, "use_embedding_readout": model.has("embedding_readout")}
+
+
+def _radial(block: Part) -> dict[str, Any]:
+    basis = block.child("bessel_fn").name
+    if basis not in _RADIAL:
+        raise FoundationError(f"has an unknown radial basis {basis[:60]!r}.")
+    transform = "None"
+    if block.has("distance_transform"):
+        name = block.child("distance_transform").name
+        if name not in _TRANSFORMS:
+            raise FoundationError(f"has an unknown distance transform {name[:60]!r}.")
+        transform = _TRANSFORMS[name]
+    cutoff = block.child("cutoff_fn")
+    return {
+        "r_max": _decimal(cutoff.tensor("r_max")),
+        "num_polynomial_cutoff": _number(cutoff.tensor("p")),
+        "num_bessel": block.value("out_dim"),
+        "radial_type": _RADIAL[basis],
+        "distance_transform": transform,
+        "apply_cutoff": block.value("apply_cutoff", True),
+    }
+
+
+def _radial_widths(interaction: Part) -> Any:
+    widths = interaction.value("radial_MLP")
+    if widths is not None:
+        return widths
+    layers = interaction.child("conv_tp_weights").value("hs")
+    return layers[1:-1] if isinstance(layers, list) else None
+
+
+def _readout(model: Part) -> dict[str, Any]:
+    """Return what only the last, nonlinear readout tells; nothing if there is none."""
+    readouts = model.child("readouts").children()
+    if not readouts or "linear_1" not in readouts[-1].table("_modules"):
+        return {}
+    readout = readouts[-1]
+    heads = readout.value("num_heads", 1)
+    return {
+        "readout_cls": readout.name,
+        "MLP_irreps": _per_head(readout.value("hidden_irreps"), heads),
+        "gate": _gate(readout.child("non_linearity", "acts").table("_modules").get("0")),
+    }
+
+
+def _per_head(irreps: Any, heads: Any) -> Any:
+    if heads == 1:
+        return irreps
+    count, _, irrep = irreps.partition("x") if isinstance(irreps, str) else ("", "", "")
+    if "+" in irrep or not count.isdigit() or type(heads) is not int or int(count) % heads:
+        raise FoundationError("shares out the irreps of its readout in an unknown way.")
+    return f"{int(count) // heads}x{irrep}"
+
+
+def _gate(activation: object) -> str:
+    if activation is None:
+        return "None"
+    function = Part(activation, "the gate").value("f")
+    if isinstance(function, Global):
+        return function.name
+    if isinstance(function, Record) and function.path == "builtins.getattr":
+        name = function.args[-1] if isinstance(function.args, tuple) and function.args else None
+        if isinstance(name, str):
+            return name
+    raise FoundationError(f"has an unknown gate: {describe(function)}.")
+
+
+def _keeps_last(interactions: list[Part]) -> bool:
+    hidden = interactions[0].value("hidden_irreps")
+    wide = isinstance(hidden, str) and "+" in hidden
+    return len(interactions) > 1 and wide and interactions[-1].value("hidden_irreps") == hidden
+
+
+def _correlation(model: Part) -> Any:
+    found = [
+        product.child("symmetric_contractions", "contractions", "0").value("correlation")
+        for product in model.child("products").children()
+    ]
+    return found[0] if found and found.count(found[0]) == len(found) else found
+
+
+def _number(value: Any) -> Any:
+    return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+
+
+def _decimal(tensor: torch.Tensor) -> Any:
+    """Return a number; if it was kept in single precision, the shortest decimal that gives it."""
+    value = _number(tensor)
+    if isinstance(value, float) and tensor.float().item() == value:
+        return float(str(np.float32(value)))
+    return value
+
+
+def _row(tensor: torch.Tensor) -> Any:
+    return tensor.double().flatten().tolist() if tensor.dim() < 2 else None
+
+
+def _rows(tensor: torch.Tensor) -> Any:
+    rows = tensor.double()
+    return rows.tolist() if rows.dim() == 2 else [rows.tolist()]
+
+
+def _validated(fields: dict[str, Any]) -> MaceSettings:
+    try:
+        settings = MaceSettings.model_validate(fields)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise FoundationError(
+            f"has '{place}' = {describe(fault['input'])}, which is not understood: {fault['msg']}."
+        ) from None
+    _check_counts(settings)
+    return settings
+
+
+def _check_counts(settings: MaceSettings) -> None:
+    heads, elements = len(settings.heads), len(settings.atomic_numbers)
+    if [len(row) for row in settings.atomic_energies] != [elements] * heads:
+        raise FoundationError(
+            f"has reference energies that do not match its {elements} elements and {heads} heads."
+        )
+    if settings.architecture == "ScaleShiftMACE":
+        for name in ("atomic_inter_scale", "atomic_inter_shift"):
+            if len(getattr(settings, name)) != heads:
+                raise FoundationError(f"has '{name}' that does not match its {heads} heads.")
+    numbers = settings.atomic_numbers
+    if len(set(numbers)) != elements or not all(1 <= number <= 118 for number in numbers):
+        raise FoundationError("has atomic numbers that are not those of distinct elements.")

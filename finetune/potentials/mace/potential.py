@@ -1,0 +1,433 @@
+"""MACE as a `Potential`; the only file of the package that calls a MACE model."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from finetune.core.errors import FoundationError, RecipeError, suggestion
+from finetune.data.graphs import GraphBatch
+from finetune.potentials.mace.importing import mace_modules
+from finetune.potentials.mace.settings import MaceSettings
+from finetune.potentials.potential import Potential
+
+REFUSALS = (
+    LookupError,
+    ValueError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    TypeError,
+    RuntimeError,
+)
+
+KeptHeads = dict[int, dict[str, torch.Tensor]]
+"""Number of heads -> parameters of the readouts, by name, while there were that many."""
+
+
+class MacePotential(Potential):
+    """A MACE model with one of its heads chosen.
+
+    Args:
+        settings: What the model was built from.
+        model: The MACE model, of the class and shape that ``settings`` describe. Its own reference
+            energies are set to zero: the potential adds them in double precision.
+        head: Name of the head that predicts; may be left out where there is one.
+        acceleration: Whose layers the model has: ``none`` for MACE's own, ``cueq`` or ``oeq``.
+
+    Attributes:
+        kept_heads: Readouts as they were before a head was added, to be stored beside the weights.
+        stored_heads: Those that were stored beside the weights that the potential was opened with.
+
+    Raises:
+        FoundationError: If the head is unknown, or not named although there are several.
+    """
+
+    def __init__(
+        self,
+        settings: MaceSettings,
+        model: torch.nn.Module,
+        head: str | None = None,
+        acceleration: str = "none",
+    ) -> None:
+        chosen = _choose_head(settings, head)
+        energies = settings.atomic_energies[chosen]
+        super().__init__(
+            cutoff=settings.r_max,
+            reference_energies=dict(zip(settings.atomic_numbers, energies, strict=True)),
+        )
+        self.head = chosen
+        self.acceleration = acceleration
+        self.kept_heads: KeptHeads = {}
+        self.stored_heads: KeptHeads = {}
+        self._settings = settings
+        self.model = model
+        model.atomic_energies_fn.atomic_energies.zero_()  # type: ignore[union-attr,operator]
+
+    @classmethod
+    def build(
+        cls, settings: MaceSettings, dtype: torch.dtype = torch.float64, head: str | None = None
+    ) -> MacePotential:
+        """Construct the model with fresh weights drawn from torch's global generator.
+
+        Raises:
+            FoundationError: If MACE refuses the settings.
+        """
+        return cls(settings, construct(settings, dtype), head)
+
+    @property
+    def settings(self) -> MaceSettings:
+        """Settings that rebuild the model, with the reference energies as they are now."""
+        energies = list(self._settings.atomic_energies)
+        references = self.references()
+        energies[self.head] = tuple(references[n] for n in self._settings.atomic_numbers)
+        return self._settings.model_copy(update={"atomic_energies": tuple(energies)})
+
+    @property
+    def further_inputs(self) -> frozenset[str]:
+        """See `Potential.further_inputs`."""
+        return frozenset(
+            name.removeprefix("total_") for name in self._settings.embedding_specs or {}
+        )
+
+    def add_head(self, name: str) -> tuple[MacePotential, dict[str, torch.Tensor]]:
+        """See `Potential.add_head`."""
+        return add_head(self, name)
+
+    @property
+    def opened_with(self) -> MaceSettings:
+        """Settings with the reference energies that the potential was opened with."""
+        return self._settings
+
+    def interaction(
+        self, batch: GraphBatch, element: torch.Tensor, strain: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """See `Potential.interaction`."""
+        node_energy, positions, displacement, _ = self._evaluate(batch, element, strain)
+        return node_energy, positions, displacement
+
+    def interaction_and_features(
+        self, batch: GraphBatch, element: torch.Tensor, strain: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """See `Potential.interaction_and_features`: the scalars of every layer's node features."""
+        *found, features = self._evaluate(batch, element, strain)
+        return (*found, features[:, self._scalars().to(features.device)])  # type: ignore[return-value]
+
+    @property
+    def feature_size(self) -> int:
+        """See `Potential.feature_size`."""
+        return int(self._scalars().sum())
+
+    def _scalars(self) -> torch.Tensor:
+        """Return which of the node features of all layers, side by side, are invariant."""
+        products: Any = self.model.products
+        scalar = [
+            irrep.l == 0 and irrep.p == 1
+            for product in products
+            for multiple, irrep in product.symmetric_contractions.irreps_out
+            for _ in range(multiple * irrep.dim)
+        ]
+        return torch.tensor(scalar)
+
+    def _evaluate(
+        self, batch: GraphBatch, element: torch.Tensor, strain: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Run the model; return energies, what they can be differentiated by, and node features."""
+        positions = batch.positions.detach().requires_grad_(torch.is_grad_enabled())
+        output: dict[str, Any] = self.model(
+            self._inputs(batch, element, positions),
+            compute_force=False,
+            compute_displacement=strain,
+            training=self.training,
+        )
+        node_energy = output["node_energy"]
+        if self._settings.use_embedding_readout:  # MACE counts it in the structure's energy alone
+            missing = output["energy"] - batch.sum_atoms(node_energy)
+            node_energy = node_energy + (missing / batch.atoms)[batch.structure]
+        displacement = output["displacement"] if strain else None
+        return node_energy, positions, displacement, output["node_feats"]
+
+    def _inputs(
+        self, batch: GraphBatch, element: torch.Tensor, positions: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Return a batch as MACE wants it."""
+        sender = batch.edge_index[0]
+        counts = torch.cumsum(batch.atoms, dim=0)
+        return {
+            "positions": positions,
+            "cell": batch.cell.reshape(-1, 3),
+            "node_attrs": torch.nn.functional.one_hot(element, len(self.elements)).to(self.dtype),
+            "edge_index": batch.edge_index,
+            "unit_shifts": batch.unit_shifts,
+            "shifts": torch.einsum(
+                "ei,eij->ej", batch.unit_shifts, batch.cell[batch.structure[sender]]
+            ),
+            "batch": batch.structure,
+            "ptr": torch.cat([counts.new_zeros(1), counts]),
+            "head": torch.full_like(batch.atoms, self.head),
+            **self._further_inputs(batch),
+        }
+
+    def _further_inputs(self, batch: GraphBatch) -> dict[str, torch.Tensor]:
+        """Return charge and spin ``[B]`` for a model that embeds them.
+
+        Raises:
+            FoundationError: For a charge or spin that the model has no embedding for.
+        """
+        values = {"total_charge": batch.charge, "total_spin": batch.spin}
+        inputs = {}
+        for name, spec in (self._settings.embedding_specs or {}).items():
+            value, offset = values[name], int(spec.get("offset", 0))
+            if spec["type"] == "categorical":
+                low, high = -offset, int(spec["num_classes"]) - offset - 1
+                strange = (value < low) | (value > high)
+                if bool(strange.any()):
+                    index = int(strange.nonzero()[0])
+                    raise FoundationError(
+                        f"{batch.where[index]} has a {name.replace('_', ' ')} of "
+                        f"{int(value[index])}; the potential knows {low} to {high}."
+                    )
+            inputs[name] = value.to(self.dtype)
+        return inputs
+
+    def plain_model(self, dtype: torch.dtype) -> torch.nn.Module:
+        """Return a new plain MACE model with these weights and the reference energies inside it.
+
+        Raises:
+            FoundationError: If an adapter has added parameters that a plain MACE does not have.
+        """
+        model = unfilled(self.settings, dtype)
+        weights = dict(self.model.named_parameters())
+        foreign = sorted(weights.keys() - dict(model.named_parameters()).keys())
+        if foreign:
+            raise FoundationError(
+                f"a plain MACE has no place for what an adapter added: {foreign[0]}"
+                f"{' and others' if len(foreign) > 1 else ''}."
+            )
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(weights[name])
+        return model.eval()
+
+
+def construct(settings: MaceSettings, dtype: torch.dtype, **configs: Any) -> torch.nn.Module:
+    """Return a MACE model with fresh weights.
+
+    Args:
+        settings: What tells one MACE from another.
+        dtype: Of weights and buffers.
+        configs: ``cueq_config`` or ``oeq_config`` for layers of other packages.
+
+    Raises:
+        FoundationError: If MACE refuses the settings.
+    """
+    modules = mace_modules()
+    try:
+        with default_dtype(dtype), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # e3nn's TorchScript notices are not for the user
+            arguments = settings.constructor_arguments(modules)
+            model: torch.nn.Module = getattr(modules, settings.architecture)(**arguments, **configs)
+    except REFUSALS as error:
+        raise FoundationError(
+            f"MACE cannot build a model from these settings: {type(error).__name__}: {error}"
+        ) from error
+    return model
+
+
+def unfilled(settings: MaceSettings, dtype: torch.dtype) -> torch.nn.Module:
+    """Return what `construct` does, with weights that mean nothing, for those who fill them in.
+
+    TorchScript never frees what it compiles, nor the plans by which that is run. So each kind of
+    model is built once in a process, and copied: what a copy compiles goes with it.
+
+    Raises:
+        FoundationError: If MACE refuses the settings.
+    """
+    zeros = tuple((0.0,) * len(energies) for energies in settings.atomic_energies)
+    alike = settings.model_copy(update={"atomic_energies": zeros})
+    model: Any = deepcopy(_pattern(alike.model_dump_json(), dtype))
+    energies = torch.tensor(settings.atomic_energies, dtype=torch.float64)
+    model.atomic_energies_fn.atomic_energies.copy_(energies)
+    return model
+
+
+@lru_cache(maxsize=2)
+def _pattern(settings: str, dtype: torch.dtype) -> torch.nn.Module:
+    """Return a model whose weights take no memory; torch's global generator is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        model = construct(MaceSettings.model_validate_json(settings), dtype)
+    for parameter in model.parameters():
+        parameter.data = parameter.new_zeros(()).expand(parameter.shape)
+    return model
+
+
+def _choose_head(settings: MaceSettings, head: str | None) -> int:
+    if head is None:
+        if len(settings.heads) == 1:
+            return 0
+        raise FoundationError(
+            f"the foundation has several heads; choose one of {', '.join(settings.heads)}."
+        )
+    if head not in settings.heads:
+        raise FoundationError(
+            f"the foundation has no head '{head}'.{suggestion(head, settings.heads)} "
+            f"Heads: {', '.join(settings.heads)}."
+        )
+    return settings.heads.index(head)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Construct modules in ``dtype``: MACE and e3nn read torch's global default."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+_PER_HEAD = ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift")
+_KEPT = re.compile(r"heads-(\d+)/(.+)")
+"""Names of kept readouts among stored weights."""
+
+
+def add_head(potential: MacePotential, name: str) -> tuple[MacePotential, dict[str, torch.Tensor]]:
+    """Return a copy of the potential with one more head, which predicts what its own head does.
+
+    The reference energies of the new head are the potential's; the old head keeps those that it was
+    opened with.
+
+    Args:
+        potential: The foundation.
+        name: Of the new head.
+
+    Returns:
+        The potential with the new head chosen, and masks that are True where entries of its
+        parameters, by name, belong to the new head alone.
+
+    Raises:
+        RecipeError: If there is a head of that name.
+    """
+    before = potential.opened_with
+    if name in before.heads:
+        raise RecipeError(
+            f"the foundation has a head '{name}' already. Choose another adapter.name, or adapt "
+            f"that head with head={name}."
+        )
+    settings = _extended(before, name, potential.head)
+    model = construct(settings, potential.dtype).to(potential.device)
+    parameters = dict(potential.model.named_parameters())
+    masks: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        for path, block in model.named_modules():
+            if type(block).__name__ == "Linear" and "readout" in path:
+                old = potential.model.get_submodule(path)
+                masks.update(_extend(path, old, block, len(before.heads), potential.head))
+        for parameter_name, parameter in model.named_parameters():
+            if parameter_name not in masks:
+                parameter.copy_(parameters[parameter_name])
+    extended = MacePotential(settings, model, name)
+    kept = {key: parameters[key].detach().clone() for key in masks}
+    extended.kept_heads = {**potential.stored_heads, len(before.heads): kept}
+    extended.set_references(potential.references())
+    return extended.eval(), {f"model.{key}": mask for key, mask in masks.items()}
+
+
+def named(kept: KeptHeads) -> dict[str, torch.Tensor]:
+    """Return kept readouts under the names that they have among stored weights."""
+    return {
+        f"heads-{count}/{name}": tensor
+        for count, tensors in kept.items()
+        for name, tensor in tensors.items()
+    }
+
+
+def apart(
+    weights: Mapping[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], KeptHeads]:
+    """Tell a model's weights from the kept readouts that are stored beside them."""
+    own: dict[str, torch.Tensor] = {}
+    kept: KeptHeads = {}
+    for name, tensor in weights.items():
+        match = _KEPT.fullmatch(name)
+        if match:
+            kept.setdefault(int(match[1]), {})[match[2]] = tensor
+        else:
+            own[name] = tensor
+    return own, kept
+
+
+def as_it_was(
+    settings: MaceSettings, weights: Mapping[str, torch.Tensor], kept: KeptHeads, head: str | None
+) -> tuple[MaceSettings, dict[str, torch.Tensor], KeptHeads]:
+    """Return settings, weights and kept readouts of the model in which a head was trained."""
+    place = settings.heads.index(head) if head in settings.heads else len(settings.heads)
+    counts = [count for count in sorted(kept) if place < count]
+    if not counts:
+        return settings, dict(weights), kept
+    rows = {key: getattr(settings, key)[: counts[0]] for key in _PER_HEAD}
+    fewer = settings.model_copy(update={"heads": settings.heads[: counts[0]], **rows})
+    below = {count: tensors for count, tensors in kept.items() if count < counts[0]}
+    return fewer, {**weights, **kept[counts[0]]}, below
+
+
+def _extended(settings: MaceSettings, name: str, source: int) -> MaceSettings:
+    rows = {key: getattr(settings, key) for key in _PER_HEAD}
+    longer = {key: (*row, row[source]) for key, row in rows.items() if len(row) > source}
+    return settings.model_copy(update={"heads": (*settings.heads, name), **longer})
+
+
+def _extend(path: str, old: Any, new: Any, heads: int, source: int) -> dict[str, torch.Tensor]:
+    """Fill a longer linear layer of a readout from the shorter one; return masks of what is new.
+
+    An axis that grows holds one block for each head, in order.
+    """
+    new_entries = []
+    for (narrow, weight), (wide, target) in zip(_weights(old), _weights(new), strict=True):
+        rows, columns = (
+            _blocks(before, after, heads, source, weight.device)
+            for before, after in zip(weight.shape, target.shape, strict=True)
+        )
+        ratio = narrow / wide  # e3nn divides by the root of the fan-in
+        target.copy_(weight[rows[0]][:, columns[0]] * ratio)
+        new_entries.append((rows[1][:, None] & columns[1][None, :]).flatten())
+    masks = {f"{path}.weight": torch.cat(new_entries)}
+    if new.bias.numel():
+        origin, is_new = _blocks(len(old.bias), len(new.bias), heads, source, new.bias.device)
+        new.bias.copy_(old.bias[origin])
+        masks[f"{path}.bias"] = is_new
+    return masks
+
+
+def _weights(linear: Any) -> list[tuple[float, torch.Tensor]]:
+    """Return factor and weights ``[in, out]`` of each path of an `e3nn.o3.Linear`."""
+    paths = [path for path in linear.instructions if path.i_in >= 0]  # the others are biases
+    sizes = [math.prod(path.path_shape) for path in paths]
+    return [
+        (path.path_weight, weight.view(path.path_shape))
+        for path, weight in zip(paths, linear.weight.split(sizes), strict=True)
+    ]
+
+
+def _blocks(
+    before: int, after: int, heads: int, source: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return where entries of the longer axis come from, and which belong to the new head.
+
+    All do where the axis is shared by the heads.
+    """
+    index = torch.arange(before, device=device)
+    if before == after:
+        return index, torch.ones_like(index, dtype=torch.bool)
+    width = before // heads
+    index = torch.cat([index, index[source * width : (source + 1) * width]])
+    return index, torch.arange(after, device=device) >= before

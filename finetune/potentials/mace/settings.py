@@ -1,0 +1,84 @@
+"""Everything that a MACE constructor needs, as values that JSON can hold."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from finetune.core.options import Options
+
+FURTHER_INPUTS = ("total_charge", "total_spin")
+Gate = Literal["silu", "tanh", "abs", "None"]
+
+
+class MaceSettings(Options):
+    """Constructor arguments of a MACE, without its weights.
+
+    Names are those of `mace.modules.MACE`; classes are given by name and irreps as strings.
+    ``atomic_energies`` (eV), ``atomic_inter_scale`` and ``atomic_inter_shift`` hold one entry for
+    each head.
+    """
+
+    architecture: Literal["MACE", "ScaleShiftMACE"] = "ScaleShiftMACE"
+    r_max: float = Field(gt=0, description="cutoff, Å")
+    num_bessel: int = Field(8, ge=1)
+    num_polynomial_cutoff: int = Field(6, ge=2)
+    max_ell: int = Field(3, ge=0)
+    interaction_cls: str = "RealAgnosticResidualInteractionBlock"
+    interaction_cls_first: str = "RealAgnosticResidualInteractionBlock"
+    num_interactions: int = Field(2, ge=1)
+    hidden_irreps: str
+    MLP_irreps: str = "16x0e"
+    avg_num_neighbors: float = Field(gt=0)
+    atomic_numbers: tuple[int, ...] = Field(min_length=1)
+    atomic_energies: tuple[tuple[float, ...], ...] = Field(min_length=1)
+    correlation: int | tuple[int, ...] = 3
+    gate: Gate = "silu"
+    radial_MLP: tuple[int, ...] = (64, 64, 64)  # noqa: N815 (MACE's name)
+    radial_type: Literal["bessel", "gaussian", "chebyshev"] = "bessel"
+    distance_transform: Literal["None", "Agnesi", "Soft"] = "None"
+    pair_repulsion: bool = False
+    apply_cutoff: bool = True
+    use_reduced_cg: bool = True
+    use_so3: bool = False
+    use_agnostic_product: bool = False
+    use_last_readout_only: bool = False
+    edge_irreps: str | None = None
+    use_edge_irreps_first: bool = False
+    readout_cls: str = "NonLinearReadoutBlock"
+    keep_last_layer_irreps: bool = False
+    heads: tuple[str, ...] = ("Default",)
+    atomic_inter_scale: tuple[float, ...] = (1.0,)
+    atomic_inter_shift: tuple[float, ...] = (0.0,)
+    embedding_specs: dict[str, dict[str, str | int | bool]] | None = Field(
+        None, description="further inputs by name (total_charge, total_spin) and their embeddings"
+    )
+    use_embedding_readout: bool = False
+
+    def constructor_arguments(self, modules: Any) -> dict[str, Any]:
+        """Return keyword arguments for the class named by ``architecture`` in `mace.modules`."""
+        import numpy as np
+        from e3nn import o3
+
+        scale_shift = {"atomic_inter_scale", "atomic_inter_shift"}
+        arguments = self.model_dump(exclude={"architecture", *scale_shift})
+        for name in ("interaction_cls", "interaction_cls_first"):
+            arguments[name] = modules.interaction_classes[arguments[name]]
+        arguments["readout_cls"] = modules.readout_classes[arguments["readout_cls"]]
+        arguments["gate"] = modules.gate_dict[arguments["gate"]]
+        for name in ("hidden_irreps", "MLP_irreps", "edge_irreps"):
+            arguments[name] = None if arguments[name] is None else o3.Irreps(arguments[name])
+        for name in ("atomic_numbers", "radial_MLP", "heads"):
+            arguments[name] = list(arguments[name])
+        if isinstance(arguments["correlation"], tuple):
+            arguments["correlation"] = list(arguments["correlation"])
+        arguments["atomic_energies"] = np.array(self.atomic_energies)
+        if self.embedding_specs is not None:
+            arguments["embedding_specs"] = {k: dict(v) for k, v in self.embedding_specs.items()}
+        arguments["num_elements"] = len(self.atomic_numbers)
+        if self.architecture == "ScaleShiftMACE":
+            for name in scale_shift:
+                values = getattr(self, name)
+                arguments[name] = values[0] if len(values) == 1 else np.array(values)
+        return arguments

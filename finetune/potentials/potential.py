@@ -1,0 +1,276 @@
+"""The contract of a potential: a graph batch in, a prediction out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from ase.data import chemical_symbols
+
+from finetune.core.errors import FoundationError, RecipeError
+from finetune.core.prediction import ENERGY_DTYPE, Prediction
+from finetune.data.graphs import GraphBatch
+
+
+class Potential(torch.nn.Module, ABC):
+    """An interatomic potential E(r) = Σ reference energies + interaction energy.
+
+    A subclass implements `interaction`; reference energies, forces and stress follow from it.
+
+    Args:
+        cutoff: Å; edges at least this long may be left out of a batch.
+        reference_energies: Atomic number -> energy of that element, eV. Its keys are the elements
+            that the potential knows.
+    """
+
+    reference_energies: torch.Tensor
+    _element_index: torch.Tensor
+
+    def __init__(self, cutoff: float, reference_energies: Mapping[int, float]) -> None:
+        super().__init__()
+        self.cutoff = float(cutoff)
+        self.elements = tuple(reference_energies)
+        energies = [reference_energies[number] for number in self.elements]
+        self.register_buffer("reference_energies", torch.tensor(energies, dtype=ENERGY_DTYPE))
+        index = torch.full((max(self.elements) + 1,), -1)
+        index[list(self.elements)] = torch.arange(len(self.elements))
+        self.register_buffer("_element_index", index, persistent=False)
+
+    @abstractmethod
+    def interaction(
+        self, batch: GraphBatch, element: torch.Tensor, strain: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return the interaction energies of the atoms.
+
+        Args:
+            batch: Positions that may require gradients.
+            element: Index into `elements` of each atom ``[N]``.
+            strain: Whether a strain ``[B, 3, 3]`` takes part, for the stress.
+
+        Returns:
+            Atomic interaction energies ``[N]`` in eV, the positions ``[N, 3]`` and the strain (or
+            None) that they can be differentiated by.
+        """
+
+    def interaction_and_features(
+        self, batch: GraphBatch, element: torch.Tensor, strain: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Return what `interaction` does, and invariant features of the atoms.
+
+        The features ``[N, feature_size]`` do not change under rotations and reflections, and are
+        differentiable by the positions as the energies are.
+
+        Raises:
+            FoundationError: If the potential has no node features.
+        """
+        raise FoundationError(f"a {type(self).__name__} has no features of atoms.")
+
+    @property
+    def feature_size(self) -> int:
+        """Number of invariant features of an atom.
+
+        Raises:
+            FoundationError: If the potential has no node features.
+        """
+        raise FoundationError(f"a {type(self).__name__} has no features of atoms.")
+
+    @torch.no_grad()
+    def descriptors(self, batch: GraphBatch) -> torch.Tensor:
+        """Return the invariant features of the atoms ``[N, feature_size]``, without gradients.
+
+        Raises:
+            FoundationError: If the potential has none, or does not know an element.
+        """
+        return self.interaction_and_features(batch, self.element_index(batch.numbers), False)[-1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the weights."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.parameters()).device
+
+    @property
+    def further_inputs(self) -> frozenset[str]:
+        """What the energy depends on beside the geometry: of ``charge`` and ``spin``, none here."""
+        return frozenset()
+
+    def references(self) -> dict[int, float]:
+        """Return the reference energies: atomic number -> eV."""
+        return dict(zip(self.elements, self.reference_energies.tolist(), strict=True))
+
+    def set_references(self, energies: Mapping[int, float]) -> None:
+        """Replace the reference energies (eV) of the elements given."""
+        updated = {**self.references(), **energies}
+        values = [updated[number] for number in self.elements]
+        self.reference_energies.copy_(torch.tensor(values, dtype=ENERGY_DTYPE))
+
+    def add_head(self, name: str) -> tuple[Potential, dict[str, torch.Tensor]]:
+        """Return a copy with one more head, and masks of the parameters that are the head's alone.
+
+        Raises:
+            RecipeError: If the potential cannot have one, or has one of that name.
+        """
+        raise RecipeError(
+            f"a {type(self).__name__} cannot have more heads. Choose another adapter."
+        )
+
+    def element_index(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Return the index into `elements` of each atomic number ``[N]``.
+
+        Raises:
+            FoundationError: For an element that the potential does not know.
+        """
+        known = numbers.clamp(max=len(self._element_index) - 1)
+        index: torch.Tensor = self._element_index[known]
+        unknown = (index < 0) | (known != numbers)
+        if bool(unknown.any()):
+            symbols = sorted({chemical_symbols[int(number)] for number in numbers[unknown]})
+            names = " ".join(chemical_symbols[number] for number in self.elements)
+            raise FoundationError(
+                f"the potential knows {names} but not {', '.join(symbols)}. Choose a foundation "
+                "that covers these elements or drop the structures that hold them."
+            )
+        return index
+
+    def composition(self, batch: GraphBatch) -> torch.Tensor:
+        """Return how many atoms of each of `elements` a structure has ``[B, elements]``, float64.
+
+        Raises:
+            FoundationError: For an element that the potential does not know.
+        """
+        one_hot = torch.nn.functional.one_hot(self.element_index(batch.numbers), len(self.elements))
+        return batch.sum_atoms(one_hot.to(ENERGY_DTYPE))
+
+    def forward(
+        self,
+        batch: GraphBatch,
+        forces: bool = True,
+        stress: bool = False,
+        create_graph: bool | None = None,
+    ) -> Prediction:
+        """Predict the energies, and on request forces and stress, of a batch.
+
+        Args:
+            batch: Structures on the potential's device and in its dtype.
+            forces: Whether to compute forces.
+            stress: Whether to compute stress.
+            create_graph: Whether forces and stress can be differentiated by the weights; by
+                default while training.
+
+        Raises:
+            FoundationError: For an element that the potential does not know.
+        """
+        if create_graph is None:
+            create_graph = self.training and torch.is_grad_enabled()
+        element = self.element_index(batch.numbers)
+        wanted = forces or stress
+        with torch.set_grad_enabled(torch.is_grad_enabled() or wanted):
+            node_energy, positions, strain = self.interaction(batch, element, strain=stress)
+            by = [positions, *([strain] if strain is not None else [])]
+            gradients = self._gradients(node_energy, by, create_graph) if wanted else []
+        if wanted and not create_graph:
+            node_energy = node_energy.detach()
+        total = node_energy.to(ENERGY_DTYPE) + self.reference_energies[element]
+        return Prediction(
+            energy=batch.sum_atoms(total),
+            node_energy=total,
+            forces=-gradients[0] if forces else None,
+            stress=self._stress(gradients[1], batch) if stress else None,
+        )
+
+    @staticmethod
+    def _gradients(
+        node_energy: torch.Tensor, by: list[torch.Tensor], create_graph: bool
+    ) -> list[torch.Tensor]:
+        if not node_energy.requires_grad:
+            return [torch.zeros_like(variable) for variable in by]
+        found = torch.autograd.grad(
+            node_energy.sum(), by, create_graph=create_graph, allow_unused=True
+        )
+        return [
+            torch.zeros_like(variable) if gradient is None else gradient
+            for gradient, variable in zip(found, by, strict=True)
+        ]
+
+    @staticmethod
+    def _stress(by_strain: torch.Tensor, batch: GraphBatch) -> torch.Tensor:
+        volume = batch.volume[:, None, None]
+        filled = torch.where(volume > 0, volume, torch.ones_like(volume))
+        return torch.where(volume > 0, by_strain / filled, torch.zeros_like(by_strain))
+
+    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
+        """Keep the reference energies in double precision when the potential changes dtype."""
+        exact = self.reference_energies
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.reference_energies = exact.to(self.reference_energies.device)
+        return self
+
+
+class WrappedPotential(Potential):
+    """A potential around another one, which it holds as ``base``.
+
+    A subclass registers parameters of its own and overrides `interaction`, where it evaluates
+    ``self.base.interaction(…)`` or ``self.base.interaction_and_features(…)`` and changes the
+    energies of the atoms; forces and stress follow. Only parameters are stored with it: everything
+    else must follow from ``base`` and from the adapter's options.
+
+    Args:
+        base: The potential inside.
+    """
+
+    def __init__(self, base: Potential) -> None:
+        super().__init__(base.cutoff, base.references())
+        self.base = base
+        self.to(base.device)
+        self.train(base.training)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the potential inside."""
+        return self.base.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the potential inside."""
+        return self.base.device
+
+    @property
+    def feature_size(self) -> int:
+        """See `Potential.feature_size`."""
+        return self.base.feature_size
+
+    def set_references(self, energies: Mapping[int, float]) -> None:
+        """Replace the reference energies (eV) of the elements given, inside too."""
+        super().set_references(energies)
+        self.base.set_references(energies)
+
+    def interaction(
+        self, batch: GraphBatch, element: torch.Tensor, strain: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """See `Potential.interaction`; that of the potential inside, unless overridden."""
+        return self.base.interaction(batch, element, strain)
+
+    def interaction_and_features(
+        self, batch: GraphBatch, element: torch.Tensor, strain: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """See `Potential.interaction_and_features`; those of the potential inside."""
+        return self.base.interaction_and_features(batch, element, strain)
+
+
+def innermost(potential: Potential) -> Potential:
+    """Return the potential inside all wrappers."""
+    while isinstance(potential, WrappedPotential):
+        potential = potential.base
+    return potential
+
+
+def plain_name(parameter: str) -> str:
+    """Return a parameter's name as the model inside calls it: ``readouts.0.linear.weight``."""
+    while parameter.startswith("base."):
+        parameter = parameter.removeprefix("base.")
+    return parameter.removeprefix("model.")

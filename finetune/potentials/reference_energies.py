@@ -1,0 +1,174 @@
+"""Move reference energies to the level of theory of the labels.
+
+Total energies of two methods differ by thousands of eV that depend on composition alone; a change
+of the reference energies takes that away before any weight is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress
+
+import numpy as np
+import torch
+from ase.data import atomic_numbers, chemical_symbols
+from scipy.linalg import qr
+
+from finetune.core.errors import DataError, RecipeError, suggestion
+from finetune.data.graphs import GraphBatch, batches
+from finetune.data.sequences import LazySequence, View
+from finetune.data.structures import Structure
+from finetune.potentials.potential import Potential
+
+RIDGE = 1e-12
+"""Strength of the pull towards no change, relative to the largest squared singular value of the
+composition matrix. Compositions are whole numbers, so its singular values are far above a millionth
+of the largest or exactly zero: what is identified is fitted, what is not stays as it was."""
+
+
+@dataclass(frozen=True)
+class ReferenceFit:
+    """A fitted change of reference energies.
+
+    Attributes:
+        change: Atomic number -> change, eV, of the elements that labelled structures contain.
+        identified: Number of independent compositions among the labelled structures.
+        undetermined: Combinations of elements, atomic number -> whole-numbered weight, along which
+            reference energies may change without changing the energy of any labelled structure.
+            Along these they are as they were.
+    """
+
+    change: dict[int, float]
+    identified: int
+    undetermined: tuple[dict[int, int], ...]
+
+    @property
+    def ambiguous(self) -> bool:
+        """Whether the labels fix fewer combinations of elements than there are elements."""
+        return bool(self.undetermined)
+
+
+def take_free_atoms(
+    structures: Sequence[Structure],
+) -> tuple[dict[int, float], Sequence[Structure]]:
+    """Set free atoms apart from the rest.
+
+    Returns:
+        Atomic number -> energy, eV, the lowest where an element occurs more than once; and the
+        structures of more than one atom.
+    """
+    energies: dict[int, float] = {}
+    larger = np.zeros(len(structures), dtype=bool)
+    for index, item in enumerate(structures):
+        if len(item) > 1:
+            larger[index] = True
+        elif item.energy is not None:
+            number = int(item.numbers[0])
+            energies[number] = min(item.energy, energies.get(number, item.energy))
+    if isinstance(structures, LazySequence):
+        return energies, View(structures, np.flatnonzero(larger))
+    return energies, list(compress(structures, larger))
+
+
+def by_symbol(energies: Mapping[str, float]) -> dict[int, float]:
+    """Return energies by atomic number that were given by chemical symbol.
+
+    Raises:
+        RecipeError: For something else than a symbol.
+    """
+    for symbol in energies:
+        if symbol not in atomic_numbers:
+            raise RecipeError(
+                f"reference_energies names '{symbol}', which is no element."
+                f"{suggestion(symbol, chemical_symbols[1:])}"
+            )
+    return {atomic_numbers[symbol]: energy for symbol, energy in energies.items()}
+
+
+def replace(
+    potential: Potential, energies: Mapping[int, float], structures: Sequence[Structure]
+) -> None:
+    """Give a potential the energies of free atoms, eV, as its reference energies.
+
+    Raises:
+        DataError: If an element of the structures has none.
+    """
+    present = {int(number) for item in structures for number in set(item.numbers.tolist())}
+    missing = sorted(present - energies.keys())
+    if missing:
+        symbols = ", ".join(chemical_symbols[number] for number in missing)
+        raise DataError(
+            f"there is no energy of a free atom for {symbols}. Add a structure of the single atom "
+            "to data.train, at the level of theory of the labels; or give all of them in the "
+            "recipe, reference_energies: {H: -13.6, …}; or set reference_energies=estimate."
+        )
+    known = set(potential.elements)
+    potential.set_references({n: energy for n, energy in energies.items() if n in known})
+
+
+@torch.no_grad()
+def estimate(
+    potential: Potential, graphs: Sequence[GraphBatch], batch_size: int = 32
+) -> ReferenceFit:
+    """Fit the change of reference energies to the residual of the potential's energies.
+
+    Solves min_x Σ_b (E_b − Ê_b − Σ_i x_{z_i})² + λ|x|² over the labelled structures b. With one
+    composition only, the change is shared among the elements in proportion to their counts.
+
+    Args:
+        potential: The foundation, with reference energies that are to be corrected.
+        graphs: Labelled structures on the CPU.
+        batch_size: Structures evaluated at once.
+
+    Raises:
+        DataError: If no structure has an energy.
+    """
+    counts, residuals = [], []
+    for batch in batches(graphs, batch_size):
+        batch = batch.to(potential.device, potential.dtype)
+        prediction = potential(batch, forces=False)
+        counts.append(potential.composition(batch)[batch.has_energy].cpu())
+        residuals.append((batch.energy - prediction.energy)[batch.has_energy].cpu())
+    matrix, residual = torch.cat(counts), torch.cat(residuals)
+    if not len(matrix):
+        raise DataError(
+            "reference energies cannot be estimated: no training structure has an energy. "
+            "Set reference_energies=keep, or give energies."
+        )
+    left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
+    damped = singular / (singular**2 + RIDGE * singular[0] ** 2)
+    change = right.T @ (damped * (left.T @ residual))
+    seen = [i for i in range(len(potential.elements)) if bool(matrix[:, i].any())]
+    numbers = [potential.elements[i] for i in seen]
+    return ReferenceFit(
+        change={number: float(change[i]) for i, number in zip(seen, numbers, strict=True)},
+        identified=int((singular > 1e-6 * singular[0]).sum()),
+        undetermined=_undetermined(matrix[:, seen], numbers),
+    )
+
+
+def _undetermined(counts: torch.Tensor, numbers: Sequence[int]) -> tuple[dict[int, int], ...]:
+    """Return a whole-numbered basis of the combinations that no composition tells apart."""
+    from sympy import Matrix, ilcm
+
+    compositions = torch.unique(counts.long(), dim=0)
+    found = []
+    for vector in Matrix(_independent(compositions.double()).long().tolist()).nullspace():
+        scale = ilcm(*(entry.q for entry in vector))
+        whole = [int(entry * scale) for entry in vector]
+        found.append({n: weight for n, weight in zip(numbers, whole, strict=True) if weight})
+    return tuple(found)
+
+
+def _independent(rows: torch.Tensor) -> torch.Tensor:
+    """Return as many of the rows as are linearly independent."""
+    rank = int(torch.linalg.matrix_rank(rows))
+    _, _, order = qr(rows.T.numpy(), mode="economic", pivoting=True)
+    return rows[order[:rank].tolist()]
+
+
+def apply(potential: Potential, fit: ReferenceFit) -> None:
+    """Add the fitted change to the potential's reference energies."""
+    before = potential.references()
+    potential.set_references({number: before[number] + fit.change[number] for number in fit.change})

@@ -1,0 +1,395 @@
+"""Potentials on disk: ``config.json`` and ``model.safetensors`` in a folder, never a pickle.
+
+Only the weights are stored and, where heads were added, the readouts as they were before. All else
+in a MACE (Clebsch-Gordan tables, bases, buffers) follows from its settings and is rebuilt in the
+precision asked for, so that a potential trained in single precision is exactly equivariant when it
+is opened in double precision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, TypeVar
+
+import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from finetune.core.errors import FinetuneError, FoundationError, RecipeError
+from finetune.core.files import write_atomically
+from finetune.core.options import Options
+from finetune.core.units import Units
+from finetune.potentials.mace import potential as heads
+from finetune.potentials.mace.potential import MacePotential, unfilled
+from finetune.potentials.mace.settings import MaceSettings
+from finetune.potentials.potential import Potential, innermost
+from finetune.recipe.plugins import adapters
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+def read_record(
+    path: Path, kind: type[Record], check: Callable[[Any], None] = lambda raw: None
+) -> Record:
+    """Read and validate a JSON file.
+
+    Args:
+        path: File to read.
+        kind: What it becomes.
+        check: Refuses content that is of another kind altogether.
+
+    Raises:
+        FoundationError: If the file is missing, damaged or of another kind.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        check(raw)
+        return kind.model_validate(raw)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise FoundationError(f"'{path}' cannot be read: {error}.") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        reason = fault["msg"].removeprefix("Value error, ")
+        raise FoundationError(f"'{path}' is damaged at '{place}': {reason}.") from None
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class _Data(_Part):
+    valid: str | list[str] | float | None = None
+    test: str | list[str] | None = None
+    keys: dict[str, str] = Field(default_factory=dict)
+    units: Units = Units()
+
+
+class _Adapter(_Part):
+    kind: str = ""
+
+
+class _Recipe(_Part):
+    adapter: _Adapter = _Adapter()
+    data: _Data = _Data()
+
+
+class _Origin(_Part):
+    name: str
+    fingerprint: str
+    head: str | None = None
+
+
+class _Known(_Part):
+    """The entries that are read again; all others are free."""
+
+    foundation: _Origin | None = None
+    recipe: _Recipe = _Recipe()
+    compositions: list[str] | None = None
+
+
+def checked(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata as they are, once the entries that are read again have their types.
+
+    Raises:
+        ValueError: Naming the first entry of another type.
+    """
+    try:
+        _Known.model_validate({**metadata, "foundation": metadata.get("foundation") or None})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        reason = fault["msg"].removeprefix("Value error, ")
+        raise ValueError(f"its entry '{place}' is not what a run writes: {reason}") from None
+    return dict(metadata)
+
+
+Metadata = Annotated[dict[str, Any], AfterValidator(checked)]
+"""The type of ``metadata`` in a record."""
+
+
+FORMAT = "piwsl-finetune/potential"
+VERSION = 1
+CONFIG = "config.json"
+
+
+class StoredConfig(Options):
+    """What ``config.json`` holds.
+
+    ``fingerprint`` is the sha256 over settings and weights; it names the potential in run folders
+    and adapters and reveals damage. ``adapters`` are those that the weights need beyond a plain
+    MACE, in the order in which they were attached: ``kind`` and options of each. ``metadata`` is
+    free: level of theory, licence, figures.
+    """
+
+    format: str = FORMAT
+    format_version: int = VERSION
+    fingerprint: str
+    head: str | None = None
+    settings: MaceSettings
+    adapters: tuple[dict[str, Any], ...] = ()
+    metadata: Metadata = Field(default_factory=dict)
+
+
+def read_config(folder: Path) -> StoredConfig:
+    """Read ``config.json`` alone, without opening the weights.
+
+    Raises:
+        FoundationError: For a missing, damaged or foreign file.
+    """
+    path = folder / CONFIG
+
+    def check(raw: Any) -> None:
+        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+            raise FoundationError(f"'{path}' does not describe a potential of this package.")
+        if raw.get("format_version") != VERSION:
+            raise FoundationError(
+                f"'{path}' has format version {raw.get('format_version')}; this release reads "
+                f"version {VERSION}. Update piwsl-finetune."
+            )
+
+    return read_record(path, StoredConfig, check)
+
+
+def fingerprint(
+    settings: MaceSettings,
+    weights: Mapping[str, torch.Tensor],
+    adapters: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """Return the sha256 (hex) over the settings, every weight and the adapters they need.
+
+    Settings of later releases count only where they are used, so that older fingerprints hold.
+    """
+    unset = {
+        name for name in ("embedding_specs", "use_embedding_readout") if not getattr(settings, name)
+    }
+    digest = hashlib.sha256(settings.model_dump_json(exclude=unset).encode())
+    if adapters:
+        digest.update(json.dumps([dict(item) for item in adapters], sort_keys=True).encode())
+    for name in sorted(weights):
+        tensor = weights[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+WEIGHTS = "model.safetensors"
+
+
+def save(
+    potential: Potential,
+    folder: Path,
+    metadata: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
+    adapters: Sequence[Mapping[str, Any]] = (),
+) -> StoredConfig:
+    """Write a potential into ``folder``; each file appears whole or not at all.
+
+    Args:
+        potential: What to store: a MACE, or one inside of what adapters have added.
+        folder: Created if needed.
+        metadata: JSON values to keep beside the weights.
+        dtype: Type of the stored weights; that of the potential if None.
+        adapters: Those that the potential needs beyond a plain MACE; see `StoredConfig`.
+
+    Raises:
+        FoundationError: If there is no MACE inside.
+    """
+    inside = mace_inside(potential)
+    settings = inside.settings
+    head = settings.heads[inside.head] if len(settings.heads) > 1 else None
+    holder = potential if adapters else inside.model
+    kept = {} if adapters else heads.named(inside.kept_heads)
+    kind = dtype or potential.dtype
+    weights = {
+        name: tensor.detach().to("cpu", kind)
+        for name, tensor in {**_parameters(holder), **kept}.items()
+    }
+    return write(folder, settings, weights, head, metadata, adapters)
+
+
+def mace_inside(potential: Potential) -> MacePotential:
+    """Return the MACE inside what adapters have added.
+
+    Raises:
+        FoundationError: If there is none.
+    """
+    inside = innermost(potential)
+    if not isinstance(inside, MacePotential):
+        raise FoundationError(
+            f"a {type(inside).__name__} cannot be stored: only a MACE can, alone or as the `base` "
+            "of a finetune.WrappedPotential."
+        )
+    return inside
+
+
+def write(
+    folder: Path,
+    settings: MaceSettings,
+    weights: Mapping[str, torch.Tensor],
+    head: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    adapters: Sequence[Mapping[str, Any]] = (),
+) -> StoredConfig:
+    """Write settings and weights into ``folder``, the configuration last.
+
+    Args:
+        folder: Created if needed.
+        settings: What the model is built from.
+        weights: Parameters by name.
+        head: Head that predicts unless another is named; None for no choice.
+        metadata: JSON values to keep beside the weights.
+        adapters: Those that the weights need beyond a plain MACE; see `StoredConfig`.
+    """
+    config = StoredConfig(
+        fingerprint=fingerprint(settings, weights, adapters),
+        head=head,
+        settings=settings,
+        adapters=tuple(dict(item) for item in adapters),
+        metadata=dict(metadata or {}),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    write_atomically(folder / WEIGHTS, save_tensors(tensors))
+    unused = None if adapters else {"adapters"}  # so that earlier releases read a plain MACE
+    content = config.model_dump_json(indent=2, exclude=unused) + "\n"
+    write_atomically(folder / CONFIG, content.encode())
+    return config
+
+
+def load(
+    folder: Path, dtype: torch.dtype = torch.float64, head: str | None = None
+) -> tuple[Potential, StoredConfig]:
+    """Open a stored potential, checking it against its fingerprint.
+
+    Raises:
+        FoundationError: For missing, damaged or foreign files, naming the file.
+    """
+    config, weights = read(folder)
+    return assemble(config, weights, dtype, head, folder), config
+
+
+def reopened(
+    potential: Potential,
+    dtype: torch.dtype,
+    head: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    adapters: Sequence[Mapping[str, Any]] = (),
+) -> tuple[Potential, StoredConfig]:
+    """Store a potential for a moment and open it: in another precision, or with another head.
+
+    Unlike ``potential.to(dtype)`` that leaves it exactly equivariant in the new precision.
+
+    Args:
+        potential: Not changed.
+        dtype: Type of the weights and of the computation.
+        head: Name of the head that predicts; that of the potential if None.
+        metadata: JSON values that belong to it.
+        adapters: Those that the potential needs beyond a plain MACE; see `StoredConfig`.
+    """
+    with TemporaryDirectory() as folder:
+        save(potential, Path(folder), metadata or {}, adapters=adapters)
+        return load(Path(folder), dtype, head)
+
+
+def assemble(
+    config: StoredConfig,
+    weights: Mapping[str, torch.Tensor],
+    dtype: torch.dtype,
+    head: str | None,
+    folder: Path,
+) -> Potential:
+    """Build the potential that `read` found in ``folder``.
+
+    Raises:
+        FoundationError: If the weights do not fit the settings, the head is unknown, or an adapter
+            that the potential needs is.
+    """
+    head = head or config.head
+    own, kept = heads.apart(weights)
+    settings, own, kept = heads.as_it_was(config.settings, own, kept, head)
+    mace = MacePotential(settings, unfilled(settings, dtype), head)
+    mace.stored_heads = kept
+    potential: Potential = mace
+    for item in config.adapters:
+        potential = _attached(potential, item, folder)
+    _fill(potential if config.adapters else mace.model, own, folder / WEIGHTS)
+    return potential.requires_grad_(True).eval()
+
+
+def _attached(potential: Potential, stored: Mapping[str, Any], folder: Path) -> Potential:
+    """Add what an adapter adds to a potential, with weights that are yet to be filled in.
+
+    Raises:
+        FoundationError: If the adapter is not known here, or has changed.
+    """
+    kind = str(stored.get("kind"))
+    try:
+        adapter = adapters.get(kind)
+        options: BaseModel = adapter.Options.model_validate(
+            {key: value for key, value in stored.items() if key != "kind"}
+        )
+        return adapter(options).attach(potential).potential
+    except RecipeError as error:
+        raise FoundationError(
+            f"'{folder}' needs the adapter '{kind}': {error} Install the package that brings it, "
+            "or import the module that registers it first."
+        ) from error
+    except (FinetuneError, ValidationError) as error:
+        raise FoundationError(
+            f"'{folder}' needs the adapter '{kind}' as it was when it was stored; the one that is "
+            f"installed does not take its options: {error}"
+        ) from error
+
+
+def read(folder: Path) -> tuple[StoredConfig, dict[str, torch.Tensor]]:
+    """Read what `write` wrote, checking it against its fingerprint.
+
+    Raises:
+        FoundationError: For missing, damaged or foreign files, naming the file.
+    """
+    config = read_config(folder)
+    path = folder / WEIGHTS
+    try:
+        weights = load_tensors(path.read_bytes())
+    except (OSError, SafetensorError, ValueError) as error:
+        raise FoundationError(f"'{path}' cannot be read: {error}. Get a fresh copy.") from error
+    if fingerprint(config.settings, weights, config.adapters) != config.fingerprint:
+        raise FoundationError(
+            f"'{path}' and '{CONFIG}' do not belong together or are damaged (fingerprint differs). "
+            "Get a fresh copy of the folder."
+        )
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+        raise FoundationError(f"'{path}' holds weights that are NaN or infinite.")
+    return config, weights
+
+
+def _parameters(holder: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    return {
+        name: parameter
+        for name, parameter in holder.named_parameters()
+        if math.prod(parameter.shape) > 0
+    }
+
+
+def _fill(holder: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    parameters = _parameters(holder)
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    stored = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if shapes != stored:
+        names = sorted({*shapes, *stored})
+        faults = [name for name in names if shapes.get(name) != stored.get(name)]
+        raise FoundationError(
+            f"'{path}' does not fit its settings: {len(faults)} weight(s) are missing, superfluous "
+            f"or of another shape, the first is '{faults[0]}'."
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])

@@ -1,0 +1,150 @@
+"""The sections of a recipe: data, training, tracking. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from finetune.core.errors import RecipeError
+from finetune.core.options import Options, explain
+from finetune.core.units import Units
+
+MOST = 10_000_000
+"""Epochs, and structures of a batch, beyond which a number is a slip."""
+
+
+class LabelKeys(Options):
+    """Names under which the structure files hold the labels, and charge and spin."""
+
+    energy: str = "REF_energy"
+    forces: str = "REF_forces"
+    stress: str = "REF_stress"
+    charge: str = Field("charge", description="total charge, e; 0 where absent")
+    spin: str = Field("spin", description="spin multiplicity 2S + 1; 1 where absent")
+
+
+class DataRecipe(Options):
+    """Where the structures are: paths, folders, patterns or lists of them, with ASE's ``@:50``."""
+
+    train: str | tuple[str, ...]
+    valid: str | tuple[str, ...] | float = Field(
+        0.2, description="files, or the fraction of the training structures to set aside"
+    )
+    test: str | tuple[str, ...] | None = None
+    keys: LabelKeys = LabelKeys()
+    units: Units = Units()
+    faulty: Literal["stop", "skip"] = Field(
+        "stop", description="whether a structure that cannot be used stops the run or is left out"
+    )
+    unlabelled: str | tuple[str, ...] | None = Field(
+        None, description="more geometries for the weak losses; their labels are not read"
+    )
+    seed: int | None = Field(
+        None, ge=0, le=2**62, description="of held-out validation; that of `train` if null"
+    )
+    bootstrap: int | None = Field(
+        None, ge=0, le=2**62, description="seed; draws the training set with replacement"
+    )
+
+    @field_validator("valid")
+    @classmethod
+    def _fraction(cls, value: Any) -> Any:
+        if isinstance(value, float) and not 0 < value < 1:
+            raise ValueError("a validation fraction lies between 0 and 1")
+        return value
+
+
+class TrainRecipe(Options):
+    """How the weights are optimised; the kind of adapter sets some defaults."""
+
+    epochs: int = Field(200, ge=1, le=MOST)
+    batch_size: int = Field(5, ge=1, le=MOST, description="labelled structures in a step")
+    unlabelled_batch_size: int = Field(
+        5, ge=1, le=MOST, description="structures of `data.unlabelled` added to each step"
+    )
+    accumulate: int = Field(
+        1, ge=1, le=10_000, description="batches whose gradients make up a step"
+    )
+    max_steps: int | None = Field(
+        None, ge=1, le=10**9, description="steps after which the run ends"
+    )
+    max_hours: float | None = Field(
+        None, gt=0, le=100_000, description="wall time after which the run ends"
+    )
+    optimiser: Literal["adam", "adamw", "gauss-newton"] = Field(
+        "adamw",
+        description="gauss-newton: for few labels, nothing to choose; see docs/few-labels.md",
+    )
+    amsgrad: bool = True
+    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate_factors: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict,
+        description="by block or pattern, the last match counts: {readouts: 10, products.1.*: 0.1}",
+    )
+    schedule: Literal["constant", "cosine", "plateau"] = "constant"
+    warmup_epochs: int = Field(0, ge=0, le=MOST)
+    plateau_epochs: int = Field(10, ge=1, le=MOST, description="without a better validation")
+    plateau_factor: float = Field(0.5, gt=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    pull_to_foundation: float = Field(
+        0.0, ge=0, description="strength of Σ (w − w of the foundation)² in the total loss"
+    )
+    gradient_clip: float | None = Field(1.0, gt=0, description="largest gradient norm")
+    ema: float | None = Field(0.999, gt=0, lt=1, description="decay of the weight average")
+    monitor: Literal["loss", "energy_mae", "energy_rmse", "forces_mae", "forces_rmse"] = Field(
+        "loss", description="validation measure that picks the best weights"
+    )
+    patience: int | None = Field(
+        None, ge=1, le=MOST, description="epochs without a better validation"
+    )
+    rollbacks: int = Field(
+        3,
+        ge=0,
+        le=1000,
+        description="returns of a diverging run to its best weights before it stops",
+    )
+    checkpoint_seconds: float = Field(
+        30.0,
+        ge=0,
+        le=10**9,
+        description="wall time between checkpoints; 0 writes one after each step",
+    )
+    workers: int = Field(0, ge=0, le=256, description="processes that put batches together")
+    precision: Literal["float32", "float64", "tf32"] = Field(
+        "float64", description="tf32: single precision, matrices multiplied on tensor cores (GPU)"
+    )
+    device: str = Field("auto", description="auto | cpu | cuda | cuda:0")
+    acceleration: Literal["auto", "none", "cueq", "oeq"] = Field(
+        "auto", description="layers of cuEquivariance or OpenEquivariance while training"
+    )
+    seed: int = Field(0, ge=0, le=2**62)
+
+
+class CommitteeRecipe(Options):
+    """Several runs of one recipe that differ in what is random; their spread is the uncertainty."""
+
+    members: int = Field(4, ge=2, le=100)
+    labels: Literal["all", "bootstrap"] = Field(
+        "all", description="what each is trained on: all labels, or as many drawn with replacement"
+    )
+
+
+class TrackRecipe(Options):
+    """Where the records of a run are sent beside ``metrics.jsonl``."""
+
+    tensorboard: bool = Field(False, description="into the folder `tensorboard/` of the run")
+    wandb: str | None = Field(None, description="name of a Weights & Biases project")
+
+
+def label_keys(given: Mapping[str, Any]) -> LabelKeys:
+    """Validate names of labels.
+
+    Raises:
+        RecipeError: For a quantity other than energy, forces and stress.
+    """
+    try:
+        return LabelKeys.model_validate(dict(given))
+    except ValidationError as error:
+        raise RecipeError(explain(error, LabelKeys, "the label keys")) from None

@@ -1,0 +1,253 @@
+"""What the trials of a tuning are judged on: a validation set, or folds of all labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from finetune.adapters.adapter import AdaptedPotential
+from finetune.core.errors import DataError
+from finetune.core.text import counted
+from finetune.data.duplicates import clusters
+from finetune.data.reading import Reader
+from finetune.data.sequences import View
+from finetune.data.splitting import hold_out
+from finetune.data.structures import Structure
+from finetune.data.writing import write_structures
+from finetune.potentials.errors import Errors
+from finetune.recipe.loss_options import SUPERVISED, LossOptions
+from finetune.recipe.recipe import Recipe
+from finetune.recipe.sections import DataRecipe
+from finetune.runs.preparation import check_draw
+from finetune.studies.tuning_folder import FOLDS
+from finetune.training.progress import Record
+from finetune.training.records import validation_loss
+
+_TITLES = {
+    "energy_mae": ("energy MAE", "meV"),
+    "energy_rmse": ("energy RMSE", "meV"),
+    "energy_per_atom_mae": ("energy MAE per atom", "meV/atom"),
+    "energy_per_atom_rmse": ("energy RMSE per atom", "meV/atom"),
+    "forces_mae": ("force MAE", "meV/Å"),
+    "forces_rmse": ("force RMSE", "meV/Å"),
+    "stress_mae": ("stress MAE", "meV/Å³"),
+    "stress_rmse": ("stress RMSE", "meV/Å³"),
+}
+"""Title, and the unit of what is shown: a thousandth of the measure's own."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A validation error in eV and Å; ``loss`` is weighted as in the untouched recipe throughout.
+
+    Attributes:
+        name: Field of `Errors`, or ``loss``.
+        losses: Of the untouched recipe.
+    """
+
+    name: str
+    losses: Mapping[str, LossOptions]
+
+    @classmethod
+    def of_recipe(cls, recipe: Recipe) -> Measure:
+        """Return what a recipe asks for."""
+        return cls(recipe.tune.measure or recipe.train.monitor, recipe.losses)
+
+    def value(self, record: Record) -> float:
+        """Return the measure in the record of an epoch; infinite where it is not finite."""
+        if self.name != "loss":
+            found = record[f"valid/{self.name}"]
+            return math.inf if found is None else float(found)
+        names = [field.name for field in fields(Errors)]
+        measured = Errors(**{name: record[f"valid/{name}"] for name in names})
+        labelled = {
+            "energy": measured.labelled_energies,
+            "forces": measured.labelled_forces,
+            "stress": measured.labelled_stresses,
+        }
+        rmse = (measured.energy_per_atom_rmse, measured.forces_rmse, measured.stress_rmse)
+        if any(labelled[kind] and item is None for kind, item in zip(labelled, rmse, strict=True)):
+            return math.inf
+        return validation_loss(measured, self.losses)
+
+    @property
+    def kinds(self) -> list[str]:
+        """Labels of which a validation structure needs one: energy, forces, stress."""
+        if self.name != "loss":
+            return [self.name.partition("_")[0]]
+        used = {item.kind for item in self.losses.values() if item.peak_weight > 0}
+        return [kind for kind in SUPERVISED if kind in used]
+
+    def judges(self, structure: Structure) -> bool:
+        """Return whether a structure has a label that the measure needs."""
+        return any(getattr(structure, kind) is not None for kind in self.kinds)
+
+    @property
+    def title(self) -> str:
+        """What people call it, with the unit of `shown`."""
+        if self.name == "loss":
+            return "validation loss"
+        return "{} [{}]".format(*_TITLES[self.name])
+
+    def shown(self, value: float | None) -> str:
+        """Return a value as people read it, in the unit of `title`."""
+        if value is None:
+            return ""
+        return f"{value:.3g}" if self.name == "loss" else f"{1000 * value:.2f}"
+
+
+USUAL = 5
+"""Of cross-validation, where the recipe does not say."""
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How trials are judged.
+
+    Attributes:
+        structures: What is divided into folds: training structures, and those of a validation file.
+        parts: Indices of the structures that each fold validates on; empty for a validation set.
+        count: Labelled structures that a trial is judged on in all.
+    """
+
+    structures: Sequence[Structure]
+    parts: tuple[tuple[int, ...], ...]
+    count: int
+
+    @property
+    def described(self) -> str:
+        """What trials are judged on, in words."""
+        if self.parts:
+            return f"{len(self.parts)}-fold cross-validation on {self.count} labelled structures"
+        return f"{counted(self.count, 'labelled validation structure')}"
+
+    def folds(self) -> Iterator[dict[str, Sequence[Structure]]]:
+        """Yield what each fold trains and validates on, ``train`` and ``valid``."""
+        for held in self.parts:
+            kept = sorted(set(range(len(self.structures))) - set(held))
+            yield {"train": View(self.structures, kept), "valid": View(self.structures, held)}
+
+    def data(self, recipe: Recipe, folder: Path) -> list[DataRecipe]:
+        """Return the data of each training of a trial, without a test set.
+
+        Args:
+            recipe: The untouched recipe.
+            folder: Of the tuning; folds are written to ``folds/`` in it, exact stores.
+        """
+        if not self.parts:
+            return [recipe.data.model_copy(update={"test": None})]
+        found = []
+        for place, fold in enumerate(self.folds(), 1):
+            here = folder / FOLDS / str(place)
+            here.mkdir(parents=True, exist_ok=True)
+            paths = {name: (here / f"{name}.h5").resolve() for name in fold}
+            for name, path in paths.items():
+                path.unlink(missing_ok=True)
+                write_structures(path, fold[name])
+            given = {name: str(path) for name, path in paths.items()}
+            found.append(recipe.data.model_copy(update={**given, "test": None}))
+        return found
+
+    def check(self, recipe: Recipe, adapted: AdaptedPotential) -> None:
+        """Refuse folds that a recipe cannot be trained or validated on.
+
+        Raises:
+            FinetuneError: Naming the fold where it has too few labels.
+        """
+        for place, fold in enumerate(self.folds(), 1):
+            try:
+                check_draw(recipe, fold["train"], adapted, fold["valid"])
+            except DataError as error:
+                raise DataError(
+                    f"in fold {place} of {len(self.parts)} of the cross-validation, {error} Or "
+                    "let the validation set judge, tune.folds=0."
+                ) from error
+
+
+def judging(recipe: Recipe, beside: Path | None, measure: Measure) -> Judging:
+    """Read the labels to train and validate on, and decide what trials are judged on; see `judged`.
+
+    A name of labels that is not there may be meant for the test set, which is not opened.
+
+    Raises:
+        DataError: For faulty files, or too few labels for the folds.
+    """
+    reader = Reader.of(recipe.data, beside)
+    train = reader.read(recipe.data.train)
+    valid = None if isinstance(recipe.data.valid, float) else reader.read(recipe.data.valid)
+    if recipe.data.test is None:
+        reader.check_named()
+    return judged(recipe, train, valid, measure)
+
+
+def judged(
+    recipe: Recipe,
+    train: Sequence[Structure],
+    valid: Sequence[Structure] | None,
+    measure: Measure,
+) -> Judging:
+    """Decide what trials are judged on.
+
+    The validation set (files, or the fraction held out) if it has ``tune.valid_at_least``
+    structures with labels that the measure needs, or ``tune.folds`` is 0; else folds of all labels.
+    Structures that are the same share a fold; those without such a label, and the free atoms that
+    reference energies are taken from, are always trained on.
+
+    Args:
+        recipe: The untouched recipe.
+        train: Its training set.
+        valid: Its validation files; None for a fraction of the training set.
+        measure: What trials are judged by.
+
+    Raises:
+        DataError: For too few labels.
+    """
+    options = recipe.tune
+
+    def judges(item: Structure) -> bool:
+        free = recipe.reference_energies == "isolated" and len(item) == 1
+        return measure.judges(item) and not free
+
+    if valid is None:
+        pool = train
+        assert isinstance(recipe.data.valid, float)
+        _, valid = hold_out(train, recipe.data.valid, recipe.split_seed)
+    else:
+        pool = [*train, *valid] if options.folds != 0 else train
+    labelled = sum(map(judges, valid))
+    if options.folds == 0 and not labelled:
+        raise DataError(
+            f"no validation structure has {' or '.join(measure.kinds)} labels, which "
+            f"tune.measure={measure.name} needs. Name another measure, or leave tune.folds out."
+        )
+    if options.folds == 0 or (options.folds is None and labelled >= options.valid_at_least):
+        return Judging((), (), labelled)
+    usable = [index for index, item in enumerate(pool) if judges(item)]
+    parts = _folds(pool, usable, options.folds, options.seed, measure)
+    return Judging(pool, parts, len(usable))
+
+
+def _folds(
+    pool: Sequence[Structure], usable: list[int], folds: int | None, seed: int, measure: Measure
+) -> tuple[tuple[int, ...], ...]:
+    group_of = clusters([pool[index] for index in usable])
+    groups: dict[int, list[int]] = {}
+    for index, group in zip(usable, group_of.tolist(), strict=True):
+        groups.setdefault(group, []).append(index)
+    number = min(USUAL, len(groups)) if folds is None else folds
+    if len(groups) < max(number, 2):
+        raise DataError(
+            f"{counted(len(groups), 'different structure')} with {' or '.join(measure.kinds)} "
+            f"labels cannot be divided into {max(number, 2)} folds for cross-validation. Add "
+            "labels" + (", or lower tune.folds." if folds and len(groups) > 1 else ".")
+        )
+    order = np.random.default_rng(seed).permutation(len(groups))
+    shuffled = [list(groups.values())[place] for place in order]
+    parts: list[list[int]] = [[] for _ in range(number)]
+    for members in sorted(shuffled, key=len, reverse=True):
+        min(parts, key=len).extend(members)
+    return tuple(tuple(sorted(part)) for part in parts)

@@ -1,0 +1,335 @@
+"""The study: which values were tried, what they gave, and which to try next. Wraps Optuna."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from finetune.core.errors import RunFolderError, reason
+from finetune.recipe.tune_options import Range
+from finetune.studies.space import Dimension
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+
+GRID = 10
+"""Points of a training at which trials are compared to be given up."""
+WARM_UP = 2
+"""The first of them; those before are too early to judge."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A trial that is over.
+
+    Attributes:
+        number: 0 for the untouched recipe.
+        state: ``done``, ``pruned`` (given up early) or ``failed``.
+        value: The measure in eV and Å, the mean over folds; None unless done.
+        values: What was set, by dotted key; empty for the untouched recipe.
+        seconds: Wall time.
+        folds: The measure of each fold.
+        kept: Whether the foundation's weights were kept, as no epoch validated better, by fold.
+        fault: Why it failed or was given up.
+    """
+
+    number: int
+    state: str
+    value: float | None
+    values: Mapping[str, Any]
+    seconds: float
+    folds: tuple[float, ...] = ()
+    kept: tuple[bool, ...] = ()
+    fault: str = ""
+
+    @property
+    def done(self) -> bool:
+        """Whether it was trained to its end."""
+        return self.value is not None
+
+
+@dataclass
+class Trial:
+    """A trial in progress; what it reports is stored at once, so that a kill loses nothing.
+
+    Attributes:
+        number: 0 for the untouched recipe.
+        values: What to set, by dotted key; nothing for the untouched recipe.
+        handle: Optuna's trial.
+        folds: Measures of the folds that are done.
+        shares: These over the foundation's.
+        kept: Whether the foundation's weights were kept, by fold.
+        seconds: Wall time so far.
+        reported: Points at which validations were reported.
+    """
+
+    number: int
+    values: dict[str, Any]
+    handle: optuna.trial.Trial
+    folds: list[float] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+    kept: list[bool] = field(default_factory=list)
+    seconds: float = 0.0
+    reported: set[int] = field(default_factory=set)
+
+    def hopeless(self, share: float, value: float, first: float) -> bool:
+        """Report a validation; return whether the trial is to be given up.
+
+        Trials are compared by the share of the foundation's error that is left, the mean over the
+        folds so far, at the same share of their epochs and at the same fold.
+
+        Args:
+            share: Of the epochs of this fold that are done.
+            value: Measure of what would be kept now.
+            first: Measure of the foundation.
+        """
+        left = np.mean([*self.shares, share_left(value, first)])
+        begun = len(self.folds) * GRID
+        hopeless = False
+        for point in range(WARM_UP, math.floor(share * GRID + 1e-9) + 1):
+            step = begun + point
+            if step not in self.reported:
+                self.reported.add(step)
+                self.handle.report(float(left), step)
+                hopeless = hopeless or bool(self.handle.should_prune())
+        return hopeless
+
+    def fold_is_done(self, value: float, first: float, kept: bool, seconds: float) -> None:
+        """Store what a fold found.
+
+        Args:
+            value: Its measure.
+            first: That of the foundation.
+            kept: Whether the foundation's weights were kept.
+            seconds: Wall time.
+        """
+        self.folds.append(value)
+        self.kept.append(kept)
+        self.shares.append(share_left(value, first))
+        self.handle.set_user_attr("folds", self.folds)
+        self.handle.set_user_attr("shares", self.shares)
+        self.handle.set_user_attr("kept", self.kept)
+        self.spend(seconds)
+
+    def spend(self, seconds: float) -> None:
+        """Store wall time that was spent."""
+        self.seconds += seconds
+        self.handle.set_user_attr("seconds", self.seconds)
+
+
+def share_left(value: float, first: float) -> float:
+    """Return the share of the foundation's error that is left."""
+    return value / max(first, 1e-300)
+
+
+STARTUP = 8
+"""Trials, the untouched recipe's first, before the sampler learns from them."""
+COMPLETE_FIRST = 4
+"""Trials that are never pruned: there is too little to compare with."""
+QUANTILE = 0.25
+"""Share of the trials that count as good ones when importances are measured."""
+
+
+class Study:
+    """A study in an SQLite file, made or opened; a context manager that closes the file.
+
+    Each trial's draw follows from the seed, its number and the trials before it, so that a study
+    that was killed goes on as if it had not been.
+
+    Args:
+        path: The file.
+        dimensions: What is searched.
+        seed: Of the sampler.
+
+    Raises:
+        RunFolderError: If the file is damaged.
+    """
+
+    def __init__(self, path: Path, dimensions: Mapping[str, Dimension], seed: int) -> None:
+        import optuna
+        from sqlalchemy import URL
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.path = path
+        self.dimensions = dimensions
+        self.seed = seed
+        url = URL.create("sqlite", database=str(path.resolve())).render_as_string(False)
+        with self._readable():
+            self._storage = optuna.storages.RDBStorage(url)
+            self._study = optuna.create_study(
+                storage=self._storage,
+                study_name="tune",
+                pruner=optuna.pruners.MedianPruner(COMPLETE_FIRST),
+                load_if_exists=True,
+            )
+            self._frozen()
+
+    def __enter__(self) -> Study:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Close the file.
+
+        Raises:
+            RunFolderError: If it could not be read or written meanwhile.
+        """
+        from optuna.exceptions import OptunaError
+        from sqlalchemy.exc import SQLAlchemyError
+
+        self._storage.remove_session()
+        self._storage.engine.dispose()
+        if isinstance(error, (SQLAlchemyError, OptunaError)):
+            cause = error.__cause__ or error
+            told = reason(getattr(cause, "orig", None) or cause)
+            raise RunFolderError(
+                f"the study '{self.path}' cannot be read or written ({told}). Mend the cause and "
+                "go on with the same command."
+            ) from error
+
+    def next(self) -> Trial:
+        """Return the trial that a kill left in progress, or else a new one."""
+        import optuna
+        from optuna.trial import TrialState
+
+        before = self._frozen()
+        if not before:
+            held = {path: item for path, item in self.dimensions.items() if item.holds_untouched}
+            self._study.enqueue_trial({path: item.untouched_param for path, item in held.items()})
+        running = next((item for item in before if item.state == TrialState.RUNNING), None)
+        number = len(before) if running is None else running.number
+        seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
+        self._study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=seed)
+        if running is None:
+            handle = self._study.ask()
+        else:
+            handle = optuna.trial.Trial(self._study, running._trial_id)
+        attributes = handle.user_attrs
+        return Trial(
+            number=handle.number,
+            values=self._drawn(handle),
+            handle=handle,
+            folds=list(attributes.get("folds", [])),
+            shares=list(attributes.get("shares", [])),
+            kept=list(attributes.get("kept", [])),
+            seconds=attributes.get("seconds", 0.0),
+            reported=set() if running is None else set(running.intermediate_values),
+        )
+
+    def end(self, trial: Trial, fault: str = "", failed: bool = False) -> Tried:
+        """Store how a trial ended: done, or given up or failed for the reason that is given."""
+        from optuna.trial import TrialState
+
+        handle = trial.handle
+        handle.set_user_attr("fault", fault)
+        handle.set_user_attr("failed", failed)
+        if fault:
+            self._study.tell(handle, state=TrialState.PRUNED)  # so that the sampler avoids it
+        else:
+            self._study.tell(handle, float(np.mean(trial.folds)))
+        return self.tried()[trial.number]
+
+    def tried(self) -> list[Tried]:
+        """Return the trials that are over, in their order."""
+        return [self._tried(trial) for trial in self._frozen() if trial.state.is_finished()]
+
+    def importances(self) -> dict[str, float]:
+        """Return what share of the difference between good and other trials each setting explains.
+
+        PED-ANOVA (Watanabe et al., IJCAI 2023) on the trials that are done, the best quarter being
+        the good ones; empty with fewer than four of them. The untouched recipe counts where the
+        space holds all of its values.
+        """
+        import optuna
+        from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+        from optuna.trial import TrialState
+
+        done = [
+            item
+            for item in self._frozen()
+            if item.state == TrialState.COMPLETE and item.params.keys() == self.dimensions.keys()
+        ]
+        if len({item.value for item in done}) < 4:
+            return {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            judged = optuna.create_study()
+            judged.add_trials(done)
+            found = get_param_importances(
+                judged, evaluator=PedAnovaImportanceEvaluator(target_quantile=QUANTILE)
+            )
+        return {path: float(share) for path, share in found.items()}
+
+    def _frozen(self) -> list[FrozenTrial]:
+        with self._readable():
+            return self._study.get_trials(deepcopy=False)
+
+    def _tried(self, trial: FrozenTrial) -> Tried:
+        attributes = trial.user_attrs
+        fault = attributes.get("fault", "")
+        state = ("failed" if attributes.get("failed") else "pruned") if fault else "done"
+        values = {} if trial.number == 0 else self._decoded(trial.params)
+        return Tried(
+            number=trial.number,
+            state=state,
+            value=None if fault else trial.value,
+            values=values,
+            seconds=attributes.get("seconds", 0.0),
+            folds=tuple(attributes.get("folds", ())),
+            kept=tuple(attributes.get("kept", ())),
+            fault=fault,
+        )
+
+    def _drawn(self, handle: optuna.trial.Trial) -> dict[str, Any]:
+        """Draw the values of a trial; the untouched recipe's are recorded where the space has them.
+
+        Choices are stored as JSON, which holds whatever a recipe may.
+        """
+        untouched = handle.number == 0
+        drawn: dict[str, Any] = {}
+        for path, item in self.dimensions.items():
+            if untouched and not item.holds_untouched:
+                continue
+            searched = item.searched
+            if not isinstance(searched, Range):
+                drawn[path] = handle.suggest_categorical(path, list(map(json.dumps, searched)))
+            elif item.whole:
+                low, high = int(searched.low), int(searched.high)
+                drawn[path] = handle.suggest_int(path, low, high, log=searched.log)
+            else:
+                drawn[path] = handle.suggest_float(
+                    path, searched.low, searched.high, log=searched.log
+                )
+        return {} if untouched else self._decoded(drawn)
+
+    def _decoded(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            path: item.tidy(params[path])
+            if isinstance(item.searched, Range)
+            else json.loads(params[path])
+            for path, item in self.dimensions.items()
+            if path in params
+        }
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        from optuna.exceptions import OptunaError
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (SQLAlchemyError, OptunaError, RuntimeError, KeyError, ValueError) as error:
+            told = reason(getattr(error, "orig", None) or error)
+            raise RunFolderError(
+                f"the study '{self.path}' is damaged or of another program ({told}). Put a copy of "
+                "it back, or start again with --overwrite."
+            ) from error

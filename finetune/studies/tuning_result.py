@@ -1,0 +1,189 @@
+"""What a tuning found, as the object that the command prints and the files that it writes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from finetune.core.files import write_atomically, write_json
+from finetune.core.text import counted
+from finetune.recipe.recipe import Recipe
+from finetune.studies.scoring import Measure
+from finetune.studies.space import Dimension
+from finetune.studies.study import Tried
+from finetune.studies.tuning_folder import RESULT, STUDY, TRIALS_TABLE, TUNED
+
+
+@dataclass(frozen=True)
+class TuningResult:
+    """A tuning so far.
+
+    Attributes:
+        folder: Where it lies.
+        recipe: The tuned recipe; the untouched one if no trial beat it.
+        measure: What was made small.
+        judged: What trials were judged on, in words.
+        space: What was searched.
+        tried: The trials that are over.
+        importances: Share of the difference between good and other trials that each setting
+            explains; empty where there are too few trials to tell.
+        begun: What the tuning was begun with: data, foundation, seed, versions.
+    """
+
+    folder: Path
+    recipe: Recipe
+    measure: Measure
+    judged: str
+    space: Mapping[str, Dimension]
+    tried: Sequence[Tried]
+    importances: Mapping[str, float]
+    begun: Mapping[str, Any]
+
+    @property
+    def best(self) -> Tried:
+        """The trial with the smallest measure; of equal ones the first."""
+        return best_of(self.tried)
+
+    @property
+    def untouched(self) -> Tried:
+        """The trial of the untouched recipe."""
+        return self.tried[0]
+
+    @property
+    def path(self) -> Path:
+        """The tuned recipe's file."""
+        return self.folder / TUNED
+
+    @property
+    def summary(self) -> str:
+        """What came out, in one line."""
+        states = Counter(item.state for item in self.tried)
+        counts = ", ".join(f"{states[name]} {name}" for name in ("done", "pruned", "failed"))
+        before, after = self.untouched.value, self.best.value
+        assert before is not None
+        assert after is not None
+        change = f", {100 * (after / before - 1):+.0f} %" if before > 0 else ""
+        return (
+            f"{len(self.tried)} trials ({counts}), judged by {self.measure.title} on "
+            f"{self.judged}: {self.measure.shown(before)} untouched, {self.measure.shown(after)} "
+            f"tuned (trial {self.best.number}{change})"
+        )
+
+    def notes(self) -> list[str]:
+        """Return a line on the trials that kept the foundation: they were not trained well."""
+        done = [item for item in self.tried if item.done and item.kept]
+        folds = [kept for item in done for kept in item.kept]
+        if not any(folds):
+            return []
+        whole = sum(all(item.kept) for item in done)
+        of_folds = "" if len(folds) == len(done) else f" ({sum(folds)} of their {len(folds)} folds)"
+        tuned = self.best.kept and all(self.best.kept)
+        return [
+            "note: no epoch validated better than the foundation, whose weights were kept, in "
+            f"{whole} of {counted(len(done), 'finished trial')}{of_folds}"
+            + ("; the tuned recipe is one of them: search other settings." if tuned else ".")
+        ]
+
+    def table(self) -> Table:
+        """Return each setting untouched and tuned, with its range and what it mattered."""
+        table = Table(title=Text("what was tuned", style="table.title"), title_justify="left")
+        table.add_column("setting")
+        for name in ("untouched", "tuned", "searched", "importance"):
+            table.add_column(name, justify="right")
+        ordered = sorted(self.space, key=lambda path: -self.importances.get(path, 0.0))
+        for path in ordered:
+            item = self.space[path]
+            tuned = self.best.values.get(path, item.untouched)
+            share = self.importances.get(path)
+            table.add_row(
+                *map(Text, (path, shown(item.untouched), shown(tuned), _searched(item))),
+                "" if share is None else f"{100 * share:.0f} %",
+            )
+        return table
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything (eV, Å, s), ready for JSON."""
+        return {
+            "folder": str(self.folder),
+            "measure": self.measure.name,
+            "judged": self.judged,
+            "untouched": self.untouched.value,
+            "tuned": self.best.value,
+            "best": self.best.number,
+            "importances": dict(self.importances),
+            "notes": self.notes(),
+            "trials": [asdict(item) for item in self.tried],
+            "begun": dict(self.begun),
+        }
+
+    def write(self) -> None:
+        """Write the tuned recipe, ``result.json`` and ``trials.csv``."""
+        head = (
+            f"# Tuned by piwsl-finetune: {self.summary}\n"
+            f"# Study: {self.folder.resolve() / STUDY}; tune.origin says more.\n"
+            f"#\n#   piwsl-finetune run {self.path}\n"
+        )
+        write_atomically(self.path, (head + self.recipe.dump()).encode())
+        write_atomically(self.folder / TRIALS_TABLE, self._csv().encode())
+        write_json(self.folder / RESULT, self.as_dict())
+
+    def _csv(self) -> str:
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(["trial", "state", self.measure.name, "seconds", *self.space, "fault"])
+        for item in self.tried:
+            values = [item.values.get(path, self.space[path].untouched) for path in self.space]
+            cells = [value if isinstance(value, (int, float)) else shown(value) for value in values]
+            writer.writerow(
+                [item.number, item.state, item.value, round(item.seconds, 2), *cells, item.fault]
+            )
+        return buffer.getvalue()
+
+
+def best_of(tried: Sequence[Tried]) -> Tried:
+    """Return the trial with the smallest measure; of equal ones the first."""
+    return min(
+        (item for item in tried if item.value is not None), key=lambda item: item.value or 0.0
+    )
+
+
+def origin(result: TuningResult) -> dict[str, Any]:
+    """Return where the values of a tuned recipe come from, for its ``tune.origin``."""
+    states = Counter(item.state for item in result.tried)
+    return {
+        "study": str(result.folder.resolve() / STUDY),
+        "trial": result.best.number,
+        "measure": result.measure.name,
+        "untouched": result.untouched.value,
+        "tuned": result.best.value,
+        "judged": result.judged,
+        "trials": {name: states[name] for name in ("done", "pruned", "failed")},
+        "changed": {
+            path: {"untouched": result.space[path].untouched, "tuned": value}
+            for path, value in result.best.values.items()
+        },
+        **result.begun,
+    }
+
+
+def shown(value: Any) -> str:
+    """Return a value of a recipe as people read it."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _searched(item: Dimension) -> str:
+    if isinstance(item.searched, tuple):
+        return " | ".join(map(shown, item.searched))
+    scale = " log" if item.searched.log else ""
+    return f"{item.searched.low:g} … {item.searched.high:g}{scale}"

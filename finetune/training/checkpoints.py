@@ -1,0 +1,312 @@
+"""Checkpoints on disk: safetensors, JSON and a manifest of their checksums, two generations.
+
+A checkpoint is a folder ``step-00000120``. It is written under another name, synced and renamed,
+and only then is the one before the one before it removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from finetune.core.errors import RunFolderError, RunStoppedError
+from finetune.core.files import write_folder
+from finetune.core.run_files import STATE, STATE_MANIFEST, STATE_TENSORS
+from finetune.training.guard import Guard
+from finetune.training.optimisers.adamw import WeightAverage
+from finetune.training.progress import Record
+
+GENERATIONS = 2
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The whole state of a training run after a step.
+
+    Attributes:
+        tensors: Weights, averages and moments by name.
+        state: Everything else, as JSON values.
+        faults: What was wrong with newer checkpoints that were passed over.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    state: dict[str, Any]
+    faults: tuple[str, ...] = ()
+
+
+def write(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, torch.Tensor],
+    state: Mapping[str, Any],
+    keep: int = GENERATIONS,
+) -> None:
+    """Write the checkpoint of a step into ``folder`` and remove all but the newest ``keep``.
+
+    Raises:
+        OSError: If it cannot be written; those that were there are untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    contents = {STATE_TENSORS: save_tensors(whole), STATE: json.dumps(state).encode()}
+    manifest = {
+        "format_version": VERSION,
+        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
+    }
+    name = f"step-{step:08d}"
+    write_folder(folder / name, {**contents, STATE_MANIFEST: json.dumps(manifest).encode()})
+    for stale in folder.glob(".step-*"):  # left by a kill while writing
+        shutil.rmtree(stale, ignore_errors=True)
+    later = [path for path in _generations(folder) if path.name > name]
+    for path in [*later, *_generations(folder)[len(later) + keep :]]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def read(folder: Path) -> Checkpoint | None:
+    """Read the newest whole checkpoint; None where there is none at all.
+
+    Raises:
+        RunFolderError: If there are checkpoints and all of them are damaged, saying how.
+    """
+    faults: list[str] = []
+    for path in _generations(folder):
+        try:
+            tensors, state = _read(path)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            faults.append(f"the checkpoint '{path}' is damaged ({error})")
+            continue
+        return Checkpoint(tensors, state, tuple(faults))
+    if faults:
+        raise RunFolderError(f"{'; '.join(faults)}. Start again with --overwrite.")
+    return None
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    manifest = json.loads((path / STATE_MANIFEST).read_bytes())
+    if manifest["format_version"] != VERSION:
+        raise ValueError(f"format version {manifest['format_version']}, this release has {VERSION}")
+    contents = {name: (path / name).read_bytes() for name in (STATE_TENSORS, STATE)}
+    for name, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != manifest["sha256"][name]:
+            raise ValueError(f"the checksum of {name} differs")
+    return load_tensors(contents[STATE_TENSORS]), json.loads(contents[STATE])
+
+
+def _generations(folder: Path) -> list[Path]:
+    """Return the checkpoints, the newest first."""
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        epoch: The epoch in progress, from 1.
+        position: Steps of it that are done.
+        step: Steps done in all.
+        sums: Sum and number of what is averaged over the epoch, by name.
+        history: One record for each epoch done, the first before any step.
+        best: Best value of the validation measure.
+        best_epoch: Its epoch.
+        step_seconds: Wall time of the steps of the epoch in progress.
+        epoch_seconds: Wall time of it in all.
+        seconds: Wall time of all.
+        ending: Why the run is over; empty while it is not.
+        guard: How carefully it goes.
+    """
+
+    epoch: int = 1
+    position: int = 0
+    step: int = 0
+    sums: dict[str, list[float]] = field(default_factory=dict)
+    history: list[Record] = field(default_factory=list)
+    best: float = math.inf
+    best_epoch: int = 0
+    step_seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    seconds: float = 0.0
+    ending: str = ""
+    guard: Guard = field(default_factory=Guard)
+
+    def add(self, name: str, value: float) -> None:
+        """Take a value into the epoch's mean."""
+        total, count = self.sums.get(name, [0.0, 0])
+        self.sums[name] = [total + value, count + 1]
+
+    def means(self) -> dict[str, float]:
+        """Return the epoch's means by name."""
+        return {name: total / count for name, (total, count) in self.sums.items()}
+
+    def next_epoch(self) -> None:
+        """Begin another epoch."""
+        self.epoch += 1
+        self.position = 0
+        self.sums = {}
+        self.step_seconds = self.epoch_seconds = 0.0
+
+    def spend(self, seconds: float, steps: bool = False) -> None:
+        """Count wall time, of steps or of something else."""
+        self.step_seconds += seconds * steps
+        self.epoch_seconds += seconds
+        self.seconds += seconds
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON values (floats keep every digit)."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Progress:
+        """Take back what `as_dict` returned."""
+        return cls(**{**stored, "guard": Guard(**stored["guard"])})
+
+
+class Weights:
+    """The parameters in training with their moments, average and best values so far.
+
+    Args:
+        parameters: Name -> parameter.
+        optimiser: Their optimiser.
+        average: Their average, over the same parameters in the same order.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, torch.nn.Parameter],
+        optimiser: torch.optim.Optimizer,
+        average: WeightAverage,
+    ) -> None:
+        self.parameters = dict(parameters)
+        self.optimiser = optimiser
+        self.average = average
+        self.best = self._copies()
+
+    def keep_as_best(self) -> None:
+        """Remember the averaged weights as they are."""
+        with self.average.applied():
+            self.best = self._copies()
+
+    def return_to_best(self) -> None:
+        """Set the weights to the best ones and forget moments and average."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(self.best[name])
+        self.optimiser.state.clear()
+        self.average.restart()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return everything by name, as a checkpoint stores it."""
+        found: dict[str, torch.Tensor] = {}
+        for name, parameter in self.parameters.items():
+            found[f"weights/{name}"] = parameter
+            found[f"best/{name}"] = self.best[name]
+            for key, value in self.optimiser.state.get(parameter, {}).items():
+                found[f"moments/{key}/{name}"] = value
+        for name, tensor in self.average.tensors().items():
+            found[f"average/{name}"] = tensor
+        return found
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take back what `tensors` returned.
+
+        Raises:
+            KeyError: If something is missing.
+        """
+        moments: dict[str, dict[str, torch.Tensor]] = {}
+        for place, tensor in tensors.items():
+            if place.startswith("moments/"):
+                _, key, name = place.split("/", 2)
+                moments.setdefault(name, {})[key] = tensor
+        self.optimiser.state.clear()
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[f"weights/{name}"])
+                self.best[name] = tensors[f"best/{name}"].to(parameter)
+                if name in moments:
+                    self.optimiser.state[parameter] = {
+                        key: value.clone() if key == "step" else value.to(parameter)
+                        for key, value in moments[name].items()
+                    }
+            self.average.restore(
+                {
+                    place.removeprefix("average/"): tensor
+                    for place, tensor in tensors.items()
+                    if place.startswith("average/")
+                }
+            )
+
+    def _copies(self) -> dict[str, torch.Tensor]:
+        return {name: item.detach().clone() for name, item in self.parameters.items()}
+
+
+GO_ON = "resume='auto' (command: --resume auto)"
+
+
+class Keeper:
+    """Writes the checkpoints of a run; only in the main process.
+
+    Args:
+        folder: Run folder, for messages.
+        checkpoints: Folder of the checkpoints.
+        seconds: Wall time between checkpoints.
+        main: Whether this process is the one that writes.
+    """
+
+    def __init__(self, folder: Path, checkpoints: Path, seconds: float, main: bool) -> None:
+        self.folder = folder
+        self.checkpoints = checkpoints
+        self.seconds = seconds
+        self.main = main
+        self._time, self._step = -math.inf, -1
+
+    def read(self) -> Checkpoint | None:
+        """Return the newest whole checkpoint, if there is any."""
+        found = read(self.checkpoints)
+        if found is not None:
+            self._time, self._step = time.monotonic(), int(found.state["step"])
+        return found
+
+    @property
+    def due(self) -> bool:
+        """Whether the last checkpoint is old enough for another."""
+        return time.monotonic() - self._time >= self.seconds
+
+    def write(
+        self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any], final: bool = False
+    ) -> None:
+        """Write a checkpoint; the final one alone stays."""
+        if self.main:
+            keep = 1 if final else GENERATIONS
+            write(self.checkpoints, int(state["step"]), tensors, state, keep)
+        self._time, self._step = time.monotonic(), int(state["step"])
+
+    def stopped(self, number: signal.Signals, epoch: int) -> RunStoppedError:
+        """Return the error that ends a run which a signal stopped."""
+        return RunStoppedError(
+            f"{number.name} after step {self._step} (epoch {epoch}); '{self.folder}' holds all "
+            f"that is needed to go on with {GO_ON}.",
+            exit_code=128 + number,
+        )
+
+    def unwritable(self, error: OSError) -> RunFolderError | RunStoppedError:
+        """Return the error that ends a run which cannot write."""
+        if self._step < 0:
+            return RunFolderError(f"'{self.folder}' cannot be written: {error}.")
+        return RunStoppedError(
+            f"'{self.folder}' cannot be written: {error}. The checkpoint of step {self._step} is "
+            f"whole: mend the cause and go on with {GO_ON}."
+        )
