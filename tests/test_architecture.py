@@ -1,125 +1,86 @@
-"""The rooms of the package and the direction of their imports."""
+"""The rooms of the package and the direction of their imports, read from the files themselves."""
 
 import ast
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 import finetune
 
 ROOT = Path(finetune.__file__).parent
-FLOORS = [
-    {"errors", "files", "mappings", "options", "wording"},
-    {"explanation", "overrides", "stages", "units"},
-    {"registry", "resources", "environment", "control_groups"},
-    {"schedules"},
-    {"displacements"},
-    {"losses.options", "adapters.options", "adapters.defaults"},
-    {"losses", "adapters"},  # the registries, in __init__
-    {"plugins"},
-    {"sections", "tuning.options"},
-    {"optimisers", "settling"},
-    {"recipe"},
-    {"schema"},
-    {"run_files"},
-    {"run_folder"},
-    {"devices", "quantities"},
-    {"data"},
-    {"inspection"},
-    {"foundation"},
-    {"soft_modes", "dynamics"},
-    {"teacher"},
-    {"perturbation"},
-    {"losses.*", "adapters.*"},
-    {"evaluation.metrics"},
-    {"sanity", "selection", "suitability"},
-    {"training"},
-    {"result", "evaluation"},
-    {"export"},
-    {"division"},
-    {"preparation"},
-    {"description"},
-    {"joint_folder", "outputs"},
-    {"ladder"},
-    {"committee"},
-    {"workflow", "survey", "assessment", "labelling"},
-    {"tuning"},
-    {"comparison"},
-    {"testing"},
-    {"commands"},
-]
-"""From the ground up: a room may import its own floor and those below."""
+MOST_FLOORS = 14
 
 
-def floor(module: str) -> int:
-    parts = module.removeprefix("finetune").strip(".").split(".")
-    if parts == [""]:
-        return -1  # the package itself is lazy
-    exact = {name: level for level, names in enumerate(FLOORS) for name in names}
-    for name in (".".join(parts[:2]), f"{parts[0]}.*" if len(parts) > 1 else "", parts[0]):
-        if name in exact:
-            return exact[name]
-    raise AssertionError(f"{module} has no place in FLOORS")
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
 
 
-def imports(path: Path) -> list[str]:
-    found = []
-    guarded: set[ast.AST] = set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            guarded.update(child for statement in node.body for child in ast.walk(statement))
-    for node in ast.walk(tree):
-        if node in guarded:
-            continue
+MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Modules that a file imports anywhere, within functions and for type checking too."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-            known = [
-                name
-                for name in names
-                if (ROOT.parent / name.replace(".", "/")).exists()
-                or (ROOT.parent / f"{name.replace('.', '/')}.py").exists()
-            ]
-            found += known or [node.module]
-    return found
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                found.add(full if full in MODULES else node.module)
+    return frozenset(found)
 
 
-def modules() -> list[str]:
-    names = []
-    for path in sorted(ROOT.rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        names.append(".".join(part for part in parts if part != "__init__"))
-    return [name for name in names if name not in {"", "__main__"}]
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
 
 
-@pytest.mark.parametrize("module", modules())
-def test_rooms_import_downwards_only(module: str) -> None:
-    path = ROOT / module.replace(".", "/")
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    for imported in imports(path):
-        if imported.startswith("finetune"):
-            assert floor(imported) <= floor(module), f"{module} imports {imported}"
+def room_imports() -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for module in MODULES:
+        own = found.setdefault(room(module), set())
+        own.update(room(name) for name in imports(module) if name in MODULES)
+        own.discard(room(module))
+    return {name: others for name, others in found.items() if name not in {"", "__main__"}}
+
+
+def test_nothing_stands_flat_at_the_top() -> None:
+    files = {path.name for path in ROOT.iterdir() if path.is_file()}
+    assert files == {"__init__.py", "__main__.py"}
+
+
+def test_files_import_in_no_circle() -> None:
+    graph = {
+        module: {name for name in imports(module) if name in MODULES and name != "finetune"}
+        for module in MODULES
+        if module != "finetune"  # its imports wait until they are asked for
+    }
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError, naming the circle
+
+
+def test_rooms_are_floors_without_circles() -> None:
+    graph = {name: others - {""} for name, others in room_imports().items()}
+    floors: dict[str, int] = {}
+    for name in TopologicalSorter(graph).static_order():
+        floors[name] = 1 + max((floors[below] for below in graph[name]), default=0)
+    assert max(floors.values()) <= MOST_FLOORS, floors
+    assert floors["core"] == 1 and floors["recipe"] == 2
 
 
 def test_losses_and_adapters_do_not_know_each_other() -> None:
-    for room, other in (("losses", "adapters"), ("adapters", "losses")):
-        for path in (ROOT / room).glob("*.py"):
-            assert not any(name.startswith(f"finetune.{other}") for name in imports(path)), path
+    rooms = room_imports()
+    assert "adapters" not in rooms["losses"]
+    assert "losses" not in rooms["adapters"]
 
 
-def test_only_the_foundation_room_knows_mace_and_only_adapters_know_peft() -> None:
-    for path in ROOT.rglob("*.py"):
-        packages = {name.split(".")[0] for name in imports(path)}
-        if "foundation" not in path.parts:
-            assert "mace" not in packages, path
-        if "adapters" not in path.parts:
-            assert "peft" not in packages, path
-        if not {"foundation", "adapters"} & set(path.parts):
-            assert "e3nn" not in packages, path
-
-
-def test_files_stay_small() -> None:
-    for path in ROOT.rglob("*.py"):
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 320, path
+def test_only_potentials_know_mace_and_only_adapters_know_peft() -> None:
+    for module in MODULES:
+        packages = {name.split(".")[0] for name in imports(module)}
+        if room(module) != "potentials":
+            assert "mace" not in packages, module
+        if room(module) != "adapters":
+            assert "peft" not in packages, module
+        if room(module) not in {"potentials", "adapters"}:
+            assert "e3nn" not in packages, module
