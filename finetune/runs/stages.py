@@ -1,0 +1,179 @@
+"""Climb levels of theory: the stages of a recipe, each a run that starts from the one before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from finetune.core import output_folder, run_files
+from finetune.core.environment import run_environment
+from finetune.core.files import write_atomically, write_folder, write_json
+from finetune.evaluation.report_page import template
+from finetune.inspection import data_warnings as sanity
+from finetune.recipe.recipe import Recipe
+from finetune.runs import run_folder
+from finetune.runs.preparation import Preparation
+from finetune.runs.result import RunResult
+from finetune.training.processes import Processes
+from finetune.training.progress import Reporter
+
+
+@contextmanager
+def joint_folder(
+    recipe: Recipe,
+    prepared: Mapping[str, Preparation],
+    overwrite: bool,
+    resume: run_folder.Resume,
+    reporter: Reporter,
+) -> Iterator[tuple[Path, dict[str, Any], Processes]]:
+    """Open the folder of a recipe whose runs have folders of their own within.
+
+    Args:
+        recipe: The recipe.
+        prepared: What was read and checked for its runs; not kept.
+        overwrite: Whether an earlier run there may be replaced.
+        resume: Whether an earlier run there is taken up.
+        reporter: Told what has changed since the earlier run.
+
+    Yields:
+        The folder, the facts of the environment, and the processes, that of rank 0 being the one
+        that writes.
+
+    Raises:
+        RunFolderError: If the folder holds another run, or cannot be written.
+    """
+    folder = output_folder.place(recipe.output)
+    resuming = run_folder.check_output(folder, overwrite, resume)
+    first = next(iter(prepared.values()))
+    facts = run_environment(
+        str(first.foundation.potential.device),
+        recipe.train.seed,
+        first.foundation.name,
+        first.foundation.fingerprint,
+        {
+            "fingerprint": " ".join(run.data_fingerprint for run in prepared.values()),
+            "folders": first.folders,
+        },
+        first.lineage,
+    )
+    if resuming:
+        for note in run_folder.check_origin(folder, recipe, facts):
+            reporter.say(note)
+    processes = Processes(first.foundation.potential.device)
+    processes.wait()  # until all have seen the folder as it was
+    del prepared, first
+    with run_folder.opened(folder, recipe.dump(), facts, resuming, processes.main):
+        processes.wait()
+        yield folder, facts, processes
+        processes.wait()
+
+
+RunStage = Callable[[Recipe, Path | None, run_folder.Resume, Reporter], RunResult]
+"""Runs one stage in its folder."""
+
+
+def prepare_stages(
+    recipe: Recipe,
+    beside: Path | None,
+    overwrite: bool,
+    resume: run_folder.Resume = "no",
+    whole: bool = True,
+) -> dict[str, Preparation]:
+    """Read and check every stage, with the first one's foundation in place of those to come.
+
+    ``whole`` is that of `Preparation`.
+
+    Raises:
+        FinetuneError: For whatever would stop the run.
+    """
+    run_folder.check_output(output_folder.place(recipe.output), overwrite, resume)
+    prepared = {
+        name: Preparation(
+            stage.model_copy(
+                update={"foundation": recipe.foundation, "head": recipe.head, "output": unused}
+            ),
+            beside,
+            overwrite=False,
+            whole=whole,
+        )
+        for name, stage in recipe.climb().items()
+        for unused in (f"{stage.output}.checked",)
+    }
+    for name, notes in _seen_before(prepared).items():
+        prepared[name].notes += notes
+    return prepared
+
+
+def _seen_before(prepared: Mapping[str, Preparation]) -> dict[str, list[str]]:
+    """Tell of structures that a stage validates or tests on and an earlier one was trained on."""
+    found: dict[str, list[str]] = {}
+    names = list(prepared)
+    for place, name in enumerate(names):
+        found[name] = [
+            note
+            for earlier in names[:place]
+            for note in sanity.shared_frames(
+                prepared[name].frames,
+                prepared[earlier].frames["train"],
+                f"in the training set of the stage '{earlier}'",
+            )
+        ]
+    return found
+
+
+def climb(
+    recipe: Recipe,
+    beside: Path | None,
+    overwrite: bool,
+    resume: run_folder.Resume,
+    reporter: Reporter,
+    run_stage: RunStage,
+) -> RunResult:
+    """Run the stages one after the other; those that are done are not trained again.
+
+    Returns:
+        The last stage's result, in the ladder's folder, with the results of all stages.
+    """
+    started = time.perf_counter()
+    prepared = prepare_stages(recipe, beside, overwrite, resume)
+    seen_before = _seen_before(prepared)
+    with joint_folder(recipe, prepared, overwrite, resume, reporter) as (folder, _, processes):
+        del prepared
+        results: dict[str, RunResult] = {}
+        below = "foundation"
+        for name, stage in recipe.climb().items():
+            for note in (f"stage {name}", *seen_before[name]):
+                reporter.say(note)
+            results[name] = run_stage(stage, beside, "auto", reporter).compared_with(below)
+            below = f"stage {name}"
+        *_, last = results.values()
+        result = replace(
+            last,
+            folder=folder,
+            epochs=sum(stage.epochs for stage in results.values()),
+            seconds=time.perf_counter() - started,
+            stages=results,
+        )
+        if processes.main:
+            _finish(result, last.folder, recipe)
+    return result
+
+
+def _finish(result: RunResult, last: Path, recipe: Recipe) -> None:
+    folder, bundle = result.folder, last / run_files.BUNDLE
+    files = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    write_folder(folder / run_files.BUNDLE, files)
+    _write_page(result, recipe, folder / run_files.REPORT)
+    write_json(folder / run_files.RESULT, result.as_dict())
+
+
+def _write_page(result: RunResult, recipe: Recipe, path: Path) -> None:
+    """Write the ``report.html`` of a run in stages: a table for each, links to their reports."""
+    page = template("ladder.html").render(
+        result=result, recipe=recipe.dump(), foundation=recipe.foundation
+    )
+    write_atomically(path, page.encode())
