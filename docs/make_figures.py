@@ -20,7 +20,7 @@ from finetune.data.graphs import concatenate, graph
 from finetune.data.reading import read_structures
 from finetune.evaluation.plots import learning_curve, parity
 from finetune.losses.context import LossContext
-from finetune.losses.frozen_foundation import Teacher
+from finetune.losses.frozen_foundation import FrozenFoundation
 from finetune.losses.perturbation import reach
 from finetune.recipe.displacements import DisplacementOptions
 from finetune.recipe.plugins import losses
@@ -42,7 +42,7 @@ REMAINDERS = {
 def remainders(run: Path, recipe: finetune.Recipe) -> Figure:
     """Draw the remainder (root mean square, meV/atom) of each form against the size, in Å."""
     tuned = finetune.load_foundation(run).potential
-    teacher = Teacher(finetune.load_foundation(recipe.foundation).potential)
+    teacher = FrozenFoundation(finetune.load_foundation(recipe.foundation).potential)
     structures = read_structures(recipe.data.valid, recipe.data.keys)[:20]
     figure = Figure(figsize=(5.2, 3.9), layout="constrained")
     axes = figure.subplots()

@@ -23,7 +23,7 @@ from finetune.core.errors import (
 from finetune.data.splitting import drawn
 from finetune.export.formats import export
 from finetune.runs.committee import nearly_the_same
-from finetune.runs.outputs import summary
+from finetune.runs.validation import summary
 from finetune.runs.workflow import validate_stages
 from tests.conftest import Heard, committee_recipe, rattled, recipe_for
 from tests.training.test_resume import StopAt
@@ -40,7 +40,7 @@ def test_members_differ_in_seeds_alone(workspace: Path, tmp_path: Path) -> None:
         committee={"members": 3},
         stages={"one": {}, "two": {"adapter": {"kind": "lora"}, "train": {"seed": 7}}},
     )
-    first, second, third = whole.convene().values()
+    first, second, third = whole.member_recipes().values()
     assert [item.train.seed for item in (first, second, third)] == [3, 4, 5]
     assert [item.adapter["seed"] for item in (first, second, third)] == [5, 6, 7]
     assert {item.data.seed for item in (first, second, third)} == {3}  # one validation set
@@ -51,10 +51,10 @@ def test_members_differ_in_seeds_alone(workspace: Path, tmp_path: Path) -> None:
         *("train.seed", "adapter.seed", "stages.two.adapter.seed", "stages.two.train.seed"),
     }
     drawing = committee_recipe(workspace, tmp_path, committee={"members": 2, "labels": "bootstrap"})
-    assert [item.data.bootstrap for item in drawing.convene().values()] == [0, 1]
+    assert [item.data.bootstrap for item in drawing.member_recipes().values()] == [0, 1]
     for given, seeds in ((None, [3, 4]), (0, [0, 1]), (7, [7, 8])):
         changes = {"data": {"train": "x", "bootstrap": given}, "train": {"seed": 3}}
-        members = committee_recipe(workspace, tmp_path, **changes).convene().values()
+        members = committee_recipe(workspace, tmp_path, **changes).member_recipes().values()
         assert [item.data.bootstrap for item in members] == seeds
     with pytest.raises(RecipeError, match="committee.members"):
         committee_recipe(workspace, tmp_path, committee={"members": 1})
@@ -156,7 +156,7 @@ def test_every_member_has_the_free_atoms_of_its_reference_energies(
     data = {"train": str(tmp_path / "train.xyz"), "valid": str(workspace / "valid.xyz")}
     changes: dict[str, Any] = {"data": data, "reference_energies": "isolated"}
     given = committee_recipe(workspace, tmp_path / "run", **changes)
-    for member in given.convene().values():
+    for member in given.member_recipes().values():
         assert len(finetune.validate(member).data.train) == 4
 
 
@@ -184,7 +184,7 @@ def test_a_note_on_all_members_is_told_once(workspace: Path, tmp_path: Path) -> 
 def test_different_structures_are_counted_where_they_are_drawn(
     workspace: Path, tmp_path: Path
 ) -> None:
-    for seed, member in enumerate(committee_recipe(workspace, tmp_path).convene().values()):
+    for seed, member in enumerate(committee_recipe(workspace, tmp_path).member_recipes().values()):
         different = len(set(drawn(range(12), seed)))  # type: ignore[arg-type]
         assert different < 12
         told = f"12 structures, drawn with replacement, {different} of them different (12 with"

@@ -5,7 +5,7 @@ import torch
 from ase import Atoms, units
 
 from finetune.data.graphs import GraphBatch, graph
-from finetune.losses.bursts import thermal_displacements
+from finetune.losses.soft_modes import thermal_displacements
 from finetune.testing import HarmonicPotential
 from tests.conftest import rattled, structure
 

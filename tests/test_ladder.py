@@ -43,7 +43,7 @@ def climbed(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_a_stage_changes_what_it_names(workspace: Path, tmp_path: Path) -> None:
-    cheap, dear = ladder(workspace, tmp_path / "run").climb().values()
+    cheap, dear = ladder(workspace, tmp_path / "run").stage_recipes().values()
     assert (cheap.train.epochs, dear.train.epochs) == (2, 3)
     assert dear.train.learning_rate == cheap.train.learning_rate == 0.01
     assert set(cheap.losses) == {"energy", "forces"}

@@ -8,7 +8,7 @@ from ase.build import molecule
 
 from finetune.data.graphs import GraphBatch, concatenate, graph
 from finetune.data.structures import Structure
-from finetune.losses.frozen_foundation import Teacher
+from finetune.losses.frozen_foundation import FrozenFoundation
 from finetune.losses.perturbation import draw, draw_strain, reach, strain_reach
 from finetune.potentials.loading import load_foundation
 from finetune.potentials.mace.potential import MacePotential
@@ -67,9 +67,9 @@ def test_reused_neighbour_lists_give_the_energies_and_forces_of_rebuilt_ones(
 ) -> None:
     options = DisplacementOptions(kind=kind, size=0.2)
     skinned = concatenate([graph(item, potential.cutoff, reach(options)) for item in mixed])
-    generator, teacher = torch.Generator().manual_seed(3), Teacher(potential)
+    generator, teacher = torch.Generator().manual_seed(3), FrozenFoundation(potential)
     error = torch.randn(skinned.positions.shape, generator=generator, dtype=torch.float64)
-    moved = draw(options, skinned, generator, teacher=teacher, force_error=error)
+    moved = draw(options, skinned, generator, foundation=teacher, force_error=error)
     _assert_same_as_rebuilt(skinned.displaced(moved), mixed, potential)
 
 
@@ -117,12 +117,12 @@ def test_adversarial_displacements_follow_the_force_error(mixed_graphs: list[Gra
 def test_soft_displacements_cost_less_energy_than_random_ones() -> None:
     potential = load_foundation("tiny-xtb-hcno").potential
     batch = graph(structure(molecule("CH3CH2OH")), potential.cutoff, 0.1)
-    generator, teacher = torch.Generator().manual_seed(0), Teacher(potential)
+    generator, teacher = torch.Generator().manual_seed(0), FrozenFoundation(potential)
     base, risen = potential(batch), {}
     for kind in ("sphere", "soft_modes"):
         total = 0.0
         for _ in range(10):
-            moved = draw(DisplacementOptions(kind=kind), batch, generator, teacher=teacher)
+            moved = draw(DisplacementOptions(kind=kind), batch, generator, foundation=teacher)
             moved *= 0.05 / moved.norm()
             there = potential(batch.displaced(moved)).energy - base.energy
             total += (there + (moved * base.forces).sum()).abs().item()

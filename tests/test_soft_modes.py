@@ -3,7 +3,7 @@
 import torch
 
 from finetune.data.graphs import GraphBatch, graph
-from finetune.losses.frozen_foundation import Teacher
+from finetune.losses.frozen_foundation import FrozenFoundation
 from finetune.losses.soft_modes import soft_modes
 from finetune.potentials.mace.potential import MacePotential
 from finetune.testing import MorsePotential
@@ -66,7 +66,7 @@ def test_what_the_teacher_remembers_does_not_depend_on_the_batch(
 ) -> None:
     from finetune.data.graphs import concatenate
 
-    together, alone = Teacher(potential), Teacher(potential)
+    together, alone = FrozenFoundation(potential), FrozenFoundation(potential)
     batch = concatenate(mixed_graphs)
     forces = together.base(batch, forces=True).forces
     assert forces is not None

@@ -19,7 +19,7 @@ from finetune.core.errors import RecipeError, RunFolderError, suggestion
 from finetune.core.files import write_atomically
 from finetune.core.options import Options
 from finetune.potentials.potential import Potential, plain_name
-from finetune.recipe.adapter_options import STANDARD, TrainingDefaults
+from finetune.recipe.adapter_options import STANDARD, AdapterRules, TrainingDefaults
 
 LISTED = 3
 """Near names that an error message lists."""
@@ -197,13 +197,14 @@ def read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, 
 class Adapter(ABC):
     """Decides which parameters of a potential may change, or adds some.
 
-    A subclass names its options in ``Options`` and selects in `attach`; ``training_defaults`` says
-    how it is trained where the recipe does not. One that adds parameters returns a potential of its
-    own from `attach`, a `WrappedPotential`.
+    A subclass names its options in ``Options`` and selects in `attach`. ``training_defaults`` says
+    how it is trained where the recipe does not, ``rules`` what else a recipe must know. An adapter
+    that adds parameters returns a potential of its own from `attach`, a `WrappedPotential`.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
     training_defaults: ClassVar[TrainingDefaults] = STANDARD
+    rules: ClassVar[AdapterRules] = AdapterRules()
 
     def __init__(self, options: BaseModel) -> None:
         self.options = options

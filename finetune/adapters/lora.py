@@ -19,7 +19,7 @@ from finetune.core.errors import RecipeError
 from finetune.core.files import write_atomically
 from finetune.potentials.mace.importing import mace_modules
 from finetune.potentials.potential import Potential, innermost
-from finetune.recipe.adapter_options import LORA, LoraOptions
+from finetune.recipe.adapter_options import LoraOptions
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,6 @@ class LoraAdapter(Adapter):
     """Low-rank updates of layers chosen by name."""
 
     Options = LoraOptions
-    training_defaults = LORA
     options: LoraOptions
 
     def attach(self, potential: Potential) -> LoraPotential:

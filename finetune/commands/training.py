@@ -91,13 +91,13 @@ def validate(
     """Check a recipe, its files, labels and foundation, and measure a step; write nothing."""
     console = Console()
     with user_errors():
-        from finetune.runs.validation import survey
+        from finetune.runs.validation import measured
         from finetune.runs.workflow import validate_stages
 
         stages = validate_stages(
             recipe, overrides or [], overwrite=overwrite, resume=cast(Any, resume)
         )
-        found = {name: survey(prepared) for name, prepared in stages.items()}
+        found = {name: measured(prepared) for name, prepared in stages.items()}
     if as_json:
         content = {name: item.as_dict() for name, item in found.items()}
         print(json.dumps(content.get("", {"stages": content}), indent=2))

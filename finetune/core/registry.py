@@ -19,7 +19,8 @@ T = TypeVar("T")
 C = TypeVar("C", bound=type[Any])
 
 
-def _resolve(reference: str) -> Any:
+def resolve(reference: str) -> Any:
+    """Import what ``module:name`` refers to."""
     module, _, attribute = reference.partition(":")
     return getattr(import_module(module), attribute)
 
@@ -36,7 +37,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, group: str, builtin: Mapping[str, tuple[str, str]]) -> None:
         self.kind = kind
         self.group = group
-        self._builtin = dict(builtin)
+        self.builtin = dict(builtin)
         self._registered: dict[str, type[T]] = {}
         self._plugins_loaded = False
 
@@ -53,7 +54,7 @@ class Registry(Generic[T]):
                 raise ValueError(f"{cls.__name__} needs an `Options` class derived from pydantic")
             known = self._registered.get(name)
             same = known is not None and known.__qualname__ == cls.__qualname__
-            if name in self._builtin or (known is not None and not same):
+            if name in self.builtin or (known is not None and not same):
                 raise ValueError(f"the {self.kind} name '{name}' is already taken")
             self._registered[name] = cls
             return cls
@@ -63,7 +64,7 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """Return every known name, sorted; loads the entry points."""
         self._load_plugins()
-        return sorted({*self._builtin, *self._registered})
+        return sorted({*self.builtin, *self._registered})
 
     def get(self, name: str) -> type[T]:
         """Return the class registered under ``name``.
@@ -71,8 +72,8 @@ class Registry(Generic[T]):
         Raises:
             RecipeError: If nothing is registered under that name.
         """
-        if name in self._builtin:
-            found: type[T] = _resolve(self._builtin[name][0])
+        if name in self.builtin:
+            found: type[T] = resolve(self.builtin[name][0])
             return found
         return self._lookup(name)
 
@@ -82,8 +83,8 @@ class Registry(Generic[T]):
         Raises:
             RecipeError: If nothing is registered under that name.
         """
-        if name in self._builtin:
-            found: type[BaseModel] = _resolve(self._builtin[name][1])
+        if name in self.builtin:
+            found: type[BaseModel] = resolve(self.builtin[name][1])
             return found
         options: type[BaseModel] = self._lookup(name).Options  # type: ignore[attr-defined]
         return options

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 from ase.data import chemical_symbols
 from ase.symbols import Symbols
 
 from finetune.adapters.adapter import AdaptedPotential
-from finetune.core.devices import free_memory
-from finetune.core.environment import process_count
 from finetune.core.errors import DataError, FoundationError, RecipeError
-from finetune.core.text import counted
-from finetune.data.graphs import identity
 from finetune.data.structures import Structure
 from finetune.potentials.loading import Foundation
 from finetune.recipe.loss_options import SUPERVISED
-from finetune.recipe.optimisers import used_labels
 from finetune.recipe.recipe import Recipe
-
-LEAST_LABELS = 3
-"""Labels that a restraint can be chosen from."""
-VECTORS = 8
-"""Vectors of all weights that a Gauss-Newton step holds beside the gradients."""
 
 
 def check_adapted(adapted: object, kind: str) -> None:
@@ -99,58 +88,6 @@ def check_labels(
                 f"recipe's losses and train.monitor={recipe.train.monitor} need. "
                 f"It has: {', '.join(present) or 'none'}."
             )
-
-
-def check_solvable(recipe: Recipe, train: Sequence[Structure], adapted: AdaptedPotential) -> None:
-    """Refuse what ``train.optimiser: gauss-newton`` cannot solve at once.
-
-    Raises:
-        DataError: If the energies are fewer than what reference energies explain of them needs.
-        RecipeError: If the gradients of all labels do not fit into memory, or several processes
-            are to share the work.
-    """
-    if process_count() > 1:
-        raise RecipeError(
-            "train.optimiser=gauss-newton works in one process. Run it without torchrun or "
-            "accelerate, or set train.optimiser=adamw."
-        )
-    used = used_labels(recipe.losses)
-    different = {identity(item): item for item in train}.values()
-    energies = [item for item in different if item.energy is not None and "energy" in used]
-    further = sum(
-        (3 * len(item) - _rigid_motions(item)) * (item.forces is not None and "forces" in used)
-        + 6 * (item.stress is not None and "stress" in used)
-        for item in different
-    )
-    elements = sorted({int(number) for item in energies for number in item.numbers})
-    counts = [[int((item.numbers == number).sum()) for number in elements] for item in energies]
-    offsets = int(np.linalg.matrix_rank(counts)) if counts else 0
-    free = len(energies) - offsets
-    if free + further < LEAST_LABELS:
-        raise DataError(
-            f"train.optimiser=gauss-newton learns from {counted(free, 'label')} of different "
-            f"structures beyond those that settle the reference energies; it needs {LEAST_LABELS}. "
-            "Add labels, or set train.optimiser=adamw."
-        )
-    tensors = [item.numel() for item in adapted.trainable_parameters().values()]
-    size, weights = 8 if recipe.train.precision == "float64" else 4, sum(tensors)
-    rows = len(energies) + further
-    gradients = rows * weights + len(energies) * max(tensors)
-    needed = (gradients + (3 * offsets + VECTORS) * weights) * size + 6 * rows**2 * 8
-    there = free_memory(adapted.potential.device)
-    if needed > there:
-        raise RecipeError(
-            f"train.optimiser=gauss-newton needs {needed / 2**30:.1f} GiB for the gradients of "
-            f"{rows:,} labels by {weights:,} weights, and there are "
-            f"{there / 2**30:.1f}. Use train.precision=float32, take fewer structures, leave "
-            "forces out (losses.forces.weight=0), train fewer weights (adapter readout or lora), "
-            "or set train.optimiser=adamw."
-        )
-
-
-def _rigid_motions(structure: Structure) -> int:
-    """Return the force components that are zero because moving and turning cost nothing."""
-    return 3 if structure.pbc.any() else min(6, 3 * len(structure))
 
 
 def formula(structure: Structure) -> str:

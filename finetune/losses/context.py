@@ -10,11 +10,11 @@ import torch
 
 from finetune.core.prediction import Prediction
 from finetune.data.graphs import GraphBatch, concatenate
-from finetune.losses.frozen_foundation import Teacher
-from finetune.losses.perturbation import Generators, draw, draw_strain
+from finetune.losses.frozen_foundation import FrozenFoundation
+from finetune.losses.perturbation import Generators, draw, draw_strain, reach, strain_reach
 from finetune.potentials.potential import Potential
 from finetune.recipe.displacements import DisplacementOptions
-from finetune.recipe.schedules import Schedule, at
+from finetune.recipe.schedules import Schedule, at, peak
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,12 @@ class Site:
     def drawn(self) -> Site | None:
         """The site whose draw this one uses, mirrored or not; None where nothing is drawn."""
         return None if self == BASE else replace(self, sign=1)
+
+    def skin(self, cutoff: float) -> float:
+        """Return the Å by which neighbour lists must reach beyond ``cutoff`` for this site."""
+        if self.strain is not None:
+            return strain_reach(peak(self.strain), cutoff)
+        return 0.0 if self.displacement is None else reach(self.displacement)
 
 
 BASE = Site()
@@ -75,7 +81,7 @@ class LossContext:
         potential: The potential in training.
         requests: What all losses of the step ask for.
         generator: Draws displacements and strains; one for all structures or one for each.
-        teacher: The frozen foundation; may be None where nothing asks for it.
+        foundation: The frozen foundation; may be None where nothing asks for it.
         progress: Of the run, 0 to 1, for scheduled sizes.
         drawn: Displacements ``[N, 3]`` and strains ``[B, 3, 3]`` of sites that are not to be drawn.
     """
@@ -86,14 +92,14 @@ class LossContext:
         potential: Potential | Callable[..., Prediction],
         requests: Iterable[Request],
         generator: Generators,
-        teacher: Teacher | None = None,
+        foundation: FrozenFoundation | None = None,
         progress: float = 1.0,
         drawn: Mapping[Site, torch.Tensor] | None = None,
     ) -> None:
         self.batch = batch
         self.drawn: dict[Site, torch.Tensor] = dict(drawn or {})
         self._potential = potential
-        self._teacher = teacher
+        self._foundation = foundation
         self._generator = generator
         self._progress = progress
         self._found: dict[Which, dict[Site, Prediction]] = {"trained": {}, "foundation": {}}
@@ -144,7 +150,7 @@ class LossContext:
         assert site.displacement is not None
         return draw(
             *(site.displacement, self.batch, self._generator, self._progress),
-            teacher=self._teacher,
+            foundation=self._foundation,
             force_error=self._force_error() if _adversarial(site) else None,
         )
 
@@ -171,12 +177,12 @@ class LossContext:
                 )
         self._evaluate_copies(self._potential, needs["trained"], self._found["trained"])
         if needs["foundation"]:
-            if self._teacher is None:
+            if self._foundation is None:
                 raise ValueError("a loss asks for the foundation, but there is none")
             base = needs["foundation"].pop(BASE, None)
             if base is not None:
-                self._found["foundation"][BASE] = self._teacher.base(self.batch, *base)
-            self._evaluate_copies(self._teacher, needs["foundation"], self._found["foundation"])
+                self._found["foundation"][BASE] = self._foundation.base(self.batch, *base)
+            self._evaluate_copies(self._foundation, needs["foundation"], self._found["foundation"])
 
     def _evaluate_copies(
         self,

@@ -8,13 +8,12 @@ import torch
 
 from finetune.core.prediction import Prediction
 from finetune.data.graphs import GraphBatch
-from finetune.losses.bursts import thermal_displacements
-from finetune.losses.soft_modes import SoftModes, soft_modes
+from finetune.losses.soft_modes import SoftModes, soft_modes, thermal_displacements
 from finetune.potentials.potential import Potential
 from finetune.recipe.displacements import DisplacementOptions
 
 
-class Teacher:
+class FrozenFoundation:
     """The frozen foundation, with a memory.
 
     What it remembers is computed for each structure by itself, so that it does not depend on

@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from dataclasses import replace
+from functools import cache
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from ase.build import bulk, molecule
 
-from finetune.data.graphs import GraphBatch
+from finetune.data.graphs import GraphBatch, concatenate, graph
+from finetune.data.structures import from_atoms
 from finetune.losses.context import LossContext, Request
 from finetune.recipe.loss_options import LossOptions
+from finetune.recipe.sections import LabelKeys
 
 
 class Loss(ABC):
@@ -69,6 +75,16 @@ class Loss(ABC):
             return math.sqrt(2 * mean) if mean <= delta**2 / 2 else mean / delta + delta / 2
         return math.sqrt(mean)
 
+    def skin(self, cutoff: float) -> float:
+        """Return the Å by which neighbour lists must reach beyond ``cutoff`` for every copy.
+
+        By default this is the furthest reach of what `requests` asks for on a labelled molecule and
+        a labelled crystal. Override it where other structures need displacements that reach
+        further.
+        """
+        sites = [request.site for request in self.requests(_labelled_pair())]
+        return max((site.skin(cutoff) for site in sites), default=0.0)
+
     def count(self, batch: GraphBatch) -> int:
         """Return how many things the mean runs over: structures, unless a loss says otherwise.
 
@@ -88,3 +104,15 @@ class Loss(ABC):
                 delta=self.options.huber_delta,
             )
         return residual.square()
+
+
+@cache
+def _labelled_pair() -> GraphBatch:
+    """Return a molecule and a crystal with labels of every kind."""
+    graphs = []
+    for atoms in (molecule("H2O"), bulk("Si")):
+        bare = from_atoms(atoms, LabelKeys(), "a probe")
+        zero = np.zeros((len(atoms), 3))
+        labels: dict[str, Any] = {"energy": 0.0, "forces": zero, "stress": np.zeros((3, 3))}
+        graphs.append(graph(replace(bare, **labels), 1.0))
+    return concatenate(graphs)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from finetune.data.graphs import GraphBatch
-from finetune.losses.frozen_foundation import Teacher
+from finetune.losses.frozen_foundation import FrozenFoundation
 from finetune.recipe.displacements import DisplacementOptions
 
 GAUSSIAN_CUT = 3.0
@@ -43,7 +43,7 @@ def draw(
     batch: GraphBatch,
     generator: Generators,
     progress: float = 1.0,
-    teacher: Teacher | None = None,
+    foundation: FrozenFoundation | None = None,
     force_error: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Draw a displacement ``[N, 3]``, Å, of every atom of a batch.
@@ -56,7 +56,7 @@ def draw(
         batch: The structures to displace.
         generator: One for all structures or one for each.
         progress: Of the run, 0 to 1, for scheduled sizes.
-        teacher: The frozen foundation, for kinds ``soft_modes`` and ``thermal``.
+        foundation: The frozen foundation, for kinds ``soft_modes`` and ``thermal``.
         force_error: ``[N, 3]``, eV/Å, for kind ``adversarial``.
 
     Raises:
@@ -69,10 +69,10 @@ def draw(
             raise ValueError("adversarial displacements need the force error")
         drawn = _scaled(_or_random(force_error.double().cpu(), batch, generators), batch) * size
     elif options.kind in {"soft_modes", "thermal"}:
-        if teacher is None:
+        if foundation is None:
             raise ValueError(f"{options.kind} displacements need the foundation")
         soft = options.kind == "soft_modes"
-        drawn = (_soft if soft else _thermal)(options, batch, generators, teacher, size)
+        drawn = (_soft if soft else _thermal)(options, batch, generators, foundation, size)
     else:
         drawn = _random(options.kind, batch, generators) * size
     drawn = drawn.to(device=batch.positions.device, dtype=batch.positions.dtype)
@@ -134,12 +134,12 @@ def _soft(
     options: DisplacementOptions,
     batch: GraphBatch,
     generators: Sequence[torch.Generator],
-    teacher: Teacher,
+    foundation: FrozenFoundation,
     size: float,
 ) -> torch.Tensor:
     """Mix soft modes with the amplitudes of equipartition, 1/√curvature."""
     mixed = []
-    found = teacher.soft_modes(batch, options.modes)
+    found = foundation.soft_modes(batch, options.modes)
     for modes, generator in zip(found, generators, strict=True):
         amplitude = _of((options.modes,), torch.randn, generator)
         curvature = modes.curvatures.cpu().clamp(min=SOFTEST)
@@ -152,12 +152,12 @@ def _thermal(
     options: DisplacementOptions,
     batch: GraphBatch,
     generators: Sequence[torch.Generator],
-    teacher: Teacher,
+    foundation: FrozenFoundation,
     size: float,
 ) -> torch.Tensor:
     """Take a frame of each structure's burst at random; too long ones are scaled down."""
     taken = []
-    found = teacher.bursts(batch, options)
+    found = foundation.bursts(batch, options)
     for frames, generator in zip(found, generators, strict=True):
         frame = frames[int(torch.randint(len(frames), (1,), generator=generator))].cpu()
         furthest = frame.norm(dim=1).max().clamp(min=1e-12)

@@ -9,10 +9,10 @@ import torch
 from finetune.data.graphs import GraphBatch, batches
 from finetune.losses.consistency import TaylorLoss
 from finetune.losses.context import LossContext
-from finetune.losses.frozen_foundation import Teacher
+from finetune.losses.frozen_foundation import FrozenFoundation
 from finetune.potentials.potential import Potential
 from finetune.recipe.displacements import ChosenSize, DisplacementOptions
-from finetune.recipe.loss_options import DisplacedOptions, LossOptions, ReplayOptions, TaylorOptions
+from finetune.recipe.loss_options import LossOptions, TaylorOptions
 
 STRUCTURES = 32
 """Training structures that the remainder is measured on, at most."""
@@ -23,13 +23,13 @@ ROUNDS = 8
 
 def to_be_chosen(losses: Mapping[str, LossOptions]) -> dict[str, DisplacementOptions]:
     """Return the displacements whose size is to be chosen, by the recipe's name of the loss."""
-    found = {}
-    for name, options in losses.items():
-        if options.peak_weight > 0 and isinstance(options, DisplacedOptions | ReplayOptions):
-            displaced = options.displaced
-            if displaced is not None and isinstance(displaced.size, ChosenSize):
-                found[name] = displaced
-    return found
+    return {
+        name: options.displaced
+        for name, options in losses.items()
+        if options.peak_weight > 0
+        and options.displaced is not None
+        and isinstance(options.displaced.size, ChosenSize)
+    }
 
 
 def chosen_sizes(
@@ -74,10 +74,10 @@ def _size(
 ) -> float:
     assert isinstance(displaced.size, ChosenSize)
     wanted = displaced.size.fraction * energy_error
-    teacher, size = Teacher(potential), displaced.size.largest
+    foundation, size = FrozenFoundation(potential), displaced.size.largest
     for _ in range(ROUNDS):
         settled = displaced.model_copy(update={"size": size})
-        found = remainder(settled, teacher, graphs)
+        found = remainder(settled, foundation, graphs)
         if found <= wanted and size >= displaced.size.largest:
             return size
         ratio = wanted / max(found, 1e-12)
@@ -89,20 +89,20 @@ def _size(
 
 @torch.no_grad()
 def remainder(
-    displaced: DisplacementOptions, teacher: Teacher, graphs: Sequence[GraphBatch]
+    displaced: DisplacementOptions, foundation: FrozenFoundation, graphs: Sequence[GraphBatch]
 ) -> float:
     """Return the foundation's Taylor remainder, root mean square over structures, eV/atom.
 
     Args:
         displaced: Distribution and size of the displacements.
-        teacher: The foundation.
+        foundation: The foundation.
         graphs: Structures with a skin for the size.
     """
     loss = TaylorLoss(TaylorOptions(displacement=displaced))
     generator = torch.Generator().manual_seed(0)
-    potential, squares = teacher.potential, []
+    potential, squares = foundation.potential, []
     for batch in batches(graphs, 16):
         moved = batch.to(potential.device, potential.dtype)
-        context = LossContext(moved, potential, loss.requests(moved), generator, teacher)
+        context = LossContext(moved, potential, loss.requests(moved), generator, foundation)
         squares.append((loss.residual(context, 0) / moved.atoms).square())
     return float(torch.cat(squares).mean().sqrt())

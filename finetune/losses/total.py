@@ -7,15 +7,18 @@ from dataclasses import dataclass
 
 import torch
 
+from finetune.core.errors import RecipeError
 from finetune.data.graphs import GraphBatch
 from finetune.losses.context import LossContext, Request
-from finetune.losses.frozen_foundation import Teacher
+from finetune.losses.frozen_foundation import FrozenFoundation
 from finetune.losses.loss import Loss
-from finetune.losses.perturbation import Generators, reach, strain_reach
+from finetune.losses.perturbation import Generators
 from finetune.potentials.potential import Potential
-from finetune.recipe.loss_options import DisplacedOptions, LossOptions, ReplayOptions, StrainOptions
+from finetune.recipe.loss_options import LossOptions
 from finetune.recipe.plugins import losses as registry
-from finetune.recipe.schedules import peak
+
+SKIN_ROUNDING = 1e-9
+"""Å."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,7 @@ class TotalLoss:
 
     def skin(self, cutoff: float) -> float:
         """Return the Å by which neighbour lists must reach beyond ``cutoff`` for every copy."""
-        reaches = [0.0]
-        for loss in self.losses.values():
-            if isinstance(loss.options, StrainOptions):
-                reaches.append(strain_reach(peak(loss.options.strain), cutoff))
-            elif isinstance(loss.options, DisplacedOptions | ReplayOptions):
-                displaced = loss.options.displaced
-                reaches.append(0.0 if displaced is None else reach(displaced))
-        return max(reaches)
+        return max((loss.skin(cutoff) for loss in self.losses.values()), default=0.0)
 
     def weights(self, progress: float) -> dict[str, float]:
         """Return what each loss is multiplied by in the total at a progress of 0 to 1, by name."""
@@ -74,7 +70,7 @@ class TotalLoss:
         batch: GraphBatch,
         potential: Potential,
         generator: Generators,
-        teacher: Teacher | None = None,
+        foundation: FrozenFoundation | None = None,
         progress: float = 1.0,
         shares: Mapping[str, float] | None = None,
     ) -> LossValue | None:
@@ -84,7 +80,7 @@ class TotalLoss:
             batch: The structures of the step, on the potential's device and in its dtype.
             potential: The potential in training.
             generator: Draws displacements and strains; one for all structures or one for each.
-            teacher: The frozen foundation; may be None where no loss needs it.
+            foundation: The frozen foundation; may be None where no loss needs it.
             progress: Share of the run's steps that are done, 0 to 1, for schedules. A loss whose
                 weight is 0 at the moment costs nothing.
             shares: Factors of the losses in the total beside their weights, by name: the batch's
@@ -95,7 +91,8 @@ class TotalLoss:
         requests = [request for asked in wanted.values() for request in asked]
         if not requests:
             return None
-        context = LossContext(batch, potential, requests, generator, teacher, progress)
+        self._check_skin(wanted, batch, potential)
+        context = LossContext(batch, potential, requests, generator, foundation, progress)
         parts = {name: self.losses[name](context) for name, asked in wanted.items() if asked}
         shares = shares or {}
         total = sum(
@@ -103,6 +100,24 @@ class TotalLoss:
             start=torch.zeros((), dtype=torch.float64, device=batch.positions.device),
         )
         return LossValue(total, parts)
+
+    def _check_skin(
+        self, wanted: Mapping[str, Sequence[Request]], batch: GraphBatch, potential: Potential
+    ) -> None:
+        """Refuse displacements that bring atoms into the cutoff which the edges leave out.
+
+        Raises:
+            RecipeError: Naming the loss.
+        """
+        for name, asked in wanted.items():
+            for request in asked:
+                needed = request.site.skin(potential.cutoff)
+                if needed > batch.skin + SKIN_ROUNDING:
+                    raise RecipeError(
+                        f"the loss '{name}' displaces structures so far that neighbour lists must "
+                        f"reach {needed:.3g} Å beyond the cutoff; they reach {batch.skin:.3g} Å. "
+                        "Return the larger number from `skin` of that loss."
+                    )
 
     def _wanted(self, batch: GraphBatch, progress: float) -> dict[str, Sequence[Request]]:
         """Return what the losses that have a weight at the moment ask for, by name."""

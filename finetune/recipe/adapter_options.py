@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -29,70 +30,6 @@ _PEFT_NAMES = {
     "target_modules": "targets",
     "target_parameters": "targets",
 }
-
-
-class FullOptions(Options):
-    """Train every weight of the foundation."""
-
-
-class ReadoutOptions(Options):
-    """Train the readouts alone; everything below them keeps the foundation's weights."""
-
-
-class ShiftOptions(Options):
-    """Train the reference energies alone; forces stay as the foundation has them."""
-
-
-class HeadOptions(Options):
-    """Add a head for the labels' level of theory and train it; the others stay as they are."""
-
-    name: str = Field(min_length=1, description="of the new head")
-
-
-class LoraOptions(Options):
-    """Low-rank updates of the layers that ``targets`` names.
-
-    The update of a matrix is (alpha / rank) · A B. ``targets`` are blocks or shell-style patterns
-    on names of layers, such as ``products``, ``interactions.0.linear_up``, ``*.conv_tp_weights.*``.
-    """
-
-    rank: int = Field(8, ge=1, le=1024)
-    alpha: float = Field(8.0, gt=0)
-    targets: tuple[str, ...] = Field(("*",), min_length=1)
-    contractions: Literal["highest", "all"] = Field(
-        "highest", description="orders of symmetric contractions whose weights are adapted"
-    )
-    seed: int = Field(0, ge=0, le=2**62, description="of the random factors")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _peft_options(cls, given: Any) -> Any:
-        for name in given if isinstance(given, dict) else ():
-            if name in _PEFT_NAMES:
-                raise ValueError(f"write `{_PEFT_NAMES[name]}` for peft's `{name}`")
-            reason = REFUSED.get("lora_dropout" if name == "dropout" else name)
-            if reason:
-                raise ValueError(
-                    f"`{name}` of peft is not offered, it breaks what a potential must hold: "
-                    f"{reason}"
-                )
-        return given
-
-
-class FrozenOptions(Options):
-    """Train, or freeze, the parameters that blocks or shell-style patterns name.
-
-    Give exactly one of the two lists, e.g. ``train: ["readouts.*", "products.1.*"]``.
-    """
-
-    train: tuple[str, ...] = ()
-    freeze: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _one_list(self) -> FrozenOptions:
-        if bool(self.train) == bool(self.freeze):
-            raise ValueError("give exactly one of `train` and `freeze`, with at least one pattern")
-        return self
 
 
 @dataclass(frozen=True)
@@ -125,12 +62,103 @@ LORA = TrainingDefaults(
     ema=0.99,
     gradient_clip=10.0,
 )
-BUILTIN = {
-    "full": STANDARD,
-    "frozen": STANDARD,
-    "head": STANDARD,
-    "lora": LORA,
-    "readout": STANDARD,
-    "shift": STANDARD,
-}
-"""Of the kinds that come with the package; others have ``Adapter.training_defaults``."""
+
+
+@dataclass(frozen=True)
+class AdapterRules:
+    """An adapter as a recipe sees it.
+
+    Attributes:
+        training: Settings of the optimisation where the recipe gives none.
+        random_start: Whether its seed decides where training starts.
+        keeps_layers: Whether the foundation's layers stay, so that acceleration can replace them.
+        references_only: Whether it trains nothing but what reference energies can explain.
+        needs: Kinds of labels without which it trains nothing.
+        searched: Lowest and highest value of options that `tune` searches, by name.
+    """
+
+    training: TrainingDefaults = STANDARD
+    random_start: bool = True
+    keeps_layers: bool = False
+    references_only: bool = False
+    needs: tuple[str, ...] = ()
+    searched: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+_OWN_WEIGHTS = AdapterRules(random_start=False, keeps_layers=True)
+
+
+class FullOptions(Options):
+    """Train every weight of the foundation."""
+
+    rules: ClassVar = _OWN_WEIGHTS
+
+
+class ReadoutOptions(Options):
+    """Train the readouts alone; everything below them keeps the foundation's weights."""
+
+    rules: ClassVar = _OWN_WEIGHTS
+
+
+class ShiftOptions(Options):
+    """Train the reference energies alone; forces stay as the foundation has them."""
+
+    rules: ClassVar = AdapterRules(random_start=False, references_only=True, needs=("energy",))
+
+
+class HeadOptions(Options):
+    """Add a head for the labels' level of theory and train it; the others stay as they are."""
+
+    rules: ClassVar = AdapterRules(random_start=False)
+
+    name: str = Field(min_length=1, description="of the new head")
+
+
+class LoraOptions(Options):
+    """Low-rank updates of the layers that ``targets`` names.
+
+    The update of a matrix is (alpha / rank) · A B. ``targets`` are blocks or shell-style patterns
+    on names of layers, such as ``products``, ``interactions.0.linear_up``, ``*.conv_tp_weights.*``.
+    """
+
+    rules: ClassVar = AdapterRules(LORA, searched={"rank": (2, 32)})
+
+    rank: int = Field(8, ge=1, le=1024)
+    alpha: float = Field(8.0, gt=0)
+    targets: tuple[str, ...] = Field(("*",), min_length=1)
+    contractions: Literal["highest", "all"] = Field(
+        "highest", description="orders of symmetric contractions whose weights are adapted"
+    )
+    seed: int = Field(0, ge=0, le=2**62, description="of the random factors")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _peft_options(cls, given: Any) -> Any:
+        for name in given if isinstance(given, dict) else ():
+            if name in _PEFT_NAMES:
+                raise ValueError(f"write `{_PEFT_NAMES[name]}` for peft's `{name}`")
+            reason = REFUSED.get("lora_dropout" if name == "dropout" else name)
+            if reason:
+                raise ValueError(
+                    f"`{name}` of peft is not offered, it breaks what a potential must hold: "
+                    f"{reason}"
+                )
+        return given
+
+
+class FrozenOptions(Options):
+    """Train, or freeze, the parameters that blocks or shell-style patterns name.
+
+    Give exactly one of the two lists, e.g. ``train: ["readouts.*", "products.1.*"]``.
+    """
+
+    rules: ClassVar = _OWN_WEIGHTS
+
+    train: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_list(self) -> FrozenOptions:
+        if bool(self.train) == bool(self.freeze):
+            raise ValueError("give exactly one of `train` and `freeze`, with at least one pattern")
+        return self

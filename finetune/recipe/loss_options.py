@@ -36,6 +36,12 @@ class LossOptions(Options):
     )
 
     @property
+    def displaced(self) -> DisplacementOptions | None:
+        """The option ``displacement`` with its short form (a size in Å) as options; else None."""
+        given = getattr(self, "displacement", None)
+        return None if given is None else spelt_out(given)
+
+    @property
     def peak_weight(self) -> float:
         """The largest weight of the run; 0 for a loss that is switched off."""
         return peak(self.weight)
@@ -79,11 +85,6 @@ class DisplacedOptions(ConsistencyOptions):
     displacement: Displacement = Field(
         DisplacementOptions(), description="size in Å, or {kind, size, …}"
     )
-
-    @property
-    def displaced(self) -> DisplacementOptions:
-        """The displacement with the short form (a bare size in Å) spelt out."""
-        return spelt_out(self.displacement)
 
     @model_validator(mode="after")
     def _copies_differ(self) -> DisplacedOptions:
@@ -157,25 +158,18 @@ class ReplayOptions(LossOptions):
     energy: float = Field(0.0, ge=0, description="factor of the energies, residual in eV per atom")
     forces: float = Field(1.0, ge=0, description="factor of the forces, residual in eV/Å")
 
-    @property
-    def displaced(self) -> DisplacementOptions | None:
-        """The displacement with the short form (a bare size in Å) spelt out."""
-        return None if self.displacement is None else spelt_out(self.displacement)
-
     @model_validator(mode="after")
     def _something(self) -> ReplayOptions:
         if self.energy == 0 and self.forces == 0:
             raise ValueError("give `energy` or `forces` a factor above zero")
-        if self.displaced is None:
-            if self.copies > 1:
-                raise ValueError("`copies` needs a displacement")
-        else:
-            _refuse_equal_copies(self.displaced, self.copies)
+        if self.displaced is None and self.copies > 1:
+            raise ValueError("`copies` needs a displacement")
+        _refuse_equal_copies(self.displaced, self.copies)
         return self
 
 
-def _refuse_equal_copies(displaced: DisplacementOptions, copies: int) -> None:
-    if displaced.kind == "adversarial" and copies > 1:
+def _refuse_equal_copies(displaced: DisplacementOptions | None, copies: int) -> None:
+    if displaced is not None and displaced.kind == "adversarial" and copies > 1:
         raise ValueError(
             "several different displacements are needed, and `kind: adversarial` has only one for "
             "each structure; choose another kind"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from finetune.core.errors import RecipeError
 from finetune.core.options import lines
 from finetune.core.registry import Registry
-from finetune.recipe.adapter_options import BUILTIN, STANDARD, TrainingDefaults
+from finetune.recipe.adapter_options import AdapterRules
 from finetune.recipe.loss_options import PULL, LossOptions
 
 _LOSSES = "finetune.recipe.loss_options"
@@ -29,7 +30,7 @@ losses: Registry[Any] = Registry(
             f"{_LOSSES}:SecondDifferenceOptions",
         ),
         "strain": ("finetune.losses.consistency:StrainLoss", f"{_LOSSES}:StrainOptions"),
-        "replay": ("finetune.losses.replay:ReplayLoss", f"{_LOSSES}:ReplayOptions"),
+        "replay": ("finetune.losses.supervised:ReplayLoss", f"{_LOSSES}:ReplayOptions"),
         "pisc": ("finetune.losses.consistency:SpatialLoss", f"{_LOSSES}:SpatialOptions"),
     },
 )
@@ -70,16 +71,20 @@ def adapter_options(value: Any) -> dict[str, Any]:
     return {"kind": kind, **options.model_dump(mode="json")}
 
 
-def training_defaults(kind: str) -> TrainingDefaults:
-    """Return how a kind of adapter is trained where the recipe does not say.
+def adapter_rules(kind: str) -> AdapterRules:
+    """Return what a kind of adapter declares of itself.
+
+    The kinds of the package declare it on their options, which import no torch; other kinds on
+    the adapter, by ``rules`` and ``training_defaults``.
 
     Raises:
         RecipeError: For an unknown kind.
     """
-    if kind in BUILTIN:
-        return BUILTIN[kind]
-    found: TrainingDefaults = getattr(adapters.get(kind), "training_defaults", STANDARD)
-    return found
+    if kind in adapters.builtin:
+        own: AdapterRules = adapters.options(kind).rules  # type: ignore[attr-defined]
+        return own
+    adapter = adapters.get(kind)
+    return replace(adapter.rules, training=adapter.training_defaults)
 
 
 def loss_options(value: Any) -> dict[str, BaseModel]:

@@ -23,15 +23,9 @@ from pydantic import (
 from finetune.core.errors import RecipeError, suggestion, system_errors
 from finetune.core.options import Options, explain, flattened, lines, merged_deeply
 from finetune.recipe.loss_options import LossOptions
-from finetune.recipe.optimisers import (
-    GAUSS_NEWTON,
-    OPTIMISER_KEYS,
-    check_gauss_newton,
-    check_members_differ,
-    suited,
-)
+from finetune.recipe.optimisers import DEFAULTED, OPTIMISERS, OptimiserRules, suited
 from finetune.recipe.overrides import overridden, read_yaml, settled
-from finetune.recipe.plugins import adapter_options, loss_options, training_defaults
+from finetune.recipe.plugins import adapter_options, adapter_rules, loss_options
 from finetune.recipe.sections import CommitteeRecipe, DataRecipe, TrackRecipe, TrainRecipe
 from finetune.recipe.tune_options import TuneRecipe
 
@@ -118,20 +112,35 @@ class Recipe(Options):
         train = self.train.model_copy(update=self.adapter_defaults)
         train.model_fields_set.difference_update(self.adapter_defaults)
         object.__setattr__(self, "train", train)  # a frozen model, still being made
-        if train.optimiser == "gauss-newton":
-            kind = self.adapter["kind"]
-            check_gauss_newton(train, self.losses, kind, self.data.unlabelled)
+        self.optimiser.check(train, self.losses, self.adapter["kind"], self.data.unlabelled)
         return self
 
     @model_validator(mode="after")
     def _stages_are_recipes(self) -> Recipe:
         check_stages(self.stages)
-        runs = list(self.climb().values()) or [self]
-        if self.committee and all(item.train.optimiser == "gauss-newton" for item in runs):
-            check_members_differ(self.committee, [item.adapter["kind"] for item in runs])
+        runs = list(self.stage_recipes().values()) or [self]
+        if (
+            self.committee
+            and self.committee.labels == "all"
+            and all(
+                item.optimiser.same_for_every_seed
+                and not adapter_rules(item.adapter["kind"]).random_start
+                for item in runs
+            )
+        ):
+            raise RecipeError(
+                f"committee: train.optimiser={self.train.optimiser} gives the same weights for "
+                "every seed, so members with the same labels would agree in everything. Set "
+                "committee.labels=bootstrap."
+            )
         return self
 
-    def climb(self) -> dict[str, Recipe]:
+    @property
+    def optimiser(self) -> OptimiserRules:
+        """What the optimiser expects of the recipe."""
+        return OPTIMISERS[self.train.optimiser]
+
+    def stage_recipes(self) -> dict[str, Recipe]:
         """Return the recipe of each stage, in their order; nothing where there are none.
 
         ``losses`` and ``adapter`` of a stage replace the recipe's; ``data`` and ``train`` change
@@ -166,7 +175,7 @@ class Recipe(Options):
         """Seed that holds out a fraction of the training set: ``data.seed``, or ``train.seed``."""
         return self.train.seed if self.data.seed is None else self.data.seed
 
-    def convene(self) -> dict[str, Recipe]:
+    def member_recipes(self) -> dict[str, Recipe]:
         """Return the recipe of each member of a committee by name; nothing where there is none.
 
         They differ in ``train.seed``, in the seed of an adapter that has one and, with
@@ -258,25 +267,24 @@ class Recipe(Options):
     @property
     def adapter_defaults(self) -> dict[str, Any]:
         """What of ``train`` adapter and optimiser decided, because nobody wrote it."""
-        settings = training_defaults(self.adapter["kind"]).settings()
-        if self.train.optimiser == "gauss-newton":
-            settings |= GAUSS_NEWTON
+        settings = adapter_rules(self.adapter["kind"]).training.settings()
+        settings |= self.optimiser.defaults
         return {k: v for k, v in settings.items() if k not in self.train.model_fields_set}
 
     def written(self) -> dict[str, Any]:
         """Return the recipe as a mapping, without what its kind of adapter decided."""
         content = self.model_dump(mode="json")
-        for key in {*self.adapter_defaults, *GAUSS_NEWTON} - self.train.model_fields_set:
+        for key in {*self.adapter_defaults, *DEFAULTED} - self.train.model_fields_set:
             del content["train"][key]
         return content
 
     def complete(self) -> dict[str, Any]:
         """Return the recipe as a mapping that gives the same run whatever the defaults are."""
         content = self.model_dump(mode="json")
-        for name, stage in self.climb().items():
+        for name, stage in self.stage_recipes().items():
             whole, decided = stage.model_dump(mode="json")["train"], set(stage.adapter_defaults)
-            if stage.train.optimiser != self.train.optimiser:
-                decided |= OPTIMISER_KEYS
+            if stage.optimiser != self.optimiser:
+                decided |= stage.optimiser.keys | self.optimiser.keys
             train = {key: whole[key] for key in decided if whole[key] != content["train"][key]}
             if train:
                 content["stages"][name]["train"] = (self.stages[name].get("train") or {}) | train

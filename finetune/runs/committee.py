@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +19,12 @@ from finetune.potentials.committee import CommitteeRecord, write_committee
 from finetune.potentials.errors import LabelledPredictions, errors
 from finetune.recipe.recipe import Recipe
 from finetune.runs import run_folder
-from finetune.runs.preparation import Preparation, check_draw
+from finetune.runs.fine_tuning import fine_tune
+from finetune.runs.preparation import Preparation
 from finetune.runs.result import RunResult
-from finetune.runs.stages import joint_folder, prepare_stages
+from finetune.runs.splits import check_draw
+from finetune.runs.stages import prepare_stages, run_stages, shared_folder
 from finetune.training.progress import Record, Reporter
-
-RunMember = Callable[[Recipe, Path | None, run_folder.Resume, Reporter], RunResult]
-"""Runs one member in its folder."""
 
 
 def prepare_member(
@@ -39,7 +38,7 @@ def prepare_member(
         FinetuneError: For whatever would stop the run.
     """
     run_folder.check_output(output_folder.place(recipe.output), overwrite, resume)
-    first = next(iter(recipe.convene().values()))
+    first = next(iter(recipe.member_recipes().values()))
     drawing = recipe.committee is not None and recipe.committee.labels == "bootstrap"
     unused = first.model_copy(update={"output": f"{first.output}.checked"})
     if first.stages:
@@ -58,7 +57,10 @@ def _check_draws(recipe: Recipe, beside: Path | None, prepared: Mapping[str, Pre
     Raises:
         DataError: Naming the member.
     """
-    members = {name: member.climb() or {"": member} for name, member in recipe.convene().items()}
+    members = {
+        name: member.stage_recipes() or {"": member}
+        for name, member in recipe.member_recipes().items()
+    }
     for stage, first in prepared.items():
         data = first.recipe.data
         structures = Reader.of(data, beside).read(data.train)
@@ -75,8 +77,8 @@ def _check_draws(recipe: Recipe, beside: Path | None, prepared: Mapping[str, Pre
 
 
 def nearly_the_same(recipe: Recipe) -> list[str]:
-    """Tell of members that start from the same weights and see the same labels."""
-    first, second, *_ = recipe.convene().values()
+    """Return a note where members start from the same weights and see the same labels."""
+    first, second, *_ = recipe.member_recipes().values()
     if any(not name.endswith("train.seed") for name in first.differences(second)):
         return []
     return [
@@ -86,13 +88,12 @@ def nearly_the_same(recipe: Recipe) -> list[str]:
     ]
 
 
-def convene(
+def run_committee(
     recipe: Recipe,
     beside: Path | None,
     overwrite: bool,
     resume: run_folder.Resume,
     reporter: Reporter,
-    run_member: RunMember,
 ) -> RunResult:
     """Run the members one after the other; those that are done are not trained again.
 
@@ -102,8 +103,8 @@ def convene(
     """
     started = time.perf_counter()
     prepared = prepare_member(recipe, beside, overwrite, resume)
-    members = recipe.convene()
-    with joint_folder(recipe, prepared, overwrite, resume, reporter) as (folder, facts, processes):
+    members = recipe.member_recipes()
+    with shared_folder(recipe, prepared, overwrite, resume, reporter) as (folder, facts, processes):
         del prepared
         for note in (alike := nearly_the_same(recipe)):
             reporter.say(note)
@@ -111,7 +112,8 @@ def convene(
         once = _Once(reporter)
         for name, member in members.items():
             once.next_member(f"member {name} of {len(members)}")
-            results[name] = run_member(member, beside, "auto", once)
+            run = run_stages if member.stages else fine_tune
+            results[name] = run(member, beside, False, "auto", once)
         for note in _learnt_nothing(results):
             reporter.say(note)
         notes = [*alike, *_learnt_nothing(results)]
@@ -122,10 +124,10 @@ def convene(
 
 
 class _Once(Reporter):
-    """Passes on what members say; notes before a training that an earlier one had, but once.
+    """Passes on what members say, each note before training only once.
 
     Args:
-        reporter: Told of the rest.
+        reporter: Receives the rest.
     """
 
     def __init__(self, reporter: Reporter) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 from ase.data import chemical_symbols
 
-from finetune.adapters.adapter import AdaptedPotential
 from finetune.core import output_folder
 from finetune.core.devices import choose_device, training_dtype
 from finetune.core.environment import run_environment
@@ -18,110 +17,31 @@ from finetune.core.errors import DataError, RecipeError, RunFolderError
 from finetune.data.graphs import graph
 from finetune.data.reading import Reader
 from finetune.data.sequences import Joined, View, mapped
-from finetune.data.splitting import drawn, hold_out, representative
+from finetune.data.splitting import representative
 from finetune.data.structures import Structure, coverage, fingerprint
-from finetune.inspection import data_warnings as sanity
+from finetune.inspection import data_warnings
 from finetune.inspection.requirements import (
     check_adapted,
     check_elements,
     check_labels,
     check_single,
-    check_solvable,
     formula,
 )
 from finetune.losses import sizing
 from finetune.losses.total import TotalLoss
-from finetune.potentials import loading as lineage
 from finetune.potentials import reference_energies
 from finetune.potentials.errors import errors, predict
-from finetune.potentials.loading import Foundation, load_foundation
+from finetune.potentials.loading import Foundation, lineage, load_foundation
 from finetune.potentials.mace import acceleration
 from finetune.potentials.mace.potential import MacePotential
 from finetune.potentials.potential import Potential
 from finetune.potentials.storage import mace_inside
-from finetune.recipe.plugins import adapters
+from finetune.recipe.plugins import adapter_rules, adapters
 from finetune.recipe.recipe import Recipe
-from finetune.runs import run_folder
+from finetune.runs import run_folder, splits
 from finetune.training.batches import TrainingData
-from finetune.training.optimisers.adamw import build_optimiser
-from finetune.training.tracking import check_installed
-
-
-def labelled(recipe: Recipe, reader: Reader) -> dict[str, Sequence[Structure]]:
-    """Read what a recipe trains, validates and tests on: ``train``, ``valid``, ``test``.
-
-    Raises:
-        DataError: For files that cannot be used.
-    """
-    data = recipe.data
-    train, valid = _divided(recipe, reader.read(data.train))
-    if not isinstance(data.valid, float):
-        valid = reader.read(data.valid)
-    test = reader.read(data.test) if data.test else []
-    return {"train": train, "valid": valid, "test": test}
-
-
-def pool(recipe: Recipe, reader: Reader) -> Sequence[Structure]:
-    """Read the geometries that a recipe has for weak losses, without labels.
-
-    Raises:
-        DataError: For files that cannot be used.
-    """
-    named = recipe.data.unlabelled
-    return mapped(_without_labels, reader.read(named, need_labels=False)) if named else []
-
-
-def _divided(
-    recipe: Recipe, structures: Sequence[Structure]
-) -> tuple[Sequence[Structure], Sequence[Structure]]:
-    """Return what is trained on of the training set, drawn, and what is held out of it."""
-    held: Sequence[Structure] = []
-    if isinstance(recipe.data.valid, float):
-        structures, held = hold_out(structures, recipe.data.valid, recipe.split_seed)
-    return _drawn(recipe, structures), held
-
-
-def _drawn(recipe: Recipe, structures: Sequence[Structure]) -> Sequence[Structure]:
-    if recipe.data.bootstrap is None:
-        return structures
-    isolated = recipe.reference_energies == "isolated"
-    atoms = [place for place, item in enumerate(structures) if isolated and len(item) == 1]
-    return drawn(structures, recipe.data.bootstrap, atoms)
-
-
-def check_draw(
-    recipe: Recipe,
-    structures: Sequence[Structure],
-    adapted: AdaptedPotential,
-    valid: Sequence[Structure] | None = None,
-) -> None:
-    """Refuse a training set that leaves nothing to learn or to validate on.
-
-    Args:
-        recipe: What decides which structures are held out and which are drawn.
-        structures: The training set.
-        adapted: What is trained.
-        valid: What validates, if nothing is to be held out for that.
-
-    Raises:
-        FinetuneError: See `check_labels` and `check_solvable`.
-    """
-    if valid is not None:
-        train = _drawn(recipe, structures)
-    else:
-        train, held = _divided(recipe, structures)
-        valid = held if isinstance(recipe.data.valid, float) else None
-    if recipe.reference_energies == "isolated":
-        _, train = reference_energies.take_free_atoms(train)
-        valid = None if valid is None else reference_energies.take_free_atoms(valid)[1]
-    check_labels(recipe, train, valid)
-    if recipe.train.optimiser == "gauss-newton":
-        check_solvable(recipe, train, adapted)
-
-
-def _without_labels(structure: Structure) -> Structure:
-    return replace(structure, energy=None, forces=None, stress=None)
-
+from finetune.training.optimisers.optimiser import parameter_groups
+from finetune.training.progress import check_installed
 
 REFERENCE_STRUCTURES = 2000
 """Structures that reference energies are fitted to, if there are more."""
@@ -157,34 +77,70 @@ class Preparation:
         whole: bool = True,
     ) -> None:
         self.recipe = recipe
+        self.notes: list[str] = []
         self.folder = output_folder.place(recipe.output)
         self.resuming = run_folder.check_output(self.folder, overwrite, resume)
         check_installed(recipe.track)
-        device = choose_device(recipe.train.device)
-        dtype = training_dtype(recipe.train.precision, device)
-        self.notes: list[str] = []
+        structures = self._read(beside, find_names)
+        self._open_foundation(beside, opened, structures)
+        self._build_graphs(structures)
+        self._warn(structures)
+        self._set_references(structures)
+        if sizing.to_be_chosen(recipe.losses):
+            self._choose_sizes()
+            self._build_graphs(structures)
+        if self.resuming:
+            self.notes += run_folder.check_origin(self.folder, self.recipe, self.environment)
+        self.reference = deepcopy(self.foundation.potential).requires_grad_(False)
+        self._attach_adapter()
+        if whole:
+            recipe.optimiser.load().check(recipe, structures["train"], self.adapted)
+
+    def _read(self, beside: Path | None, find_names: bool) -> dict[str, Sequence[Structure]]:
+        """Read every split and check its labels; take free atoms out of them.
+
+        Raises:
+            DataError: For files that cannot be used, or without the labels that are needed.
+        """
+        recipe = self.recipe
         places = (Path.cwd(), (beside or Path()).resolve())
         self.folders = list(dict.fromkeys(map(str, places)))
         reader = Reader.of(recipe.data, beside)
-        structures = labelled(recipe, reader)
+        structures = splits.labelled(recipe, reader)
         if find_names:
             reader.check_named()
         self.notes += [f"note: {lack} in the files read." for lack in reader.unnamed().values()]
-        structures["unlabelled"] = pool(recipe, reader)
+        structures["unlabelled"] = splits.unlabelled(recipe, reader)
         self.files = reader.as_dicts()
         self.notes += reader.notes()
         self.data_fingerprint = fingerprint(structures)
-        free_atoms: dict[int, float] = {}
+        self.free_atoms: dict[int, float] = {}
         if recipe.reference_energies == "isolated":
             known = Joined([structures["valid"], structures["train"]])  # as valid may be a fraction
-            free_atoms, _ = reference_energies.take_free_atoms(known)
+            self.free_atoms, _ = reference_energies.take_free_atoms(known)
             for split in ("train", "valid"):
                 structures[split] = reference_energies.take_free_atoms(structures[split])[1]
         self.coverage = {split: coverage(items) for split, items in structures.items() if items}
-        self.levels = sorted(
-            {s.level_of_theory for s in structures["train"] if s.level_of_theory is not None}
-        )
-        check_labels(recipe, structures["train"], structures["valid"])
+        train = structures["train"]
+        self.levels = sorted({s.level_of_theory for s in train if s.level_of_theory is not None})
+        self.compositions = sorted({formula(item) for item in train})
+        check_labels(recipe, train, structures["valid"])
+        return structures
+
+    def _open_foundation(
+        self,
+        beside: Path | None,
+        opened: Foundation | None,
+        structures: Mapping[str, Sequence[Structure]],
+    ) -> None:
+        """Open the foundation, and see that it can be trained on the structures.
+
+        Raises:
+            FinetuneError: Saying what does not fit.
+        """
+        recipe = self.recipe
+        device = choose_device(recipe.train.device)
+        dtype = training_dtype(recipe.train.precision, device)
         if opened is not None:
             self.foundation = replace(opened, potential=deepcopy(opened.potential))
         else:
@@ -197,64 +153,8 @@ class Preparation:
             raise RunFolderError(
                 f"the foundation lies in the output '{self.folder}'; choose another output."
             )
-        self.lineage = lineage.lineage(self.foundation)
-        self._build_graphs(structures)
-        self.frames = sanity.frames(structures)
-        self.notes += sanity.shared_frames(self.frames, self.frames["train"])
-        self.idle = sanity.idle(structures["train"], structures["unlabelled"], recipe.losses)
-        self.notes += sanity.notes(
-            self.foundation.potential, self.data.train, structures, self.idle
-        )
-        self.compositions = sorted({formula(item) for item in structures["train"]})
-        self._for_references = representative(structures["train"], REFERENCE_STRUCTURES)
+        self.lineage = lineage(self.foundation)
         self.own_references = self.foundation.potential.references()
-        self.ambiguous = False
-        if isinstance(recipe.reference_energies, dict):
-            free_atoms = reference_energies.by_symbol(recipe.reference_energies)
-        if recipe.reference_energies == "estimate":
-            self._refit_references()
-        elif recipe.reference_energies != "keep":
-            reference_energies.replace(self.foundation.potential, free_atoms, structures["train"])
-        self.notes += sanity.strange_energies(
-            self.foundation.potential, self.data.train, recipe.reference_energies
-        )
-        if sizing.to_be_chosen(recipe.losses):
-            self._choose_sizes()
-            self._build_graphs(structures)
-        if self.resuming:
-            self.notes += run_folder.check_origin(self.folder, self.recipe, self.environment)
-        self.reference = deepcopy(self.foundation.potential).requires_grad_(False)
-        adapter = adapters.get(recipe.adapter["kind"])
-        given = {key: value for key, value in recipe.adapter.items() if key != "kind"}
-        self.adapter = adapter(adapter.Options.model_validate(given))
-        self.adapted = self.adapter.attach(self._accelerated(recipe))
-        check_adapted(self.adapted, recipe.adapter["kind"])
-        if recipe.train.optimiser == "gauss-newton" and whole:
-            check_solvable(recipe, structures["train"], self.adapted)
-        build_optimiser(self.adapted, recipe.train)  # refuses factors that name nothing
-        mace_inside(self.adapted.potential)  # what cannot be stored is not trained
-        self.notes += self.adapted.notes
-
-    def _accelerated(self, recipe: Recipe) -> Potential:
-        """Return the foundation with the layers that the recipe asks for.
-
-        Raises:
-            RecipeError: If the adapter needs MACE's own layers.
-            FoundationError: If a package is missing or the model cannot be converted.
-        """
-        potential, asked = self.foundation.potential, recipe.train.acceleration
-        kind = acceleration.choose(asked, potential.device)
-        if kind == "none":
-            return potential
-        plain = recipe.adapter["kind"] in {"full", "readout", "frozen"}
-        if not plain or not isinstance(potential, MacePotential):
-            if asked == "auto":
-                return potential
-            raise RecipeError(
-                f"train.acceleration={asked} goes with a plain MACE and the adapters full, readout "
-                f"and frozen, not with {recipe.adapter['kind']}. Set train.acceleration=none."
-            )
-        return acceleration.accelerate(potential, kind)
 
     def _build_graphs(self, structures: Mapping[str, Sequence[Structure]]) -> None:
         cutoff = self.foundation.potential.cutoff
@@ -262,6 +162,43 @@ class Preparation:
         graphs = {name: mapped(graph, items, cutoff, skin) for name, items in structures.items()}
         self.data = TrainingData(graphs["train"], graphs["valid"], graphs["unlabelled"])
         self.test = graphs["test"]
+
+    def _warn(self, structures: Mapping[str, Sequence[Structure]]) -> None:
+        """Note what is unusual in the data."""
+        self.frames = data_warnings.frames(structures)
+        self.notes += data_warnings.shared_frames(self.frames, self.frames["train"])
+        self.idle = data_warnings.idle(
+            structures["train"], structures["unlabelled"], self.recipe.losses
+        )
+        self.notes += data_warnings.notes(
+            self.foundation.potential, self.data.train, structures, self.idle
+        )
+
+    def _set_references(self, structures: Mapping[str, Sequence[Structure]]) -> None:
+        """Move the reference energies to the level of theory of the labels, as the recipe says."""
+        asked, potential = self.recipe.reference_energies, self.foundation.potential
+        self.ambiguous = False
+        if isinstance(asked, dict):
+            self.free_atoms = reference_energies.by_symbol(asked)
+        if asked == "estimate":
+            self._refit_references(representative(structures["train"], REFERENCE_STRUCTURES))
+        elif asked != "keep":
+            reference_energies.replace(potential, self.free_atoms, structures["train"])
+        self.notes += data_warnings.strange_energies(potential, self.data.train, asked)
+
+    def _refit_references(self, chosen: Sequence[int]) -> None:
+        fit = reference_energies.estimate(self.foundation.potential, View(self.data.train, chosen))
+        reference_energies.apply(self.foundation.potential, fit)
+        self.ambiguous = fit.ambiguous
+        if fit.ambiguous:
+            plural = fit.identified > 1
+            self.notes.append(
+                f"note: {fit.identified} independent composition{'s do' if plural else ' does'} "
+                f"not fix the reference energies of {len(fit.change)} elements; energies of other "
+                "compositions will mean nothing. Reference energies that your labels cannot "
+                "determine keep the foundation's values: "
+                f"{'; '.join(map(_combination, fit.undetermined))}."
+            )
 
     def _choose_sizes(self) -> None:
         """Settle the displacement sizes that the recipe leaves to the data.
@@ -291,19 +228,43 @@ class Preparation:
             for name, size in sizes.items()
         ]
 
-    def _refit_references(self) -> None:
-        chosen = View(self.data.train, self._for_references)
-        fit = reference_energies.estimate(self.foundation.potential, chosen)
-        reference_energies.apply(self.foundation.potential, fit)
-        self.ambiguous = fit.ambiguous
-        if fit.ambiguous:
-            self.notes.append(
-                f"note: {fit.identified} independent composition"
-                f"{'s do' if fit.identified > 1 else ' does'} not fix the reference energies of "
-                f"{len(fit.change)} elements; energies of other compositions will mean nothing. "
-                "Combinations that no label tells stay as in the foundation: "
-                f"{'; '.join(map(_combination, fit.undetermined))}."
+    def _attach_adapter(self) -> None:
+        """Free or add the weights that are trained.
+
+        Raises:
+            FinetuneError: If the adapter does not fit the foundation, or cannot be stored.
+        """
+        recipe, kind = self.recipe, self.recipe.adapter["kind"]
+        adapter = adapters.get(kind)
+        given = {key: value for key, value in recipe.adapter.items() if key != "kind"}
+        self.adapter = adapter(adapter.Options.model_validate(given))
+        self.adapted = self.adapter.attach(self._accelerated())
+        check_adapted(self.adapted, kind)
+        parameter_groups(self.adapted, recipe.train)  # refuses factors that name nothing
+        mace_inside(self.adapted.potential)  # what cannot be stored is not trained
+        self.notes += self.adapted.notes
+
+    def _accelerated(self) -> Potential:
+        """Return the foundation with the layers that the recipe asks for.
+
+        Raises:
+            RecipeError: If the adapter needs MACE's own layers.
+            FoundationError: If a package is missing or the model cannot be converted.
+        """
+        potential, asked = self.foundation.potential, self.recipe.train.acceleration
+        adapter = self.recipe.adapter["kind"]
+        kind = acceleration.choose(asked, potential.device)
+        if kind == "none":
+            return potential
+        own_layers = adapter_rules(adapter).keeps_layers
+        if not own_layers or not isinstance(potential, MacePotential):
+            if asked == "auto":
+                return potential
+            raise RecipeError(
+                f"train.acceleration={asked} needs a plain MACE and an adapter that keeps its "
+                f"layers (full, readout, frozen), not {adapter}. Set train.acceleration=none."
             )
+        return acceleration.accelerate(potential, kind)
 
     @property
     def parameters(self) -> tuple[int, int, int]:

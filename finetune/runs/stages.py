@@ -1,9 +1,9 @@
-"""Climb levels of theory: the stages of a recipe, each a run that starts from the one before."""
+"""The stages of a recipe: runs through levels of theory, each starting from the one before."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +13,10 @@ from finetune.core import output_folder, run_files
 from finetune.core.environment import run_environment
 from finetune.core.files import write_atomically, write_folder, write_json
 from finetune.evaluation.report_page import template
-from finetune.inspection import data_warnings as sanity
+from finetune.inspection import data_warnings
 from finetune.recipe.recipe import Recipe
 from finetune.runs import run_folder
+from finetune.runs.fine_tuning import fine_tune
 from finetune.runs.preparation import Preparation
 from finetune.runs.result import RunResult
 from finetune.training.processes import Processes
@@ -23,7 +24,7 @@ from finetune.training.progress import Reporter
 
 
 @contextmanager
-def joint_folder(
+def shared_folder(
     recipe: Recipe,
     prepared: Mapping[str, Preparation],
     overwrite: bool,
@@ -36,8 +37,8 @@ def joint_folder(
         recipe: The recipe.
         prepared: What was read and checked for its runs; not kept.
         overwrite: Whether an earlier run there may be replaced.
-        resume: Whether an earlier run there is taken up.
-        reporter: Told what has changed since the earlier run.
+        resume: Whether an earlier run there is resumed.
+        reporter: Receives what has changed since the earlier run.
 
     Yields:
         The folder, the facts of the environment, and the processes, that of rank 0 being the one
@@ -72,10 +73,6 @@ def joint_folder(
         processes.wait()
 
 
-RunStage = Callable[[Recipe, Path | None, run_folder.Resume, Reporter], RunResult]
-"""Runs one stage in its folder."""
-
-
 def prepare_stages(
     recipe: Recipe,
     beside: Path | None,
@@ -100,7 +97,7 @@ def prepare_stages(
             overwrite=False,
             whole=whole,
         )
-        for name, stage in recipe.climb().items()
+        for name, stage in recipe.stage_recipes().items()
         for unused in (f"{stage.output}.checked",)
     }
     for name, notes in _seen_before(prepared).items():
@@ -109,14 +106,14 @@ def prepare_stages(
 
 
 def _seen_before(prepared: Mapping[str, Preparation]) -> dict[str, list[str]]:
-    """Tell of structures that a stage validates or tests on and an earlier one was trained on."""
+    """Return notes on structures that validate or test a stage and trained an earlier one."""
     found: dict[str, list[str]] = {}
     names = list(prepared)
     for place, name in enumerate(names):
         found[name] = [
             note
             for earlier in names[:place]
-            for note in sanity.shared_frames(
+            for note in data_warnings.shared_frames(
                 prepared[name].frames,
                 prepared[earlier].frames["train"],
                 f"in the training set of the stage '{earlier}'",
@@ -125,13 +122,12 @@ def _seen_before(prepared: Mapping[str, Preparation]) -> dict[str, list[str]]:
     return found
 
 
-def climb(
+def run_stages(
     recipe: Recipe,
     beside: Path | None,
     overwrite: bool,
     resume: run_folder.Resume,
     reporter: Reporter,
-    run_stage: RunStage,
 ) -> RunResult:
     """Run the stages one after the other; those that are done are not trained again.
 
@@ -141,14 +137,15 @@ def climb(
     started = time.perf_counter()
     prepared = prepare_stages(recipe, beside, overwrite, resume)
     seen_before = _seen_before(prepared)
-    with joint_folder(recipe, prepared, overwrite, resume, reporter) as (folder, _, processes):
+    with shared_folder(recipe, prepared, overwrite, resume, reporter) as (folder, _, processes):
         del prepared
         results: dict[str, RunResult] = {}
         below = "foundation"
-        for name, stage in recipe.climb().items():
+        for name, stage in recipe.stage_recipes().items():
             for note in (f"stage {name}", *seen_before[name]):
                 reporter.say(note)
-            results[name] = run_stage(stage, beside, "auto", reporter).compared_with(below)
+            result = fine_tune(stage, beside, False, "auto", reporter)
+            results[name] = result.compared_with(below)
             below = f"stage {name}"
         *_, last = results.values()
         result = replace(

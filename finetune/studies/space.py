@@ -13,8 +13,8 @@ from finetune.core.options import flattened
 from finetune.core.text import shortened
 from finetune.recipe.displacements import LARGEST, ChosenSize, DisplacementOptions
 from finetune.recipe.loss_options import LARGEST_STRAIN, SUPERVISED, LossOptions, StrainOptions
-from finetune.recipe.optimisers import OPTIMISER_KEYS, suited
-from finetune.recipe.plugins import adapters, training_defaults
+from finetune.recipe.optimisers import suited
+from finetune.recipe.plugins import adapter_rules, adapters
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.schedules import Schedule, peak
 from finetune.recipe.tune_options import Choices, Range
@@ -113,8 +113,8 @@ def applicable(recipe: Recipe, base: Recipe) -> Recipe:
     """
     content = recipe.complete()
     void: set[str] = set()
-    if recipe.train.optimiser == "gauss-newton" != base.train.optimiser:
-        void = {f"train.{key}" for key in OPTIMISER_KEYS}
+    if recipe.train.optimiser != base.train.optimiser:
+        void = {f"train.{key}" for key in recipe.optimiser.keys}
     kept = {
         path: item
         for path, item in recipe.tune.space.items()
@@ -207,7 +207,6 @@ WEIGHTS = 100.0
 """Below and above the default weight of a kind of loss and the recipe's: it moves by decades."""
 EPOCHS = (0.25, 2.0)
 """Times those of the recipe."""
-RANKS = (2, 32)
 SIZES, EASY_SIZES = (0.003, 0.2), (0.02, 0.5)
 """Å, of displacements; the latter along easy directions (soft modes, thermal)."""
 FRACTIONS = (0.05, 5.0)
@@ -224,18 +223,19 @@ def usual_space(recipe: Recipe) -> dict[str, Range | Choices]:
     to search.
     """
     train = recipe.train
-    if train.optimiser == "gauss-newton":
+    if recipe.optimiser.nothing_to_tune:
         return {}
-    centre = training_defaults(recipe.adapter["kind"]).learning_rate
+    adapter = adapter_rules(recipe.adapter["kind"])
+    centre = adapter.training.learning_rate
     found: dict[str, Range | Choices] = {
         "train.learning_rate": _around(centre, LEARNING_RATES, train.learning_rate)
     }
     if train.epochs > 1:
         few, many = (max(round(share * train.epochs), 1) for share in EPOCHS)
         found["train.epochs"] = Range(low=few, high=many, log=True)
-    if recipe.adapter["kind"] == "lora":
-        rank = recipe.adapter["rank"]
-        found["adapter.rank"] = Range(low=min(RANKS[0], rank), high=max(RANKS[1], rank), log=True)
+    for name, (low, high) in adapter.searched.items():
+        value = recipe.adapter[name]
+        found[f"adapter.{name}"] = Range(low=min(low, value), high=max(high, value), log=True)
     on = {name: item for name, item in recipe.losses.items() if item.peak_weight > 0}
     supervised = [name for name, item in on.items() if item.kind in SUPERVISED]
     for name, options in on.items():

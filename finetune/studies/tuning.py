@@ -103,9 +103,9 @@ class _Tuning:
         self.space = space_of(recipe)
         if not self.space:
             raise RecipeError(
-                "there is nothing to tune: train.optimiser=gauss-newton chooses its restraint from "
-                "the labels. Run the recipe as it is, or name settings, tune.space={adapter.kind: "
-                "[full, lora]}."
+                f"there is nothing to tune: train.optimiser={recipe.train.optimiser} chooses its "
+                "settings from the labels. Run the recipe as it is, or name settings: "
+                "tune.space={adapter.kind: [full, lora]}."
             )
         self.foundations = Foundations(beside)
 

@@ -15,7 +15,7 @@ from finetune.core.prediction import Prediction
 from finetune.data.graphs import GraphBatch, concatenate, graph
 from finetune.data.structures import Structure
 from finetune.losses.context import LossContext, Site
-from finetune.losses.frozen_foundation import Teacher
+from finetune.losses.frozen_foundation import FrozenFoundation
 from finetune.losses.loss import Loss
 from finetune.potentials.mace.potential import MacePotential
 from finetune.potentials.potential import Potential
@@ -58,9 +58,9 @@ class LossSuite:
         """Return the potential in training; it is not changed."""
         return _potential(0).train()
 
-    def teacher(self) -> Teacher:
+    def frozen_foundation(self) -> FrozenFoundation:
         """Return the frozen foundation; it is not changed."""
-        return _teacher()
+        return _frozen_foundation()
 
     def context(
         self,
@@ -73,7 +73,8 @@ class LossSuite:
         assert asked, "the loss asks for nothing on these structures"
         generator = torch.Generator().manual_seed(0)
         potential = self.trained() if potential is None else potential
-        return LossContext(batch, potential, asked, generator, self.teacher(), drawn=drawn)
+        frozen = self.frozen_foundation()
+        return LossContext(batch, potential, asked, generator, frozen, drawn=drawn)
 
     def test_it_is_a_finite_scalar_in_double_precision(self) -> None:
         value = self.loss()(self.context(concatenate(self.structures())))
@@ -169,11 +170,12 @@ class LossSuite:
         assert torch.autograd.gradcheck(along, [at], eps=1e-6, atol=1e-6, rtol=1e-4)
 
     def test_the_foundation_is_not_trained(self) -> None:
-        batch, trained, teacher = concatenate(self.structures()), self.trained(), self.teacher()
+        batch, trained = concatenate(self.structures()), self.trained()
+        frozen = self.frozen_foundation()
         generator = torch.Generator().manual_seed(0)
         asked = self.loss().requests(batch)
-        value = self.loss()(LossContext(batch, trained, asked, generator, teacher))
-        mine, theirs = (list(potential.parameters()) for potential in (trained, teacher.potential))
+        value = self.loss()(LossContext(batch, trained, asked, generator, frozen))
+        mine, theirs = (list(potential.parameters()) for potential in (trained, frozen.potential))
         found = torch.autograd.grad(value, [*mine, *theirs], allow_unused=True)
         assert any(gradient is not None for gradient in found[: len(mine)])
         assert all(gradient is None for gradient in found[len(mine) :])
@@ -193,8 +195,8 @@ def _potential(seed: int) -> MacePotential:
 
 
 @cache
-def _teacher() -> Teacher:
-    return Teacher(_potential(1))
+def _frozen_foundation() -> FrozenFoundation:
+    return FrozenFoundation(_potential(1))
 
 
 @cache

@@ -12,7 +12,8 @@ import math
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,25 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from torch_ema import ExponentialMovingAverage
 
 from finetune.core.errors import RunFolderError, RunStoppedError
 from finetune.core.files import write_folder
 from finetune.core.run_files import STATE, STATE_MANIFEST, STATE_TENSORS
-from finetune.training.guard import Guard
-from finetune.training.optimisers.adamw import WeightAverage
 from finetune.training.progress import Record
 
+BACK_OFF = 0.5
+"""What a skipped step does to the learning rate."""
+RECOVERY = 1.02
+"""What a good step does to a learning rate that was lowered."""
+STRIKES = 5
+"""Skipped steps in a row that are more than bad luck."""
+ROLLBACK = 0.3
+"""What a return to the best weights does to the learning rate, for good."""
+DIVERGED = 100.0
+"""A validation measure this many times that of the foundation is a diverged run."""
+SMALL = 1e-6
+"""Validation measures below this count as this: a good foundation must not make a run look bad."""
 GENERATIONS = 2
 VERSION = 1
 
@@ -111,6 +123,56 @@ def _generations(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True)
 
 
+def diverged(value: float, first: float) -> bool:
+    """Return whether a validation measure speaks of a ruined model, given the foundation's."""
+    return not math.isfinite(value) or value > DIVERGED * max(first, SMALL)
+
+
+@dataclass
+class Guard:
+    """Skips, backs off, and says when only a return to the best weights helps.
+
+    Attributes:
+        factor: What the schedule's learning rate is multiplied by.
+        ceiling: What the factor recovers to.
+        strikes: Steps skipped in a row.
+        skipped: Steps skipped in all.
+        rollbacks: Returns to the best weights.
+        trouble: What went wrong last.
+    """
+
+    factor: float = 1.0
+    ceiling: float = 1.0
+    strikes: int = 0
+    skipped: int = 0
+    rollbacks: int = 0
+    trouble: str = ""
+
+    @property
+    def diverging(self) -> bool:
+        """Whether skipping does not help any more."""
+        return self.strikes >= STRIKES
+
+    def step_went_well(self) -> None:
+        """Recover a little."""
+        self.strikes = 0
+        self.factor = min(self.ceiling, self.factor * RECOVERY)
+
+    def step_was_skipped(self, trouble: str) -> None:
+        """Back off."""
+        self.trouble = trouble
+        self.strikes += 1
+        self.skipped += 1
+        self.factor *= BACK_OFF
+
+    def rolled_back(self) -> None:
+        """Go on from the best weights at a lower learning rate."""
+        self.rollbacks += 1
+        self.strikes = 0
+        self.ceiling *= ROLLBACK
+        self.factor = self.ceiling
+
+
 @dataclass
 class Progress:
     """Where a run stands.
@@ -152,6 +214,12 @@ class Progress:
         """Return the epoch's means by name."""
         return {name: total / count for name, (total, count) in self.sums.items()}
 
+    def next_step(self, seconds: float) -> None:
+        """Count a step and its wall time."""
+        self.position += 1
+        self.step += 1
+        self.spend(seconds, steps=True)
+
     def next_epoch(self) -> None:
         """Begin another epoch."""
         self.epoch += 1
@@ -173,6 +241,58 @@ class Progress:
     def from_dict(cls, stored: Mapping[str, Any]) -> Progress:
         """Take back what `as_dict` returned."""
         return cls(**{**stored, "guard": Guard(**stored["guard"])})
+
+
+class WeightAverage:
+    """An exponential moving average of parameters, or the parameters themselves.
+
+    Args:
+        parameters: What is averaged.
+        decay: Share of the old average that each step keeps (it warms up over the first steps);
+            None for no averaging.
+    """
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], decay: float | None) -> None:
+        self._parameters = parameters
+        self._decay = decay
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew from the parameters as they are."""
+        self._average = (
+            ExponentialMovingAverage(self._parameters, self._decay)
+            if self._decay is not None
+            else None
+        )
+
+    def update(self) -> None:
+        """Take in the parameters as they are after a step."""
+        if self._average is not None:
+            self._average.update()
+
+    def applied(self) -> AbstractContextManager[None]:
+        """Return a context in which the parameters are the averaged ones."""
+        if self._average is None:
+            return nullcontext()
+        context: AbstractContextManager[None] = self._average.average_parameters()
+        return context
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the average by index, and the number of updates it has seen."""
+        if self._average is None:
+            return {}
+        return {
+            "updates": torch.tensor(self._average.num_updates),
+            **{str(index): tensor for index, tensor in enumerate(self._average.shadow_params)},
+        }
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take back what `tensors` returned."""
+        if self._average is None:
+            return
+        self._average.num_updates = int(tensors["updates"])
+        for index, shadow in enumerate(self._average.shadow_params):
+            shadow.copy_(tensors[str(index)])
 
 
 class Weights:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,11 +15,10 @@ from finetune.core.interruption import StopSignals
 from finetune.core.run_files import CHECKPOINTS, METRICS
 from finetune.core.text import counted
 from finetune.data.graphs import GraphBatch
-from finetune.losses.frozen_foundation import Teacher
-from finetune.losses.total import LossValue, TotalLoss
+from finetune.losses.frozen_foundation import FrozenFoundation
+from finetune.losses.total import TotalLoss
 from finetune.potentials.potential import Potential
 from finetune.recipe.recipe import Recipe
-from finetune.recipe.sections import TrainRecipe
 from finetune.training.batches import (
     Feeder,
     Order,
@@ -28,71 +26,11 @@ from finetune.training.batches import (
     global_generator,
     structure_generators,
 )
-from finetune.training.checkpoints import Keeper, Progress, Weights
-from finetune.training.guard import diverged
-from finetune.training.optimisers.adamw import (
-    Stepper,
-    WeightAverage,
-    build_optimiser,
-    learning_rate,
-    set_learning_rate,
-)
-from finetune.training.optimisers.gauss_newton import GaussNewton
+from finetune.training.checkpoints import Keeper, Progress, WeightAverage, Weights, diverged
+from finetune.training.optimisers.optimiser import Optimiser, Piece, learning_rate
 from finetune.training.processes import Processes
 from finetune.training.progress import Record, Reporter
 from finetune.training.records import MetricsLog, Validator, finite, step_values
-
-
-class Pace:
-    """Places in a run, measured in epochs.
-
-    Args:
-        settings: The recipe's.
-        steps: Steps in an epoch.
-
-    Attributes:
-        length: Epochs in all, fewer than the recipe's where its steps are limited.
-    """
-
-    def __init__(self, settings: TrainRecipe, steps: int) -> None:
-        self.settings = settings
-        self.steps = steps
-        self.length = float(settings.epochs)
-        if settings.max_steps is not None:
-            self.length = min(self.length, settings.max_steps / steps)
-
-    def done(self, state: Progress) -> float:
-        """Return how many epochs are done, with the share of the one in progress."""
-        return state.epoch - 1 + state.position / self.steps
-
-    def share(self, state: Progress) -> float:
-        """Return the share of the run that is done, 0 to 1."""
-        return self.done(state) / self.length
-
-    def rate(self, state: Progress, epoch: float) -> float:
-        """Return the learning rate after ``epoch`` epochs, as the guard allows."""
-        monitored = f"valid/{self.settings.monitor}"
-        values = [record[monitored] for record in state.history]
-        values = [math.inf if value is None else value for value in values]
-        return state.guard.factor * learning_rate(self.settings, epoch, self.length, values)
-
-
-def spent(state: Progress, settings: TrainRecipe, processes: Processes) -> str:
-    """Return which budget is spent, ``max_steps`` or ``max_hours``; empty while none is."""
-    if settings.max_steps is not None and state.step >= settings.max_steps:
-        return "max_steps"
-    if settings.max_hours is not None:
-        late = state.seconds >= 3600 * settings.max_hours
-        return "max_hours" if processes.any(late) else ""
-    return ""
-
-
-def ending(state: Progress, settings: TrainRecipe, processes: Processes) -> str:
-    """Return why the run is over after an epoch; empty while it is not."""
-    if settings.patience and state.epoch - state.best_epoch >= settings.patience:
-        return "patience"
-    finished = "finished" if state.epoch >= settings.epochs else ""
-    return spent(state, settings, processes) or finished
 
 
 @dataclass(frozen=True)
@@ -119,7 +57,7 @@ class Trainer:
         data: What it is trained on.
         recipe: Losses and training settings.
         folder: Run folder; receives ``metrics.jsonl`` and ``checkpoints``.
-        reporter: Told of every epoch.
+        reporter: Receives every epoch.
     """
 
     def __init__(
@@ -132,45 +70,27 @@ class Trainer:
         reporter: Reporter,
     ) -> None:
         self.adapted = adapted
-        self.teacher = Teacher(foundation)
-        self.data = data
         self.recipe = recipe
         self.settings = settings = recipe.train
         self.folder = folder
         self.reporter = reporter
         self.processes = Processes(adapted.potential.device)
         self.total = TotalLoss(recipe.losses)
+        self.optimiser: Optimiser = recipe.optimiser.load()(
+            *(adapted, settings, self.total, FrozenFoundation(foundation), self.processes)
+        )
         parameters = adapted.trainable_parameters()
-        optimiser = build_optimiser(adapted, settings)
         self.average = WeightAverage(list(parameters.values()), settings.ema)
-        self.weights = Weights(parameters, optimiser, self.average)
-        self.stepper: Stepper | GaussNewton
-        if settings.optimiser == "gauss-newton":
-            self.stepper = GaussNewton(
-                adapted.potential, list(parameters.values()), self.total, optimiser
-            )
-            pieces = -(-len(data.train) // settings.batch_size)
-        else:
-            self.stepper = Stepper(
-                list(parameters.values()),
-                optimiser,
-                self.average,
-                self.total,
-                clip=settings.gradient_clip,
-                pull=settings.pull_to_foundation,
-                processes=self.processes,
-            )
-            pieces = settings.accumulate * self.processes.count
+        self.weights = Weights(parameters, self.optimiser.torch, self.average)
         self.order = Order(
-            settings.seed,
-            len(data.train),
-            len(data.unlabelled),
-            settings.batch_size,
-            settings.unlabelled_batch_size,
-            pieces,
+            *(settings.seed, len(data.train), len(data.unlabelled)),
+            *(settings.batch_size, settings.unlabelled_batch_size),
+            pieces=self.optimiser.pieces(len(data.train)),
         )
         self.feeder = Feeder(data, self.order, self.processes, settings.workers)
-        self.pace = Pace(settings, self.order.steps)
+        self.length = float(settings.epochs)
+        if settings.max_steps is not None:
+            self.length = min(self.length, settings.max_steps / self.order.steps)
         self.validator = Validator(
             adapted.potential, self.average, data.valid, self.total, recipe.losses
         )
@@ -183,7 +103,7 @@ class Trainer:
         """Train; afterwards the potential holds the best averaged weights, in evaluation mode.
 
         Args:
-            resume: Whether to go on from the newest whole checkpoint, where there is one.
+            resume: Whether to continue from the newest intact checkpoint, where there is one.
 
         Raises:
             TrainingError: If the run keeps diverging, naming loss and structures.
@@ -193,7 +113,17 @@ class Trainer:
             try:
                 self._begin(resume)
                 while not self.progress.ending:
-                    self._epoch(signals)
+                    self.adapted.potential.train()
+                    started = time.perf_counter()
+                    for pieces in self.feeder.steps(self.progress.epoch, self.progress.position):
+                        self._step(pieces)
+                        self.progress.next_step(time.perf_counter() - started)
+                        started = time.perf_counter()
+                        self._stop_if_asked(signals)
+                        if self._budget_spent():
+                            break
+                        self._save_if_due()
+                    self._end_epoch(signals)
             except OSError as error:
                 raise self.keeper.unwritable(error) from error
         self.weights.return_to_best()
@@ -202,7 +132,7 @@ class Trainer:
         return TrainingOutcome(state.history, state.best_epoch, state.ending)
 
     def try_steps(self, count: int) -> list[float]:
-        """Take steps to see what they cost, writing nothing; return the wall time of each, s."""
+        """Take steps to measure their cost, writing nothing; return the wall time of each, s."""
         taken = []
         self.adapted.potential.train()
         started = time.perf_counter()
@@ -214,14 +144,15 @@ class Trainer:
         return taken
 
     def _begin(self, resume: bool) -> None:
+        """Start from the foundation, or where the newest checkpoint left off."""
         stored = self.keeper.read() if resume else None
         if stored is not None:
             for fault in stored.faults:
-                self.reporter.say(f"warning: {fault}; going on from the one before.")
+                self.reporter.say(f"warning: {fault}; the checkpoint before it is used.")
             self.progress = state = Progress.from_dict(stored.state)
             self.weights.restore(stored.tensors)
             if state.ending == "max_hours":
-                state.ending = spent(state, self.settings, self.processes)
+                state.ending = self._budget_spent()
             self.reporter.say(
                 f"resumed after step {state.step}, epoch {state.epoch}"
                 + (f" ({state.ending})" if state.ending else "")
@@ -236,44 +167,17 @@ class Trainer:
             self._validate(0)
             self._save()
 
-    def _epoch(self, signals: StopSignals) -> None:
-        """Do what is left of the epoch in progress."""
-        state = self.progress
-        self.adapted.potential.train()
-        started = time.perf_counter()
-        for pieces in self.feeder.steps(state.epoch, state.position):
-            self._step(pieces)
-            state.position += 1
-            state.step += 1
-            state.spend(time.perf_counter() - started, steps=True)
-            started = time.perf_counter()
-            self._stop_if_asked(signals)
-            if spent(state, self.settings, self.processes):
-                break
-            if self.keeper.due:
-                self._save()
-        if "gradient_norm" not in state.sums and not state.guard.skipped:
-            raise TrainingError(
-                "no loss applies to any training structure: there are no labels of the kinds that "
-                "the recipe's losses use."
-            )
-        self._validate(state.epoch)
-        state.ending = ending(state, self.settings, self.processes)
-        state.next_epoch()
-        if state.ending:
-            self._save(final=True)
-            return
-        self._stop_if_asked(signals)
-        if self.keeper.due:
-            self._save()
-
-    def _step(self, pieces: list[GraphBatch]) -> None:
-        state, guard = self.progress, self.progress.guard
-        set_learning_rate(self.weights.optimiser, self.pace.rate(state, self.pace.done(state)))
-        potential = self.adapted.potential
-        pieces = [batch.to(potential.device, potential.dtype) for batch in pieces]
-        with global_generator(self.settings.seed, state.step, self.processes.rank):
-            outcome = self.stepper.take(pieces, self._evaluate, self.pace.share(state))
+    def _step(self, batches: list[GraphBatch]) -> None:
+        """Take one step, or skip it where a loss or gradient is not finite."""
+        state, guard, potential = self.progress, self.progress.guard, self.adapted.potential
+        seed, done = self.settings.seed, state.epoch - 1 + state.position / self.order.steps
+        self.optimiser.set_rate(self._rate(done))
+        pieces = []
+        for batch in batches:
+            generators = structure_generators(seed, state.step, batch.identity.tolist())
+            pieces.append(Piece(batch.to(potential.device, potential.dtype), generators))
+        with global_generator(seed, state.step, self.processes.rank):
+            outcome = self.optimiser.step(pieces, done / self.length)
         if outcome is None:
             return
         if outcome.trouble:
@@ -281,6 +185,7 @@ class Trainer:
             if guard.diverging:
                 self._roll_back()
             return
+        self.average.update()
         guard.step_went_well()
         state.add("gradient_norm", outcome.gradient_norm)
         for name, value in outcome.noise.items():
@@ -288,11 +193,43 @@ class Trainer:
         for name, value in step_values(outcome.means, outcome.weights).items():
             state.add(name, value)
 
-    def _evaluate(self, batch: GraphBatch, shares: Mapping[str, float]) -> LossValue | None:
-        step, identities = self.progress.step, batch.identity.tolist()
-        generators = structure_generators(self.settings.seed, step, identities)
-        potential, done = self.adapted.potential, self.pace.share(self.progress)
-        return self.total(batch, potential, generators, self.teacher, done, shares)
+    def _rate(self, epoch: float) -> float:
+        """Return the learning rate after ``epoch`` epochs, as the guard allows."""
+        state, monitored = self.progress, f"valid/{self.settings.monitor}"
+        values = [record[monitored] for record in state.history]
+        values = [math.inf if value is None else value for value in values]
+        return state.guard.factor * learning_rate(self.settings, epoch, self.length, values)
+
+    def _end_epoch(self, signals: StopSignals) -> None:
+        """Validate, decide whether the run is over, and save."""
+        state, settings = self.progress, self.settings
+        if "gradient_norm" not in state.sums and not state.guard.skipped:
+            raise TrainingError(
+                "no loss applies to any training structure: there are no labels of the kinds that "
+                "the recipe's losses use."
+            )
+        self._validate(state.epoch)
+        if settings.patience and state.epoch - state.best_epoch >= settings.patience:
+            state.ending = "patience"
+        else:
+            finished = "finished" if state.epoch >= settings.epochs else ""
+            state.ending = self._budget_spent() or finished
+        state.next_epoch()
+        if state.ending:
+            self._save(final=True)
+            return
+        self._stop_if_asked(signals)
+        self._save_if_due()
+
+    def _budget_spent(self) -> str:
+        """Return which budget is spent, ``max_steps`` or ``max_hours``; empty while none is."""
+        state, settings = self.progress, self.settings
+        if settings.max_steps is not None and state.step >= settings.max_steps:
+            return "max_steps"
+        if settings.max_hours is None:
+            return ""
+        late = state.seconds >= 3600 * settings.max_hours
+        return "max_hours" if self.processes.any(late) else ""
 
     def _roll_back(self) -> None:
         """Return to the best weights at a lower learning rate.
@@ -302,14 +239,12 @@ class Trainer:
         """
         state, guard = self.progress, self.progress.guard
         if guard.rollbacks >= self.settings.rollbacks:
-            mend = "Lower train.learning_rate or the weight of that loss, or look at"
-            if self.settings.optimiser == "gauss-newton":
-                mend = "Train fewer weights (adapter lora or readout), or look at"
             raise TrainingError(
-                f"training keeps diverging: {guard.trouble}. Went back to the best weights (epoch "
-                f"{state.best_epoch}) {counted(guard.rollbacks, 'time')}, each time with a lower "
-                f"learning rate. {mend} those structures. '{self.folder}' keeps metrics and "
-                "checkpoint unless it replaced an earlier run; --overwrite starts again."
+                f"training keeps diverging: {guard.trouble}. It returned to the best weights "
+                f"(epoch {state.best_epoch}) {counted(guard.rollbacks, 'time')}, each time with a "
+                f"lower learning rate. {self.recipe.optimiser.diverging} those structures. "
+                f"'{self.folder}' keeps metrics and checkpoint unless it replaced an earlier run; "
+                "--overwrite starts again."
             )
         self.weights.return_to_best()
         guard.rolled_back()
@@ -321,7 +256,9 @@ class Trainer:
     def _validate(self, epoch: int) -> None:
         """Record an epoch, and keep its weights where they are the best so far."""
         state, monitored = self.progress, f"valid/{self.settings.monitor}"
-        record = self.processes.from_main(self._record(epoch))
+        main = self.processes.main  # the other processes wait for its record
+        record = self.validator.record(state, epoch, self._rate(epoch)) if main else {}
+        record = self.processes.from_main(record)
         value = record[monitored]
         first = state.history[0][monitored] if state.history else value
         record = finite(record)
@@ -339,16 +276,19 @@ class Trainer:
             state.guard.trouble = trouble
             self._roll_back()
 
-    def _record(self, epoch: int) -> Record:
-        """Validate in the main process; the others wait for its record."""
-        if not self.processes.main:
-            return {}
-        return self.validator.record(self.progress, epoch, self.pace.rate(self.progress, epoch))
-
     def _save(self, final: bool = False) -> None:
         self.keeper.write(self.weights.tensors(), self.progress.as_dict(), final)
 
+    def _save_if_due(self) -> None:
+        if self.keeper.due:
+            self._save()
+
     def _stop_if_asked(self, signals: StopSignals) -> None:
+        """Save and stop where SIGTERM or SIGINT (Ctrl-C) has arrived.
+
+        Raises:
+            RunStoppedError: It says how to resume.
+        """
         number = self.processes.first(signals.received)
         if number is not None:
             self._save()

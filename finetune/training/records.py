@@ -15,8 +15,7 @@ from finetune.losses.total import TotalLoss
 from finetune.potentials.errors import Errors, errors, predict
 from finetune.potentials.potential import Potential
 from finetune.recipe.loss_options import LossOptions
-from finetune.training.checkpoints import Progress
-from finetune.training.optimisers.adamw import WeightAverage
+from finetune.training.checkpoints import Progress, WeightAverage
 from finetune.training.progress import Record
 
 

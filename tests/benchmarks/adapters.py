@@ -21,7 +21,7 @@ from records import Records
 from safetensors.torch import load_file
 
 import finetune
-from finetune.recipe.plugins import adapters, training_defaults
+from finetune.recipe.plugins import adapter_rules, adapters
 
 POOL = 120
 """Labels in data/ccsdt/ethanol/train.xyz."""
@@ -111,7 +111,7 @@ def main() -> None:
         return records[name]
 
     for labels, kind in itertools.product(options.labels, options.kinds):
-        rates = [factor * training_defaults(kind).learning_rate for factor in FACTORS]
+        rates = [factor * adapter_rules(kind).training.learning_rate for factor in FACTORS]
         first = {rate: result(kind, labels, 0, rate)["valid energy_mae"] for rate in rates}
         best = min(rates, key=lambda rate: first[rate])
         rows = [result(kind, labels, draw, best) for draw in range(options.draws)]

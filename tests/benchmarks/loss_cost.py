@@ -26,7 +26,7 @@ import torch
 
 from finetune.data.graphs import GraphBatch, concatenate, graph
 from finetune.data.reading import read_structures
-from finetune.losses.frozen_foundation import Teacher
+from finetune.losses.frozen_foundation import FrozenFoundation
 from finetune.losses.total import TotalLoss
 from finetune.potentials.loading import load_foundation
 from finetune.potentials.potential import Potential
@@ -63,7 +63,9 @@ def losses(arm: dict[str, Any]) -> TotalLoss:
     return TotalLoss(recipe.losses)
 
 
-def step(total: TotalLoss, batch: GraphBatch, potential: Potential, teacher: Teacher) -> None:
+def step(
+    total: TotalLoss, batch: GraphBatch, potential: Potential, teacher: FrozenFoundation
+) -> None:
     """One training step without the optimiser."""
     value = total(batch, potential, torch.Generator().manual_seed(0), teacher)
     assert value is not None
@@ -71,7 +73,7 @@ def step(total: TotalLoss, batch: GraphBatch, potential: Potential, teacher: Tea
 
 
 def passes(
-    total: TotalLoss, batch: GraphBatch, potential: Potential, teacher: Teacher
+    total: TotalLoss, batch: GraphBatch, potential: Potential, teacher: FrozenFoundation
 ) -> dict[str, float]:
     """Count evaluations of one structure in a step, after the foundation has seen the batch."""
     step(total, batch, potential, teacher)
@@ -106,7 +108,7 @@ def resident(field: str) -> float:
 
 
 def peak_memory(
-    total: TotalLoss, batch: GraphBatch, potential: Potential, teacher: Teacher
+    total: TotalLoss, batch: GraphBatch, potential: Potential, teacher: FrozenFoundation
 ) -> float:
     """Return by how much the resident size grows during a step, MiB."""
     step(total, batch, potential, teacher)
@@ -125,7 +127,7 @@ def main() -> None:
     options = parser.parse_args()
     foundation = load_foundation(options.foundation)
     potential = foundation.potential
-    teacher = Teacher(deepcopy(potential).requires_grad_(False))
+    teacher = FrozenFoundation(deepcopy(potential).requires_grad_(False))
     potential.train()
     structures = read_structures("data/ccsdt/ethanol/train_pbe0.xyz@:40")
     totals = {name: losses(arm) for name, arm in ARMS.items()}

@@ -11,8 +11,8 @@ import finetune
 from finetune import FinetuneError
 from finetune.core.errors import RecipeError
 from finetune.data.splitting import hold_out
-from finetune.runs import preparation as division
 from finetune.studies import comparison as module
+from finetune.training.optimisers.gauss_newton import GaussNewton
 from tests.conftest import recipe_for
 
 
@@ -36,15 +36,15 @@ def recipe(workspace: Path, output: Path, **changes: Any) -> finetune.Recipe:
 def test_arms_that_fit_into_memory_are_not_refused_for_labels_that_none_uses(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    solvable, sizes = division.check_solvable, []
+    solvable, sizes = GaussNewton.check, []
 
-    def check(recipe: Any, train: Sequence[Any], adapted: Any) -> None:
+    def check(cls: type, recipe: Any, train: Sequence[Any], adapted: Any) -> None:
         sizes.append(len(train))
         if len(train) > 8:
             raise RecipeError("the gradients do not fit")
         solvable(recipe, train, adapted)
 
-    monkeypatch.setattr(division, "check_solvable", check)
+    monkeypatch.setattr(GaussNewton, "check", classmethod(check))
     given = recipe(workspace, tmp_path / "run")
     with pytest.raises(Passed):
         finetune.compare(given, vary={"labels": [6, 8]}, seeds=2)

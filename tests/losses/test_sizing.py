@@ -9,7 +9,7 @@ import finetune
 from finetune.core.errors import DataError
 from finetune.data.graphs import GraphBatch, graph
 from finetune.losses import sizing
-from finetune.losses.frozen_foundation import Teacher
+from finetune.losses.frozen_foundation import FrozenFoundation
 from finetune.potentials.mace.potential import MacePotential
 from finetune.recipe.displacements import DisplacementOptions
 from finetune.recipe.loss_options import LossOptions, ReplayOptions, TaylorOptions
@@ -35,7 +35,7 @@ def test_the_remainder_is_the_stated_fraction_of_the_error(
     losses = chosen(0.5, kind=kind)
     size = sizing.chosen_sizes(losses, potential, graphs, 1e-3)["pitc"]
     settled = DisplacementOptions(kind=kind, size=size)
-    found = sizing.remainder(settled, Teacher(potential), graphs)
+    found = sizing.remainder(settled, FrozenFoundation(potential), graphs)
     assert found == pytest.approx(0.5e-3, rel=0.1)
     assert 1e-3 < size < 0.3
 

@@ -9,7 +9,7 @@ from ase import Atoms
 
 from finetune.data.graphs import GraphBatch, concatenate, graph
 from finetune.losses.context import LossContext, Site
-from finetune.losses.frozen_foundation import Teacher
+from finetune.losses.frozen_foundation import FrozenFoundation
 from finetune.losses.loss import Loss
 from finetune.losses.total import TotalLoss
 from finetune.potentials.mace.potential import MacePotential
@@ -72,7 +72,7 @@ def context(
     drawn: Mapping[Site, torch.Tensor] | None = None,
 ) -> LossContext:
     generator = torch.Generator().manual_seed(0)
-    teacher = None if foundation is None else Teacher(foundation)
+    teacher = None if foundation is None else FrozenFoundation(foundation)
     asked = loss.requests(batch)
     return LossContext(batch, potential, asked, generator, teacher, drawn=drawn)
 
@@ -279,7 +279,7 @@ def test_evaluations_are_shared_and_forces_only_where_needed(
         return forward(self, batch, **options)
 
     monkeypatch.setattr(HarmonicPotential, "forward", spy)
-    total, teacher = TotalLoss(recipe.losses), Teacher(foundation)
+    total, teacher = TotalLoss(recipe.losses), FrozenFoundation(foundation)
     total(batch, trained, torch.Generator().manual_seed(0), teacher)
     # r+δ and r−δ by energies; r and r+δ′ by forces
     of_the_trained = [(True, 6, False), (True, 6, True)]

@@ -6,13 +6,13 @@ import sys
 import torch
 
 import finetune
-from finetune.training.optimisers.adamw import Stepper
+from finetune.training.optimisers.gradient import GradientDescent
 
 torch.set_num_threads(1)
 if os.environ["RANK"] == sys.argv[2]:
 
-    def crash(self: Stepper, *given: object) -> object:
+    def crash(self: GradientDescent, *given: object) -> object:
         raise RuntimeError("this rank has had enough")
 
-    Stepper.take = crash  # type: ignore[assignment]
+    GradientDescent.step = crash  # type: ignore[assignment]
 finetune.run(sys.argv[1])

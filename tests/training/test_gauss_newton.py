@@ -205,10 +205,10 @@ def test_its_settings_come_and_go_with_it(workspace: Path, tmp_path: Path) -> No
     assert empty.train.optimiser == "adam"
     stages: dict[str, Any] = {"first": {}, "second": {"train": {"optimiser": "gauss-newton"}}}
     ladder = finetune.Recipe.parse({**plain.written(), "stages": stages})
-    assert [item.train.epochs for item in ladder.climb().values()] == [200, 10]
+    assert [item.train.epochs for item in ladder.stage_recipes().values()] == [200, 10]
     scheduled = {**plain.written(), "stages": stages}
     scheduled["train"] = {"epochs": 5, "schedule": "cosine", "ema": 0.9}
-    first, second = finetune.Recipe.parse(scheduled).climb().values()
+    first, second = finetune.Recipe.parse(scheduled).stage_recipes().values()
     assert (first.train.epochs, first.train.schedule, first.train.ema) == (5, "cosine", 0.9)
     assert (second.train.epochs, second.train.schedule, second.train.ema) == (10, "constant", None)
     members = {**plain.written(), "stages": stages, "committee": {"members": 2}}
@@ -229,8 +229,8 @@ def test_the_written_recipe_of_a_ladder_gives_the_same_stages(
     content["stages"] = {"one": {"train": {"optimiser": inner}}, "two": {}}
     ladder = finetune.Recipe.parse(content)
     again = finetune.Recipe.parse(ladder.complete())
-    for name, stage in ladder.climb().items():
-        assert again.climb()[name].train == stage.train, name
+    for name, stage in ladder.stage_recipes().items():
+        assert again.stage_recipes()[name].train == stage.train, name
     assert ladder.differences(again) == []
 
 

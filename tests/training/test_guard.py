@@ -15,7 +15,7 @@ from finetune.data.graphs import GraphBatch
 from finetune.losses.context import BASE, LossContext, Request
 from finetune.losses.loss import Loss
 from finetune.recipe.loss_options import LossOptions
-from finetune.training.guard import Guard
+from finetune.training.checkpoints import Guard
 from tests.conftest import recipe_for
 from tests.training.test_resume import StopAt, outcome
 

@@ -11,8 +11,8 @@ import finetune
 from finetune.core.errors import FinetuneError, TrainingError
 from finetune.export.calculator import load_calculator
 from finetune.recipe.sections import TrainRecipe
-from finetune.training.checkpoints import read
-from finetune.training.optimisers.adamw import WeightAverage, learning_rate
+from finetune.training.checkpoints import WeightAverage, read
+from finetune.training.optimisers.optimiser import learning_rate
 from finetune.training.progress import Record, Silent
 from tests.conftest import recipe_for
 

@@ -9,16 +9,21 @@ import pytest
 import torch
 
 import finetune
+from finetune.adapters.adapter import AdaptedPotential
 from finetune.core.errors import RecipeError
 from finetune.data.graphs import GraphBatch
 from finetune.losses.context import BASE, LossContext, Request
+from finetune.losses.frozen_foundation import FrozenFoundation
 from finetune.losses.loss import Loss
+from finetune.losses.total import TotalLoss
 from finetune.potentials.mace.potential import MacePotential
+from finetune.recipe.optimisers import OPTIMISERS
 from finetune.recipe.plugins import adapters
 from finetune.recipe.sections import TrainRecipe
 from finetune.testing import tiny_mace
 from finetune.training.batches import Order
-from finetune.training.optimisers.adamw import build_optimiser, set_learning_rate
+from finetune.training.optimisers.optimiser import Optimiser
+from finetune.training.processes import Processes
 from tests.conftest import recipe_for
 from tests.training.test_loop import weights
 
@@ -31,6 +36,15 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def largest_difference(first: Path, second: Path) -> float:
     one, two = weights(first), weights(second)
     return max(float((one[name] - two[name]).detach().abs().max()) for name in one)
+
+
+def optimiser_for(adapted: AdaptedPotential, **settings: Any) -> Optimiser:
+    train = TrainRecipe.model_validate(settings)
+    losses, frozen = TotalLoss({}), FrozenFoundation(adapted.potential)
+    found: Optimiser = OPTIMISERS[train.optimiser].load()(
+        adapted, train, losses, frozen, Processes()
+    )
+    return found
 
 
 @pytest.fixture
@@ -86,10 +100,11 @@ def test_groups_have_learning_rates_of_their_own(potential: MacePotential) -> No
     names = [name for group in groups.values() for name in group]
     assert sorted(names) == sorted(adapted.trainable_parameters())
     factors = {"readouts": 10.0, "interactions": 0.0, "interactions.1.linear*": 0.1}
-    optimiser = build_optimiser(adapted, TrainRecipe(learning_rate_factors=factors))
-    set_learning_rate(optimiser, 0.5)
+    optimiser = optimiser_for(adapted, learning_rate_factors=factors)
+    optimiser.set_rate(0.5)
     names = {id(item): name for name, item in adapted.trainable_parameters().items()}
-    rates = {names[id(p)]: group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    torch_groups = optimiser.torch.param_groups
+    rates = {names[id(p)]: group["lr"] for group in torch_groups for p in group["params"]}
     assert rates.keys() == adapted.trainable_parameters().keys()
     for name, rate in rates.items():
         inner = name.removeprefix("model.")
@@ -103,9 +118,9 @@ def test_groups_have_learning_rates_of_their_own(potential: MacePotential) -> No
         assert rate == expected, name
     assert len(set(rates.values())) == 4
     with pytest.raises(RecipeError, match="factors: .*'readout' .* Did you mean 'readouts"):
-        build_optimiser(adapted, TrainRecipe(learning_rate_factors={"readout": 2.0}))
+        optimiser_for(adapted, learning_rate_factors={"readout": 2.0})
     with pytest.raises(RecipeError, match="factors: .* nothing would be trained"):
-        build_optimiser(adapted, TrainRecipe(learning_rate_factors={"*": 0.0}))
+        optimiser_for(adapted, learning_rate_factors={"*": 0.0})
 
 
 def test_validate_refuses_factors_that_name_nothing(workspace: Path) -> None:
@@ -138,8 +153,7 @@ def test_soft_freezing_slows_what_it_names(workspace: Path, tmp_path: Path) -> N
 def test_optimisers_by_name(kind: str, amsgrad: bool) -> None:
     adapter = adapters.get("readout")
     adapted = adapter(adapter.Options()).attach(tiny_mace())
-    recipe = TrainRecipe.model_validate({"optimiser": kind, "amsgrad": amsgrad})
-    optimiser = build_optimiser(adapted, recipe)
+    optimiser = optimiser_for(adapted, optimiser=kind, amsgrad=amsgrad).torch
     assert type(optimiser).__name__.lower() == kind
     assert optimiser.defaults["amsgrad"] is amsgrad
 

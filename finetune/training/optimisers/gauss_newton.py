@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,13 +30,16 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_solve, cholesky
 from scipy.optimize import minimize
 
-from finetune.core.errors import TrainingError
-from finetune.data.graphs import GraphBatch
-from finetune.losses.total import TotalLoss
-from finetune.potentials.potential import Potential
+from finetune.adapters.adapter import AdaptedPotential
+from finetune.core.devices import free_memory
+from finetune.core.environment import process_count
+from finetune.core.errors import DataError, RecipeError, TrainingError
+from finetune.core.text import counted
+from finetune.data.graphs import identity
+from finetune.data.structures import Structure
 from finetune.recipe.loss_options import SUPERVISED
 from finetune.recipe.optimisers import used_labels
-from finetune.training.optimisers.adamw import Evaluate, StepOutcome
+from finetune.recipe.recipe import Recipe
 from finetune.training.optimisers.label_rows import (
     Counted,
     Rows,
@@ -45,6 +49,7 @@ from finetune.training.optimisers.label_rows import (
     label_rows,
     without_copies,
 )
+from finetune.training.optimisers.optimiser import Optimiser, Piece, StepOutcome
 
 Array = NDArray[np.float64]
 
@@ -123,6 +128,10 @@ def _thinned(
     return gram[np.ix_(kept, kept)], targets[kept], kinds[kept]
 
 
+LEAST_LABELS = 3
+"""Labels that a restraint can be chosen from."""
+VECTORS = 8
+"""Vectors of all weights that a step needs in addition to the gradients."""
 HALVINGS = 6
 """How often a step that raises the objective is halved before it is given up."""
 OFFSET_STEPS = 4
@@ -135,48 +144,81 @@ SMALLEST_GRADIENTS = 1e-10
 """Tensors of weights whose gradients are smaller than this share of the largest stay put."""
 
 
-class GaussNewton:
-    """Takes Gauss-Newton steps on all labels at once; stands in for a `Stepper`.
+class GaussNewton(Optimiser):
+    """Takes Gauss-Newton steps on all labels at once.
 
-    Args:
-        potential: What is trained.
-        parameters: Its trainable parameters, with the foundation's values.
-        total: The losses, all of them on labels.
-        optimiser: Holds the share of each step that is taken, as its learning rate.
+    The learning rate is the share of each step that is taken.
     """
 
-    def __init__(
-        self,
-        potential: Potential,
-        parameters: Sequence[torch.nn.Parameter],
-        total: TotalLoss,
-        optimiser: torch.optim.Optimizer,
-    ) -> None:
-        self.potential = potential
-        self.parameters = list(parameters)
-        self.sizes = [parameter.numel() for parameter in parameters]
-        self.total = total
-        self.optimiser = optimiser
-        self.used = used_labels({n: loss.options for n, loss in total.losses.items()})
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """See `Optimiser.build`; torch's optimiser holds the share of each step, no moments."""
+        self.sizes = [parameter.numel() for parameter in self.parameters]
+        self.used = used_labels({n: loss.options for n, loss in self.total.losses.items()})
         self.origin = self._weights()
+        return torch.optim.SGD(groups, lr=self.settings.learning_rate)
 
-    def take(
-        self, pieces: Sequence[GraphBatch], evaluate: Evaluate, progress: float
-    ) -> StepOutcome:
-        """Take a step; the weights stay as they were where nothing lowers the objective.
+    @classmethod
+    def check(
+        cls, recipe: Recipe, structures: Sequence[Structure], adapted: AdaptedPotential
+    ) -> None:
+        """Refuse what cannot be solved at once.
 
-        Args:
-            pieces: All training structures, in batches.
-            evaluate: Evaluates the losses on a batch.
-            progress: Share of the run's steps that are done.
+        Raises:
+            DataError: If the energies are fewer than what reference energies explain of them needs.
+            RecipeError: If the gradients of all labels do not fit into memory, or several processes
+                are to share the work.
         """
-        means, weights = self._means(pieces, evaluate), self.total.weights(progress)
-        counted = without_copies(pieces)
+        if process_count() > 1:
+            raise RecipeError(
+                "train.optimiser=gauss-newton works in one process. Run it without torchrun or "
+                "accelerate, or set train.optimiser=adamw."
+            )
+        used = used_labels(recipe.losses)
+        different = {identity(item): item for item in structures}.values()
+        energies = [item for item in different if item.energy is not None and "energy" in used]
+        further = sum(
+            (3 * len(item) - _rigid_motions(item)) * (item.forces is not None and "forces" in used)
+            + 6 * (item.stress is not None and "stress" in used)
+            for item in different
+        )
+        elements = sorted({int(number) for item in energies for number in item.numbers})
+        counts = [[int((item.numbers == number).sum()) for number in elements] for item in energies]
+        offsets = int(np.linalg.matrix_rank(counts)) if counts else 0
+        free = len(energies) - offsets
+        if free + further < LEAST_LABELS:
+            raise DataError(
+                f"train.optimiser=gauss-newton learns from {counted(free, 'label')} of different "
+                "structures beyond those that settle the reference energies; it needs "
+                f"{LEAST_LABELS}. Add labels, or set train.optimiser=adamw."
+            )
+        tensors = [item.numel() for item in adapted.trainable_parameters().values()]
+        size, weights = 8 if recipe.train.precision == "float64" else 4, sum(tensors)
+        rows = len(energies) + further
+        gradients = rows * weights + len(energies) * max(tensors)
+        needed = (gradients + (3 * offsets + VECTORS) * weights) * size + 6 * rows**2 * 8
+        there = free_memory(adapted.potential.device)
+        if needed > there:
+            raise RecipeError(
+                f"train.optimiser=gauss-newton needs {needed / 2**30:.1f} GiB for the gradients of "
+                f"{rows:,} labels by {weights:,} weights, and there are "
+                f"{there / 2**30:.1f}. Use train.precision=float32, take fewer structures, leave "
+                "forces out (losses.forces.weight=0), train fewer weights (adapter readout or "
+                "lora), or set train.optimiser=adamw."
+            )
+
+    def pieces(self, structures: int) -> int:
+        """Return the batches of all training structures."""
+        return -(-structures // self.settings.batch_size)
+
+    def step(self, pieces: Sequence[Piece], progress: float) -> StepOutcome:
+        """See `Optimiser.step`; the weights stay where nothing lowers the objective."""
+        means, weights = self._means(pieces, progress), self.total.weights(progress)
+        counted = without_copies([piece.batch for piece in pieces])
         rows = label_rows(self.potential, counted, self.used, self.parameters)
         before = self._weights()
         problem = Linearised(rows, self.sizes, before - self.origin)
         step = self.origin + problem.solution - before
-        rate = float(self.optimiser.param_groups[0]["lr"])
+        rate = float(self.torch.param_groups[0]["lr"])
         best = problem.objective(rows.residuals, before - self.origin)
         for _ in range(HALVINGS + 1):
             self._set(before + rate * step)
@@ -193,17 +235,19 @@ class GaussNewton:
         }
         return StepOutcome(means, weights, float((self._weights() - before).norm()), noise=noise)
 
-    def _means(self, pieces: Sequence[GraphBatch], evaluate: Evaluate) -> dict[str, float]:
+    def _means(self, pieces: Sequence[Piece], progress: float) -> dict[str, float]:
         """Return the losses as they are before the step."""
-        counts = [self.total.counts(batch) for batch in pieces]
+        counts = [self.total.counts(piece.batch) for piece in pieces]
         means: dict[str, float] = {}
-        for batch, count in zip(pieces, counts, strict=True):
+        for piece, count in zip(pieces, counts, strict=True):
             shares = {
                 name: number / sum(other[name] for other in counts)
                 for name, number in count.items()
                 if number
             }
-            value = evaluate(batch, shares)
+            value = self.total(
+                *(piece.batch, self.potential, piece.generators, self.foundation), progress, shares
+            )
             for name, part in value.parts.items() if value else ():
                 means[name] = means.get(name, 0.0) + shares[name] * float(part.detach())
         return means
@@ -300,6 +344,11 @@ class Linearised:
         first = gradients[:energies]
         rest = torch.addmm(first, basis, basis.T @ first, alpha=-1)
         return _square(rest) + _square(gradients[energies:])
+
+
+def _rigid_motions(structure: Structure) -> int:
+    """Return the force components that are zero because moving and turning cost nothing."""
+    return 3 if structure.pbc.any() else min(6, 3 * len(structure))
 
 
 def _square(values: torch.Tensor) -> float:
