@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -85,7 +86,7 @@ def adapter_sizes(stored: dict[str, Any]) -> list[str]:
     cells = []
     for model in models:
         cells += [f"{model['model']['parameters']:,}", _bytes(model["model"]["bytes"]), ""]
-    return [*lines, "| the whole model | " + " | ".join(cells) + " |"]
+    return [*lines, "| complete model | " + " | ".join(cells) + " |"]
 
 
 def _bytes(count: int) -> str:
@@ -97,9 +98,13 @@ def adapters(stored: dict[str, Any]) -> list[str]:
     cells = {name: row for name, row in stored["runs"].items() if "draws" in row}
     sizes = dict.fromkeys(name.partition(" | ")[2] for name in cells)
     lines = [
-        f"Test errors on ethanol, CCSD(T), after {stored['steps']} steps on energies alone, mean ± "
-        "sample standard deviation over three draws of the labels; learning rate by the validation "
-        "energies of the first draw; processor time of a run (`tests/benchmarks/adapters.py`).",
+        *textwrap.wrap(
+            f"Test errors on ethanol, CCSD(T), after {stored['steps']} steps on energies alone: "
+            "mean ± sample standard deviation over three draws of the labels. The learning rate is "
+            "chosen by the validation energies of the first draw. The time is the processor time "
+            "of a run (`tests/benchmarks/adapters.py`).",
+            119,
+        ),
         "",
         "| labels | kind | learning rate | energy MAE [meV] | force MAE [meV/Å] | time [s] |",
         "|---|---|---:|---:|---:|---:|",

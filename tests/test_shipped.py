@@ -148,7 +148,7 @@ CONFIGURATIONS = {
     "dynamics, 1000 K": "1000 K",
     "dynamics, 1500 K": "1500 K",
     "random displacements of 0.02-0.15 Å": "displaced",
-    "bonds pressed or drawn apart": "stretched",
+    "bonds compressed or stretched": "stretched",
     "dimers": "dimer",
     "all": "all",
 }
