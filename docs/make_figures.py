@@ -22,7 +22,7 @@ from finetune.evaluation.plots import learning_curve, parity
 from finetune.losses.context import LossContext
 from finetune.losses.frozen_foundation import FrozenFoundation
 from finetune.losses.perturbation import reach
-from finetune.recipe.displacements import DisplacementOptions
+from finetune.recipe.loss_options import DisplacementOptions
 from finetune.recipe.plugins import losses
 
 FIGURES = Path(__file__).parent / "figures"

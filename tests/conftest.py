@@ -19,7 +19,7 @@ from finetune.potentials.storage import save
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.sections import LabelKeys
 from finetune.testing import tiny_mace
-from finetune.training.progress import Silent
+from finetune.training.records import Silent
 
 torch.set_num_threads(1)
 

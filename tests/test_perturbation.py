@@ -12,8 +12,7 @@ from finetune.losses.frozen_foundation import FrozenFoundation
 from finetune.losses.perturbation import draw, draw_strain, reach, strain_reach
 from finetune.potentials.loading import load_foundation
 from finetune.potentials.mace.potential import MacePotential
-from finetune.recipe.displacements import DisplacementOptions
-from finetune.recipe.schedules import Schedule
+from finetune.recipe.loss_options import DisplacementOptions, Schedule
 from tests.conftest import structure
 from tests.tolerances import ROUNDING_ENERGY, ROUNDING_FORCES
 

@@ -9,10 +9,9 @@ import yaml
 
 from finetune.adapters.adapter import AdaptedPotential, Adapter
 from finetune.core.errors import RecipeError
-from finetune.losses.total import TotalLoss
+from finetune.losses.loss import TotalLoss
 from finetune.potentials.potential import Potential
-from finetune.recipe.displacements import DisplacementOptions
-from finetune.recipe.loss_options import TaylorOptions
+from finetune.recipe.loss_options import DisplacementOptions, TaylorOptions
 from finetune.recipe.plugins import adapters
 from finetune.recipe.recipe import Recipe
 

@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from finetune.core.errors import RecipeError
+from finetune.recipe.loss_options import Schedule, at, peak
 from finetune.recipe.recipe import Recipe
-from finetune.recipe.schedules import Schedule, at, peak
 
 SMALL = {"foundation": "x", "data": {"train": "a.xyz"}, "output": "runs/x"}
 

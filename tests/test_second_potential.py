@@ -16,7 +16,7 @@ from finetune.potentials.potential import Potential
 from finetune.recipe.adapter_options import FrozenOptions, FullOptions
 from finetune.testing import PotentialSuite, tiny_mace
 from finetune.training.loop import Trainer, TrainingData
-from finetune.training.progress import Silent
+from finetune.training.records import Silent
 from tests.conftest import rattled, recipe_for, structure
 from tests.direct_potential import DirectForcePotential
 

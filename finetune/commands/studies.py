@@ -22,7 +22,7 @@ from finetune.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from finetune.training.progress import Reporter
+    from finetune.training.records import Reporter
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in eV, Å and s.")]
@@ -114,6 +114,6 @@ def compare(
 
 
 def _reporter(console: Console, quiet: bool) -> Reporter:
-    from finetune.training.progress import Plain, Silent
+    from finetune.training.records import Plain, Silent
 
     return Silent() if quiet else Plain(console)

@@ -52,7 +52,7 @@ def run(
     resumed = shlex.join(["piwsl-finetune", "run", recipe, *(overrides or []), "--resume", "auto"])
     with user_errors(resumed):
         from finetune.runs.workflow import run as run_recipe
-        from finetune.training.progress import reporter_for
+        from finetune.training.records import reporter_for
 
         result = run_recipe(
             recipe,

@@ -13,8 +13,7 @@ from finetune.data.graphs import GraphBatch, concatenate
 from finetune.losses.frozen_foundation import FrozenFoundation
 from finetune.losses.perturbation import Generators, draw, draw_strain, reach, strain_reach
 from finetune.potentials.potential import Potential
-from finetune.recipe.displacements import DisplacementOptions
-from finetune.recipe.schedules import Schedule, at, peak
+from finetune.recipe.loss_options import DisplacementOptions, Schedule, at, peak
 
 
 @dataclass(frozen=True)

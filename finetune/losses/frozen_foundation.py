@@ -10,7 +10,7 @@ from finetune.core.prediction import Prediction
 from finetune.data.graphs import GraphBatch
 from finetune.losses.soft_modes import SoftModes, soft_modes, thermal_displacements
 from finetune.potentials.potential import Potential
-from finetune.recipe.displacements import DisplacementOptions
+from finetune.recipe.loss_options import DisplacementOptions
 
 
 class FrozenFoundation:

@@ -9,7 +9,7 @@ import torch
 
 from finetune.data.graphs import GraphBatch
 from finetune.losses.frozen_foundation import FrozenFoundation
-from finetune.recipe.displacements import DisplacementOptions
+from finetune.recipe.loss_options import DisplacementOptions
 
 GAUSSIAN_CUT = 3.0
 """Gaussian displacement vectors are cut at this many standard deviations."""

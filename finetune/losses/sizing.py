@@ -11,25 +11,19 @@ from finetune.losses.consistency import TaylorLoss
 from finetune.losses.context import LossContext
 from finetune.losses.frozen_foundation import FrozenFoundation
 from finetune.potentials.potential import Potential
-from finetune.recipe.displacements import ChosenSize, DisplacementOptions
-from finetune.recipe.loss_options import LossOptions, TaylorOptions
+from finetune.recipe.loss_options import (
+    ChosenSize,
+    DisplacementOptions,
+    LossOptions,
+    TaylorOptions,
+    to_be_chosen,
+)
 
 STRUCTURES = 32
 """Training structures that the remainder is measured on, at most."""
 SMALLEST = 1e-4
 """Å; where even this is too much, the energy error says nothing: too few energies, say."""
 ROUNDS = 8
-
-
-def to_be_chosen(losses: Mapping[str, LossOptions]) -> dict[str, DisplacementOptions]:
-    """Return the displacements whose size is to be chosen, by the recipe's name of the loss."""
-    return {
-        name: options.displaced
-        for name, options in losses.items()
-        if options.peak_weight > 0
-        and options.displaced is not None
-        and isinstance(options.displaced.size, ChosenSize)
-    }
 
 
 def chosen_sizes(

@@ -11,9 +11,8 @@ from typing import Any
 
 from finetune.core.errors import RecipeError
 from finetune.core.registry import resolve
-from finetune.recipe.loss_options import SUPERVISED, LossOptions
+from finetune.recipe.loss_options import SUPERVISED, LossOptions, Schedule
 from finetune.recipe.plugins import adapter_rules
-from finetune.recipe.schedules import Schedule
 from finetune.recipe.sections import TrainRecipe
 
 

@@ -26,8 +26,13 @@ from finetune.recipe.loss_options import LossOptions
 from finetune.recipe.optimisers import DEFAULTED, OPTIMISERS, OptimiserRules, suited
 from finetune.recipe.overrides import overridden, read_yaml, settled
 from finetune.recipe.plugins import adapter_options, adapter_rules, loss_options
-from finetune.recipe.sections import CommitteeRecipe, DataRecipe, TrackRecipe, TrainRecipe
-from finetune.recipe.tune_options import TuneRecipe
+from finetune.recipe.sections import (
+    CommitteeRecipe,
+    DataRecipe,
+    TrackRecipe,
+    TrainRecipe,
+    TuneRecipe,
+)
 
 KEYS = ("adapter", "data", "losses", "reference_energies", "train")
 

@@ -20,11 +20,10 @@ from finetune.potentials.errors import LabelledPredictions, errors
 from finetune.recipe.recipe import Recipe
 from finetune.runs import run_folder
 from finetune.runs.fine_tuning import fine_tune
-from finetune.runs.preparation import Preparation
+from finetune.runs.preparation import Preparation, check_draw
 from finetune.runs.result import RunResult
-from finetune.runs.splits import check_draw
 from finetune.runs.stages import prepare_stages, run_stages, shared_folder
-from finetune.training.progress import Record, Reporter
+from finetune.training.records import Record, Reporter
 
 
 def prepare_member(

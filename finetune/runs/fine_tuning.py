@@ -19,9 +19,9 @@ from finetune.runs import outputs, run_folder
 from finetune.runs.preparation import Preparation
 from finetune.runs.result import RunResult
 from finetune.runs.validation import described
+from finetune.training.batches import Processes
 from finetune.training.loop import Trainer, TrainingOutcome
-from finetune.training.processes import Processes
-from finetune.training.progress import Reporter, Several, Silent, trackers
+from finetune.training.records import Reporter, Several, Silent, trackers
 
 
 def fine_tune(

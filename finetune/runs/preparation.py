@@ -1,4 +1,8 @@
-"""Open and check everything that a recipe names, before anything is written."""
+"""Open and check everything that a recipe names, before anything is written.
+
+The splits of a recipe are read and drawn here too: structures that train, validate, test, or serve
+weak losses without labels.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from typing import Any
 
 from ase.data import chemical_symbols
 
+from finetune.adapters.adapter import AdaptedPotential
 from finetune.core import output_folder
 from finetune.core.devices import choose_device, training_dtype
 from finetune.core.environment import run_environment
@@ -17,7 +22,7 @@ from finetune.core.errors import DataError, RecipeError, RunFolderError
 from finetune.data.graphs import graph
 from finetune.data.reading import Reader
 from finetune.data.sequences import Joined, View, mapped
-from finetune.data.splitting import representative
+from finetune.data.splitting import drawn, hold_out, representative
 from finetune.data.structures import Structure, coverage, fingerprint
 from finetune.inspection import data_warnings
 from finetune.inspection.requirements import (
@@ -28,7 +33,7 @@ from finetune.inspection.requirements import (
     formula,
 )
 from finetune.losses import sizing
-from finetune.losses.total import TotalLoss
+from finetune.losses.loss import TotalLoss
 from finetune.potentials import reference_energies
 from finetune.potentials.errors import errors, predict
 from finetune.potentials.loading import Foundation, lineage, load_foundation
@@ -36,12 +41,13 @@ from finetune.potentials.mace import acceleration
 from finetune.potentials.mace.potential import MacePotential
 from finetune.potentials.potential import Potential
 from finetune.potentials.storage import mace_inside
+from finetune.recipe.loss_options import to_be_chosen
 from finetune.recipe.plugins import adapter_rules, adapters
 from finetune.recipe.recipe import Recipe
-from finetune.runs import run_folder, splits
+from finetune.runs import run_folder
 from finetune.training.batches import TrainingData
 from finetune.training.optimisers.optimiser import parameter_groups
-from finetune.training.progress import check_installed
+from finetune.training.records import check_installed
 
 REFERENCE_STRUCTURES = 2000
 """Structures that reference energies are fitted to, if there are more."""
@@ -86,7 +92,7 @@ class Preparation:
         self._build_graphs(structures)
         self._warn(structures)
         self._set_references(structures)
-        if sizing.to_be_chosen(recipe.losses):
+        if to_be_chosen(recipe.losses):
             self._choose_sizes()
             self._build_graphs(structures)
         if self.resuming:
@@ -106,11 +112,11 @@ class Preparation:
         places = (Path.cwd(), (beside or Path()).resolve())
         self.folders = list(dict.fromkeys(map(str, places)))
         reader = Reader.of(recipe.data, beside)
-        structures = splits.labelled(recipe, reader)
+        structures = labelled(recipe, reader)
         if find_names:
             reader.check_named()
         self.notes += [f"note: {lack} in the files read." for lack in reader.unnamed().values()]
-        structures["unlabelled"] = splits.unlabelled(recipe, reader)
+        structures["unlabelled"] = unlabelled(recipe, reader)
         self.files = reader.as_dicts()
         self.notes += reader.notes()
         self.data_fingerprint = fingerprint(structures)
@@ -297,3 +303,77 @@ def _combination(weights: Mapping[int, int]) -> str:
         count = "" if abs(weight) == 1 else f"{abs(weight)} "
         terms.append(f"{'−' if weight < 0 else '+'} {count}{chemical_symbols[number]}")
     return " ".join(terms).removeprefix("+ ")
+
+
+def labelled(recipe: Recipe, reader: Reader) -> dict[str, Sequence[Structure]]:
+    """Read what a recipe trains, validates and tests on: ``train``, ``valid``, ``test``.
+
+    Raises:
+        DataError: For files that cannot be used.
+    """
+    data = recipe.data
+    train, valid = _held_out(recipe, reader.read(data.train))
+    if not isinstance(data.valid, float):
+        valid = reader.read(data.valid)
+    return {"train": train, "valid": valid, "test": reader.read(data.test) if data.test else []}
+
+
+def unlabelled(recipe: Recipe, reader: Reader) -> Sequence[Structure]:
+    """Read the structures of ``data.unlabelled``, without whatever labels they have.
+
+    Raises:
+        DataError: For files that cannot be used.
+    """
+
+    def bare(structure: Structure) -> Structure:
+        return replace(structure, energy=None, forces=None, stress=None)
+
+    named = recipe.data.unlabelled
+    return mapped(bare, reader.read(named, need_labels=False)) if named else []
+
+
+def check_draw(
+    recipe: Recipe,
+    structures: Sequence[Structure],
+    adapted: AdaptedPotential,
+    valid: Sequence[Structure] | None = None,
+) -> None:
+    """Refuse a training set that leaves nothing to learn or to validate on.
+
+    Args:
+        recipe: Which structures are held out and which are drawn.
+        structures: The training set.
+        adapted: What is trained.
+        valid: What validates, if nothing is to be held out for that.
+
+    Raises:
+        FinetuneError: See `check_labels`, and `Optimiser.check` of the recipe's optimiser.
+    """
+    if valid is not None:
+        train = _drawn(recipe, structures)
+    else:
+        train, held = _held_out(recipe, structures)
+        valid = held if isinstance(recipe.data.valid, float) else None
+    if recipe.reference_energies == "isolated":
+        train = reference_energies.take_free_atoms(train)[1]
+        valid = None if valid is None else reference_energies.take_free_atoms(valid)[1]
+    check_labels(recipe, train, valid)
+    recipe.optimiser.load().check(recipe, train, adapted)
+
+
+def _held_out(
+    recipe: Recipe, structures: Sequence[Structure]
+) -> tuple[Sequence[Structure], Sequence[Structure]]:
+    """Return what trains of the training set, drawn, and what is held out to validate."""
+    held: Sequence[Structure] = []
+    if isinstance(recipe.data.valid, float):
+        structures, held = hold_out(structures, recipe.data.valid, recipe.split_seed)
+    return _drawn(recipe, structures), held
+
+
+def _drawn(recipe: Recipe, structures: Sequence[Structure]) -> Sequence[Structure]:
+    if recipe.data.bootstrap is None:
+        return structures
+    isolated = recipe.reference_energies == "isolated"
+    atoms = [place for place, item in enumerate(structures) if isolated and len(item) == 1]
+    return drawn(structures, recipe.data.bootstrap, atoms)

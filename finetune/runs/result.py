@@ -10,7 +10,7 @@ from typing import Any
 from finetune.core.text import counted
 from finetune.evaluation.calibration import Calibration, Quantity
 from finetune.evaluation.comparison import Comparison
-from finetune.training.progress import Record
+from finetune.training.records import Record
 
 
 @dataclass(frozen=True)

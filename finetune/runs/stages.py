@@ -19,8 +19,8 @@ from finetune.runs import run_folder
 from finetune.runs.fine_tuning import fine_tune
 from finetune.runs.preparation import Preparation
 from finetune.runs.result import RunResult
-from finetune.training.processes import Processes
-from finetune.training.progress import Reporter
+from finetune.training.batches import Processes
+from finetune.training.records import Reporter
 
 
 @contextmanager

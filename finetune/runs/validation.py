@@ -16,7 +16,7 @@ from finetune.recipe.plugins import adapter_rules
 from finetune.runs.preparation import Preparation
 from finetune.training.loop import Trainer
 from finetune.training.optimisers.optimiser import count_by_group
-from finetune.training.progress import Silent
+from finetune.training.records import Silent
 
 SHOWN = (
     ("energy MAE", "energy_per_atom_mae", "meV/atom"),

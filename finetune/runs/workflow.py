@@ -15,7 +15,7 @@ from finetune.runs.fine_tuning import fine_tune
 from finetune.runs.preparation import Preparation
 from finetune.runs.result import RunResult
 from finetune.runs.stages import prepare_stages, run_stages
-from finetune.training.progress import Reporter, Silent
+from finetune.training.records import Reporter, Silent
 
 
 @system_errors()

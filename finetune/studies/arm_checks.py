@@ -12,8 +12,7 @@ from finetune.data.reading import Reader
 from finetune.data.structures import Structure
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.sections import DataRecipe
-from finetune.runs.preparation import Preparation
-from finetune.runs.splits import check_draw
+from finetune.runs.preparation import Preparation, check_draw
 from finetune.studies.arms import Arm, Draws
 from finetune.studies.scoring import Measure, judged
 from finetune.studies.trial_training import Foundations

@@ -19,7 +19,7 @@ from finetune.recipe.loss_options import SUPERVISED
 from finetune.recipe.overrides import read_values
 from finetune.recipe.plugins import adapters
 from finetune.recipe.recipe import Recipe
-from finetune.recipe.tune_options import Choices, Range
+from finetune.recipe.sections import Choices, Range
 from finetune.studies.scoring import Measure
 from finetune.studies.space import applicable, space_of, with_values
 from finetune.studies.tuning_result import shown

@@ -45,7 +45,7 @@ from finetune.studies.executors import Job, work_through
 from finetune.studies.scoring import Measure
 from finetune.studies.space import with_values
 from finetune.studies.tuning_folder import Kind, claim, place
-from finetune.training.progress import Reporter, Silent
+from finetune.training.records import Reporter, Silent
 
 ARMS, LABELS, CHOICES = "arms", "labels", "choices.json"
 COMPARISON = Kind(

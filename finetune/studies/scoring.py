@@ -22,10 +22,9 @@ from finetune.potentials.errors import Errors
 from finetune.recipe.loss_options import SUPERVISED, LossOptions
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.sections import DataRecipe
-from finetune.runs.splits import check_draw
+from finetune.runs.preparation import check_draw
 from finetune.studies.tuning_folder import FOLDS
-from finetune.training.progress import Record
-from finetune.training.records import validation_loss
+from finetune.training.records import Record, validation_loss
 
 _TITLES = {
     "energy_mae": ("energy MAE", "meV"),

@@ -11,13 +11,21 @@ from typing import Any
 from finetune.core.errors import RecipeError, suggestion
 from finetune.core.options import flattened
 from finetune.core.text import shortened
-from finetune.recipe.displacements import LARGEST, ChosenSize, DisplacementOptions
-from finetune.recipe.loss_options import LARGEST_STRAIN, SUPERVISED, LossOptions, StrainOptions
+from finetune.recipe.loss_options import (
+    LARGEST,
+    LARGEST_STRAIN,
+    SUPERVISED,
+    ChosenSize,
+    DisplacementOptions,
+    LossOptions,
+    Schedule,
+    StrainOptions,
+    peak,
+)
 from finetune.recipe.optimisers import suited
 from finetune.recipe.plugins import adapter_rules, adapters
 from finetune.recipe.recipe import Recipe
-from finetune.recipe.schedules import Schedule, peak
-from finetune.recipe.tune_options import Choices, Range
+from finetune.recipe.sections import Choices, Range
 
 _FIXED = {
     "committee": "trials train single potentials",

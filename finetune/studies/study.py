@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.core.errors import RunFolderError, reason
-from finetune.recipe.tune_options import Range
+from finetune.recipe.sections import Range
 from finetune.studies.space import Dimension
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from finetune.runs import run_folder
 from finetune.runs.preparation import Preparation
 from finetune.studies.scoring import Measure
 from finetune.training.loop import Trainer
-from finetune.training.progress import Record, Silent
+from finetune.training.records import Record, Silent
 
 Observe = Callable[[float, float, float], None]
 """Told after each validation: share of the epochs done, measure of what would be kept now, and that

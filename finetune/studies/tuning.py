@@ -36,7 +36,7 @@ from finetune.studies.study import Study, Tried
 from finetune.studies.trial_training import Foundations, check_signals, train
 from finetune.studies.tuning_folder import RESULT, STUDY, TRIALS, TUNING, claim, place
 from finetune.studies.tuning_result import TuningResult, best_of, origin, shown
-from finetune.training.progress import Reporter, Silent
+from finetune.training.records import Reporter, Silent
 
 FAULTS = (DataError, FoundationError, RecipeError, TrainingError, RuntimeError, ArithmeticError)
 """What ends a trial, not the tuning."""

@@ -27,7 +27,6 @@ from torch_ema import ExponentialMovingAverage
 from finetune.core.errors import RunFolderError, RunStoppedError
 from finetune.core.files import write_folder
 from finetune.core.run_files import STATE, STATE_MANIFEST, STATE_TENSORS
-from finetune.training.progress import Record
 
 BACK_OFF = 0.5
 """What a skipped step does to the learning rate."""
@@ -196,7 +195,7 @@ class Progress:
     position: int = 0
     step: int = 0
     sums: dict[str, list[float]] = field(default_factory=dict)
-    history: list[Record] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
     best: float = math.inf
     best_epoch: int = 0
     step_seconds: float = 0.0

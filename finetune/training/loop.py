@@ -16,21 +16,20 @@ from finetune.core.run_files import CHECKPOINTS, METRICS
 from finetune.core.text import counted
 from finetune.data.graphs import GraphBatch
 from finetune.losses.frozen_foundation import FrozenFoundation
-from finetune.losses.total import TotalLoss
+from finetune.losses.loss import TotalLoss
 from finetune.potentials.potential import Potential
 from finetune.recipe.recipe import Recipe
 from finetune.training.batches import (
     Feeder,
     Order,
+    Processes,
     TrainingData,
     global_generator,
     structure_generators,
 )
 from finetune.training.checkpoints import Keeper, Progress, WeightAverage, Weights, diverged
 from finetune.training.optimisers.optimiser import Optimiser, Piece, learning_rate
-from finetune.training.processes import Processes
-from finetune.training.progress import Record, Reporter
-from finetune.training.records import MetricsLog, Validator, finite, step_values
+from finetune.training.records import MetricsLog, Record, Reporter, Validator, finite, step_values
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ import torch
 from finetune.data.graphs import GraphBatch, concatenate, graph
 from finetune.data.reading import read_structures
 from finetune.losses.frozen_foundation import FrozenFoundation
-from finetune.losses.total import TotalLoss
+from finetune.losses.loss import TotalLoss
 from finetune.potentials.loading import load_foundation
 from finetune.potentials.potential import Potential
 from finetune.recipe.recipe import Recipe

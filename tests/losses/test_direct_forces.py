@@ -4,7 +4,7 @@ import torch
 
 from finetune.core.prediction import Prediction
 from finetune.data.graphs import GraphBatch, concatenate, graph
-from finetune.losses.total import TotalLoss
+from finetune.losses.loss import TotalLoss
 from finetune.potentials.potential import Potential
 from finetune.recipe.loss_options import SpatialOptions
 from finetune.testing import MorsePotential

@@ -11,8 +11,12 @@ from finetune.data.graphs import GraphBatch, graph
 from finetune.losses import sizing
 from finetune.losses.frozen_foundation import FrozenFoundation
 from finetune.potentials.mace.potential import MacePotential
-from finetune.recipe.displacements import DisplacementOptions
-from finetune.recipe.loss_options import LossOptions, ReplayOptions, TaylorOptions
+from finetune.recipe.loss_options import (
+    DisplacementOptions,
+    LossOptions,
+    ReplayOptions,
+    TaylorOptions,
+)
 from finetune.runs.workflow import validate
 from tests.conftest import rattled, recipe_for, structure
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from finetune.data.graphs import GraphBatch, concatenate, graph
+from finetune.losses.loss import TotalLoss
 from finetune.losses.supervised import EnergyLoss, ForcesLoss, StressLoss
-from finetune.losses.total import TotalLoss
 from finetune.recipe.loss_options import EnergyOptions, ForcesOptions, StressOptions
 from finetune.testing import HarmonicPotential, tiny_mace
 from tests.conftest import rattled, structure

@@ -10,11 +10,10 @@ from ase import Atoms
 from finetune.data.graphs import GraphBatch, concatenate, graph
 from finetune.losses.context import LossContext, Site
 from finetune.losses.frozen_foundation import FrozenFoundation
-from finetune.losses.loss import Loss
-from finetune.losses.total import TotalLoss
+from finetune.losses.loss import Loss, TotalLoss
 from finetune.potentials.mace.potential import MacePotential
 from finetune.potentials.potential import Potential
-from finetune.recipe.displacements import DisplacementOptions
+from finetune.recipe.loss_options import DisplacementOptions
 from finetune.recipe.plugins import losses
 from finetune.recipe.recipe import Recipe
 from finetune.testing import HarmonicPotential

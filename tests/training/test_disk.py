@@ -13,7 +13,7 @@ import pytest
 
 import finetune
 from finetune.core.errors import RunFolderError, RunStoppedError
-from finetune.training.progress import Silent
+from finetune.training.records import Silent
 from tests.training.test_resume import outcome, recipe_in
 
 CLONE_NEWNS = 0x00020000

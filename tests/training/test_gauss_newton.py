@@ -21,7 +21,7 @@ from finetune.inspection import requirements as suitability
 from finetune.studies.space import with_values
 from finetune.testing import tiny_mace
 from finetune.training.optimisers.label_rows import bases, label_rows, without_copies
-from finetune.training.progress import Silent
+from finetune.training.records import Silent
 from tests.conftest import recipe_for, structure
 
 

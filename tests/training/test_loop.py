@@ -13,7 +13,7 @@ from finetune.export.calculator import load_calculator
 from finetune.recipe.sections import TrainRecipe
 from finetune.training.checkpoints import WeightAverage, read
 from finetune.training.optimisers.optimiser import learning_rate
-from finetune.training.progress import Record, Silent
+from finetune.training.records import Record, Silent
 from tests.conftest import recipe_for
 
 
@@ -90,7 +90,7 @@ def test_unlabelled_structures_take_part_in_weak_losses(workspace: Path, tmp_pat
 
 
 def test_the_progress_line_names_losses_and_errors(workspace: Path, tmp_path: Path) -> None:
-    from finetune.training.progress import summary
+    from finetune.training.records import summary
 
     class Listener(Silent):
         lines: list[str] = []

@@ -14,16 +14,14 @@ from finetune.core.errors import RecipeError
 from finetune.data.graphs import GraphBatch
 from finetune.losses.context import BASE, LossContext, Request
 from finetune.losses.frozen_foundation import FrozenFoundation
-from finetune.losses.loss import Loss
-from finetune.losses.total import TotalLoss
+from finetune.losses.loss import Loss, TotalLoss
 from finetune.potentials.mace.potential import MacePotential
 from finetune.recipe.optimisers import OPTIMISERS
 from finetune.recipe.plugins import adapters
 from finetune.recipe.sections import TrainRecipe
 from finetune.testing import tiny_mace
-from finetune.training.batches import Order
+from finetune.training.batches import Order, Processes
 from finetune.training.optimisers.optimiser import Optimiser
-from finetune.training.processes import Processes
 from tests.conftest import recipe_for
 from tests.training.test_loop import weights
 

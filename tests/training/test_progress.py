@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from finetune.training.progress import Bar, Plain, Reporter, Silent, reporter_for
+from finetune.training.records import Bar, Plain, Reporter, Silent, reporter_for
 
 RECORD = {
     "epoch": 7,

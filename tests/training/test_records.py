@@ -15,7 +15,7 @@ from finetune.losses.loss import Loss
 from finetune.losses.supervised import EnergyLoss
 from finetune.potentials.errors import errors, predict
 from finetune.recipe.loss_options import EnergyOptions, LossOptions
-from finetune.training.progress import numbers
+from finetune.training.records import numbers
 from tests.conftest import recipe_for
 
 

@@ -20,7 +20,7 @@ from finetune.core import files
 from finetune.core.errors import RunFolderError, RunStoppedError, TrainingError
 from finetune.training import checkpoints as checkpoint
 from finetune.training.loop import Trainer
-from finetune.training.progress import Silent
+from finetune.training.records import Silent
 from tests.conftest import recipe_for
 
 ROOT = str(Path(finetune.__file__).resolve().parents[1])
@@ -421,7 +421,7 @@ def test_the_command_names_the_command_that_resumes(workspace: Path, tmp_path: P
     path.write_text(recipe_in(workspace, tmp_path / "run").dump())
     code = (
         "import os, signal, sys\n"
-        "from finetune.training.progress import Plain\n"
+        "from finetune.training.records import Plain\n"
         "epoch = Plain.epoch\n"
         "def stop(self, record):\n"
         "    epoch(self, record)\n"

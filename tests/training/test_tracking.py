@@ -7,7 +7,7 @@ import pytest
 
 import finetune
 from finetune.core.errors import RecipeError
-from finetune.training import progress as tracking
+from finetune.training import records as tracking
 from tests.conftest import recipe_for
 
 

@@ -11,7 +11,7 @@ import finetune
 from finetune.core.errors import DataError, FinetuneError, RecipeError
 from finetune.data.reading import Reader
 from finetune.recipe.recipe import Recipe
-from finetune.recipe.tune_options import Range
+from finetune.recipe.sections import Range
 from finetune.runs.preparation import labelled as splits
 from finetune.studies.absolute_paths import moved
 from finetune.studies.budget import Budget, parse_budget

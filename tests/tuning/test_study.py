@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from finetune.core.errors import RunFolderError
-from finetune.recipe.tune_options import Range
+from finetune.recipe.sections import Range
 from finetune.studies.space import Dimension
 from finetune.studies.study import COMPLETE_FIRST, Study, Trial, Tried
 from finetune.studies.tuning_result import best_of

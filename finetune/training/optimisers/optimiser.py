@@ -15,11 +15,11 @@ from finetune.core.errors import RecipeError
 from finetune.data.graphs import GraphBatch
 from finetune.data.structures import Structure
 from finetune.losses.frozen_foundation import FrozenFoundation
-from finetune.losses.total import TotalLoss
+from finetune.losses.loss import TotalLoss
 from finetune.potentials.potential import plain_name
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.sections import TrainRecipe
-from finetune.training.processes import Processes
+from finetune.training.batches import Processes
 
 FLOOR = 0.01
 """Share of the learning rate at which a cosine ends."""
