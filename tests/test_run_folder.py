@@ -123,7 +123,9 @@ def test_all_that_runs_and_tests_write_is_replaced(tmp_path: Path) -> None:
 
 def test_the_root_of_all_files_is_refused_without_a_walk_through_it() -> None:
     for resume in ("no", "auto"):
-        with pytest.raises(RunFolderError, match="'/' holds other files \\('[^/]+'\\) than a run"):
+        with pytest.raises(
+            RunFolderError, match="'/' contains files \\('[^/]+'\\) that no run writes"
+        ):
             run_folder.check_output(Path("/"), overwrite=False, resume=resume)  # type: ignore[arg-type]
 
 

@@ -168,7 +168,7 @@ def test_earlier_work_is_not_lost(result: RunResult, workspace: Path, tmp_path: 
     (tmp_path / "thesis.tex").write_text("dear")
     for name in ("recipe.yaml", "environment.json"):  # a folder of one's own that looks like a run
         (tmp_path / name).write_text("mine")
-    with pytest.raises(FinetuneError, match=r"holds other files \('thesis.tex'\) than a run"):
+    with pytest.raises(FinetuneError, match=r"contains files \('thesis.tex'\) that no run writes"):
         finetune.run(recipe_for(workspace, tmp_path), overwrite=True)
     assert (tmp_path / "thesis.tex").read_text() == "dear"
     with pytest.raises(FinetuneError, match="is a file"):

@@ -95,7 +95,7 @@ class AdaptedPotential:
     Args:
         potential: The potential; every parameter not among ``trainable`` is frozen here.
         trainable: Names (as in ``potential.named_parameters()``) of what may change.
-        notes: What the user should be told before training.
+        notes: For the user, before training.
 
     Raises:
         RecipeError: If the potential has no parameter of one of the names.
@@ -214,5 +214,5 @@ class Adapter(ABC):
         """Freeze and free the parameters of ``potential``, in place, or of one around it.
 
         The same options must always give the same parameters: a stored potential is opened by
-        attaching its adapter anew and filling in the weights.
+        attaching its adapter again and filling in the weights.
         """

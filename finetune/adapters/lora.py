@@ -27,7 +27,7 @@ class Target:
     """A layer that can be adapted.
 
     Attributes:
-        parameter: Name of the parameter that peft wraps; empty where the layer as a whole is
+        parameter: Name of the parameter that peft wraps; empty where the complete layer is
             exchanged.
         shapes: Rows and columns of its matrices.
     """
@@ -118,7 +118,7 @@ class LoraPotential(AdaptedPotential):
     Args:
         potential: The potential; the ``model`` inside is changed in place.
         peft_model: peft's wrapper of that model.
-        notes: What the user should be told.
+        notes: For the user.
     """
 
     def __init__(self, potential: Potential, peft_model: Any, notes: Sequence[str] = ()) -> None:

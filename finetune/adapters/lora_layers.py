@@ -5,7 +5,7 @@ for each of its paths. Each matrix W gets an update (alpha / rank) · A B of its
 updated layer is equivariant for any A and B (LoRA: Hu et al., arXiv 2106.09685). A fully connected
 tensor product has such a matrix for each channel of its second input: the element, in MACE. A
 symmetric contraction has one ``[paths, channels]`` for each element and order; its entries multiply
-whole couplings, not components, so that it stays equivariant as well.
+couplings, not components, so it stays equivariant as well.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Train a new head for a new level of theory; the others stay exactly as they were."""
+"""Adapters that add their own parameters: reference energies (`shift`) and a new head (`head`)."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ class HeadPotential(AdaptedPotential):
         }
 
     def merge(self) -> Potential:
-        """Return the potential; entries of other heads are put back, lest weight decay moved them.
+        """Return the potential, with the entries of other heads restored.
 
-        What is put back takes no part in the new head's energies.
+        Weight decay may have changed them; they do not contribute to the new head's energies.
         """
         with torch.no_grad():
             for name, parameter in self.trainable_parameters().items():

@@ -23,16 +23,16 @@ Overrides = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")]
 Precision = Annotated[str, typer.Option(help="float64 or float32.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the tables alone.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the tables.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
 
 
 @contextmanager
 def user_errors(go_on: str = "") -> Iterator[None]:
-    """Print an error that the user can mend without a traceback and leave with its exit code.
+    """Print an error that the user can correct without a traceback, and exit with its code.
 
-    Of several processes that stop together the first one alone tells why.
+    Of several processes that stop together only the first prints the reason.
 
     Args:
         go_on: The command that resumes a run that was stopped.
@@ -53,7 +53,7 @@ def user_errors(go_on: str = "") -> Iterator[None]:
 
 
 def again(*without: str) -> str:
-    """Return the command that goes on: this one, but for what would erase what it did.
+    """Return the command that resumes this one, without options that erase its results.
 
     Args:
         without: Further options to leave out.

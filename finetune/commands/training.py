@@ -16,7 +16,7 @@ from finetune.core.environment import process_rank
 Resume = Annotated[
     str,
     typer.Option(
-        help="auto: go on from the checkpoint in the output folder, if any; must: or fail."
+        help="auto: continue from a checkpoint in the output folder; must: fail without one."
     ),
 ]
 
@@ -26,21 +26,19 @@ def run(
     overrides: Overrides = None,
     overwrite: Overwrite = False,
     resume: Resume = "no",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the table alone.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the table.")] = False,
     plain: Annotated[
-        bool, typer.Option("--plain", help="Lines instead of a bar, as where there is no terminal.")
+        bool, typer.Option("--plain", help="Lines instead of a progress bar.")
     ] = False,
     committee: Annotated[
         int,
         typer.Option(
-            help="Train so many members on one foundation, with other seeds, for uncertainties.",
+            help="Train a committee of N members with different seeds, for uncertainties.",
             min=0,
             show_default=False,
         ),
     ] = 0,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Do what `validate` does, and stop.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate only.")] = False,
 ) -> None:
     """Fine-tune by a recipe, test against the foundation, write the run folder."""
     if committee:

@@ -1,7 +1,7 @@
-"""Errors meant for the person at the keyboard.
+"""Errors that the user can correct.
 
-Each message says what is wrong, where it was found and how to mend it. The command line prints the
-message alone and leaves with exit code 2; the Python API raises the error.
+Each message says what is wrong, where it was found and how to correct it. The command line prints
+the message alone and exits with code 2; the Python API raises the error.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from difflib import get_close_matches
 
 
 class FinetuneError(Exception):
-    """Base of every error that the user can mend."""
+    """Base of every error that the user can correct."""
 
     exit_code = 2
-    """What the command leaves with."""
+    """Exit code of the command."""
 
 
 class RecipeError(FinetuneError):
@@ -39,15 +39,15 @@ class EarlierRunError(RunFolderError):
 
 
 class TrainingError(FinetuneError):
-    """A training run that cannot go on."""
+    """A training run that cannot continue."""
 
 
 class RunStoppedError(FinetuneError):
     """A run that ended early but can be resumed from its last checkpoint.
 
     Args:
-        message: Why, and where it stands.
-        exit_code: What the command leaves with: 128 + the signal's number, or 2.
+        message: Why it stopped, and at which step.
+        exit_code: Exit code of the command: 128 + the signal's number, or 2.
     """
 
     def __init__(self, message: str, exit_code: int = FinetuneError.exit_code) -> None:
@@ -57,7 +57,7 @@ class RunStoppedError(FinetuneError):
 
 @contextmanager
 def system_errors() -> Iterator[None]:
-    """Turn what the operating system refuses into a `FinetuneError`; a decorator, too.
+    """Turn errors of the operating system into a `FinetuneError`; also a decorator.
 
     Raises:
         FinetuneError: With the system's reason and the path, for an absurd path or a missing right.
@@ -70,7 +70,7 @@ def system_errors() -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of what an error says, or its kind where it says nothing."""
+    """Return the first line of an error's message, or its class where it has none."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line), type(error).__name__)
 

@@ -1,4 +1,4 @@
-"""Write files so that a kill at any moment leaves the last whole one; see first that one can."""
+"""Write files completely or not at all: a kill at any moment leaves the previous version."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from finetune.core.errors import RunFolderError
 
 @contextmanager
 def appearing(path: Path) -> Iterator[int]:
-    """Yield the descriptor of a temporary file beside ``path`` that becomes it in the end.
+    """Yield the descriptor of a temporary file that is renamed to ``path`` at the end.
 
-    Whoever takes it has to close it. A file that is there under the same name is replaced; after an
-    exception nothing is left of the new one.
+    The caller closes the descriptor. An existing file is replaced; after an exception the temporary
+    file is removed.
     """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -33,18 +33,18 @@ def appearing(path: Path) -> Iterator[int]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` under a temporary name beside ``path``, sync it and rename it."""
+    """Write ``content`` under a temporary name in the same folder, sync it and rename it."""
     with _in_the_name_of(path), appearing(path) as descriptor:
         _write(descriptor, content)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file completely or not at all."""
     write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def finite(value: Any) -> Any:
-    """Return nested values with None for numbers that JSON has no words for."""
+    """Return nested values with None for numbers that JSON cannot express."""
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -57,18 +57,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If it holds something else, saying what is wrong.
+        ValueError: If it contains anything else, saying what is wrong.
     """
     try:
         found = json.loads(path.read_bytes())
     except json.JSONDecodeError as error:
-        raise ValueError(f"it is no JSON: line {error.lineno}: {error.msg}") from error
+        raise ValueError(f"it is not JSON: line {error.lineno}: {error.msg}") from error
     except UnicodeDecodeError as error:
-        raise ValueError("it is no text") from error
+        raise ValueError("it is not text") from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(found, dict):
-        raise ValueError("it holds no mapping at its top level")
+        raise ValueError("it has no mapping at its top level")
     return found
 
 
@@ -85,9 +85,9 @@ def remove_unfinished(folder: Path, names: Collection[str]) -> None:
 
 
 def write_folder(path: Path, contents: Mapping[str, bytes]) -> None:
-    """Write a folder of files, by relative path, that appears whole or not at all.
+    """Write a folder of files, by relative path, completely or not at all.
 
-    A folder that is there under the same name is replaced.
+    An existing folder of the same name is replaced.
     """
     with _in_the_name_of(path):
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
@@ -115,7 +115,7 @@ def _fill(temporary: Path, path: Path, contents: Mapping[str, bytes]) -> None:
 
 @contextmanager
 def _in_the_name_of(path: Path) -> Iterator[None]:
-    """Let an error of the system name what was to be written, not the temporary file."""
+    """Make an error of the system name the target, not the temporary file."""
     try:
         yield
     except OSError as error:
@@ -145,7 +145,7 @@ def _umask() -> int:
 
 
 def check_writable(folder: Path) -> None:
-    """Make a file beside the folder, or where that can be made, for a moment and without a name.
+    """Check that the folder can be made or written to, by a temporary file without a name.
 
     Raises:
         RunFolderError: If none can be made.

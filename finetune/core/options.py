@@ -56,9 +56,9 @@ def _types(annotation: Any) -> set[Any]:
 
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     """Turn a pydantic error into one line per fault, with the nearest known key."""
-    told = lines(error, model)
-    count = sum(line.startswith("  ") for line in told.splitlines())
-    return f"{where} has {count} fault{'' if count == 1 else 's'}:\n{told}"
+    found = lines(error, model)
+    count = sum(line.startswith("  ") for line in found.splitlines())
+    return f"{where} has {count} fault{'' if count == 1 else 's'}:\n{found}"
 
 
 def lines(error: ValidationError, model: type[BaseModel], within: str = "") -> str:
@@ -82,7 +82,7 @@ def lines(error: ValidationError, model: type[BaseModel], within: str = "") -> s
         kinds = [fault["type"] for fault in alternatives]
         is_choice = all(kind in _KINDS or kind == "literal_error" for kind in kinds)
         if is_choice and any(other.startswith(f"{location}.") for other in faults):
-            continue  # of the forms that a value may have, the one that was meant is told below
+            continue  # the form that was meant is explained below
         place = f"{location}: " if location else ""
         if is_choice and len(alternatives) > 1:
             forms = list(dict.fromkeys(_KINDS.get(kind, "") for kind in kinds if kind in _KINDS))

@@ -32,7 +32,7 @@ def readable(value: float, unit: str) -> tuple[float, str]:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a potential says of a batch.
+    """What a potential predicts for a batch.
 
     Attributes:
         energy: Total energies ``[B]``, eV, float64.

@@ -54,7 +54,7 @@ class Request:
 
     Attributes:
         site: Where.
-        forces: Whether forces are needed beside energies.
+        forces: Whether forces are needed in addition to energies.
         stress: Whether stresses are needed.
         of: Which potential: the one in training, or the frozen foundation.
     """
@@ -73,7 +73,7 @@ class LossContext:
 
     Places that need the same quantities are evaluated as one large batch; places that need energies
     only never build the graph of forces, and the foundation never builds one of its weights. What
-    the foundation says of the structures as they are is remembered from step to step.
+    the foundation predicts for the undisplaced structures is kept from step to step.
 
     Args:
         batch: The structures of the step, labelled or not.

@@ -16,8 +16,8 @@ from finetune.recipe.loss_options import DisplacementOptions
 class FrozenFoundation:
     """The frozen foundation, with a memory.
 
-    What it remembers is computed for each structure by itself, so that it does not depend on
-    the batch in which a structure is met first: a resumed run finds the same numbers.
+    What it remembers is computed for each structure alone, so it does not depend on the batch in
+    which a structure occurs first: a resumed run finds the same numbers.
 
     Args:
         potential: The foundation; in evaluation mode, its weights never change.

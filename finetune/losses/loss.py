@@ -1,4 +1,4 @@
-"""The contract of a loss."""
+"""The contract of a loss, and the weighted sum of a recipe's losses."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Loss(ABC):
         return ""
 
     def parts(self) -> Mapping[str, Loss]:
-        """Return what the loss adds up, by name: itself, unless a loss says otherwise.
+        """Return the parts of the loss by name; by default the loss itself.
 
         A sum of means over different things (energies of structures and forces of atoms, say) names
         each as a part with its own ``factor``, `count` and `unit`: then each counts by its own
@@ -91,7 +91,7 @@ class Loss(ABC):
         return max((site.skin(cutoff) for site in sites), default=0.0)
 
     def count(self, batch: GraphBatch) -> int:
-        """Return how many things the mean runs over: structures, unless a loss says otherwise.
+        """Return how many things the mean runs over; by default structures.
 
         Where a step is made of several batches, each counts by its share of this.
         """
@@ -189,7 +189,7 @@ class TotalLoss:
             foundation: The frozen foundation; may be None where no loss needs it.
             progress: Share of the run's steps that are done, 0 to 1, for schedules. A loss whose
                 weight is 0 at the moment costs nothing.
-            shares: Factors of the losses in the total beside their weights, by name: the batch's
+            shares: Further factors of the losses in the total, by name: the batch's
                 shares of a step that is made of several; 1 by default.
         """
         weights = self.weights(progress)

@@ -48,8 +48,8 @@ def draw(
 ) -> torch.Tensor:
     """Draw a displacement ``[N, 3]``, Å, of every atom of a batch.
 
-    The net translation of each structure is removed, because a drift of the whole structure says
-    nothing about it; a single free atom therefore stays where it is.
+    The net translation of each structure is removed, because a drift of the structure carries no
+    information; a single free atom therefore stays where it is.
 
     Args:
         options: Distribution and size.
@@ -99,7 +99,7 @@ def _of(
 
 
 def _random(kind: str, batch: GraphBatch, generators: Sequence[torch.Generator]) -> torch.Tensor:
-    """Draw displacements of unit size that need nothing but chance."""
+    """Draw random displacements of unit size."""
     draw = torch.rand if kind == "uniform" else torch.randn
     sizes = batch.atoms.tolist()
     drawn = torch.cat([_of((n, 3), draw, g) for n, g in zip(sizes, generators, strict=True)])
@@ -113,7 +113,7 @@ def _random(kind: str, batch: GraphBatch, generators: Sequence[torch.Generator])
 def _or_random(
     direction: torch.Tensor, batch: GraphBatch, generators: Sequence[torch.Generator]
 ) -> torch.Tensor:
-    """Put random directions where a structure has none: at the start, say, before any error."""
+    """Use random directions where a structure has no force error, as at the start."""
     structure = batch.structure.cpu()
     chance = _random("sphere", batch, generators)
     length = torch.zeros(len(batch), dtype=torch.float64)

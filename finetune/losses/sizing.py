@@ -22,7 +22,7 @@ from finetune.recipe.loss_options import (
 STRUCTURES = 32
 """Training structures that the remainder is measured on, at most."""
 SMALLEST = 1e-4
-"""Å; where even this is too much, the energy error says nothing: too few energies, say."""
+"""Å; below it the energy error carries no information, for example with too few energies."""
 ROUNDS = 8
 
 
@@ -39,7 +39,7 @@ def chosen_sizes(
 
     Args:
         losses: The recipe's losses by name.
-        potential: The foundation with reference energies settled, in evaluation mode.
+        potential: The foundation with its final reference energies, in evaluation mode.
         graphs: Training structures with a skin for the largest size that may be chosen.
         energy_error: Root mean square energy error of the foundation on them, eV/atom.
     """
@@ -55,8 +55,8 @@ def with_sizes(
     """Return the losses with the sizes of some displacements filled in."""
     found = dict(losses)
     for name, displaced in to_be_chosen(losses).items():
-        settled = displaced.model_copy(update={"size": sizes[name]})
-        found[name] = found[name].model_copy(update={"displacement": settled})
+        resized = displaced.model_copy(update={"size": sizes[name]})
+        found[name] = found[name].model_copy(update={"displacement": resized})
     return found
 
 
@@ -70,8 +70,8 @@ def _size(
     wanted = displaced.size.fraction * energy_error
     foundation, size = FrozenFoundation(potential), displaced.size.largest
     for _ in range(ROUNDS):
-        settled = displaced.model_copy(update={"size": size})
-        found = remainder(settled, foundation, graphs)
+        resized = displaced.model_copy(update={"size": size})
+        found = remainder(resized, foundation, graphs)
         if found <= wanted and size >= displaced.size.largest:
             return size
         ratio = wanted / max(found, 1e-12)

@@ -49,7 +49,7 @@ def soft_modes(potential: Potential, structure: GraphBatch, count: int) -> SoftM
     Args:
         potential: In evaluation mode.
         structure: A batch of one.
-        count: K; fewer are returned where there are not so many degrees of freedom.
+        count: K; fewer where there are fewer degrees of freedom.
 
     Returns:
         The modes in float64; none for a single atom.

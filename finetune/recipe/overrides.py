@@ -13,8 +13,8 @@ from yaml import MarkedYAMLError, YAMLError
 from finetune.core.errors import RecipeError, reason, suggestion
 from finetune.recipe.optimisers import suited
 
-Settle = Callable[[Any, Any], Any]
-"""Given a recipe and the changes to come, returns the recipe without what they make void."""
+Reset = Callable[[Any, Any], Any]
+"""Given a recipe and its overrides, returns the recipe without what they make void."""
 
 
 def read_yaml(path: str | Path, hint: str = "") -> Any:
@@ -42,7 +42,7 @@ def overridden(
     mapping: Any,
     overrides: Sequence[str],
     where: str,
-    settle: Settle,
+    reset: Reset,
     options: Mapping[str, Any] | None = None,
 ) -> Any:
     """Return a recipe as a plain mapping, dotted overrides applied and interpolations resolved.
@@ -51,8 +51,8 @@ def overridden(
         mapping: The recipe, or an OmegaConf config.
         overrides: ``key.sub=value``; a value is YAML.
         where: What the recipe is called in messages.
-        settle: Called before the overrides are merged in.
-        options: A mapping that goes before the overrides.
+        reset: Called before the overrides are merged in.
+        options: A mapping that takes precedence over the overrides.
 
     Raises:
         RecipeError: Naming the override, or the key of the recipe, that cannot be read.
@@ -66,10 +66,10 @@ def overridden(
         changes = OmegaConf.merge(changes, change)
     try:
         changes = OmegaConf.merge(changes, options or {})
-        merged = OmegaConf.merge(settle(OmegaConf.create(mapping), changes), changes)
+        merged = OmegaConf.merge(reset(OmegaConf.create(mapping), changes), changes)
         return OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except (YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:
-        raise RecipeError(f"{where} cannot be read: {_told(error)}") from error
+        raise RecipeError(f"{where} cannot be read: {_explained(error)}") from error
 
 
 def read_values(text: str, where: str) -> tuple[Any, ...]:
@@ -86,7 +86,7 @@ def read_values(text: str, where: str) -> tuple[Any, ...]:
         found: Any = OmegaConf.to_container(OmegaConf.create(f"values: [{text}]"))
         return tuple(found["values"])
     except (YAMLError, OmegaConfBaseException) as error:
-        raise RecipeError(f"{where} cannot be read: {_told(error)}") from error
+        raise RecipeError(f"{where} cannot be read: {_explained(error)}") from error
 
 
 def _change(override: str) -> Any:
@@ -97,11 +97,11 @@ def _change(override: str) -> Any:
         return OmegaConf.from_dotlist([override])
     except YAMLError as error:
         raise RecipeError(
-            f"override '{override}' cannot be read: {_told(error)}. Values are YAML: close "
+            f"override '{override}' cannot be read: {_explained(error)}. Values are YAML: close "
             "brackets and quotes, and quote text with special characters."
         ) from error
     except (OmegaConfBaseException, TypeError, ValueError) as error:
-        raise RecipeError(f"override '{override}' cannot be read: {_told(error)}") from error
+        raise RecipeError(f"override '{override}' cannot be read: {_explained(error)}") from error
 
 
 def _check_fits(mapping: Any, change: Any, override: str) -> None:
@@ -120,17 +120,17 @@ def _check_fits(mapping: Any, change: Any, override: str) -> None:
             ) from error
 
 
-def _told(error: Exception) -> str:
+def _explained(error: Exception) -> str:
     """Return the reason without the traces of the libraries."""
     if isinstance(error, MarkedYAMLError) and error.problem:
         return error.problem
-    told = reason(error)
+    found = reason(error)
     key = getattr(error, "full_key", None)
-    return f"{key}: {told}" if key and key not in told else told
+    return f"{key}: {found}" if key and key not in found else found
 
 
-def settled(recipe: Any, changes: Any) -> Any:
-    """Return a recipe that is ready for overrides.
+def reset_for_overrides(recipe: Any, changes: Any) -> Any:
+    """Return a recipe without the options that its overrides make void.
 
     Raises:
         RecipeError: If they name stages that it does not have.
@@ -144,7 +144,7 @@ def settled(recipe: Any, changes: Any) -> Any:
 
 
 def _drop_former_adapter(recipe: Any, changes: Any, place: str) -> None:
-    """Take the options of an adapter out whose kind the overrides change."""
+    """Remove the options of an adapter whose kind the overrides change."""
     before, after = OmegaConf.select(recipe, place), OmegaConf.select(changes, place)
     kind = after.get("kind") if OmegaConf.is_dict(after) else after
     if OmegaConf.is_dict(before) and kind and kind != before.get("kind", "full"):
@@ -152,7 +152,7 @@ def _drop_former_adapter(recipe: Any, changes: Any, place: str) -> None:
 
 
 def _drop_former_optimiser(recipe: Any, changes: Any, place: str) -> None:
-    """Take the keys out that belong to an optimiser which the overrides change."""
+    """Remove the keys of an optimiser that the overrides replace."""
     before = OmegaConf.select(recipe, place)
     if OmegaConf.is_dict(before):
         content: Any = OmegaConf.to_container(before)

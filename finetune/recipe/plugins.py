@@ -1,4 +1,4 @@
-"""Validate what a recipe says of its adapter and its losses, each by the class of its kind."""
+"""Losses and adapters by name, and the validation of their options in a recipe."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ def loss_options(value: Any) -> dict[str, BaseModel]:
         try:
             found[str(name)] = _loss(str(name), given)
         except (ValueError, RecipeError) as error:
-            told = str(error)
-            faults.append(told if told.startswith("  ") else f"  losses.{name}: {told}")
+            fault = str(error)
+            faults.append(fault if fault.startswith("  ") else f"  losses.{name}: {fault}")
     if faults:
         raise ValueError("\n".join(faults))
     return found

@@ -24,7 +24,7 @@ from finetune.core.errors import RecipeError, suggestion, system_errors
 from finetune.core.options import Options, explain, flattened, lines, merged_deeply
 from finetune.recipe.loss_options import LossOptions
 from finetune.recipe.optimisers import DEFAULTED, OPTIMISERS, OptimiserRules, suited
-from finetune.recipe.overrides import overridden, read_yaml, settled
+from finetune.recipe.overrides import overridden, read_yaml, reset_for_overrides
 from finetune.recipe.plugins import adapter_options, adapter_rules, loss_options
 from finetune.recipe.sections import (
     CommitteeRecipe,
@@ -96,7 +96,7 @@ class Recipe(Options):
     tune: TuneRecipe = TuneRecipe()
     stages: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="runs that start from the one before: each says what differs from the above",
+        description="runs that start from the one before; each gives what differs",
     )
     output: str = Field(pattern=r"\S")
 
@@ -154,7 +154,7 @@ class Recipe(Options):
 
         Raises:
             ValueError: If a stage is not a valid recipe.
-            RecipeError: If its optimiser cannot do what it says.
+            RecipeError: If it asks for what its optimiser refuses.
         """
         base = self.written()
         del base["stages"], base["committee"]
@@ -252,7 +252,7 @@ class Recipe(Options):
         cls, mapping: Any, overrides: Sequence[str] = (), where: str = "the recipe"
     ) -> Recipe:
         """Validate a mapping (or OmegaConf config), after applying dotted overrides."""
-        plain = overridden(mapping, overrides, where, settled)
+        plain = overridden(mapping, overrides, where, reset_for_overrides)
         try:
             return cls.model_validate(plain)
         except ValidationError as error:

@@ -132,7 +132,7 @@ class CommitteeRecipe(Options):
 
 
 class TrackRecipe(Options):
-    """Where the records of a run are sent beside ``metrics.jsonl``."""
+    """Where the records of a run are sent in addition to ``metrics.jsonl``."""
 
     tensorboard: bool = Field(False, description="into the folder `tensorboard/` of the run")
     wandb: str | None = Field(None, description="name of a Weights & Biases project")
@@ -142,7 +142,7 @@ def label_keys(given: Mapping[str, Any]) -> LabelKeys:
     """Validate names of labels.
 
     Raises:
-        RecipeError: For a quantity other than energy, forces and stress.
+        RecipeError: For an unknown quantity.
     """
     try:
         return LabelKeys.model_validate(dict(given))
@@ -164,7 +164,7 @@ MeasureName = Literal[
 
 
 class Range(Options):
-    """Numbers from ``low`` to ``high``; whole ones where the recipe holds a whole number."""
+    """Numbers from ``low`` to ``high``; integers where the recipe has an integer."""
 
     low: float
     high: float

@@ -81,8 +81,8 @@ def nearly_the_same(recipe: Recipe) -> list[str]:
     if any(not name.endswith("train.seed") for name in first.differences(second)):
         return []
     return [
-        "note: the members start from the same weights and see all labels: they differ only in the "
-        "order of structures and in displacements, and so do their deviations. "
+        "note: the members start from the same weights and see all labels: they differ only in "
+        "the order of structures and in displacements, which their deviations reflect. "
         "committee.labels=bootstrap lets each draw its own training structures."
     ]
 

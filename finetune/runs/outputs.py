@@ -1,4 +1,4 @@
-"""Write what a finished run leaves behind: adapter, fine-tuned potential, report, result."""
+"""Write the files of a finished run: adapter, fine-tuned potential, report, result."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def write_potential(
     Args:
         prepared: The run.
         tuned: Its merged potential, with MACE's own layers.
-        metrics: What it was found to be worth, ready for JSON.
+        metrics: Its errors, ready for JSON.
         needed: Adapters that the merged potential needs beyond a plain MACE.
 
     Raises:

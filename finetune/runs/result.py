@@ -27,11 +27,11 @@ class RunResult:
         valid: Errors on the validation set.
         test: Errors on the test set; None where the recipe names none.
         seconds: Wall time of the run.
-        notes: Warnings and facts worth telling.
+        notes: Warnings and remarks.
         stages: The results of a recipe's stages by name; empty for a run without stages.
         members: The results of a committee's members by name; empty for a single run. ``valid`` and
             ``test`` then are of their mean.
-        calibrations: Errors of a committee beside its standard deviations, on ``valid`` and
+        calibrations: Errors of a committee and its standard deviations, on ``valid`` and
             ``test``, by quantity.
     """
 
@@ -72,7 +72,7 @@ class RunResult:
 
     @property
     def shown(self) -> Comparison:
-        """The comparison that speaks for the run: on the test set where there is one."""
+        """The comparison that represents the run: on the test set where there is one."""
         return self.test if self.test is not None else self.valid
 
     def as_dict(self) -> dict[str, Any]:

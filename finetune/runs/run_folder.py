@@ -39,11 +39,11 @@ from finetune.core.run_files import (
 from finetune.recipe.recipe import Recipe
 
 Resume = Literal["no", "auto", "must"]
-"""Whether a run goes on from the checkpoint in its folder: never, if there is one, or or else."""
+"""Whether a run continues from the checkpoint in its folder: never, if there is one, or always."""
 
 
 def check_output(folder: Path, overwrite: bool, resume: Resume = "no") -> bool:
-    """Decide whether a run starts anew or goes on, and refuse a folder that is fit for neither.
+    """Decide whether a run starts or resumes, and refuse a folder that is fit for neither.
 
     Returns:
         Whether the folder holds a run that is to be resumed.
@@ -55,7 +55,7 @@ def check_output(folder: Path, overwrite: bool, resume: Resume = "no") -> bool:
     if resume not in get_args(Resume):
         raise RunFolderError(f"resume is '{resume}'; choose {', '.join(get_args(Resume))}.")
     if resume != "no" and overwrite:
-        raise RunFolderError("a run is either resumed or overwritten: choose one of the two.")
+        raise RunFolderError("choose either resume or overwrite.")
     if resume != "no" and (folder / RECIPE).is_file() and _learnt(folder):
         return True
     if resume == "must":
@@ -75,7 +75,7 @@ def check_origin(folder: Path, recipe: Recipe, environment: Mapping[str, Any]) -
     """Compare what a run to be resumed was started with; return notes on other versions.
 
     Raises:
-        RunFolderError: If the recipe, the foundation or the data are others.
+        RunFolderError: If the recipe, the foundation or the data differ.
     """
     different = Recipe.load(folder / RECIPE).differences(recipe)
     if different:
@@ -95,15 +95,17 @@ def check_origin(folder: Path, recipe: Recipe, environment: Mapping[str, Any]) -
         begun, here = stored.get("processes", 1), environment["processes"]
         if begun != here:
             raise RunFolderError(
-                f"the run in '{folder}' was begun with {begun} process{'es' * (begun > 1)}, not "
-                f"{here}: its steps would be others. Start as many."
+                f"the run in '{folder}' started with {begun} process{'es' * (begun > 1)}, not "
+                f"{here}, which take other steps. Resume with {begun} process{'es' * (begun > 1)}."
             )
         versions, now = stored["versions"], environment["versions"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"'{folder / ENVIRONMENT}' cannot be read: {error!r}.") from error
     changed = [name for name in now if versions.get(name) != now[name]]
-    told = ", ".join(f"{name} {versions.get(name)} -> {now[name]}" for name in changed)
-    return [f"warning: resumed with other versions, so not bit by bit: {told}."] if told else []
+    listed = ", ".join(f"{name} {versions.get(name)} -> {now[name]}" for name in changed)
+    if not listed:
+        return []
+    return [f"warning: resumed with other versions, so not bit for bit: {listed}."]
 
 
 def _check_free(folder: Path, overwrite: bool, resume: bool) -> None:
@@ -120,7 +122,7 @@ def _check_free(folder: Path, overwrite: bool, resume: bool) -> None:
     if strange or not ((folder / ENVIRONMENT).is_file() or _abandoned(folder)):
         named = f" ('{strange}')" if strange else ""
         raise RunFolderError(
-            f"'{folder}' holds other files{named} than a run; choose another output."
+            f"'{folder}' contains files{named} that no run writes; choose another output."
         )
     if Path.cwd().is_relative_to(folder.resolve()):
         raise RunFolderError(f"'{folder}' is the working folder; choose another output.")
@@ -133,7 +135,7 @@ def _check_free(folder: Path, overwrite: bool, resume: bool) -> None:
     with alone(folder):  # refuses, if that run is at work
         pass
     raise EarlierRunError(
-        f"'{folder}' holds an unfinished run. Go on with --resume auto, choose another "
+        f"'{folder}' holds an unfinished run. Continue with --resume auto, choose another "
         "output=FOLDER, or add --overwrite."
     )
 
@@ -142,11 +144,11 @@ def _check_free(folder: Path, overwrite: bool, resume: bool) -> None:
 def opened(
     folder: Path, recipe: str, environment: Mapping[str, Any], resuming: bool, main: bool = True
 ) -> Iterator[None]:
-    """Keep the run folder for the time of a run, an earlier run set aside until it is done.
+    """Lock the run folder for a run, with an earlier run set aside until it is done.
 
-    The earlier run waits beside it as ``.NAME.earlier``. It is removed when the run is done, stays
-    there while the run can be resumed, and is put back when the run fails for good. A run that
-    fails for good before its first step leaves nothing.
+    The earlier run waits next to it as ``.NAME.earlier``. It is removed when the run is done, stays
+    there while the run can be resumed, and is restored when the run fails. A run that fails before
+    its first step leaves nothing.
 
     Args:
         folder: The run folder.

@@ -52,13 +52,14 @@ def described(prepared: Preparation) -> list[str]:
 def trained(prepared: Preparation) -> str:
     """One line on which blocks of the model are trained, and their shares."""
     number, own, added = prepared.parameters
-    beside = number == added
+    only_added = number == added
     blocks = ", ".join(
-        f"{name} {count:,}" + ("" if count == size or beside else f" ({100 * count / size:.1f} %)")
+        f"{name} {count:,}"
+        + ("" if count == size or only_added else f" ({100 * count / size:.1f} %)")
         for name, (count, size) in prepared.adapted.shares().items()
         if count
     )
-    if beside:
+    if only_added:
         return f"trained: {blocks}; added, {100 * added / own:.3g} % of the foundation's number"
     return f"trained: {blocks}; {100 * number / (own + added):.3g} % of all parameters"
 

@@ -30,7 +30,7 @@ def run(
     """Fine-tune a foundation potential by a recipe and write the run folder.
 
     Everything is read and checked before the run folder is made, so a faulty recipe or file leaves
-    nothing behind.
+    no trace.
 
     Args:
         recipe: A `Recipe`, the path of a recipe file, or a mapping with a recipe's keys.

@@ -73,7 +73,7 @@ class AdapterSuite:
         return found[0]
 
     def recipe(self) -> dict[str, Any]:
-        """Return what a recipe says of the adapter."""
+        """Return the adapter as a recipe names it."""
         return {"kind": self.kind(), **self.adapter().options.model_dump(mode="json")}
 
     def test_options_survive_a_recipe(self) -> None:

@@ -141,7 +141,7 @@ class PotentialSuite:
     def test_forces_are_the_gradient_of_the_energy(self) -> None:
         """Minus central differences of the energy; of a conservative potential."""
         if not self.conservative:
-            pytest.skip("the potential says that it is not conservative")
+            pytest.skip("the potential is declared not conservative")
         potential, atoms, step = self.potential(), self.molecule(), 1e-4
         forces = _forces(self._predict(potential, atoms))
         for atom, axis in ((0, 0), (1, 2), (4, 1)):

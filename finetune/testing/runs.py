@@ -1,4 +1,4 @@
-"""Small real runs, for suites that hold a whole run to its promises."""
+"""Small real runs, for suites that test a complete run."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Workspace:
 
         Args:
             name: The run's folder in this one.
-            adapter: What the recipe says of the adapter.
+            adapter: The adapter in the recipe.
             train: Further training settings.
         """
         return {
@@ -126,7 +126,7 @@ def train_in_two_processes(recipe: Mapping[str, Any], module: str) -> None:
     """Run a recipe in two processes under `torch.distributed.run`.
 
     Args:
-        recipe: The recipe; written beside its output.
+        recipe: The recipe; written next to its output.
         module: What each process imports first.
     """
     path = Path(recipe["output"]).with_suffix(".json")

@@ -1,4 +1,4 @@
-"""One process or several (`torchrun`, `accelerate launch`): which this is, and sums over all."""
+"""Which structures each step takes, with which random numbers, and in which process."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Processes:
         return tensor
 
     def any(self, flag: bool) -> bool:
-        """Return whether any process says so."""
+        """Return whether the flag is set in any process."""
         return bool(self.sum(torch.tensor(float(flag), device=self._device)).item())
 
     def first(self, value: T | None) -> T | None:
@@ -203,7 +203,7 @@ class _Batches(torch.utils.data.Dataset[list[GraphBatch]]):
 
 
 class Feeder:
-    """Yields the batches of an epoch's steps, the same whoever puts them together.
+    """Yields the batches of an epoch's steps, made here or in worker processes.
 
     Args:
         data: The graphs.

@@ -1,7 +1,7 @@
-"""Checkpoints on disk: safetensors, JSON and a manifest of their checksums, two generations.
+"""The state of a training run, in memory and in its checkpoints on disk.
 
-A checkpoint is a folder ``step-00000120``. It is written under another name, synced and renamed,
-and only then is the one before the one before it removed.
+A checkpoint is a folder ``step-00000120``: safetensors, JSON and a manifest of their checksums. It
+is written under another name, synced and renamed; then all but the newest two are removed.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ BACK_OFF = 0.5
 RECOVERY = 1.02
 """What a good step does to a learning rate that was lowered."""
 STRIKES = 5
-"""Skipped steps in a row that are more than bad luck."""
+"""Consecutive skipped steps that mean divergence."""
 ROLLBACK = 0.3
 """What a return to the best weights does to the learning rate, for good."""
 DIVERGED = 100.0
 """A validation measure this many times that of the foundation is a diverged run."""
 SMALL = 1e-6
-"""Validation measures below this count as this: a good foundation must not make a run look bad."""
+"""Smallest reference for that ratio, so that a good foundation does not make a run look bad."""
 GENERATIONS = 2
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The whole state of a training run after a step.
+    """The complete state of a training run after a step.
 
     Attributes:
         tensors: Weights, averages and moments by name.
@@ -72,8 +72,8 @@ def write(
         OSError: If it cannot be written; those that were there are untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    contents = {STATE_TENSORS: save_tensors(whole), STATE: json.dumps(state).encode()}
+    stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    contents = {STATE_TENSORS: save_tensors(stored), STATE: json.dumps(state).encode()}
     manifest = {
         "format_version": VERSION,
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
@@ -88,7 +88,7 @@ def write(
 
 
 def read(folder: Path) -> Checkpoint | None:
-    """Read the newest whole checkpoint; None where there is none at all.
+    """Read the newest intact checkpoint; None where there is none at all.
 
     Raises:
         RunFolderError: If there are checkpoints and all of them are damaged, saying how.
@@ -123,13 +123,13 @@ def _generations(folder: Path) -> list[Path]:
 
 
 def diverged(value: float, first: float) -> bool:
-    """Return whether a validation measure speaks of a ruined model, given the foundation's."""
+    """Return whether a validation measure shows a diverged model, given the foundation's."""
     return not math.isfinite(value) or value > DIVERGED * max(first, SMALL)
 
 
 @dataclass
 class Guard:
-    """Skips, backs off, and says when only a return to the best weights helps.
+    """Skips steps, lowers the rate, and decides when to return to the best weights.
 
     Attributes:
         factor: What the schedule's learning rate is multiplied by.
@@ -137,7 +137,7 @@ class Guard:
         strikes: Steps skipped in a row.
         skipped: Steps skipped in all.
         rollbacks: Returns to the best weights.
-        trouble: What went wrong last.
+        trouble: The last fault.
     """
 
     factor: float = 1.0
@@ -149,23 +149,23 @@ class Guard:
 
     @property
     def diverging(self) -> bool:
-        """Whether skipping does not help any more."""
+        """Whether skipping no longer helps."""
         return self.strikes >= STRIKES
 
     def step_went_well(self) -> None:
-        """Recover a little."""
+        """Raise a lowered learning rate."""
         self.strikes = 0
         self.factor = min(self.ceiling, self.factor * RECOVERY)
 
     def step_was_skipped(self, trouble: str) -> None:
-        """Back off."""
+        """Lower the learning rate."""
         self.trouble = trouble
         self.strikes += 1
         self.skipped += 1
         self.factor *= BACK_OFF
 
     def rolled_back(self) -> None:
-        """Go on from the best weights at a lower learning rate."""
+        """Continue from the best weights at a lower learning rate."""
         self.rollbacks += 1
         self.strikes = 0
         self.ceiling *= ROLLBACK
@@ -188,7 +188,7 @@ class Progress:
         epoch_seconds: Wall time of it in all.
         seconds: Wall time of all.
         ending: Why the run is over; empty while it is not.
-        guard: How carefully it goes.
+        guard: Skipped steps and returns to the best weights.
     """
 
     epoch: int = 1
@@ -257,7 +257,7 @@ class WeightAverage:
         self.restart()
 
     def restart(self) -> None:
-        """Begin anew from the parameters as they are."""
+        """Start again from the present parameters."""
         self._average = (
             ExponentialMovingAverage(self._parameters, self._decay)
             if self._decay is not None
@@ -393,7 +393,7 @@ class Keeper:
         self._time, self._step = -math.inf, -1
 
     def read(self) -> Checkpoint | None:
-        """Return the newest whole checkpoint, if there is any."""
+        """Return the newest intact checkpoint, if there is any."""
         found = read(self.checkpoints)
         if found is not None:
             self._time, self._step = time.monotonic(), int(found.state["step"])
@@ -416,8 +416,8 @@ class Keeper:
     def stopped(self, number: signal.Signals, epoch: int) -> RunStoppedError:
         """Return the error that ends a run which a signal stopped."""
         return RunStoppedError(
-            f"{number.name} after step {self._step} (epoch {epoch}); '{self.folder}' holds all "
-            f"that is needed to go on with {GO_ON}.",
+            f"{number.name} after step {self._step} (epoch {epoch}); resume "
+            f"'{self.folder}' with {GO_ON}.",
             exit_code=128 + number,
         )
 
@@ -427,5 +427,5 @@ class Keeper:
             return RunFolderError(f"'{self.folder}' cannot be written: {error}.")
         return RunStoppedError(
             f"'{self.folder}' cannot be written: {error}. The checkpoint of step {self._step} is "
-            f"whole: mend the cause and go on with {GO_ON}."
+            f"intact: correct the cause and resume with {GO_ON}."
         )

@@ -38,7 +38,7 @@ from finetune.training.checkpoints import Progress, WeightAverage
 
 
 class MetricsLog:
-    """``metrics.jsonl``, a line for each epoch; what a resumed run will do again is cut off.
+    """``metrics.jsonl``, a line for each epoch; a resumed run removes what it repeats.
 
     Args:
         path: The file.
@@ -120,7 +120,7 @@ def validation_loss(measured: Errors, losses: Mapping[str, LossOptions]) -> floa
 
 
 def finite(record: Record) -> Record:
-    """Return the record with None in place of numbers that JSON has no words for."""
+    """Return the record with None for numbers that JSON cannot express."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in record.items()

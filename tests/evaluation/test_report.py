@@ -156,10 +156,10 @@ def test_files_are_found_where_the_run_was_started(
     ("name", "content", "message"),
     [
         ("metrics.jsonl", "5\n", "line 1 is no mapping"),
-        ("result.json", "5", "it holds no mapping"),
+        ("result.json", "5", "it has no mapping"),
         ("result.json", "{}", "'notes' is missing"),
-        ("environment.json", "[]", "it holds no mapping"),
-        ("stability/stability.json", "5", "it holds no mapping"),
+        ("environment.json", "[]", "it has no mapping"),
+        ("stability/stability.json", "5", "it has no mapping"),
         ("stability/stability.json", '{"names": 5}', "'names' is wrong"),
         ("scans/scans.json", '{"names": []}', "'checks' is missing"),
     ],

@@ -80,7 +80,7 @@ def test_a_disk_that_fills_up_leaves_the_last_whole_checkpoint(
     epoch: int, workspace: Path, disk: Path, undisturbed: Any
 ) -> None:
     recipe = recipe_in(workspace, disk / "run")
-    with pytest.raises(RunStoppedError, match="No space left.*checkpoint of step .* is whole"):
+    with pytest.raises(RunStoppedError, match="No space left.*checkpoint of step .* is intact"):
         finetune.run(recipe, reporter=At(epoch, lambda: fill(disk)))
     names = [path.name for path in (disk / "run" / "checkpoints").iterdir()]
     assert names

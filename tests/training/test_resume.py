@@ -88,7 +88,7 @@ def test_a_signal_saves_and_the_run_goes_on_bit_by_bit(
     with pytest.raises(RunStoppedError, match=f"{number.name} after step 6.*resume='auto'") as stop:
         finetune.run(recipe, reporter=StopAt(2, number))
     assert stop.value.exit_code == 128 + number
-    with pytest.raises(FinetuneError, match="unfinished run. Go on with --resume auto"):
+    with pytest.raises(FinetuneError, match="unfinished run. Continue with --resume auto"):
         finetune.run(recipe)
     listener = StopAt(-1, number)
     result = finetune.run(recipe, resume="must", reporter=listener)
@@ -270,7 +270,7 @@ def test_another_recipe_or_other_data_are_not_resumed(
     changed["train"]["learning_rate"] = 0.03
     with pytest.raises(RunFolderError, match="another recipe: train.learning_rate differs"):
         finetune.run(changed, resume="auto")
-    with pytest.raises(RunFolderError, match="either resumed or overwritten"):
+    with pytest.raises(RunFolderError, match="either resume or overwrite"):
         finetune.run(stopped, resume="auto", overwrite=True)
     environment = tmp_path / "run" / "environment.json"
     stored = json.loads(environment.read_text())
@@ -301,7 +301,7 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint(
     recipe = recipe_in(workspace, tmp_path / "run")
     with monkeypatch.context() as patch:
         full_disk(patch, writes)
-        with pytest.raises(RunStoppedError, match="No space left.*checkpoint of step .* is whole"):
+        with pytest.raises(RunStoppedError, match="No space left.*checkpoint of step .* is intact"):
             finetune.run(recipe)
     names = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
     assert names
@@ -381,7 +381,7 @@ def test_a_folder_of_ones_own_is_not_taken_for_a_killed_run(
     path.parent.mkdir(parents=True)
     path.write_text("mine")
     for options in ({"resume": "auto"}, {"overwrite": True}):
-        with pytest.raises(RunFolderError, match="holds other files than a run"):
+        with pytest.raises(RunFolderError, match="contains files that no run writes"):
             finetune.run(recipe_in(workspace, tmp_path / "run"), **options)
     assert path.read_text() == "mine"
 

@@ -223,9 +223,9 @@ def test_others_are_refused(whole: TuningResult, workspace: Path, tmp_path: Path
         finetune.tune(same, budget=9, to=copy)
     assert (copy / "result.json").read_bytes() == (whole.folder / "result.json").read_bytes()
     for content, told in (
-        ("[]", "it holds no mapping at its top level"),
-        ("7", "it holds no mapping at its top level"),
-        ("{", "it is no JSON: line 1: Expecting property name"),
+        ("[]", "it has no mapping at its top level"),
+        ("7", "it has no mapping at its top level"),
+        ("{", "it is not JSON: line 1: Expecting property name"),
         ("[" * 100_000, "it is nested too deeply"),
     ):
         (copy / "tuning.json").write_text(content)

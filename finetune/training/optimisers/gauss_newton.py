@@ -13,9 +13,9 @@ tensor of weights the same share in the prior variance of the labels. The amplit
 of each kind of label are the most probable ones, see `most_probable`: there is no learning rate,
 length or weight to choose.
 
-What reference energies could explain tells nothing of the amplitude, so the evidence looks only at
-the rest (restricted likelihood); the weights then move so that it vanishes. Nor do net forces and
-torques tell anything: no potential whose energy stays as a molecule is moved and turned has any.
+What reference energies could explain carries no information on the amplitude, so the evidence uses
+only the rest (restricted likelihood); the weights then move so that it vanishes. Net forces and
+torques carry none either: a potential that is invariant to translation and rotation has none.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ HALVINGS = 6
 OFFSET_STEPS = 4
 """Corrections of the mean energies after a step."""
 ROUNDING = 1e-12
-"""Share of the mean variance of labels that is added to each, for copies with other labels."""
+"""Share of the mean variance of labels added to each, for copies with different labels."""
 NOTHING = 1e-20
 """Share of the squared gradients up to which they are rounding."""
 SMALLEST_GRADIENTS = 1e-10

@@ -1,4 +1,4 @@
-"""All labels of a training set as one column, with what the potential says and its gradients."""
+"""All labels of a training set as one column, with predictions and their gradients."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SYMMETRIC = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
 class Counted:
     """A batch of different structures, and how often each was there with the same labels ``[B]``.
 
-    Copies, as bootstrapping makes them, tell nothing of the noise: m of them are one label whose
-    noise has an m-th of the variance.
+    Copies, as bootstrapping makes them, carry no information on the noise: m of them are one label
+    whose noise has an m-th of the variance.
     """
 
     batch: GraphBatch
@@ -108,7 +108,7 @@ def label_rows(
 
 
 def energy_rows(potential: Potential, piece: Counted) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the labelled energies of a batch and what the potential says, as in `Rows`."""
+    """Return the labelled and the predicted energies of a batch, as in `Rows`."""
     batch, factors = piece.batch, _energy_factors(piece)
     predicted = potential(batch, forces=False).energy[batch.has_energy]
     return batch.energy[batch.has_energy] * factors, predicted * factors
@@ -131,7 +131,7 @@ def without_copies(pieces: Sequence[GraphBatch]) -> list[Counted]:
 
 
 def _content(single: GraphBatch) -> Hashable:
-    """Return what tells a structure and its labels from others."""
+    """Return what identifies a structure and its labels."""
     labels = (single.energy, single.forces, single.stress)
     present = (single.has_energy, single.has_forces, single.has_stress)
     kept = [label[has].flatten().tolist() for label, has in zip(labels, present, strict=True)]
@@ -178,7 +178,7 @@ def _check_finite(piece: Counted, predictions: torch.Tensor, gradients: torch.Te
 
 
 def _internal(batch: GraphBatch) -> list[torch.Tensor]:
-    """Return `Rows.internal` of a batch: what is left of each structure's rigid motions."""
+    """Return `Rows.internal` of a batch: the complement of each structure's rigid motions."""
     found = []
     axes = torch.eye(3, dtype=torch.float64, device=batch.positions.device)
     for index in range(len(batch)):

@@ -1,4 +1,4 @@
-"""What every optimiser is: steps on all pieces of a batch, at a learning rate by a schedule."""
+"""The contract of an optimiser: steps on all pieces of a batch, at scheduled learning rates."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class StepOutcome:
     """What a step found.
 
     Attributes:
-        means: Each loss by name, before its weight, over the whole step.
+        means: Each loss by name, before its weight, over the step.
         weights: What each is multiplied by in the total.
         gradient_norm: Before clipping; of Gauss-Newton the length of the step.
         trouble: Why the step was not taken; empty where it was.
