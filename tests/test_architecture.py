@@ -84,3 +84,16 @@ def test_only_potentials_know_mace_and_only_adapters_know_peft() -> None:
             assert "peft" not in packages, module
         if room(module) not in {"potentials", "adapters"}:
             assert "e3nn" not in packages, module
+
+
+def test_nothing_asks_for_an_optimiser_or_adapter_by_name() -> None:
+    """Other code asks `OptimiserRules` and `AdapterRules`."""
+    own = {"finetune.recipe.optimisers", "finetune.recipe.sections"}
+    for module, path in MODULES.items():
+        if module in own or module.startswith("finetune.training.optimisers"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Compare):
+                names = {"adam", "adamw", "gauss-newton", "lora", "shift", "full", "frozen"}
+                values = {item.value for item in ast.walk(node) if isinstance(item, ast.Constant)}
+                assert not names & values, f"{module}: {ast.unparse(node)}"

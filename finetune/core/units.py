@@ -1,4 +1,4 @@
-"""Units that labels may come in, and what they are in eV and Å."""
+"""Units that labels may have, and their factors to eV and Å."""
 
 from __future__ import annotations
 
@@ -6,28 +6,22 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from finetune.core.errors import RecipeError
 from finetune.core.options import Options, explain
 
-ENERGIES = {
-    "ev": "eV",
-    "mev": "meV",
-    "hartree": "Hartree",
-    "ha": "Hartree",
-    "kcal/mol": "kcal/mol",
-    "kj/mol": "kJ/mol",
-    "rydberg": "Rydberg",
-    "ry": "Rydberg",
+_ENERGIES = {
+    **{"ev": "eV", "mev": "meV", "kcal/mol": "kcal/mol", "kj/mol": "kJ/mol"},
+    **dict.fromkeys(("hartree", "ha"), "Hartree"),
+    **dict.fromkeys(("rydberg", "ry"), "Rydberg"),
 }
-LENGTHS = {
+_LENGTHS = {
     **dict.fromkeys(("å", "a", "ang", "angstrom", "ångström"), "Å"),
     **dict.fromkeys(("bohr", "a0"), "Bohr"),
-    "nm": "nm",
-    "pm": "pm",
+    **{"nm": "nm", "pm": "pm"},
 }
-PRESSURES = {"gpa": "GPa", "kbar": "kbar", "bar": "bar", "pa": "Pa"}
+_PRESSURES = {"gpa": "GPa", "kbar": "kbar", "bar": "bar", "pa": "Pa"}
 
 
 class Units(Options):
@@ -42,25 +36,10 @@ class Units(Options):
     forces: str | None = Field(None, description="energy/length of the above where not given")
     stress: str | None = Field(None, description="energy/length³ of the above, or GPa, kbar")
 
-    @field_validator("energy")
+    @field_validator("*")
     @classmethod
-    def _energy(cls, value: Any) -> Any:
-        return None if value is None else energy_name(value)
-
-    @field_validator("length")
-    @classmethod
-    def _length(cls, value: Any) -> Any:
-        return None if value is None else _length_name(value)
-
-    @field_validator("forces")
-    @classmethod
-    def _forces(cls, value: Any) -> Any:
-        return None if value is None else _forces_name(value)
-
-    @field_validator("stress")
-    @classmethod
-    def _stress(cls, value: Any) -> Any:
-        return None if value is None else _stress_name(value)
+    def _usual_name(cls, value: Any, info: ValidationInfo) -> Any:
+        return None if value is None else _usual_name(str(info.field_name), value)
 
     def filled(self, fallback: Units | None = None) -> Units:
         """Return these units with what they leave open taken from others, then from eV and Å."""
@@ -81,20 +60,30 @@ class Units(Options):
 def _factors(given: Units) -> dict[str, float]:
     units = given.filled()
     assert units.energy and units.length and units.forces and units.stress
-    force, stress = units.forces.lstrip("-"), units.stress.lstrip("-")
-    per_volume = stress.rpartition("/")
+    scale = _scales()
+    energy, _, length = units.forces.lstrip("-").rpartition("/")
+    stress = units.stress.lstrip("-")
+    density, _, cubed = stress.rpartition("/")
+    pressure = scale[stress] if not density else scale[density] / scale[cubed[:-1]] ** 3
     return {
-        "energy": _energy_in_ev(units.energy),
-        "length": _length_in_angstrom(units.length),
-        "forces": _sign(units.forces)
-        * _energy_in_ev(force.rpartition("/")[0])
-        / _length_in_angstrom(force.rpartition("/")[2]),
-        "stress": _sign(units.stress)
-        * (
-            _pressure(stress)
-            if stress in PRESSURES.values()
-            else _energy_in_ev(per_volume[0]) / _length_in_angstrom(per_volume[2][:-1]) ** 3
-        ),
+        "energy": scale[units.energy],
+        "length": scale[units.length],
+        "forces": (-1 if units.forces.startswith("-") else 1) * scale[energy] / scale[length],
+        "stress": (-1 if units.stress.startswith("-") else 1) * pressure,
+    }
+
+
+@lru_cache
+def _scales() -> dict[str, float]:
+    """Return every unit by its usual name in eV, Å or eV/Å³."""
+    from ase import units
+
+    return {
+        **{"eV": 1.0, "meV": 1e-3, "Hartree": units.Hartree, "Rydberg": units.Rydberg},
+        **{"kcal/mol": units.kcal / units.mol, "kJ/mol": units.kJ / units.mol},
+        **{"Å": 1.0, "Bohr": units.Bohr, "nm": 10.0, "pm": 0.01},
+        **{"GPa": units.GPa, "kbar": 0.1 * units.GPa, "bar": 1e-4 * units.GPa},
+        "Pa": 1e-9 * units.GPa,
     }
 
 
@@ -102,7 +91,7 @@ def parse_units(given: Sequence[str]) -> Units:
     """Read units written as ``quantity=unit``.
 
     Raises:
-        RecipeError: For a quantity or a unit that is unknown, or a quantity that is there twice.
+        RecipeError: For a quantity or a unit that is unknown, or a quantity that is given twice.
     """
     pairs = [item.partition("=") for item in given]
     names = [name.strip() for name, _, _ in pairs]
@@ -115,77 +104,31 @@ def parse_units(given: Sequence[str]) -> Units:
         raise RecipeError(explain(error, Units, "--units")) from None
 
 
-def energy_name(value: str) -> str:
-    """Return the usual name of a unit of energy.
+def _usual_name(quantity: str, given: str) -> str:
+    """Return the usual name of a unit.
 
     Raises:
-        ValueError: If it is unknown.
+        ValueError: If it is unknown, naming some that are known.
     """
-    found = ENERGIES.get(value.strip().lower())
-    if found is None:
-        raise ValueError(f"'{value}' is no unit of energy: choose eV, meV, {_known(ENERGIES)}")
-    return found
-
-
-def _length_name(value: str) -> str:
-    found = LENGTHS.get(value.strip().lower())
-    if found is None:
-        raise ValueError(f"'{value}' is no unit of length: choose Å, Bohr, nm or pm")
-    return found
-
-
-def _forces_name(value: str) -> str:
-    energy, slash, length = value.strip().removeprefix("-").rpartition("/")
-    if not slash or energy.lower() == "kcal" or energy.lower() == "kj":
-        raise ValueError(f"'{value}' is no unit of forces: write it like eV/Å or Hartree/Bohr")
-    return f"{_minus(value)}{energy_name(energy)}/{_length_name(length)}"
-
-
-def _stress_name(value: str) -> str:
-    plain = value.strip().removeprefix("-")
-    if plain.lower() in PRESSURES:
-        return _minus(value) + PRESSURES[plain.lower()]
-    energy, slash, length = plain.rpartition("/")
-    cubed = length.removesuffix("³").removesuffix("^3").removesuffix("**3")
-    if not slash or cubed == length:
-        raise ValueError(f"'{value}' is no unit of stress: write it like eV/Å³, GPa or -kbar")
-    return f"{_minus(value)}{energy_name(energy)}/{_length_name(cubed)}³"
-
-
-def _known(names: dict[str, str]) -> str:
-    return ", ".join(dict.fromkeys(name for name in names.values() if "eV" not in name))
-
-
-def _minus(value: str) -> str:
-    return "-" if value.strip().startswith("-") else ""
-
-
-def _sign(value: str) -> float:
-    return -1.0 if value.startswith("-") else 1.0
-
-
-def _energy_in_ev(name: str) -> float:
-    from ase import units
-
-    return float(
-        {
-            "eV": 1.0,
-            "meV": 1e-3,
-            "Hartree": units.Hartree,
-            "kcal/mol": units.kcal / units.mol,
-            "kJ/mol": units.kJ / units.mol,
-            "Rydberg": units.Rydberg,
-        }[name]
-    )
-
-
-def _length_in_angstrom(name: str) -> float:
-    from ase import units
-
-    return float({"Å": 1.0, "Bohr": units.Bohr, "nm": 10.0, "pm": 0.01}[name])
-
-
-def _pressure(name: str) -> float:
-    from ase import units
-
-    return float({"GPa": 1.0, "kbar": 0.1, "bar": 1e-4, "Pa": 1e-9}[name] * units.GPa)
+    plain = given.strip().removeprefix("-") if quantity in ("forces", "stress") else given.strip()
+    sign = "-" if plain != given.strip() else ""
+    energy, _, length = plain.rpartition("/")
+    found: tuple[str | None, ...]
+    if quantity == "energy":
+        found, examples = (
+            (_ENERGIES.get(plain.lower()),),
+            "eV, meV, Hartree, kcal/mol, kJ/mol or Rydberg",
+        )
+    elif quantity == "length":
+        found, examples = (_LENGTHS.get(plain.lower()),), "Å, Bohr, nm or pm"
+    elif quantity == "stress" and plain.lower() in _PRESSURES:
+        return sign + _PRESSURES[plain.lower()]
+    else:
+        power = ("³", "^3", "**3") if quantity == "stress" else ("",)
+        ending = next((end for end in power if length.endswith(end)), None)
+        bare = None if ending is None else length.removesuffix(ending).lower()
+        found = (_ENERGIES.get(energy.lower()), _LENGTHS.get(bare or ""))
+        examples = "eV/Å³, GPa or -kbar" if quantity == "stress" else "eV/Å or Hartree/Bohr"
+    if None in found:
+        raise ValueError(f"'{given}' is not a unit of {quantity}; use {examples}")
+    return sign + "/".join(map(str, found)) + ("³" if quantity == "stress" else "")

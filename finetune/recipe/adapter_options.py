@@ -88,6 +88,9 @@ class AdapterRules:
 _OWN_WEIGHTS = AdapterRules(random_start=False, keeps_layers=True)
 
 
+DEFAULT_ADAPTER = "full"
+
+
 class FullOptions(Options):
     """Train every weight of the foundation."""
 

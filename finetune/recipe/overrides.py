@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from finetune.core.errors import RecipeError, reason, suggestion
+from finetune.recipe.adapter_options import DEFAULT_ADAPTER
 from finetune.recipe.optimisers import suited
 
 Reset = Callable[[Any, Any], Any]
@@ -147,7 +148,7 @@ def _drop_former_adapter(recipe: Any, changes: Any, place: str) -> None:
     """Remove the options of an adapter whose kind the overrides change."""
     before, after = OmegaConf.select(recipe, place), OmegaConf.select(changes, place)
     kind = after.get("kind") if OmegaConf.is_dict(after) else after
-    if OmegaConf.is_dict(before) and kind and kind != before.get("kind", "full"):
+    if OmegaConf.is_dict(before) and kind and kind != before.get("kind", DEFAULT_ADAPTER):
         OmegaConf.update(recipe, place, {}, merge=False)
 
 

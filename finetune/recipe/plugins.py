@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from finetune.core.errors import RecipeError
 from finetune.core.options import lines
 from finetune.core.registry import Registry
-from finetune.recipe.adapter_options import AdapterRules
+from finetune.recipe.adapter_options import DEFAULT_ADAPTER, AdapterRules
 from finetune.recipe.loss_options import PULL, LossOptions
 
 _LOSSES = "finetune.recipe.loss_options"
@@ -65,7 +65,7 @@ def adapter_options(value: Any) -> dict[str, Any]:
         value = {"kind": value}
     if not isinstance(value, Mapping):
         raise ValueError("write `adapter: {kind: NAME}`")
-    kind = str(value.get("kind", "full"))
+    kind = str(value.get("kind", DEFAULT_ADAPTER))
     rest = {key: item for key, item in value.items() if key != "kind"}
     options = _validated(adapters.options(kind), rest, "adapter")
     return {"kind": kind, **options.model_dump(mode="json")}

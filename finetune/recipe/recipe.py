@@ -22,6 +22,7 @@ from pydantic import (
 
 from finetune.core.errors import RecipeError, suggestion, system_errors
 from finetune.core.options import Options, explain, flattened, lines, merged_deeply
+from finetune.recipe.adapter_options import DEFAULT_ADAPTER
 from finetune.recipe.loss_options import LossOptions
 from finetune.recipe.optimisers import DEFAULTED, OPTIMISERS, OptimiserRules, suited
 from finetune.recipe.overrides import overridden, read_yaml, reset_for_overrides
@@ -84,7 +85,7 @@ class Recipe(Options):
     reference_energies: Literal["keep", "isolated", "estimate"] | dict[str, float] = Field(
         "estimate", description="or the energies of free atoms, eV: {H: -13.6, …}"
     )
-    adapter: dict[str, Any] = Field(default_factory=lambda: {"kind": "full"})
+    adapter: dict[str, Any] = Field(default_factory=lambda: {"kind": DEFAULT_ADAPTER})
     losses: dict[str, SerializeAsAny[LossOptions]] = Field(
         default_factory=lambda: {"energy": {"weight": 1.0}}, validate_default=True
     )

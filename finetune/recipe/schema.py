@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from finetune.core.registry import Registry
+from finetune.recipe.adapter_options import DEFAULT_ADAPTER
 from finetune.recipe.plugins import adapters, losses
 from finetune.recipe.recipe import KEYS as STAGE_KEYS
 from finetune.recipe.recipe import Recipe
@@ -43,7 +44,7 @@ def recipe_schema() -> Schema:
     ]
     recipe["properties"]["adapter"] = {
         "anyOf": [{"enum": list(of_adapters)}, *adapter],
-        "default": {"kind": "full"},
+        "default": {"kind": DEFAULT_ADAPTER},
     }
     shared_keys = {key: recipe["properties"][key] for key in STAGE_KEYS}
     recipe["properties"]["stages"]["additionalProperties"] = {

@@ -107,7 +107,7 @@ def test_what_is_in_the_way_is_told(labelled: str, tmp_path: Path) -> None:
     twice = ["--units", "energy=eV", "--units", "energy=meV"]
     assert "--units: energy is there twice" in refused("inspect", labelled, *keys, *twice)
     fault = refused("inspect", labelled, *keys, "--units", "energy=parsec")
-    assert "--units has 1 fault: energy: 'parsec' is no unit" in fault
+    assert "--units has 1 fault: energy: 'parsec' is not a unit" in fault
     assert [item.name for item in tmp_path.iterdir()] == [Path(labelled).name]
 
 
