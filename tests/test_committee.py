@@ -241,7 +241,7 @@ def test_one_committee_chooses_what_to_label(
 def test_a_committee_is_no_foundation_and_its_damage_is_told(
     committee: Any, workspace: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(FoundationError, match="holds a committee.*members/1"):
+    with pytest.raises(FoundationError, match="is a committee.*members/1"):
         finetune.validate(
             recipe_for(workspace, tmp_path / "next", foundation=str(committee.folder))
         )

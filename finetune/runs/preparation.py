@@ -30,7 +30,6 @@ from finetune.inspection.requirements import (
     check_elements,
     check_labels,
     check_single,
-    formula,
 )
 from finetune.losses import sizing
 from finetune.losses.loss import TotalLoss
@@ -129,7 +128,7 @@ class Preparation:
         self.coverage = {split: coverage(items) for split, items in structures.items() if items}
         train = structures["train"]
         self.levels = sorted({s.level_of_theory for s in train if s.level_of_theory is not None})
-        self.compositions = sorted({formula(item) for item in train})
+        self.compositions = sorted({item.formula for item in train})
         check_labels(recipe, train, structures["valid"])
         return structures
 

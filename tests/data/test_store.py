@@ -137,7 +137,7 @@ def test_foreign_and_damaged_files_are_named(store: Store, tmp_path: Path) -> No
     (tmp_path / "cut.h5").write_bytes(store.path.read_bytes()[:5000])
     with pytest.raises(DataError, match="cut.h5' cannot be read"):
         Store(tmp_path / "cut.h5")
-    with pytest.raises(DataError, match="holds no structure"):
+    with pytest.raises(DataError, match="contains no structure"):
         read_structures(f"{store.path}@100:")
     with pytest.raises(DataError, match="exists"):
         StoreWriter(store.path)
@@ -373,7 +373,7 @@ def test_faulty_structures_of_a_store_are_left_out_when_asked(
     assert "structure 2" in reader.notes()[0]
     assert "structures 5 to 5" in reader.notes()[0]
     assert len(list(Reader(faulty="skip").stream(f"{path}@:3"))) == 2
-    with pytest.raises(DataError, match="no structure that can be used"):
+    with pytest.raises(DataError, match="contains no usable structure"):
         Reader(faulty="skip").read(f"{path}@2:3")
     data = {"train": str(path), "valid": 0.34, "faulty": "skip"}
     prepared = finetune.validate(recipe_for(workspace, "x", data=data))

@@ -19,11 +19,11 @@ from finetune.inspection.data_warnings import (
     frames,
     idle,
     ignored_inputs,
-    mixed_levels,
     shared_frames,
     strange_forces,
     strange_origin,
 )
+from finetune.inspection.labels import mixed_levels
 from finetune.potentials.loading import load_foundation
 from finetune.recipe.loss_options import EnergyOptions, ForcesOptions
 from finetune.recipe.recipe import Recipe
@@ -132,7 +132,7 @@ def test_idle_losses_mixed_levels_and_shared_frames(labelled: list[Structure]) -
     other = [replace(item, level_of_theory="CCSD(T)") for item in labelled]
     splits = {"train": labelled, "valid": labelled[:2], "test": [], "unlabelled": other}
     assert mixed_levels(splits) == []
-    assert "train: PBE; valid: CCSD(T)" in mixed_levels({**splits, "valid": other})[0]
+    assert "train: PBE; valid: CCSD(T)" in mixed_levels({**splits, "valid": other})[0].text
     found = frames(splits)
     assert "2 of the valid structures are in" in shared_frames(found, found["train"])[0]
     assert shared_frames({**found, "valid": []}, found["train"]) == []
