@@ -272,8 +272,10 @@ def read_structures(
 
     Args:
         sources: See `Reader.read`.
-        keys: See `Reader`, like ``beside`` and ``units``.
+        keys: See `Reader`.
+        beside: See `Reader`.
         need_labels: Whether files without a single energy or force are an error.
+        units: See `Reader`.
         named: Labels (``energy``, ``forces``, ``stress``) that must exist under their names.
 
     Raises:

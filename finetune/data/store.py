@@ -217,99 +217,97 @@ class Store(LazySequence[Structure]):
         return {**self.__dict__, "_open": None}
 
 
-class StoreWriter:
-    """Writes a store, some structures at a time; a context that leaves a complete file or none.
+def write_store(path: Path, blocks: Iterable[Sequence[Structure]]) -> int:
+    """Write a store; the file appears when it is complete.
 
     Args:
-        path: The file; it appears when the context ends without an error.
+        path: The file.
+        blocks: The structures, in portions that fit into memory.
+
+    Returns:
+        The number of structures.
 
     Raises:
         DataError: If it exists or cannot be made, or its name does not end in .h5 or .hdf5.
     """
+    check_suffix(path)
+    if path.exists():
+        raise DataError(f"'{path}' exists. Choose another name.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        file = h5py.File(temporary, "w")
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be written: {error}.") from error
+    count, text = 0, h5py.string_dtype()
+    sources: dict[str, int] = {}
+    levels: dict[str, int] = {}
+    try:
+        with file:
+            for name, (shape, dtype) in COLUMNS.items():
+                file.create_dataset(
+                    name,
+                    (0, *shape),
+                    dtype,
+                    maxshape=(None, *shape),
+                    chunks=(CHUNK, *shape),
+                    shuffle=True,
+                    compression="gzip",
+                    compression_opts=1,
+                )
+            _add(file["offsets"], [0])
+            for items in blocks:
+                _append(file, items, sources, levels)
+                count += len(items)
+            file.create_dataset("sources", data=list(sources), dtype=text)
+            file.create_dataset("levels", data=list(levels), dtype=text)
+            file.attrs.update({"format": FORMAT, "format_version": VERSION})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
 
-    def __init__(self, path: Path) -> None:
-        check_suffix(path)
-        if path.exists():
-            raise DataError(f"'{path}' exists. Choose another name.")
-        self.path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            self._file = h5py.File(self._temporary, "w")
-        except OSError as error:
-            raise DataError(f"'{path}' cannot be written: {error}.") from error
-        for name, (shape, dtype) in COLUMNS.items():
-            self._file.create_dataset(
-                name,
-                (0, *shape),
-                dtype,
-                maxshape=(None, *shape),
-                chunks=(CHUNK, *shape),
-                shuffle=True,
-                compression="gzip",
-                compression_opts=1,
-            )
-        self._add("offsets", [0])
-        self._sources: dict[str, int] = {}
-        self._levels: dict[str, int] = {}
 
-    def append(self, structures: Iterable[Structure]) -> None:
-        """Add structures."""
-        items = list(structures)
-        if not items:
-            return
-        first = int(self._file["numbers"].shape[0])
-        lengths = np.cumsum([len(item) for item in items])
-        self._add("offsets", first + lengths)
-        self._add("numbers", np.concatenate([item.numbers for item in items]))
-        self._add("positions", np.concatenate([item.positions for item in items]))
-        for name in ("cell", "pbc", "charge", "spin"):
-            self._add(name, np.stack([getattr(item, name) for item in items]))
-        self._add("source", [self._source(item.where) for item in items])
-        self._add("level", [self._level(item.level_of_theory) for item in items])
-        self._add("tags", [json.dumps(dict(item.tags)) if item.tags else "" for item in items])
-        for name, shape in LABELS.items():
-            row = int(self._file[f"{name}/values"].shape[0])
-            rows, values = [], []
-            for item in items:
-                label = getattr(item, name)
-                rows.append(-1 if label is None else row)
-                if label is not None:
-                    values.append(np.asarray(label, np.float64).reshape(-1, *shape))
-                    row += len(values[-1])
-            self._add(f"{name}/row", rows)
-            if values:
-                self._add(f"{name}/values", np.concatenate(values))
-
-    def _add(self, name: str, values: Any) -> None:
-        dataset, values = self._file[name], np.asarray(values)
-        rows = dataset.shape[0]
-        dataset.resize(rows + len(values), axis=0)
-        dataset[rows:] = values
-
-    def _source(self, where: str) -> tuple[int, int]:
-        name, found, index = where.rpartition(", structure ")
+def _append(
+    file: h5py.File, items: Sequence[Structure], sources: dict[str, int], levels: dict[str, int]
+) -> None:
+    """Add structures to a store; new names of files and levels of theory get the next numbers."""
+    places = []
+    for item in items:
+        name, found, index = item.where.rpartition(", structure ")
         if not found or not index.isdigit():
-            name, index = where, "-1"
-        return self._sources.setdefault(name, len(self._sources)), int(index)
+            name, index = item.where, "-1"
+        places.append((sources.setdefault(name, len(sources)), int(index)))
+    theory = [item.level_of_theory for item in items]
+    columns: dict[str, Any] = {
+        "offsets": len(file["numbers"]) + np.cumsum([len(item) for item in items]),
+        "numbers": np.concatenate([item.numbers for item in items]),
+        "positions": np.concatenate([item.positions for item in items]),
+        **{
+            name: np.stack([getattr(item, name) for item in items])
+            for name in ("cell", "pbc", "charge", "spin")
+        },
+        "source": places,
+        "level": [-1 if name is None else levels.setdefault(name, len(levels)) for name in theory],
+        "tags": [json.dumps(dict(item.tags)) if item.tags else "" for item in items],
+    }
+    for name, shape in LABELS.items():
+        row = len(file[f"{name}/values"])
+        rows, values = [], [np.empty((0, *shape))]
+        for item in items:
+            label = getattr(item, name)
+            rows.append(-1 if label is None else row)
+            if label is not None:
+                values.append(np.asarray(label, np.float64).reshape(-1, *shape))
+                row += len(values[-1])
+        columns |= {f"{name}/row": rows, f"{name}/values": np.concatenate(values)}
+    for name, new in columns.items():
+        _add(file[name], new)
 
-    def _level(self, level: str | None) -> int:
-        return -1 if level is None else self._levels.setdefault(level, len(self._levels))
 
-    def __enter__(self) -> StoreWriter:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        try:
-            if error is None:
-                text = h5py.string_dtype()
-                self._file.create_dataset("sources", data=list(self._sources), dtype=text)
-                self._file.create_dataset("levels", data=list(self._levels), dtype=text)
-                self._file.attrs.update({"format": FORMAT, "format_version": VERSION})
-            self._file.close()
-            if error is None:
-                os.replace(self._temporary, self.path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+def _add(dataset: h5py.Dataset, values: Any) -> None:
+    rows, values = len(dataset), np.asarray(values)
+    dataset.resize(rows + len(values), axis=0)
+    dataset[rows:] = values
 
 
 def check_suffix(path: Path) -> None:

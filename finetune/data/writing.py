@@ -16,7 +16,7 @@ from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict
 
 from finetune.core.errors import DataError, system_errors
 from finetune.core.files import appearing, write_atomically
-from finetune.data.store import SUFFIXES, StoreWriter
+from finetune.data.store import SUFFIXES, write_store
 from finetune.data.structures import Structure, to_atoms
 
 XYZ = {".xyz", ".extxyz"}
@@ -40,13 +40,9 @@ def write_structures(path: Path, structures: Iterable[Structure]) -> int:
         DataError: If the file exists, its name has no known suffix, or there is nothing to write.
     """
     check_name(path)
-    count = 0
     if path.suffix in SUFFIXES:
-        with StoreWriter(path) as writer:
-            for block in _blocks(structures):
-                writer.append(block)
-                count += len(block)
-        return count
+        return write_store(path, _blocks(structures))
+    count = 0
     with appearing(path) as descriptor, os.fdopen(descriptor, "w", encoding="utf-8") as file:
         for block in _blocks(structures):
             ase.io.write(file, [_xyz_atoms(item) for item in block], format="extxyz")

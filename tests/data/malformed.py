@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from ase import Atoms
 
-from finetune.data.store import StoreWriter
+from finetune.data.store import write_store
 from finetune.data.structures import from_atoms
 from finetune.recipe.sections import LabelKeys
 
@@ -181,11 +181,11 @@ def _atoms() -> list[Atoms]:
 
 
 def _write_store(path: Path) -> None:
-    with StoreWriter(path) as writer:
-        writer.append(
-            from_atoms(atoms, LabelKeys(), f"'made', structure {index}")
-            for index, atoms in enumerate(_atoms())
-        )
+    items = [
+        from_atoms(atoms, LabelKeys(), f"'made', structure {index}")
+        for index, atoms in enumerate(_atoms())
+    ]
+    write_store(path, [items])
 
 
 def _arrays() -> dict[str, np.ndarray]:
