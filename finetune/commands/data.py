@@ -153,7 +153,17 @@ def convert(
     skip_faulty: SkipFaulty = False,
 ) -> None:
     """Write structures and labels of any format to extended XYZ or an HDF5 store, in eV and Å."""
-    _convert(files, to, (energy_key, forces_key, stress_key), units, skip_faulty)
+    with user_errors():
+        from finetune.data.writing import write_structures
+
+        reader = _reader((energy_key, forces_key, stress_key), units, skip_faulty)
+
+        def structures() -> Iterable[Structure]:
+            yield from reader.stream(files)
+            reader.check_named()  # a name that no file has: nothing is written
+
+        count = write_structures(to, structures())
+    _say([f"wrote {count} structures to {to}", *_names(reader), *reader.notes()])
 
 
 def store(
@@ -164,31 +174,11 @@ def store(
     stress_key: StressKey = STRESS,
 ) -> None:
     """Write structures and labels to one HDF5 store: `data convert` to a name ending in .h5."""
-    _convert(files, to, (energy_key, forces_key, stress_key), store_only=True)
-
-
-def _convert(
-    files: list[str],
-    to: Path,
-    keys: tuple[str, str, str],
-    units: list[str] | None = None,
-    skip_faulty: bool = False,
-    store_only: bool = False,
-) -> None:
     with user_errors():
         from finetune.data.store import check_suffix
-        from finetune.data.writing import write_structures
 
-        if store_only:
-            check_suffix(to)
-        reader = _reader(keys, units, skip_faulty)
-
-        def structures() -> Iterable[Structure]:
-            yield from reader.stream(files)
-            reader.check_named()  # a name that no file has: nothing is written
-
-        count = write_structures(to, structures())
-    _say([f"wrote {count} structures to {to}", *_names(reader), *reader.notes()])
+        check_suffix(to)
+    convert(files, to, energy_key, forces_key, stress_key)
 
 
 @app.command()
