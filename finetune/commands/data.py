@@ -116,7 +116,7 @@ def split(
     Duplicates stay in one part.
     """
     with user_errors():
-        from finetune.data.splitting import KINDS, missed
+        from finetune.data.splitting import KINDS, shortfalls
         from finetune.data.splitting import split as divide
         from finetune.data.writing import write_parts
 
@@ -139,7 +139,7 @@ def split(
         }
         counts = write_parts(to, structures, parts, suffix, facts)
     _say([f"wrote {count} structures to {path}" for path, count in counts.items()])
-    _say([*missed(parts, len(structures), sizes, by), *_names(reader), *reader.notes()])
+    _say([*shortfalls(parts, len(structures), sizes, by), *_names(reader), *reader.notes()])
 
 
 @app.command()

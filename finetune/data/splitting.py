@@ -39,7 +39,7 @@ def hold_out(
     )
 
 
-def drawn(
+def bootstrap(
     structures: Sequence[Structure], seed: int, kept: Sequence[int] = ()
 ) -> Sequence[Structure]:
     """Draw as many structures as there are, with replacement (Efron, Ann. Stat. 7, 1 (1979)).
@@ -134,7 +134,7 @@ def split(
     return {name: sorted(indices) for name, indices in parts.items() if indices}
 
 
-def missed(
+def shortfalls(
     parts: Mapping[str, Sequence[int]], total: int, sizes: Mapping[str, float], kind: str
 ) -> list[str]:
     """Say which parts of a split are not as large as was asked for, and why.

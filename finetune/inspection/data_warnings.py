@@ -63,9 +63,9 @@ def notes(
         *(f"note: {lack}; the loss '{name}' is idle." for name, lack in idling.items()),
         *map(str, mixed_levels(structures)),
         *ignored_inputs(potential, chain.from_iterable(structures.values())),
-        *strange_forces(structures["train"]),
-        *strange_origin(potential, graphs),
-        *strange_spread(potential, graphs),
+        *inconsistent_forces(structures["train"]),
+        *unusual_origin(potential, graphs),
+        *unusual_spread(potential, graphs),
     ]
 
 
@@ -130,7 +130,7 @@ def ignored_inputs(potential: Potential, structures: Iterable[Structure]) -> lis
     ]
 
 
-def strange_forces(train: Sequence[Structure], limit: int = 600) -> list[str]:
+def inconsistent_forces(train: Sequence[Structure], limit: int = 600) -> list[str]:
     """Warn where energies of near structures do not change as their forces say."""
     some = list(islice(train, limit))
     found = force_findings(some, force_slope(some))
@@ -193,7 +193,7 @@ def energy_spread(potential: Potential, graphs: Sequence[GraphBatch]) -> float |
     return labels / predictions if predictions > 1e-3 * len(counts) ** 0.5 else None
 
 
-def strange_spread(
+def unusual_spread(
     potential: Potential, graphs: Sequence[GraphBatch], named: str = "the foundation"
 ) -> list[str]:
     """Warn of energies that spread as if they were in another unit; see `energy_spread`."""
@@ -207,7 +207,7 @@ def strange_spread(
     ]
 
 
-def strange_energies(
+def large_errors(
     potential: Potential,
     graphs: Sequence[GraphBatch],
     reference_energies: str | Mapping[str, float],
@@ -225,7 +225,7 @@ def strange_energies(
     ]
 
 
-def strange_origin(potential: Potential, graphs: Sequence[GraphBatch]) -> list[str]:
+def unusual_origin(potential: Potential, graphs: Sequence[GraphBatch]) -> list[str]:
     """Warn where labels look like relative or atomisation energies instead of total ones.
 
     Atoms are bound by a few eV each. Relative energies are smaller, total energies of all-electron

@@ -19,9 +19,9 @@ from finetune.inspection.data_warnings import (
     frames,
     idle,
     ignored_inputs,
+    inconsistent_forces,
     shared_frames,
-    strange_forces,
-    strange_origin,
+    unusual_origin,
 )
 from finetune.inspection.labels import mixed_levels
 from finetune.potentials.loading import load_foundation
@@ -95,7 +95,7 @@ def test_relative_and_atomisation_energies_are_noticed(kind: str, message: str) 
         }
         has = torch.tensor([True])
         graphs.append(replace(item, energy=energies[kind].double(), has_energy=has))
-    found = strange_origin(potential, graphs)
+    found = unusual_origin(potential, graphs)
     assert bool(found) == bool(message)
     if message:
         assert re.search(message, found[0])
@@ -146,9 +146,9 @@ def test_gradients_in_place_of_forces_are_noticed() -> None:
         energy, forces = atoms.get_potential_energy(), atoms.get_forces()
         atoms.calc = None
         found.append(replace(structure(atoms), energy=energy, forces=forces))
-    assert strange_forces(found) == []
+    assert inconsistent_forces(found) == []
     turned = [replace(item, forces=-item.forces) for item in found if item.forces is not None]
-    assert "data.units.forces=-eV/Å" in strange_forces(turned)[0]
+    assert "data.units.forces=-eV/Å" in inconsistent_forces(turned)[0]
 
 
 def test_energies_of_other_compositions_are_not_passed_off(workspace: Path, tmp_path: Path) -> None:
