@@ -20,7 +20,7 @@ from finetune.core.errors import (
     RunFolderError,
     RunStoppedError,
 )
-from finetune.data.splitting import drawn
+from finetune.data.splitting import bootstrap
 from finetune.export.formats import export
 from finetune.runs.committee import nearly_the_same
 from finetune.runs.validation import summary
@@ -136,14 +136,14 @@ def test_a_committee_climbs_stages(workspace: Path, tmp_path: Path) -> None:
 
 
 def test_a_bootstrap_draws_with_replacement() -> None:
-    items = list(drawn(list(range(400)), seed=1))  # type: ignore[arg-type]
+    items = list(bootstrap(list(range(400)), seed=1))  # type: ignore[arg-type]
     assert len(items) == 400 and len(set(items)) == pytest.approx(400 * (1 - np.exp(-1)), abs=25)
-    assert items == list(drawn(list(range(400)), seed=1))  # type: ignore[arg-type]
-    assert items != list(drawn(list(range(400)), seed=2))  # type: ignore[arg-type]
+    assert items == list(bootstrap(list(range(400)), seed=1))  # type: ignore[arg-type]
+    assert items != list(bootstrap(list(range(400)), seed=2))  # type: ignore[arg-type]
     for seed in range(9):
-        kept = list(drawn(range(6), seed, [1, 5]))  # type: ignore[arg-type]
+        kept = list(bootstrap(range(6), seed, [1, 5]))  # type: ignore[arg-type]
         assert len(kept) == 6 and kept.count(1) == kept.count(5) == 1
-    assert list(drawn(range(2), 0, [0, 1])) == [0, 1]  # type: ignore[arg-type]
+    assert list(bootstrap(range(2), 0, [0, 1])) == [0, 1]  # type: ignore[arg-type]
 
 
 def test_every_member_has_the_free_atoms_of_its_reference_energies(
@@ -185,7 +185,7 @@ def test_different_structures_are_counted_where_they_are_drawn(
     workspace: Path, tmp_path: Path
 ) -> None:
     for seed, member in enumerate(committee_recipe(workspace, tmp_path).member_recipes().values()):
-        different = len(set(drawn(range(12), seed)))  # type: ignore[arg-type]
+        different = len(set(bootstrap(range(12), seed)))  # type: ignore[arg-type]
         assert different < 12
         told = f"12 structures, drawn with replacement, {different} of them different (12 with"
         assert told in summary(finetune.validate(member))
@@ -195,7 +195,7 @@ def test_a_member_that_draws_no_label_is_refused_before_any_is_trained(
     workspace: Path, tmp_path: Path
 ) -> None:
     frames = ase.io.read(workspace / "train.xyz", ":4")
-    first, *_ = drawn(range(4), 0)  # type: ignore[arg-type]
+    first, *_ = bootstrap(range(4), 0)  # type: ignore[arg-type]
     for atoms in (*frames[:first], *frames[first + 1 :]):
         del atoms.info["REF_energy"]
     ase.io.write(tmp_path / "train.xyz", frames)
@@ -241,7 +241,7 @@ def test_one_committee_chooses_what_to_label(
 def test_a_committee_is_no_foundation_and_its_damage_is_told(
     committee: Any, workspace: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(FoundationError, match="holds a committee.*members/1"):
+    with pytest.raises(FoundationError, match="is a committee.*members/1"):
         finetune.validate(
             recipe_for(workspace, tmp_path / "next", foundation=str(committee.folder))
         )
@@ -269,7 +269,7 @@ def test_a_member_that_draws_too_few_labels_is_refused_before_any_is_trained(
     stages: dict[str, Any], workspace: Path, tmp_path: Path
 ) -> None:
     ethanol = ase.io.read(workspace / "train.xyz", "::2")
-    assert [len(set(drawn(range(6), seed))) for seed in range(4)] == [4, 5, 5, 3]  # type: ignore[arg-type]
+    assert [len(set(bootstrap(range(6), seed))) for seed in range(4)] == [4, 5, 5, 3]  # type: ignore[arg-type]
     ase.io.write(tmp_path / "train.xyz", ethanol)
     changes: dict[str, Any] = {
         "data": {"train": str(tmp_path / "train.xyz"), "valid": str(workspace / "valid.xyz")},

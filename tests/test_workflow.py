@@ -135,7 +135,7 @@ STOPPED = {
     "an unknown foundation": (lambda _: {"foundation": "tiny-xtb-hcn"}, "no foundation"),
     "a missing file": (_data("train", "missing.xyz"), "no structure file 'missing.xyz'"),
     "a misspelt energy key": (_data("keys", {"energy": "E", "forces": "F"}), "Keys present"),
-    "an unknown element": (_chlorine, "holds Cl, which the foundation"),
+    "an unknown element": (_chlorine, "contains Cl, which the foundation"),
     "a device that is not there": (lambda _: {"train": {"device": "cuda:9"}}, "no device"),
     "a device of another world": (lambda _: {"train": {"device": "tpu"}}, "device 'tpu'"),
     "a pattern without a match": (

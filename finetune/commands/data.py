@@ -1,9 +1,9 @@
-"""Commands on structures and labels: look at them, divide them, convert them, choose from them."""
+"""Commands on structures and labels: inspect, split, convert and select them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
@@ -35,11 +35,12 @@ UnitsOption = Annotated[
     typer.Option("--units", help="energy=Hartree, length=Bohr, forces=-eV/Å, stress=GPa …"),
 ]
 SkipFaulty = Annotated[
-    bool, typer.Option("--skip-faulty", help="List structures that cannot be used, and go on.")
+    bool,
+    typer.Option("--skip-faulty", help="Leave out structures that cannot be used, and list them."),
 ]
-Seed = Annotated[int, typer.Option(help="Of what is random.", min=0)]
+Seed = Annotated[int, typer.Option(help="Seed of the random order.", min=0)]
 Tolerance = Annotated[
-    float, typer.Option(help="Å, up to which distances of duplicates differ.", min=0.0)
+    float, typer.Option(help="Å by which distances of duplicates may differ.", min=0.0)
 ]
 ENERGY, FORCES, STRESS = "REF_energy", "REF_forces", "REF_stress"
 
@@ -61,7 +62,7 @@ def inspect(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what structures hold and what is strange: units, signs, outliers, duplicates, leaks."""
+    """Report what structures contain and what looks wrong: units, outliers, duplicates, leaks."""
     with user_errors():
         from finetune.inspection.report import check_plot, draw
         from finetune.inspection.report import inspect as look
@@ -71,7 +72,7 @@ def inspect(
         if len(files) == 1 and files[0].endswith((".yaml", ".yml")):
             reader, sources = _of_recipe(files[0])
         else:
-            reader = _reader(energy_key, forces_key, stress_key, units, skip=True)
+            reader = _reader((energy_key, forces_key, stress_key), units, skip=True)
             sources = {name: [name] for name in files}
         sets = {name: reader.read(items, need_labels=False) for name, items in sources.items()}
         reader.check_named()
@@ -81,7 +82,10 @@ def inspect(
     if as_json:
         print(json.dumps({**found.as_dict(), "files": reader.as_dicts()}, indent=2))
         return
-    lines = [f"{r.source}: {r.format}, {_units(r.units)}" for r in reader.records]
+    lines = [
+        ", ".join([f"{r.source}: {r.format}", *(f"{name} {u}" for name, u in r.units.items())])
+        for r in reader.records
+    ]
     _say([*lines, *found.lines(), *reader.notes()], wrapped=True)
 
 
@@ -90,12 +94,14 @@ def split(
     files: Files,
     to: Annotated[Path, typer.Option("--to", help="Folder for train, valid and test.")],
     train: Annotated[
-        float, typer.Option(help="Fraction below 1, or number of structures; 0 takes the rest.")
+        float, typer.Option(help="Fraction below 1, or number of structures; 0 means the rest.")
     ] = 0.0,
-    valid: Annotated[float, typer.Option(help="The same; 0 for no such part.")] = 0.1,
-    test: Annotated[float, typer.Option(help="The same; 0 for no such part.")] = 0.1,
+    valid: Annotated[float, typer.Option(help="The same; 0 means no such part.")] = 0.1,
+    test: Annotated[float, typer.Option(help="The same; 0 means no such part.")] = 0.1,
     by: Annotated[str, typer.Option(help="random, composition, block or energy.")] = "random",
-    block: Annotated[int, typer.Option(help="Structures of a trajectory block.", min=1)] = 20,
+    block: Annotated[
+        int, typer.Option(help="Number of structures in a trajectory block.", min=1)
+    ] = 20,
     seed: Seed = 0,
     tolerance: Tolerance = 0.001,
     suffix: Annotated[str, typer.Option(help="xyz or h5.")] = "xyz",
@@ -110,18 +116,16 @@ def split(
     Duplicates stay in one part.
     """
     with user_errors():
-        from finetune.data.keys import check_keys
-        from finetune.data.splitting import KINDS, missed
+        from finetune.data.splitting import KINDS, shortfalls
         from finetune.data.splitting import split as divide
         from finetune.data.writing import write_parts
 
         if by not in KINDS:
             raise DataError(f"--by is '{by}'; choose {', '.join(KINDS)}.")
-        reader = _reader(energy_key, forces_key, stress_key, units, skip_faulty)
+        reader = _reader((energy_key, forces_key, stress_key), units, skip_faulty)
         structures = reader.read(files, need_labels=False)
         reader.check_named()
-        if names := reader.unread():
-            check_keys(names, reader.keys, "the set", need_labels=True)
+        reader.check_unread()
         asked = {"train": train, "valid": valid, "test": test}
         sizes = {name: size for name, size in asked.items() if size or name == "train"}
         parts = divide(structures, sizes, cast(Any, by), seed, block, tolerance)
@@ -135,7 +139,7 @@ def split(
         }
         counts = write_parts(to, structures, parts, suffix, facts)
     _say([f"wrote {count} structures to {path}" for path, count in counts.items()])
-    _say([*missed(parts, len(structures), sizes, by), *_names(reader), *reader.notes()])
+    _say([*shortfalls(parts, len(structures), sizes, by), *_names(reader), *reader.notes()])
 
 
 @app.command()
@@ -152,9 +156,29 @@ def convert(
     with user_errors():
         from finetune.data.writing import write_structures
 
-        reader = _reader(energy_key, forces_key, stress_key, units, skip_faulty)
-        count = write_structures(to, _whole(reader, files))
+        reader = _reader((energy_key, forces_key, stress_key), units, skip_faulty)
+
+        def structures() -> Iterable[Structure]:
+            yield from reader.stream(files)
+            reader.check_named()  # a name that no file has: nothing is written
+
+        count = write_structures(to, structures())
     _say([f"wrote {count} structures to {to}", *_names(reader), *reader.notes()])
+
+
+def store(
+    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Labelled structures.")],
+    to: Annotated[Path, typer.Option("--to", help="HDF5 file to write, e.g. train.h5.")],
+    energy_key: EnergyKey = ENERGY,
+    forces_key: ForcesKey = FORCES,
+    stress_key: StressKey = STRESS,
+) -> None:
+    """Write structures and labels to one HDF5 store: `data convert` to a name ending in .h5."""
+    with user_errors():
+        from finetune.data.store import check_suffix
+
+        check_suffix(to)
+    convert(files, to, energy_key, forces_key, stress_key)
 
 
 @app.command()
@@ -163,15 +187,15 @@ def select(
     to: Annotated[Path, typer.Option("--to", help="File to write: .xyz or .h5.")],
     count: Annotated[int, typer.Option(help="How many to choose.", min=1)] = 50,
     foundation: Annotated[
-        str, typer.Option(help="Farthest points by the descriptors of this potential.")
+        str, typer.Option(help="Choose the farthest points by the descriptors of this potential.")
     ] = "",
     committee: Annotated[
         Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
-        typer.Option(help="Folder of a committee, or several of single runs: where forces differ."),
+        typer.Option(help="Folder of a committee, or of each run: choose where forces differ."),
     ] = None,
     labelled: Annotated[
         Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
-        typer.Option(help="Structures that have labels already; far from these."),
+        typer.Option(help="Structures that have labels already: choose far from these."),
     ] = None,
     energy_key: EnergyKey = ENERGY,
     forces_key: ForcesKey = FORCES,
@@ -190,7 +214,7 @@ def select(
         if bool(foundation) == bool(committee):
             raise DataError("give either --foundation NAME or --committee RUN for each member.")
         check_name(to)
-        reader = _reader(energy_key, forces_key, stress_key, units, skip=True)
+        reader = _reader((energy_key, forces_key, stress_key), units, skip=True)
         pool = list(reader.read(files, need_labels=False))
         reader.check_named()
         known = list(reader.read(labelled, need_labels=False)) if labelled else []
@@ -211,27 +235,21 @@ def select(
         write_structures(to, (pool[index] for index in chosen))
     _say([f"{pool[i].where}: {what} {s:.4g}" for i, s in zip(chosen, scores, strict=True)][:20])
     few = f", not {count}: no others differ from these and from what has labels"
-    told = f"wrote {len(chosen)} structures to {to}{few * (len(chosen) < count)}"
-    _say([told, *_names(reader), *reader.notes()])
+    written = f"wrote {len(chosen)} structures to {to}{few * (len(chosen) < count)}"
+    _say([written, *_names(reader), *reader.notes()])
 
 
-def _reader(energy: str, forces: str, stress: str, units: list[str] | None, skip: bool) -> Reader:
+def _reader(keys: tuple[str, str, str], units: list[str] | None, skip: bool) -> Reader:
     from finetune.core.units import parse_units
     from finetune.data.reading import Reader
     from finetune.recipe.sections import label_keys
 
-    keys = label_keys({"energy": energy, "forces": forces, "stress": stress})
-    return Reader(keys, parse_units(units or []), "skip" if skip else "stop")
-
-
-def _whole(reader: Reader, files: list[str]) -> Iterator[Structure]:
-    """Yield structures, and refuse names of labels that turn out to be nowhere."""
-    yield from reader.stream(files)
-    reader.check_named()
+    named = label_keys(dict(zip(("energy", "forces", "stress"), keys, strict=True)))
+    return Reader(named, parse_units(units or []), "skip" if skip else "stop")
 
 
 def _names(reader: Reader) -> list[str]:
-    """Say how labels are called in what was written, where they had other names."""
+    """Return a note on the names of labels in the new file, where they had other names."""
     usual = {"energy": ENERGY, "forces": FORCES, "stress": STRESS}
     new = {
         getattr(reader.keys, quantity): name
@@ -239,8 +257,10 @@ def _names(reader: Reader) -> list[str]:
         if quantity in reader.found and getattr(reader.keys, quantity) != name
     }
     listed = ", ".join(f"'{name}' is '{changed}'" for name, changed in new.items())
-    told = f"In what was written, {listed}: it needs no keys. `data convert` renames other files."
-    return [told] if new else []
+    note = (
+        f"In the new files, {listed}: they need no keys. `data convert` renames labels elsewhere."
+    )
+    return [note] if new else []
 
 
 def _of_recipe(name: str) -> tuple[Reader, dict[str, Any]]:
@@ -255,12 +275,8 @@ def _of_recipe(name: str) -> tuple[Reader, dict[str, Any]]:
     return Reader(data.keys, data.units, "skip", path.parent), named
 
 
-def _units(units: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {unit}" for name, unit in units.items())
-
-
 def _say(lines: Iterable[str], wrapped: bool = False) -> None:
-    """Print lines; on a terminal long ones go on indented, if asked for."""
+    """Print lines; if asked for, long ones are wrapped and indented on a terminal."""
     console = Console()
     for line in lines:
         if wrapped and console.is_terminal:
@@ -272,18 +288,3 @@ def _say(lines: Iterable[str], wrapped: bool = False) -> None:
                 break_long_words=False,
             )
         console.print(escape(line), soft_wrap=True, highlight=False)
-
-
-def store(
-    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Labelled structures.")],
-    to: Annotated[Path, typer.Option("--to", help="HDF5 file to write, e.g. train.h5.")],
-    energy_key: EnergyKey = ENERGY,
-    forces_key: ForcesKey = FORCES,
-    stress_key: StressKey = STRESS,
-) -> None:
-    """Put structures and labels into one HDF5 file: `data convert` to a name ending in .h5."""
-    with user_errors():
-        from finetune.data.store import check_suffix
-
-        check_suffix(to)
-    convert(files, to, energy_key, forces_key, stress_key)

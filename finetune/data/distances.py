@@ -1,4 +1,4 @@
-"""Pairs of atoms within a distance, under whatever periodic boundaries there are."""
+"""Distances: pairs of atoms within reach, with periodic images; points far from each other."""
 
 from __future__ import annotations
 
@@ -11,11 +11,25 @@ from matscipy.neighbours import neighbour_list
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+Array = NDArray[np.float64]
+SAME = 1e-9
+"""Distance up to which points are the same."""
+
+
+def full_cell(cell: Array, pbc: NDArray[np.bool_]) -> Array:
+    """Return lattice vectors ``[3, 3]``, with unit vectors along open directions."""
+    return np.asarray(complete_cell(np.where(pbc[:, None], cell, 0.0)), dtype=np.float64)
+
+
+def fractional(cell: Array, vectors: Array) -> Array:
+    """Return vectors ``[n, 3]`` in units of the lattice vectors ``[3, 3]``."""
+    return np.asarray(np.linalg.solve(cell.T, vectors.T).T)
+
 
 def neighbours(
     quantities: str,
-    positions: NDArray[np.float64],
-    cell: NDArray[np.float64],
+    positions: Array,
+    cell: Array,
     pbc: NDArray[np.bool_],
     reach: float,
 ) -> Any:
@@ -28,11 +42,11 @@ def neighbours(
         pbc: Periodic directions ``[3]``.
         reach: Å.
     """
-    box = np.asarray(complete_cell(np.where(pbc[:, None], cell, 0.0)), dtype=np.float64)
+    box = full_cell(cell, pbc)
     if not pbc.all():
-        # The neighbour search wants a box around the atoms along directions that are not periodic.
-        fractional = np.linalg.solve(box.T, positions.T).T
-        low, high = fractional.min(axis=0), fractional.max(axis=0)
+        # Along open directions the neighbour search needs a box around the atoms.
+        places = fractional(box, positions)
+        low, high = places.min(axis=0), places.max(axis=0)
         margin = 1.0
         positions = positions - np.where(pbc, 0.0, low - margin) @ box
         box = box * np.where(pbc, 1.0, high - low + 2 * margin)[:, None]
@@ -40,18 +54,18 @@ def neighbours(
 
 
 def nearest(
-    positions: NDArray[np.float64],
-    cell: NDArray[np.float64],
+    positions: Array,
+    cell: Array,
     pbc: NDArray[np.bool_],
     reach: float,
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the distance to the nearest other atom (or image), and which atom that is.
+) -> tuple[Array, NDArray[np.int64]]:
+    """Return the distance to the nearest other atom (or image), and the index of that atom.
 
     Args:
         positions: ``[n, 3]``, Å.
         cell: Lattice vectors as rows ``[3, 3]``, Å.
         pbc: Periodic directions ``[3]``.
-        reach: Å; an atom without another one within it has an infinite distance and the index -1.
+        reach: Å; where no other atom is within it, the distance is infinite and the index -1.
 
     Returns:
         Distances ``[n]`` in Å and indices ``[n]``.
@@ -60,17 +74,17 @@ def nearest(
     owners = np.arange(n)
     images = positions
     if pbc.any():
-        box = np.asarray(complete_cell(np.where(pbc[:, None], cell, 0.0)), dtype=np.float64)
-        fractional = np.linalg.solve(box.T, positions.T).T
-        fractional = np.where(pbc, fractional % 1.0, fractional)
+        box = full_cell(cell, pbc)
+        inside = fractional(box, positions)
+        inside = np.where(pbc, inside % 1.0, inside)
         margin = reach * np.linalg.norm(np.linalg.inv(box), axis=0)
         steps = [
             range(-int(np.ceil(m)), int(np.ceil(m)) + 1) if p else (0,)
             for m, p in zip(margin, pbc, strict=True)
         ]
-        found, owned = [fractional], [owners]
+        found, owned = [inside], [owners]
         for shift in product(*steps):
-            moved = fractional + shift
+            moved = inside + shift
             near = (((moved > -margin) & (moved < 1 + margin)) | ~pbc).all(axis=1)
             if any(shift):
                 found.append(moved[near])
@@ -87,45 +101,39 @@ def nearest(
     return distances[np.arange(n), column], partner
 
 
-Array = NDArray[np.float64]
-SAME = 1e-9
-"""Distance up to which points are the same."""
-
-
 def farthest(
     points: Array, count: int, known: Array | None = None
 ) -> tuple[list[int], list[float]]:
-    """Choose points, each the farthest from all before.
+    """Choose points, each the farthest from all chosen before.
 
     T. F. Gonzalez, Theor. Comput. Sci. 38, 293 (1985).
 
     Args:
         points: ``[n, d]``.
-        count: How many, at most; fewer where the rest is there already.
+        count: How many, at most; fewer where the rest equal points chosen already.
         known: ``[k, d]``, chosen before. Without any, the first is the one nearest to the mean.
 
     Returns:
-        The places of the points in the order chosen, and the distance of each from those before;
-        for a first one that is the largest from it to any other.
+        The indices of the points in the order chosen, and the distance of each from those before;
+        for a first one that is the largest distance from it to any other.
     """
     chosen: list[int] = []
     far: list[float] = []
     distance = np.full(len(points), np.inf)
     if known is not None and len(known):
         for item in known:
-            distance = np.minimum(distance, _distances(points, item))
+            distance = np.minimum(distance, _lengths(points - item))
     else:
-        chosen.append(int(_distances(points, points.mean(axis=0)).argmin()))
-        distance = _distances(points, points[chosen[0]])
+        chosen.append(int(_lengths(points - points.mean(axis=0)).argmin()))
+        distance = _lengths(points - points[chosen[0]])
         far.append(float(distance.max()))
     while len(chosen) < count and distance.max() > SAME:
         index = int(distance.argmax())
         chosen.append(index)
         far.append(float(distance[index]))
-        distance = np.minimum(distance, _distances(points, points[index]))
+        distance = np.minimum(distance, _lengths(points - points[index]))
     return chosen, far
 
 
-def _distances(points: Array, item: Array) -> Array:
-    found: Array = np.linalg.norm(points - item, axis=1)
-    return found
+def _lengths(vectors: Array) -> Array:
+    return np.asarray(np.linalg.norm(vectors, axis=1))

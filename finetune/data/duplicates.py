@@ -1,4 +1,4 @@
-"""Structures that are the same but for a motion, a permutation of like atoms, or a small change.
+"""Duplicates: structures that differ by a motion, a permutation of like atoms, or a small change.
 
 Two structures are compared by their distances between pairs of elements, sorted: the same for every
 translation, rotation, reflection and permutation of like atoms. They count as duplicates where no
@@ -29,9 +29,11 @@ TOLERANCE = 0.001
 REACH = 5.0
 """Å, up to which distances in periodic structures are compared."""
 RANKS = 12
-"""Distances of each structure that find candidates."""
+"""Number of distances of each structure by which candidates are found."""
+PAIRS = 20_000
+"""Pairs compared at once."""
 BLOCK = 256
-"""Structures whose candidates are held at once."""
+"""Structures whose candidates are kept in memory at once."""
 
 
 def clusters(structures: Iterable[Structure], tolerance: float = TOLERANCE) -> NDArray[np.int64]:
@@ -52,7 +54,8 @@ def clusters(structures: Iterable[Structure], tolerance: float = TOLERANCE) -> N
     groups: dict[bytes, list[int]] = defaultdict(list)
     found: list[Distances] = []
     for index, item in enumerate(structures):
-        groups[_kind(item)].append(index)
+        state = np.array([item.charge, item.spin, *item.pbc])
+        groups[np.sort(item.numbers).tobytes() + state.tobytes()].append(index)
         found.append(distances(item))
     numbers = np.empty(len(found), dtype=np.int64)
     count = 0
@@ -61,12 +64,6 @@ def clusters(structures: Iterable[Structure], tolerance: float = TOLERANCE) -> N
         numbers[members] = count + labels
         count += int(labels.max()) + 1
     return numbers
-
-
-def _kind(structure: Structure) -> bytes:
-    """Return what two structures must share to be duplicates, apart from their distances."""
-    state = np.array([structure.charge, structure.spin, *structure.pbc])
-    return bytes(np.sort(structure.numbers).tobytes() + state.tobytes())
 
 
 def distances(structure: Structure) -> Distances:
@@ -122,18 +119,13 @@ def _connected(rows: Array, tolerance: float) -> NDArray[np.int64]:
         second = np.concatenate([np.asarray(item, dtype=np.int64) for item in near])
         ahead = second > first
         first, second = first[ahead], second[ahead]
-        differences = [
-            np.abs(rows[a] - rows[b]).max(axis=1) <= tolerance
-            for a, b in zip(_chunks(first), _chunks(second), strict=True)
-        ]
-        same = np.concatenate(differences) if differences else np.empty(0, dtype=bool)
+        same = np.empty(len(first), dtype=bool)
+        for at in range(0, len(first), PAIRS):
+            part = slice(at, at + PAIRS)
+            same[part] = np.abs(rows[first[part]] - rows[second[part]]).max(axis=1) <= tolerance
         ends = np.stack([first[same], second[same]])
         links = np.concatenate([ends, np.stack([np.arange(count), labels])], axis=1)
         graph = coo_array((np.ones(links.shape[1]), (links[0], links[1])), shape=(count, count))
         labels = connected_components(graph, directed=False)[1]
         labels = np.unique(labels, return_index=True)[1][labels]  # a member stands for each
     return np.asarray(np.unique(labels, return_inverse=True)[1], dtype=np.int64)
-
-
-def _chunks(values: NDArray[np.int64], size: int = 20_000) -> list[NDArray[np.int64]]:
-    return [values[start : start + size] for start in range(0, len(values), size)]

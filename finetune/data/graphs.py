@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from finetune.core.prediction import ENERGY_DTYPE, sum_per_structure
 from finetune.data.distances import neighbours
-from finetune.data.structures import Structure
+from finetune.data.structures import Structure, geometry_hash
 
 
 @dataclass(frozen=True)
@@ -169,12 +167,12 @@ def graph(structure: Structure, cutoff: float, skin: float = 0.0) -> GraphBatch:
         cutoff: Å.
         skin: Å added to the cutoff, so that atoms may move by half of it without a new graph.
     """
-    edges, shifts = _edges(structure, cutoff + skin)
+    sender, receiver, shifts = neighbours(
+        "ijS", structure.positions, structure.cell, structure.pbc, cutoff + skin
+    )
     n = len(structure)
-    has = {name: getattr(structure, name) is not None for name in ("energy", "forces", "stress")}
-    energy = structure.energy if structure.energy is not None else 0.0
-    forces = structure.forces if structure.forces is not None else np.zeros((n, 3))
-    stress = structure.stress if structure.stress is not None else np.zeros((3, 3))
+    forces = np.zeros((n, 3)) if structure.forces is None else structure.forces
+    stress = np.zeros((3, 3)) if structure.stress is None else structure.stress
     return GraphBatch(
         numbers=torch.from_numpy(structure.numbers),
         positions=torch.tensor(structure.positions, dtype=torch.float64),
@@ -182,40 +180,23 @@ def graph(structure: Structure, cutoff: float, skin: float = 0.0) -> GraphBatch:
         pbc=torch.tensor(structure.pbc)[None],
         structure=torch.zeros(n, dtype=torch.int64),
         atoms=torch.tensor([n]),
-        edge_index=torch.from_numpy(edges),
+        edge_index=torch.from_numpy(np.stack([sender, receiver]).astype(np.int64)),
         unit_shifts=torch.tensor(shifts, dtype=torch.float64),
         skin=skin,
         charge=torch.tensor([structure.charge]),
         spin=torch.tensor([structure.spin]),
-        energy=torch.tensor([energy], dtype=ENERGY_DTYPE),
-        has_energy=torch.tensor([has["energy"]]),
+        energy=torch.tensor([structure.energy or 0.0], dtype=ENERGY_DTYPE),
+        has_energy=torch.tensor([structure.energy is not None]),
         forces=torch.tensor(forces, dtype=torch.float64),
-        has_forces=torch.full((n,), has["forces"]),
+        has_forces=torch.full((n,), structure.forces is not None),
         stress=torch.tensor(stress, dtype=torch.float64)[None],
-        has_stress=torch.tensor([has["stress"]]),
-        identity=torch.tensor([identity(structure)]),
+        has_stress=torch.tensor([structure.stress is not None]),
+        identity=torch.tensor([geometry_hash(structure)]),
         where=(structure.where,),
     )
-
-
-def identity(structure: Structure) -> int:
-    """Return a hash of a structure without its labels."""
-    found = hashlib.blake2b(digest_size=8)
-    state = np.array([structure.charge, structure.spin])
-    for array in (structure.numbers, structure.positions, structure.cell, structure.pbc, state):
-        found.update(np.ascontiguousarray(array).tobytes())
-    return int.from_bytes(found.digest(), "big", signed=True) or 1
 
 
 def batches(graphs: Sequence[GraphBatch], size: int) -> Iterator[GraphBatch]:
     """Yield the graphs in order, ``size`` at a time."""
     for start in range(0, len(graphs), size):
         yield concatenate(list(graphs[start : start + size]))
-
-
-def _edges(structure: Structure, reach: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return edge_index ``[2, E]`` and unit shifts ``[E, 3]`` of all pairs within ``reach``."""
-    sender, receiver, shifts = neighbours(
-        "ijS", structure.positions, structure.cell, structure.pbc, reach
-    )
-    return np.stack([sender, receiver]).astype(np.int64), shifts.astype(np.int64)

@@ -1,9 +1,9 @@
-"""Read labelled structures from files."""
+"""Read labelled structures from files, and record what was read, in which units, what was not."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +14,10 @@ from ase.io.formats import string2index
 from finetune.core.errors import DataError, system_errors
 from finetune.core.units import Units
 from finetune.data.formats import open_frames
-from finetune.data.formats.frames import Frames
-from finetune.data.keys import QUANTITIES, check_keys, label, label_names, overlooked
+from finetune.data.formats.frames import File, Frames
+from finetune.data.labels import QUANTITIES, check_keys, label, label_names, unread_labels
 from finetune.data.sequences import Joined, LazySequence
-from finetune.data.sources import File, find_files, select
+from finetune.data.sources import find_files, select
 from finetune.data.store import Store, is_store, usable
 from finetune.data.structures import Structure, from_atoms
 from finetune.recipe.sections import DataRecipe, LabelKeys
@@ -28,13 +28,13 @@ class FileRecord:
     """What was read from a file, folder or pattern.
 
     Attributes:
-        source: As it was named.
-        format: Of its files.
-        units: What its labels were in, by quantity.
-        structures: How many were read.
-        files: How many files they are from.
-        left_out: Why structures, and which files of a folder, were not taken.
-        unlabelled: Structures without any label that were left out, of a set where that is usual.
+        source: The name that was given.
+        format: Format of its files.
+        units: Units of its labels, by quantity.
+        structures: Number of structures read.
+        files: Number of files they come from.
+        left_out: Why structures, and which files of a folder, were left out.
+        unlabelled: Structures without any label that were left out, in formats where that is usual.
     """
 
     source: str
@@ -72,12 +72,12 @@ class Reader:
     Args:
         keys: Names of the labels in the files.
         units: What the labels are in, for files that do not say.
-        faulty: Whether a structure that cannot be used is an error or left out and recorded.
+        faulty: Whether a structure that cannot be used is an error, or is left out and recorded.
         beside: Folder of the recipe, where relative paths are looked up too.
 
     Attributes:
         records: One for each source read.
-        names: Under which the files hold something that could be a label.
+        names: Names in the files of everything that could be a label.
         found: Quantities that the files have under the names asked for; all of them in a store.
     """
 
@@ -105,21 +105,17 @@ class Reader:
         """Read every structure of one or several sources, in order; stores stay on disk.
 
         Args:
-            sources: Files, folders of files of one kind, or patterns; ``FILE@:50`` takes ASE's
-                index expressions.
+            sources: Files, folders of files of one kind, or patterns, of anything ASE reads, NumPy
+                archives, ANI files and stores; ``FILE@:50`` takes ASE's index expressions.
             need_labels: Whether files without a single energy or force are an error.
 
         Raises:
             DataError: For missing, unreadable or empty files, absent label keys and bad labels.
         """
-        parts: list[Sequence[Structure]] = []
-        for source in _listed(sources):
-            files, record = self._begin(source)
-            stores = [file for file in files if is_store(file.path)]
-            parts += [self._open_store(file, record) for file in stores]
-            rest = [file for file in files if file not in stores]
-            if rest:
-                parts.append(list(self._structures(rest, record, need_labels)))
+        parts = [
+            part if isinstance(part, Sequence) else list(part)
+            for part in self._parts(sources, need_labels)
+        ]
         if len(parts) == 1:
             return parts[0]
         if any(isinstance(part, LazySequence) for part in parts):
@@ -128,23 +124,18 @@ class Reader:
 
     def stream(self, sources: Sources, need_labels: bool = True) -> Iterator[Structure]:
         """Yield what `read` returns, one by one, without keeping it."""
-        for source in _listed(sources):
-            files, record = self._begin(source)
-            for file in files:
-                if is_store(file.path):
-                    yield from self._open_store(file, record)
-                else:
-                    yield from self._structures([file], record, need_labels)
+        for part in self._parts(sources, need_labels):
+            yield from part
 
     def check_named(self, quantities: Collection[str] | None = None) -> None:
         """Refuse names of labels that no file read so far has.
 
         Args:
-            quantities: Whose names were given: ``energy``, ``forces``, ``stress``; by default those
-                that are not named as usual.
+            quantities: Those whose names were given: ``energy``, ``forces``, ``stress``; by default
+                those whose names are not the usual ones.
 
         Raises:
-            DataError: Listing the names that there are.
+            DataError: Listing the names that exist.
         """
         for quantity, lack in self.unnamed(quantities).items():
             listed = ", ".join(sorted(self.names)) or "none at all"
@@ -155,42 +146,65 @@ class Reader:
 
     def unnamed(self, quantities: Collection[str] | None = None) -> dict[str, str]:
         """Return what `check_named` refuses, in words, by quantity."""
-        usual = LabelKeys()
-        keys = {quantity: getattr(self.keys, quantity) for quantity in QUANTITIES}
+        keys, usual = self.keys.model_dump(), LabelKeys().model_dump()
         if quantities is None:
-            quantities = [name for name, key in keys.items() if key != getattr(usual, name)]
+            quantities = [name for name in QUANTITIES if keys[name] != usual[name]]
         return {
-            name: f"no structure has {name} under '{key}'"
-            for name, key in keys.items()
+            name: f"no structure has {name} under '{keys[name]}'"
+            for name in QUANTITIES
             if name in quantities and name not in self.found
         }
 
-    def unread(self) -> list[str]:
-        """Return names that look like labels, where nothing has the names asked for."""
-        return [] if self.found else sorted(name for name in self.names if _LABEL.search(name))
+    def check_unread(self) -> None:
+        """Refuse files that have labels, but none under the names asked for.
+
+        Raises:
+            DataError: Listing the names that exist.
+        """
+        names = [name for name in self.names if _LABEL.search(name)]
+        if names and not self.found:
+            check_keys(names, self.keys, "the set", need_labels=True)
 
     def notes(self) -> list[str]:
         """Say what was left out, and what may be labels under other names."""
         left_out = [note for record in self.records for note in record.notes()]
-        return left_out + overlooked(self.names, self.keys, self.found)
+        return left_out + unread_labels(self.names, self.keys, self.found)
 
     def as_dicts(self) -> list[dict[str, Any]]:
         """Return the records as plain data."""
         return [asdict(record) for record in self.records]
 
-    def _begin(self, source: str) -> tuple[list[File], FileRecord]:
-        files, notes = find_files(source, self.beside)
-        record = FileRecord(source, left_out=notes, files=len(files))
-        self.records.append(record)
-        return files, record
+    def _parts(self, sources: Sources, need_labels: bool) -> Iterator[Iterable[Structure]]:
+        """Yield stores as sequences, and the structures of the other files of a source."""
+        named = [sources] if isinstance(sources, (str, Path)) else list(sources)
+        if not named:
+            raise DataError("no structure file is named.")
+        for source in map(str, named):
+            files, notes = find_files(source, self.beside)
+            record = FileRecord(source, left_out=notes, files=len(files))
+            self.records.append(record)
+            stores = [file for file in files if is_store(file.path)]
+            for file in stores:
+                yield self._open_store(file, record)
+            if rest := [file for file in files if file not in stores]:
+                yield self._structures(rest, record, need_labels)
 
     def _open_store(self, file: File, record: FileRecord) -> Sequence[Structure]:
-        opened = _part(Store(file.path), file)
+        opened: Sequence[Structure] = Store(file.path)
+        try:
+            chosen = string2index(file.index)
+            found = opened[chosen] if isinstance(chosen, slice) else [opened[chosen]]
+        except (ValueError, IndexError, TypeError):
+            raise DataError(f"'{file.name}' contains no structure at that index.") from None
+        if not found:
+            raise DataError(f"'{file.name}' contains no structures at that index.")
+        if len(found) < len(opened):
+            opened = found
         if self.faulty == "skip":
             opened, faults = usable(opened)
             record.left_out += faults
             if not opened:
-                raise DataError(f"'{file.name}' holds no structure that can be used: {faults[0]}")
+                raise DataError(f"'{file.name}' contains no usable structure: {faults[0]}")
         record.format = "HDF5 store"
         record.units = Units().filled().model_dump()
         record.structures += len(opened)
@@ -201,56 +215,48 @@ class Reader:
         self, files: Sequence[File], record: FileRecord, need_labels: bool
     ) -> Iterator[Structure]:
         names: set[str] = set()
-        found = 0
-        keys = self.keys
+        before, keys = record.structures, self.keys
         for file in files:
             opened = open_frames(file, self.keys)
-            keys = _natural(self.keys, opened)
+            keys = self._keys_in(opened)
             names |= opened.names
             units = (opened.stated or self.units).filled(opened.usual)
             record.format, record.units = opened.format, units.model_dump()
-            seen = 0
-            chosen = opened.stream if opened.chosen else select(opened.stream, file)
-            for index, frame in chosen:
-                seen += 1
-                where = f"'{file.name}', structure {index}"
-                if isinstance(frame, Atoms):
+            empty = True
+            for index, frame in opened.stream if opened.chosen else select(opened.stream, file):
+                empty = False
+                try:
+                    if isinstance(frame, DataError):
+                        raise frame
                     names |= label_names(frame)
                     if opened.sparse and need_labels and not _labelled(frame, keys):
                         record.unlabelled += 1
                         continue
-                structure = self._structure(frame, keys, where, units, record)
-                if structure is not None:
-                    found += 1
-                    record.structures += 1
-                    yield structure
-            if seen == 0:
-                at = "" if file.index == ":" else " at that index"
-                raise DataError(f"'{file.name}' holds no structures{at}.")
+                    where = f"'{file.name}', structure {index}"
+                    structure = from_atoms(frame, keys, where, units)
+                except DataError as error:
+                    if self.faulty == "stop":
+                        raise
+                    record.left_out.append(str(error))
+                    continue
+                record.structures += 1
+                yield structure
+            if empty:
+                at_index = file.index != ":"
+                why = "at that index." if at_index else f"({opened.format}). Is it complete?"
+                raise DataError(f"'{file.name}' contains no structures {why}")
         self.names |= names
         self.found.update(name for name in QUANTITIES if getattr(keys, name) in names)
         check_keys(names, keys, f"'{record.source}'", need_labels)
-        if found == 0:
-            why = record.left_out[:1] or ["none of them has a label that was asked for."]
-            raise DataError(f"'{record.source}' holds no structure that can be used: {why[0]}")
+        if record.structures == before:
+            first = [*record.left_out, "none of them has a label that was asked for."][0]
+            raise DataError(f"'{record.source}' contains no usable structure: {first}")
 
-    def _structure(
-        self,
-        frame: Atoms | DataError,
-        keys: LabelKeys,
-        where: str,
-        units: Units,
-        record: FileRecord,
-    ) -> Structure | None:
-        try:
-            if isinstance(frame, DataError):
-                raise frame
-            return from_atoms(frame, keys, where, units)
-        except DataError as error:
-            if self.faulty == "stop":
-                raise
-            record.left_out.append(str(error))
-            return None
+    def _keys_in(self, opened: Frames) -> LabelKeys:
+        """Take the format's own names of labels where the recipe keeps the default ones."""
+        usual, given = LabelKeys().model_dump(), self.keys.model_dump()
+        own = {key: name for key, name in opened.natural.items() if given[key] == usual[key]}
+        return self.keys.model_copy(update=own)
 
 
 @system_errors()
@@ -262,19 +268,15 @@ def read_structures(
     units: Units | None = None,
     named: Collection[str] = (),
 ) -> Sequence[Structure]:
-    """Read every structure of one or several sources: see `Reader.read`.
+    """Read every structure of one or several sources, at least one, in file order.
 
     Args:
-        sources: Files, folders or patterns, of anything ASE reads, NumPy archives, ANI files and
-            stores, which are left on disk; ``file.xyz@:50`` takes ASE's index expressions.
-        keys: Names of the labels in the files.
-        beside: Folder of the recipe, where relative paths are looked up too.
+        sources: See `Reader.read`.
+        keys: See `Reader`.
+        beside: See `Reader`.
         need_labels: Whether files without a single energy or force are an error.
-        units: What the labels are in, for files that do not say.
-        named: Labels (``energy``, ``forces``, ``stress``) that must be there under their names.
-
-    Returns:
-        The structures in file order, at least one.
+        units: See `Reader`.
+        named: Labels (``energy``, ``forces``, ``stress``) that must exist under their names.
 
     Raises:
         DataError: For missing, unreadable or empty files, absent label keys and bad labels.
@@ -285,34 +287,5 @@ def read_structures(
     return structures
 
 
-def _listed(sources: Sources) -> list[str]:
-    found = [sources] if isinstance(sources, (str, Path)) else list(sources)
-    if not found:
-        raise DataError("no structure file is named.")
-    return [str(source) for source in found]
-
-
-def _natural(keys: LabelKeys, opened: Frames) -> LabelKeys:
-    """Take the format's own names of labels where the recipe keeps the default ones."""
-    default = LabelKeys()
-    own = {
-        quantity: name
-        for quantity, name in opened.natural.items()
-        if getattr(keys, quantity) == getattr(default, quantity)
-    }
-    return keys.model_copy(update=own)
-
-
 def _labelled(atoms: Atoms, keys: LabelKeys) -> bool:
-    return any(label(atoms, key) is not None for key in (keys.energy, keys.forces, keys.stress))
-
-
-def _part(opened: Store, file: File) -> Sequence[Structure]:
-    try:
-        chosen = string2index(file.index)
-        found = opened[chosen] if isinstance(chosen, slice) else [opened[chosen]]
-    except (ValueError, IndexError, TypeError):
-        raise DataError(f"'{file.name}' holds no structure at that index.") from None
-    if not len(found):
-        raise DataError(f"'{file.name}' holds no structures.")
-    return opened if len(found) == len(opened) else found
+    return any(label(atoms, getattr(keys, name)) is not None for name in QUANTITIES)

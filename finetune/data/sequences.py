@@ -57,13 +57,20 @@ class View(LazySequence[T]):
         return self.whole[int(self.indices[index])]
 
     def __iter__(self) -> Iterator[T]:
-        """Read along the whole sequence where the view takes much of it in order."""
+        """Read through the sequence where the view takes much of it in order."""
         ordered = bool((np.diff(self.indices) > 0).all())
         if not ordered or 20 * len(self) < len(self.whole):
             return super().__iter__()
         wanted = np.zeros(len(self.whole), dtype=bool)
         wanted[self.indices] = True
         return compress(self.whole, wanted)
+
+
+def taken(whole: Sequence[T], indices: Sequence[int] | NDArray[np.int64]) -> Sequence[T]:
+    """Return some items of a sequence: a view if it is lazy, otherwise a list."""
+    if isinstance(whole, LazySequence):
+        return View(whole, indices)
+    return [whole[index] for index in indices]
 
 
 class Joined(LazySequence[T]):
@@ -90,7 +97,7 @@ class Joined(LazySequence[T]):
 
 
 class Mapped(LazySequence[T], Generic[S, T]):
-    """What a function makes of the items of a sequence, each time anew.
+    """The results of a function for the items of a sequence, computed at each access.
 
     Args:
         function: Applied to an item.

@@ -1,10 +1,9 @@
-"""What the name of a structure file, a folder or a pattern stands for."""
+"""The files that a name, a folder or a pattern stands for, and the structures that ``@`` picks."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from glob import glob, has_magic
 from itertools import islice
 from pathlib import Path
@@ -13,28 +12,12 @@ from ase.io.formats import string2index
 
 from finetune.core.errors import DataError
 from finetune.core.resources import expanded, find, shipped
-from finetune.data.formats.frames import Frame
+from finetune.data.formats.frames import PACKED, File, Frame
 
 _KINDS = {
     *(".xsf", ".xyz", ".extxyz", ".traj", ".db", ".npz", ".h5", ".hdf5"),
     *(".out", ".log", ".pwo", ".xml", ".cif"),
 }
-_PACKED = {".gz", ".bz2", ".xz"}
-
-
-@dataclass(frozen=True)
-class File:
-    """A file to read.
-
-    Attributes:
-        path: Where it is.
-        name: What it is called in messages.
-        index: Which of its structures, an index expression or a query.
-    """
-
-    path: Path
-    name: str
-    index: str = ":"
 
 
 def find_files(source: str, beside: Path | None = None) -> tuple[list[File], list[str]]:
@@ -68,14 +51,14 @@ def _in_folder(folder: Path, index: str) -> tuple[list[File], list[str]]:
     kinds = Counter(kind for path in paths if (kind := _kind(path)) in _KINDS)
     if not kinds:
         raise DataError(
-            f"the folder '{folder}' holds no structure file whose kind its name tells. Name the "
+            f"the folder '{folder}' contains no file with a suffix of a structure file. Name the "
             f"files with a pattern, e.g. '{folder}/*'."
         )
     if len(kinds) > 1:
         listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         raise DataError(
-            f"the folder '{folder}' holds files of several kinds ({listed}). Name those that you "
-            f"mean with a pattern, e.g. '{folder}/*{sorted(kinds)[0]}'."
+            f"the folder '{folder}' contains files of several kinds ({listed}). Name those that "
+            f"you mean with a pattern, e.g. '{folder}/*{sorted(kinds)[0]}'."
         )
     (kind,) = kinds
     others = [path.name for path in paths if _kind(path) != kind]
@@ -84,7 +67,7 @@ def _in_folder(folder: Path, index: str) -> tuple[list[File], list[str]]:
 
 
 def _kind(path: Path) -> str:
-    suffixes = [suffix for suffix in path.suffixes if suffix not in _PACKED]
+    suffixes = [suffix for suffix in path.suffixes if suffix not in PACKED]
     return suffixes[-1].lower() if suffixes else ""
 
 
@@ -106,7 +89,7 @@ def select(stream: Iterator[Frame], file: File) -> Iterator[Frame]:
     """Keep the structures that a file's index expression names, reading no further than needed.
 
     Raises:
-        DataError: If the expression is none, or a single index lies beyond the end.
+        DataError: If it is not an index expression.
     """
     try:
         chosen = string2index(file.index)
@@ -114,20 +97,15 @@ def select(stream: Iterator[Frame], file: File) -> Iterator[Frame]:
         chosen = file.index
     if isinstance(chosen, str):
         raise DataError(
-            f"'{file.name}': '{file.index}' is no index expression; write FILE@5, FILE@:50 or "
+            f"'{file.name}': '{file.index}' is not an index expression; write FILE@5, FILE@:50 or "
             "FILE@-10:."
         )
     if isinstance(chosen, int):
-        if chosen >= 0:
-            yield from islice(stream, chosen, chosen + 1)
-        else:
-            found = list(stream)
-            yield from found[chosen:][:1] if len(found) >= -chosen else []
-        return
-    parts = (chosen.start, chosen.stop, chosen.step)
-    if all(part is None or part >= 0 for part in parts) and chosen.step != 0:
-        yield from islice(stream, *parts)
-    elif chosen.step == 0:
+        chosen = slice(chosen, chosen + 1 or None)
+    if chosen.step == 0:
         raise DataError(f"'{file.name}': the step of '{file.index}' is zero.")
+    parts = (chosen.start, chosen.stop, chosen.step)
+    if all(part is None or part >= 0 for part in parts):
+        yield from islice(stream, *parts)
     else:
         yield from list(stream)[chosen]

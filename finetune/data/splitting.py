@@ -1,21 +1,19 @@
-"""Divide structures into parts, so that no part holds what another one tests."""
+"""Divide structures into parts, so that no part contains what another one tests."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import compress
 from typing import Literal, get_args
 
 import numpy as np
-from ase.symbols import Symbols
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from finetune.core.errors import DataError
 from finetune.data.duplicates import TOLERANCE, clusters
-from finetune.data.sequences import LazySequence, View
+from finetune.data.sequences import taken
 from finetune.data.structures import Structure
 
 
@@ -35,12 +33,13 @@ def hold_out(
         )
     chosen = np.zeros(len(structures), dtype=bool)
     chosen[np.random.default_rng(seed).permutation(len(structures))[:held]] = True
-    if isinstance(structures, LazySequence):
-        return View(structures, np.flatnonzero(~chosen)), View(structures, np.flatnonzero(chosen))
-    return list(compress(structures, ~chosen)), list(compress(structures, chosen))
+    return (
+        taken(structures, np.flatnonzero(~chosen)),
+        taken(structures, np.flatnonzero(chosen)),
+    )
 
 
-def drawn(
+def bootstrap(
     structures: Sequence[Structure], seed: int, kept: Sequence[int] = ()
 ) -> Sequence[Structure]:
     """Draw as many structures as there are, with replacement (Efron, Ann. Stat. 7, 1 (1979)).
@@ -48,21 +47,19 @@ def drawn(
     Args:
         structures: What to draw from.
         seed: Of the draw.
-        kept: Indices of structures that are there once, whatever is drawn of the others.
+        kept: Indices of structures that are taken once each; only the others are drawn.
     """
     others = np.setdiff1d(np.arange(len(structures)), kept)
     chosen = np.random.default_rng(seed).integers(max(len(others), 1), size=len(others))
     places = np.sort(np.concatenate([np.asarray(kept, dtype=np.int64), others[chosen]]))
-    if isinstance(structures, LazySequence):
-        return View(structures, places)
-    return [structures[place] for place in places]
+    return taken(structures, places)
 
 
 def representative(structures: Sequence[Structure], limit: int) -> list[int]:
     """Return the indices of at most ``limit`` structures with an energy, in order.
 
-    The first of each composition comes first of all, the rest are spread evenly. Without any
-    energy it is the first structure.
+    They are the first structure of each composition, and others spread evenly. Without any energy
+    it is the first structure.
     """
     first: dict[bytes, int] = {}
     has_energy = np.zeros(len(structures), dtype=bool)
@@ -100,8 +97,8 @@ def split(
         kind: ``random``; ``composition``: all structures of one formula stay together; ``block``:
             so do ``block`` successive structures of a file, a trajectory; ``energy``: the parts
             rise in energy, in their order, so that the last one extrapolates.
-        seed: Of what is random.
-        block: Structures of a block.
+        seed: Of the random order.
+        block: Number of structures in a block.
         tolerance: Å, up to which structures count as the same.
 
     Returns:
@@ -113,7 +110,7 @@ def split(
     wanted = _counts(len(structures), sizes)
     unit = clusters(structures, tolerance)
     if kind == "composition":
-        formulas = [str(Symbols(item.numbers).get_chemical_formula()) for item in structures]
+        formulas = [item.formula for item in structures]
         unit = _joined(unit, np.unique(formulas, return_inverse=True)[1])
     elif kind == "block":
         unit = _joined(unit, _blocks(structures, block))
@@ -131,20 +128,20 @@ def split(
     empty = [name for name, indices in parts.items() if not indices and wanted[name]]
     if empty:
         raise DataError(
-            f"the part '{empty[0]}' stays empty: {len(structures)} structures fall into "
-            f"{len(order)} that cannot be divided. Choose another kind of split or other sizes."
+            f"the part '{empty[0]}' stays empty: {len(structures)} structures form {len(order)} "
+            "groups that cannot be divided. Choose another kind of split or other sizes."
         )
     return {name: sorted(indices) for name, indices in parts.items() if indices}
 
 
-def missed(
+def shortfalls(
     parts: Mapping[str, Sequence[int]], total: int, sizes: Mapping[str, float], kind: str
 ) -> list[str]:
     """Say which parts of a split are not as large as was asked for, and why.
 
     Args:
         parts: What `split` returned.
-        total: Structures that there were.
+        total: Number of structures.
         sizes: What was asked for.
         kind: How they were divided.
     """
@@ -155,11 +152,11 @@ def missed(
             found.append(f"{name} has {count} structures, {size:.4g} were asked for")
     if not found:
         return []
-    whole = {"composition": "structures of one formula", "block": "the structures of a block"}
-    kept = whole.get(kind)
-    return [
-        f"warning: {'; '.join(found)}: {kept + ' and ' if kept else ''}duplicates are not divided."
-    ]
+    together = {
+        "composition": "structures of one formula and ",
+        "block": "the structures of a block and ",
+    }
+    return [f"warning: {'; '.join(found)}: {together.get(kind, '')}duplicates are not divided."]
 
 
 def _counts(total: int, sizes: Mapping[str, float]) -> dict[str, float]:
@@ -214,12 +211,11 @@ def _blocks(structures: Sequence[Structure], size: int) -> NDArray[np.int64]:
 
 def _heights(structures: Sequence[Structure]) -> NDArray[np.float64]:
     """Return energies per atom above the lowest one of the same formula."""
-    formulas = [str(Symbols(item.numbers).get_chemical_formula()) for item in structures]
     lowest: dict[str, float] = {}
     energies = []
-    for formula, item in zip(formulas, structures, strict=True):
+    for item in structures:
         if item.energy is None:
             raise DataError(f"{item.where} has no energy to split by. Choose another kind.")
-        energies.append(item.energy / len(item))
-        lowest[formula] = min(lowest.get(formula, np.inf), energies[-1])
-    return np.array([e - lowest[f] for e, f in zip(energies, formulas, strict=True)])
+        energies.append((item.formula, item.energy / len(item)))
+        lowest[item.formula] = min(lowest.get(item.formula, np.inf), energies[-1][1])
+    return np.array([energy - lowest[formula] for formula, energy in energies])

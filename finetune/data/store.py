@@ -1,10 +1,10 @@
-"""Read structures and labels from one HDF5 file, one at a time by index."""
+"""One HDF5 file of structures and labels: read one at a time by index, and written."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,19 +34,17 @@ COLUMNS: dict[str, tuple[tuple[int, ...], Any]] = {
     **{f"{name}/row": ((), np.int64) for name in LABELS},
     **{f"{name}/values": (shape, np.float64) for name, shape in LABELS.items()},
 }
-"""Shape of a row and type of every table that grows with the structures."""
-_HDF5 = b"\x89HDF\r\n\x1a\n"
-
-
-def is_hdf5(path: Path) -> bool:
-    """Whether a file is HDF5, whatever its name."""
-    with path.open("rb") as file:
-        return file.read(len(_HDF5)) == _HDF5
+"""Shape and type of a row of each table that grows with the structures."""
+SUFFIXES = {".h5", ".hdf5"}
+BLOCK = 1024
+"""Structures read together when all are read in turn."""
+CHUNK = 1024
+"""Rows of a chunk, compressed without loss."""
 
 
 def is_store(path: Path) -> bool:
-    """Whether a file says that it is a store; a damaged one is none."""
-    if not is_hdf5(path):
+    """Whether a file is marked as a store; a damaged one is not."""
+    if not h5py.is_hdf5(path):
         return False
     try:
         with h5py.File(path, "r") as file:
@@ -55,18 +53,8 @@ def is_store(path: Path) -> bool:
         return False
 
 
-def check_tables(file: h5py.File, labels: Sequence[str], levels: int, sources: int) -> None:
-    """Refuse a store whose tables do not fit together.
-
-    Args:
-        file: The store.
-        labels: Names of its labels.
-        levels: Number of levels of theory.
-        sources: Number of files that structures came from.
-
-    Raises:
-        ValueError: Saying which table is wrong.
-    """
+def _check_tables(file: h5py.File, levels: int, sources: int) -> None:
+    """Raise a ValueError that names the table if the tables of a store do not fit together."""
     atoms = file["offsets"][:]
     count = len(atoms) - 1
     if count < 1 or atoms[0] != 0 or (np.diff(atoms) < 1).any():
@@ -78,7 +66,7 @@ def check_tables(file: h5py.File, labels: Sequence[str], levels: int, sources: i
     for name in (*columns, *(("tags",) if "tags" in file else ())):
         if len(file[name]) != count:
             raise ValueError(f"'{name}' has {len(file[name])} rows for {count} structures")
-    for name in labels:
+    for name in LABELS:
         rows = file[f"{name}/row"][:]
         if len(rows) != count:
             raise ValueError(f"'{name}/row' has {len(rows)} rows for {count} structures")
@@ -90,44 +78,23 @@ def check_tables(file: h5py.File, labels: Sequence[str], levels: int, sources: i
         if len(file[f"{name}/values"]) != ends[-1]:
             raise ValueError(f"'{name}/values' does not have {ends[-1]} rows")
     if (file["level"][:] >= levels).any():
-        raise ValueError("'level' names levels of theory that are not there")
+        raise ValueError("'level' names levels of theory that do not exist")
     places = file["source"][:, 0]
     if ((places < 0) | (places >= sources)).any():
-        raise ValueError("'source' names files that are not there")
-
-
-def labels_of(
-    labels: Mapping[str, tuple[NDArray[np.int64], int, NDArray[Any]]], index: int, atoms: int
-) -> dict[str, Any]:
-    """Return the labels of a structure by name, None where there is none."""
-    found: dict[str, Any] = {}
-    for name, (rows, first, values) in labels.items():
-        row = int(rows[index])
-        if row < 0:
-            found[name] = None
-        elif name == "forces":
-            found[name] = values[row - first : row - first + atoms]
-        else:
-            label = values[row - first]
-            found[name] = float(label) if name == "energy" else label
-    return found
-
-
-BLOCK = 1024
-"""Structures read at once when all are read in turn."""
+        raise ValueError("'source' names files that do not exist")
 
 
 class Store(LazySequence[Structure]):
     """The structures of a store, read when they are asked for.
 
-    Only what finds them is held in memory. Processes that are forked open the file anew. Each
-    structure is checked when it is read for the first time.
+    Only what finds them is kept in memory. A forked process opens the file again. Each structure is
+    checked when it is read for the first time.
 
     Args:
         path: The file.
 
     Raises:
-        DataError: If it is missing, damaged or no store.
+        DataError: If it is missing, damaged or not a store.
     """
 
     def __init__(self, path: Path) -> None:
@@ -148,7 +115,7 @@ class Store(LazySequence[Structure]):
             self._source: NDArray[np.int64] = file["source"][:]
             self._levels = [item.decode() for item in file["levels"][:]]
             self._sources = [item.decode() for item in file["sources"][:]]
-            check_tables(file, tuple(LABELS), len(self._levels), len(self._sources))
+            _check_tables(file, len(self._levels), len(self._sources))
             self._checked = np.zeros(len(self), dtype=bool)
         except (OSError, KeyError, ValueError) as error:
             raise DataError(f"'{path}' cannot be read as a store: {error}.") from error
@@ -169,58 +136,60 @@ class Store(LazySequence[Structure]):
             yield from self._between(start, min(start + BLOCK, len(self)))
 
     def _between(self, start: int, stop: int) -> Iterator[Structure]:
-        """Read the structures from ``start`` to ``stop`` at once and yield them."""
+        """Read the structures from ``start`` to ``stop`` together and yield them."""
         file, offsets = self._file, self._offsets
         first, last = offsets[start], offsets[stop]
         numbers = file["numbers"][first:last].astype(np.int64)
-        positions = file["positions"][first:last]
+        positions = self._finite(file["positions"][first:last], start, stop)
         cell, pbc, charge, spin = (
             file[name][start:stop] for name in ("cell", "pbc", "charge", "spin")
         )
         tags = file["tags"][start:stop] if "tags" in file else [b""] * (stop - start)
         labels = {name: self._labels(name, start, stop) for name in LABELS}
-        for values in (positions, *(found[2] for found in labels.values())):
-            if not np.isfinite(values).all():
-                raise DataError(
-                    f"'{self.path}' holds NaN or infinite values in structures {start} to "
-                    f"{stop - 1}. `data convert --skip-faulty` writes the others anew."
-                )
-        for index in range(start, stop):
+        for place, index in enumerate(range(start, stop)):
             atoms = slice(offsets[index] - first, offsets[index + 1] - first)
             level = self._level[index]
             item = Structure(
                 numbers=numbers[atoms],
                 positions=positions[atoms],
-                cell=cell[index - start],
-                pbc=pbc[index - start],
-                charge=int(charge[index - start]),
-                spin=int(spin[index - start]),
-                **labels_of(labels, index, int(offsets[index + 1] - offsets[index])),
+                cell=cell[place],
+                pbc=pbc[place],
+                charge=int(charge[place]),
+                spin=int(spin[place]),
+                **{name: values[place] for name, values in labels.items()},
                 where=self._where(index),
                 level_of_theory=None if level < 0 else self._levels[level],
-                tags=self._tags(tags[index - start], index),
+                tags=self._tags(tags[place], index),
             )
             if not self._checked[index]:
                 check(replace(item, where=f"'{self.path}', structure {index}"), LabelKeys())
                 self._checked[index] = True
             yield item
 
-    def _labels(
-        self, name: str, start: int, stop: int
-    ) -> tuple[NDArray[np.int64], int, NDArray[Any]]:
-        """Return rows, the first of them, and the values from there on, of a label."""
-        rows = self._rows[name]
-        present = rows[start:stop][rows[start:stop] >= 0]
-        dataset = self._file[f"{name}/values"]
-        if not len(present):
-            return rows, 0, dataset[0:0]
-        end = int(present[-1])
-        if name == "forces":
-            last = start + int(np.flatnonzero(rows[start:stop] == end)[0])
-            end += int(self._offsets[last + 1] - self._offsets[last])
-        else:
-            end += 1
-        return rows, int(present[0]), dataset[int(present[0]) : end]
+    def _labels(self, name: str, start: int, stop: int) -> list[Any]:
+        """Return a label of each structure from ``start`` to ``stop``, None where it is absent."""
+        rows = self._rows[name][start:stop]
+        sizes = np.diff(self._offsets[start : stop + 1]) if name == "forces" else np.ones_like(rows)
+        present = rows >= 0
+        if not present.any():
+            return [None] * len(rows)
+        first, end = rows[present][0], (rows + sizes)[present][-1]
+        values = self._finite(self._file[f"{name}/values"][first:end], start, stop)
+        found: list[Any] = []
+        for row, size in zip(rows, sizes, strict=True):
+            label: Any = values[row - first : row - first + size] if row >= 0 else None
+            if label is not None and name != "forces":
+                label = float(label[0]) if name == "energy" else label[0]
+            found.append(label)
+        return found
+
+    def _finite(self, values: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
+        if not np.isfinite(values).all():
+            raise DataError(
+                f"'{self.path}' contains NaN or infinite values in structures {start} to "
+                f"{stop - 1}. `data convert --skip-faulty` writes the others to a new file."
+            )
+        return values
 
     def _tags(self, text: bytes, index: int) -> dict[str, str | float]:
         try:
@@ -248,118 +217,111 @@ class Store(LazySequence[Structure]):
         return {**self.__dict__, "_open": None}
 
 
-SUFFIXES = {".h5", ".hdf5"}
-CHUNK = 1024
-"""Rows of a chunk, compressed without loss."""
-
-
-class StoreWriter:
-    """Writes a store, some structures at a time; a context that leaves a whole file or none.
+def write_store(path: Path, blocks: Iterable[Sequence[Structure]]) -> int:
+    """Write a store; the file appears when it is complete.
 
     Args:
-        path: The file; it appears when the context ends without an error.
+        path: The file.
+        blocks: The structures, in portions that fit into memory.
+
+    Returns:
+        The number of structures.
 
     Raises:
         DataError: If it exists or cannot be made, or its name does not end in .h5 or .hdf5.
     """
+    check_suffix(path)
+    if path.exists():
+        raise DataError(f"'{path}' exists. Choose another name.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        file = h5py.File(temporary, "w")
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be written: {error}.") from error
+    count, text = 0, h5py.string_dtype()
+    sources: dict[str, int] = {}
+    levels: dict[str, int] = {}
+    try:
+        with file:
+            for name, (shape, dtype) in COLUMNS.items():
+                file.create_dataset(
+                    name,
+                    (0, *shape),
+                    dtype,
+                    maxshape=(None, *shape),
+                    chunks=(CHUNK, *shape),
+                    shuffle=True,
+                    compression="gzip",
+                    compression_opts=1,
+                )
+            _add(file["offsets"], [0])
+            for items in blocks:
+                _append(file, items, sources, levels)
+                count += len(items)
+            file.create_dataset("sources", data=list(sources), dtype=text)
+            file.create_dataset("levels", data=list(levels), dtype=text)
+            file.attrs.update({"format": FORMAT, "format_version": VERSION})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
 
-    def __init__(self, path: Path) -> None:
-        check_suffix(path)
-        if path.exists():
-            raise DataError(f"'{path}' exists. Choose another name.")
-        self.path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            self._file = h5py.File(self._temporary, "w")
-        except OSError as error:
-            raise DataError(f"'{path}' cannot be written: {error}.") from error
-        for name, (shape, dtype) in COLUMNS.items():
-            self._file.create_dataset(
-                name,
-                (0, *shape),
-                dtype,
-                maxshape=(None, *shape),
-                chunks=(CHUNK, *shape),
-                shuffle=True,
-                compression="gzip",
-                compression_opts=1,
-            )
-        self._add("offsets", [0])
-        self._sources: dict[str, int] = {}
-        self._levels: dict[str, int] = {}
 
-    def append(self, structures: Iterable[Structure]) -> None:
-        """Add structures."""
-        items = list(structures)
-        if not items:
-            return
-        first = int(self._file["numbers"].shape[0])
-        lengths = np.cumsum([len(item) for item in items])
-        self._add("offsets", first + lengths)
-        self._add("numbers", np.concatenate([item.numbers for item in items]))
-        self._add("positions", np.concatenate([item.positions for item in items]))
-        for name in ("cell", "pbc", "charge", "spin"):
-            self._add(name, np.stack([getattr(item, name) for item in items]))
-        self._add("source", [self._source(item.where) for item in items])
-        self._add("level", [self._level(item.level_of_theory) for item in items])
-        self._add("tags", [json.dumps(dict(item.tags)) if item.tags else "" for item in items])
-        for name, shape in LABELS.items():
-            row = int(self._file[f"{name}/values"].shape[0])
-            rows, values = [], []
-            for item in items:
-                label = getattr(item, name)
-                rows.append(-1 if label is None else row)
-                if label is not None:
-                    values.append(np.asarray(label, np.float64).reshape(-1, *shape))
-                    row += len(values[-1])
-            self._add(f"{name}/row", rows)
-            if values:
-                self._add(f"{name}/values", np.concatenate(values))
-
-    def _add(self, name: str, values: Any) -> None:
-        dataset, values = self._file[name], np.asarray(values)
-        rows = dataset.shape[0]
-        dataset.resize(rows + len(values), axis=0)
-        dataset[rows:] = values
-
-    def _source(self, where: str) -> tuple[int, int]:
-        name, found, index = where.rpartition(", structure ")
+def _append(
+    file: h5py.File, items: Sequence[Structure], sources: dict[str, int], levels: dict[str, int]
+) -> None:
+    """Add structures to a store; new names of files and levels of theory get the next numbers."""
+    places = []
+    for item in items:
+        name, found, index = item.where.rpartition(", structure ")
         if not found or not index.isdigit():
-            name, index = where, "-1"
-        return self._sources.setdefault(name, len(self._sources)), int(index)
+            name, index = item.where, "-1"
+        places.append((sources.setdefault(name, len(sources)), int(index)))
+    theory = [item.level_of_theory for item in items]
+    columns: dict[str, Any] = {
+        "offsets": len(file["numbers"]) + np.cumsum([len(item) for item in items]),
+        "numbers": np.concatenate([item.numbers for item in items]),
+        "positions": np.concatenate([item.positions for item in items]),
+        **{
+            name: np.stack([getattr(item, name) for item in items])
+            for name in ("cell", "pbc", "charge", "spin")
+        },
+        "source": places,
+        "level": [-1 if name is None else levels.setdefault(name, len(levels)) for name in theory],
+        "tags": [json.dumps(dict(item.tags)) if item.tags else "" for item in items],
+    }
+    for name, shape in LABELS.items():
+        row = len(file[f"{name}/values"])
+        rows, values = [], [np.empty((0, *shape))]
+        for item in items:
+            label = getattr(item, name)
+            rows.append(-1 if label is None else row)
+            if label is not None:
+                values.append(np.asarray(label, np.float64).reshape(-1, *shape))
+                row += len(values[-1])
+        columns |= {f"{name}/row": rows, f"{name}/values": np.concatenate(values)}
+    for name, new in columns.items():
+        _add(file[name], new)
 
-    def _level(self, level: str | None) -> int:
-        return -1 if level is None else self._levels.setdefault(level, len(self._levels))
 
-    def __enter__(self) -> StoreWriter:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        try:
-            if error is None:
-                text = h5py.string_dtype()
-                self._file.create_dataset("sources", data=list(self._sources), dtype=text)
-                self._file.create_dataset("levels", data=list(self._levels), dtype=text)
-                self._file.attrs.update({"format": FORMAT, "format_version": VERSION})
-            self._file.close()
-            if error is None:
-                os.replace(self._temporary, self.path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+def _add(dataset: h5py.Dataset, values: Any) -> None:
+    rows, values = len(dataset), np.asarray(values)
+    dataset.resize(rows + len(values), axis=0)
+    dataset[rows:] = values
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a name that does not say that it is HDF5.
+    """Refuse a name without a suffix of HDF5.
 
     Raises:
-        DataError: With a name that does.
+        DataError: With a name that has one.
     """
     if path.suffix not in SUFFIXES:
         raise DataError(f"a store is an HDF5 file: name it '{path}.h5', not '{path}'.")
 
 
 class Usable(View[Structure]):
-    """Some structures of a store, each read by itself: the others cannot be read past."""
+    """Some structures of a store, each read alone: reading together fails at a bad one."""
 
     def __iter__(self) -> Iterator[Structure]:
         return LazySequence.__iter__(self)

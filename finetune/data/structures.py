@@ -1,4 +1,4 @@
-"""One structure with whatever labels it has."""
+"""One structure with whatever labels it has: from and to ASE, checked, counted and hashed."""
 
 from __future__ import annotations
 
@@ -10,110 +10,24 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
+from ase.stress import full_3x3_to_voigt_6_stress
+from ase.symbols import Symbols
 from numpy.typing import NDArray
 
 from finetune.core.errors import DataError
 from finetune.core.units import Units
-from finetune.data import values
 from finetune.data.distances import nearest
-from finetune.data.keys import label
+from finetune.data.labels import LARGEST_NUMBER, QUANTITIES, read_labels, whole_number
 from finetune.recipe.sections import LabelKeys
 
+Array = NDArray[np.float64]
 CLOSEST = 0.2
 """Å; atoms nearer than this are a damaged file, not chemistry."""
 LARGEST_EXTENT = 1e4
 """Å, of a structure or a cell."""
-LARGEST_LABEL = {"energy": 1e7, "forces": 1e5, "stress": 1e3}
-"""eV/atom, eV/Å and eV/Å³ that no structure has: a uranium atom has −8·10⁵ eV, and atoms 0.2 Å
-apart push each other with less than 10⁴ eV/Å."""
-
-
-def check(structure: Structure, keys: LabelKeys) -> None:
-    """Refuse a structure that no potential could evaluate, or with absurd labels.
-
-    Args:
-        structure: Whose arrays have the right shapes.
-        keys: Names of the labels, for messages.
-
-    Raises:
-        DataError: Naming the structure and what is wrong.
-    """
-    check_geometry(structure)
-    check_sizes(structure, keys)
-    for name, least in (("charge", -values.LARGEST_NUMBER), ("spin", 1)):
-        value = getattr(structure, name)
-        if not least <= value <= values.LARGEST_NUMBER:
-            raise DataError(
-                f"{structure.where}: '{name}' is {value}; it must lie from {least} to "
-                f"{values.LARGEST_NUMBER}."
-            )
-
-
-def check_geometry(structure: Structure) -> None:
-    """Refuse geometries that no potential could evaluate.
-
-    Raises:
-        DataError: Naming the structure and the atoms.
-    """
-    where = structure.where
-    if len(structure) == 0:
-        raise DataError(f"{where} has no atoms.")
-    if not np.isfinite(structure.positions).all() or not np.isfinite(structure.cell).all():
-        raise DataError(f"{where} has positions or a cell that are NaN or infinite.")
-    strange = (structure.numbers < 1) | (structure.numbers >= len(chemical_symbols))
-    if strange.any():
-        raise DataError(
-            f"{where} has an atom of unknown element (atomic number "
-            f"{structure.numbers[strange][0]}{' or X' if structure.numbers.min() == 0 else ''})."
-        )
-    if structure.pbc.any() and np.linalg.norm(structure.cell[structure.pbc], axis=1).min() < 1e-6:
-        raise DataError(f"{where} is periodic along a direction whose cell vector is zero.")
-    periodic = structure.cell[structure.pbc]
-    if np.linalg.matrix_rank(periodic, tol=1e-6) < len(periodic):
-        raise DataError(f"{where} is periodic but its cell vectors are parallel.")
-    lengths = np.linalg.norm(periodic, axis=1)
-    if len(lengths) and lengths.min() < CLOSEST:
-        raise DataError(
-            f"{where} has a cell vector of {lengths.min():.3g} Å: an atom would be that close to "
-            "its own image. Check the unit of the cell (Å)."
-        )
-    geometry = (structure.positions, structure.cell, structure.pbc)
-    extent = float(np.ptp(structure.positions, axis=0).max())
-    if max(extent, *lengths, 0.0) > LARGEST_EXTENT:
-        raise DataError(
-            f"{where} spreads over {max(extent, *lengths, 0.0):.3g} Å. Check the file's units (Å) "
-            "and its numbers, or drop it."
-        )
-    distance, partner = nearest(*geometry, CLOSEST)
-    first = int(distance.argmin())
-    if distance[first] < CLOSEST:
-        raise DataError(
-            f"{where}: atoms {first} and {partner[first]} are {distance[first]:.3f} Å "
-            f"apart (closer than {CLOSEST} Å). Check the file's units (Å) and its cell, or drop it."
-        )
-
-
-def check_sizes(structure: Structure, keys: LabelKeys) -> None:
-    """Refuse labels so large that they are damaged or of another unit.
-
-    Raises:
-        DataError: Naming the structure and the label.
-    """
-    units = {"energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å³"}
-    for name, largest in LARGEST_LABEL.items():
-        value = getattr(structure, name)
-        if value is None:
-            continue
-        found = float(np.abs(value).max()) / (len(structure) if name == "energy" else 1)
-        if found > largest:
-            raise DataError(
-                f"{structure.where}: '{getattr(keys, name)}' reaches {found:.3g} {units[name]}; "
-                f"nothing has more than {largest:.0e}. Is the file damaged, or are the numbers in "
-                "another unit? Mend or drop the structure."
-            )
-
-
-Array = NDArray[np.float64]
+LARGEST_LABEL = {"energy": (1e7, "eV/atom"), "forces": (1e5, "eV/Å"), "stress": (1e3, "eV/Å³")}
+"""Values that no structure reaches: a uranium atom has −8·10⁵ eV, and atoms 0.2 Å apart push each
+other with less than 10⁴ eV/Å."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +46,7 @@ class Structure:
         spin: Spin multiplicity 2S + 1.
         where: File and index, for messages.
         level_of_theory: What the labels were computed with, as far as the file says.
-        tags: Further words and numbers that the file has on the structure as a whole, such as
+        tags: Other words and numbers that the file has for the structure, such as
             ``config_type``, ``temperature`` and ``scan_value``.
     """
 
@@ -152,6 +66,11 @@ class Structure:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    @property
+    def formula(self) -> str:
+        """The composition, such as ``C2H6O``."""
+        return str(Symbols(self.numbers).get_chemical_formula())
+
 
 def from_atoms(atoms: Atoms, keys: LabelKeys, where: str, units: Units | None = None) -> Structure:
     """Take geometry and labels from an `ase.Atoms`, checking both.
@@ -166,19 +85,21 @@ def from_atoms(atoms: Atoms, keys: LabelKeys, where: str, units: Units | None = 
         DataError: For no atoms, non-finite or colliding positions, a flat periodic cell, and labels
             of the wrong shape or with NaN or infinite values.
     """
-    energy = values.energy(label(atoms, keys.energy), keys.energy, where)
-    forces = values.forces(label(atoms, keys.forces), keys.forces, len(atoms), where)
-    stress = (
-        values.stress(label(atoms, keys.stress), keys.stress, where) if atoms.pbc.all() else None
-    )
+    labels = read_labels(atoms, keys, where)
     scale = (units or Units()).factors()
+    level = atoms.info.get("level_of_theory")
+    tags = {
+        str(key): value if isinstance(value, str) else float(value)
+        for key, value in atoms.info.items()
+        if isinstance(value, (str, int, float, np.integer, np.floating))
+        and not isinstance(value, bool)
+        and key not in {keys.energy, keys.forces, keys.stress}
+    }
     structure = replace(
         without_labels(atoms, where, keys, scale["length"]),
-        energy=None if energy is None else energy * scale["energy"],
-        forces=None if forces is None else forces * scale["forces"],
-        stress=None if stress is None else stress * scale["stress"],
-        level_of_theory=_text(atoms.info.get("level_of_theory")),
-        tags=_tags(atoms, {keys.energy, keys.forces, keys.stress}),
+        **{name: value * scale[name] for name, value in labels.items() if value is not None},
+        level_of_theory=None if level is None else str(level),
+        tags=tags,
     )
     check(structure, keys)
     return structure
@@ -204,22 +125,151 @@ def without_labels(
         positions=np.array(atoms.positions, dtype=np.float64) * length,
         cell=np.array(atoms.cell.array, dtype=np.float64) * length,
         pbc=np.array(atoms.pbc, dtype=bool),
-        charge=values.whole_number(atoms.info.get(keys.charge, 0), keys.charge, where),
-        spin=values.whole_number(atoms.info.get(keys.spin, 1), keys.spin, where, least=1),
+        charge=whole_number(atoms.info.get(keys.charge, 0), keys.charge, where),
+        spin=whole_number(atoms.info.get(keys.spin, 1), keys.spin, where, least=1),
         where=where,
     )
 
 
-def to_atoms(structure: Structure) -> Atoms:
-    """Return a structure as an `ase.Atoms`, with charge, spin and tags but without labels."""
-    info = {**structure.tags, "charge": structure.charge, "spin": structure.spin}
-    return Atoms(
+def to_atoms(structure: Structure, labels: bool = False) -> Atoms:
+    """Return a structure as an `ase.Atoms` with its tags.
+
+    Args:
+        structure: Geometry, tags and labels.
+        labels: Whether to add the labels and the level of theory, under the default names in eV and
+            Å; charge and spin are then added only where they are not 0 and 1.
+    """
+    keys, state = LabelKeys(), {"charge": structure.charge, "spin": structure.spin}
+    if not labels:
+        info: dict[str, Any] = {**structure.tags, **state}
+    else:
+        own = {*keys.model_dump().values(), "level_of_theory"}
+        info = {key: value for key, value in structure.tags.items() if key not in own}
+        if structure.energy is not None:
+            info[keys.energy] = structure.energy
+        if structure.stress is not None:
+            symmetric = np.array_equal(structure.stress, structure.stress.T)
+            voigt = full_3x3_to_voigt_6_stress(structure.stress)
+            info[keys.stress] = voigt if symmetric else structure.stress.reshape(9)
+        usual = {"charge": 0, "spin": 1}
+        info |= {getattr(keys, key): n for key, n in state.items() if n != usual[key]}
+        if structure.level_of_theory is not None:
+            info["level_of_theory"] = structure.level_of_theory
+    atoms = Atoms(
         structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc, info=info
     )
+    if labels and structure.forces is not None:
+        atoms.arrays[keys.forces] = structure.forces
+    return atoms
+
+
+def check(structure: Structure, keys: LabelKeys) -> None:
+    """Refuse a structure that no potential could evaluate, or with absurd labels.
+
+    Args:
+        structure: Whose arrays have the right shapes.
+        keys: Names of the labels, for messages.
+
+    Raises:
+        DataError: Naming the structure and what is wrong.
+    """
+    check_geometry(structure)
+    check_sizes(structure, keys)
+    for name, least in (("charge", -LARGEST_NUMBER), ("spin", 1)):
+        value = getattr(structure, name)
+        if not least <= value <= LARGEST_NUMBER:
+            raise DataError(
+                f"{structure.where}: '{name}' is {value}; it must lie from {least} to "
+                f"{LARGEST_NUMBER}."
+            )
+
+
+def check_geometry(structure: Structure) -> None:
+    """Refuse geometries that no potential could evaluate.
+
+    Raises:
+        DataError: Naming the structure and the atoms.
+    """
+    where, numbers, positions = structure.where, structure.numbers, structure.positions
+    if len(structure) == 0:
+        raise DataError(f"{where} has no atoms.")
+    if not np.isfinite(positions).all() or not np.isfinite(structure.cell).all():
+        raise DataError(f"{where} has positions or a cell that are NaN or infinite.")
+    unknown = (numbers < 1) | (numbers >= len(chemical_symbols))
+    if unknown.any():
+        raise DataError(
+            f"{where} has an atom of unknown element (atomic number {numbers[unknown][0]}"
+            f"{' or X' if numbers.min() == 0 else ''})."
+        )
+    periodic = structure.cell[structure.pbc]
+    lengths = np.linalg.norm(periodic, axis=1)
+    if len(lengths) and lengths.min() < 1e-6:
+        raise DataError(f"{where} is periodic along a direction whose cell vector is zero.")
+    if np.linalg.matrix_rank(periodic, tol=1e-6) < len(periodic):
+        raise DataError(f"{where} is periodic but its cell vectors are parallel.")
+    if len(lengths) and lengths.min() < CLOSEST:
+        raise DataError(
+            f"{where} has a cell vector of {lengths.min():.3g} Å: an atom would be that close to "
+            "its own image. Check the unit of the cell (Å)."
+        )
+    extent = max(float(np.ptp(positions, axis=0).max()), *lengths, 0.0)
+    if extent > LARGEST_EXTENT:
+        raise DataError(
+            f"{where} spreads over {extent:.3g} Å. Check the file's units (Å) and its numbers, or "
+            "drop it."
+        )
+    distance, partner = nearest(positions, structure.cell, structure.pbc, CLOSEST)
+    first = int(distance.argmin())
+    if distance[first] < CLOSEST:
+        raise DataError(
+            f"{where}: atoms {first} and {partner[first]} are {distance[first]:.3f} Å "
+            f"apart (closer than {CLOSEST} Å). Check the file's units (Å) and its cell, or drop it."
+        )
+
+
+def check_sizes(structure: Structure, keys: LabelKeys) -> None:
+    """Refuse labels so large that they are damaged or of another unit.
+
+    Raises:
+        DataError: Naming the structure and the label.
+    """
+    for name, (largest, unit) in LARGEST_LABEL.items():
+        value = getattr(structure, name)
+        if value is None:
+            continue
+        found = float(np.abs(value).max()) / (len(structure) if name == "energy" else 1)
+        if found > largest:
+            raise DataError(
+                f"{structure.where}: '{getattr(keys, name)}' reaches {found:.3g} {unit}; no "
+                f"structure has more than {largest:.0e}. Is the file damaged, or are the numbers "
+                "in another unit? Correct the structure or drop it."
+            )
+
+
+def geometry_hash(structure: Structure, decimals: int | None = None) -> int:
+    """Return a 64-bit hash, never 0, of elements, positions, cell, periodicity, charge and spin.
+
+    The exact one seeds random streams: another formula would change runs that are resumed.
+
+    Args:
+        structure: Its labels, tags and origin do not matter.
+        decimals: Of positions and cell (Å) that count; all by default.
+    """
+    positions, cell = structure.positions, structure.cell
+    if decimals is not None:
+        positions, cell = (array.round(decimals) + 0.0 for array in (positions, cell))  # no -0
+    digest = hashlib.blake2b(digest_size=8)
+    state = np.array([structure.charge, structure.spin])
+    for array in (structure.numbers, positions, cell, structure.pbc, state):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return int.from_bytes(digest.digest(), "big", signed=True) or 1
 
 
 def fingerprint(splits: Mapping[str, Iterable[Structure]]) -> str:
-    """Return the sha256 (hex) over geometries and labels of structures by split."""
+    """Return the sha256 (hex) over geometries and labels of structures by split.
+
+    Run folders record it, so its formula is fixed.
+    """
     digest = hashlib.sha256()
     for split, structures in splits.items():
         digest.update(split.encode())
@@ -227,23 +277,9 @@ def fingerprint(splits: Mapping[str, Iterable[Structure]]) -> str:
             digest.update(f"{len(item)} {item.energy!r} {item.charge} {item.spin}".encode())
             for array in (item.numbers, item.positions, item.cell, item.pbc):
                 digest.update(np.ascontiguousarray(array).tobytes())
-            for given in (item.forces, item.stress):
-                digest.update(b"-" if given is None else np.ascontiguousarray(given).tobytes())
+            for label in (item.forces, item.stress):
+                digest.update(b"-" if label is None else np.ascontiguousarray(label).tobytes())
     return digest.hexdigest()
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
-
-
-def _tags(atoms: Atoms, labels: set[str]) -> dict[str, str | float]:
-    return {
-        str(key): value if isinstance(value, str) else float(value)
-        for key, value in atoms.info.items()
-        if isinstance(value, (str, int, float, np.integer, np.floating))
-        and not isinstance(value, bool)
-        and key not in labels
-    }
 
 
 @dataclass(frozen=True)
@@ -272,23 +308,14 @@ class Coverage:
 def coverage(structures: Iterable[Structure]) -> Coverage:
     """Count structures and labels."""
     count, atoms = 0, 0
-    labels = dict.fromkeys(("energy", "forces", "stress"), 0)
-    elements: set[int] = set()
+    labels = dict.fromkeys(QUANTITIES, 0)
     compositions: set[tuple[int, ...]] = set()
     for item in structures:
         count += 1
         atoms += len(item)
         for name in labels:
             labels[name] += getattr(item, name) is not None
-        composition = tuple(sorted(item.numbers.tolist()))
-        elements.update(composition)
-        compositions.add(composition)
-    return Coverage(
-        structures=count,
-        atoms=atoms,
-        energy=labels["energy"],
-        forces=labels["forces"],
-        stress=labels["stress"],
-        elements=tuple(chemical_symbols[number] for number in sorted(elements)),
-        compositions=len(compositions),
-    )
+        compositions.add(tuple(sorted(item.numbers.tolist())))
+    elements = sorted(set().union(*compositions))
+    symbols = tuple(chemical_symbols[number] for number in elements)
+    return Coverage(count, atoms, **labels, elements=symbols, compositions=len(compositions))

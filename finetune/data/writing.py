@@ -1,25 +1,23 @@
-"""Write structures to extended XYZ or to a store, whole or not at all."""
+"""Write structures to extended XYZ or to a store, completely or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import ase.io
-import numpy as np
 from ase import Atoms
 from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict
-from ase.stress import full_3x3_to_voigt_6_stress
 
 from finetune.core.errors import DataError, system_errors
 from finetune.core.files import appearing, write_atomically
-from finetune.data.store import SUFFIXES, StoreWriter
-from finetune.data.structures import Structure
-from finetune.recipe.sections import LabelKeys
+from finetune.data.store import SUFFIXES, write_store
+from finetune.data.structures import Structure, to_atoms
 
 XYZ = {".xyz", ".extxyz"}
 BLOCK = 1000
@@ -28,7 +26,7 @@ BLOCK = 1000
 
 @system_errors()
 def write_structures(path: Path, structures: Iterable[Structure]) -> int:
-    """Write structures and their labels in eV and Å; the file appears when it is whole.
+    """Write structures and their labels in eV and Å; the file appears when it is complete.
 
     Args:
         path: ``.h5`` or ``.hdf5`` for a store (exact), ``.xyz`` or ``.extxyz`` for extended XYZ
@@ -39,12 +37,19 @@ def write_structures(path: Path, structures: Iterable[Structure]) -> int:
         The number of structures.
 
     Raises:
-        DataError: If the file exists, its name tells no format, or there is nothing to write.
+        DataError: If the file exists, its name has no known suffix, or there is nothing to write.
     """
     check_name(path)
     if path.suffix in SUFFIXES:
-        return _write_store(path, structures)
-    return _write_xyz(path, structures)
+        return write_store(path, _blocks(structures))
+    count = 0
+    with appearing(path) as descriptor, os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        for block in _blocks(structures):
+            ase.io.write(file, [_xyz_atoms(item) for item in block], format="extxyz")
+            count += len(block)
+        file.flush()
+        os.fsync(descriptor)
+    return count
 
 
 @system_errors()
@@ -62,7 +67,7 @@ def write_parts(
         structures: All structures.
         parts: Indices by the name of the part.
         suffix: ``xyz`` or ``h5``.
-        facts: What to record beside the indices.
+        facts: What to record with the indices.
 
     Returns:
         The files and how many structures each has.
@@ -75,25 +80,26 @@ def write_parts(
     if folder.exists() and not folder.is_dir():
         raise DataError(f"'{folder}' is a file; name a folder with --to.")
     paths = {name: folder / f"{name}.{suffix.lstrip('.')}" for name in parts}
-    for path in (*paths.values(), folder / "split.json"):
-        if path.suffix != ".json":
-            _check_free(path)
-        elif path.exists():
-            raise DataError(f"'{path}' exists. Choose another folder.")
+    record = folder / "split.json"
+    for path in paths.values():
+        _check_free(path)
+    if record.exists():
+        raise DataError(f"'{record}' exists. Choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    counts = {}
-    for name, path in paths.items():
-        counts[path] = write_structures(path, (structures[index] for index in parts[name]))
+    counts = {
+        path: write_structures(path, (structures[index] for index in parts[name]))
+        for name, path in paths.items()
+    }
     content = {**facts, "parts": {name: list(indices) for name, indices in parts.items()}}
-    write_atomically(folder / "split.json", json.dumps(content, indent=1).encode())
+    write_atomically(record, json.dumps(content, indent=1).encode())
     return counts
 
 
 def check_name(path: Path) -> None:
-    """Refuse a name that tells no format, a file that is there, or a folder that is not.
+    """Refuse a name of unknown suffix, a file that exists, or a folder that does not.
 
     Raises:
-        DataError: With what would do.
+        DataError: With a name to use instead.
     """
     _check_free(path)
     if not path.parent.is_dir():
@@ -124,33 +130,13 @@ def _check_free(path: Path) -> None:
         raise DataError(f"'{path}' exists. Choose another name.")
 
 
-def to_atoms(structure: Structure) -> Atoms:
-    """Return a structure with its tags, and its labels under the default names, eV and Å."""
-    keys = LabelKeys()
-    own = {*keys.model_dump().values(), "level_of_theory"}
-    info = {key: _tag(key, value) for key, value in structure.tags.items() if key not in own}
-    atoms = Atoms(
-        structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc, info=info
-    )
-    if structure.energy is not None:
-        atoms.info[keys.energy] = structure.energy
-    if structure.forces is not None:
-        atoms.arrays[keys.forces] = structure.forces
-    if structure.stress is not None:
-        symmetric = np.array_equal(structure.stress, structure.stress.T)
-        voigt = full_3x3_to_voigt_6_stress(structure.stress)
-        atoms.info[keys.stress] = voigt if symmetric else structure.stress.reshape(9)
-    if structure.charge != 0:
-        atoms.info[keys.charge] = structure.charge
-    if structure.spin != 1:
-        atoms.info[keys.spin] = structure.spin
-    if structure.level_of_theory is not None:
-        atoms.info["level_of_theory"] = structure.level_of_theory
-    return atoms
+def _xyz_atoms(structure: Structure) -> Atoms:
+    tags: Any = {key: _tag(key, value) for key, value in structure.tags.items()}
+    return to_atoms(replace(structure, tags=tags), labels=True)
 
 
 def _tag(key: str, value: str | float) -> str | float | int:
-    """Return a tag as ASE has to get it to read the same from an XYZ header, which is one line."""
+    """Return a tag in the form that ASE reads back unchanged from an XYZ header, one line."""
     if isinstance(value, str):
         value = "".join(letter if letter.isprintable() else " " for letter in value)
         text = key_val_dict_to_str({key: value})
@@ -162,31 +148,10 @@ def _tag(key: str, value: str | float) -> str | float | int:
     return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
 
-def _write_store(path: Path, structures: Iterable[Structure]) -> int:
-    with StoreWriter(path) as writer:
-        count = 0
-        for block in _blocks(structures):
-            writer.append(block)
-            count += len(block)
-        return count
-
-
-def _write_xyz(path: Path, structures: Iterable[Structure]) -> int:
-    count = 0
-    with appearing(path) as descriptor, os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        for block in _blocks(structures):
-            ase.io.write(file, [to_atoms(item) for item in block], format="extxyz")
-            count += len(block)
-        file.flush()
-        os.fsync(descriptor)
-    return count
-
-
 def _blocks(structures: Iterable[Structure]) -> Iterator[list[Structure]]:
     rest = iter(structures)
-    empty = True
-    while block := list(islice(rest, BLOCK)):
-        empty = False
-        yield block
-    if empty:
+    if not (block := list(islice(rest, BLOCK))):
         raise DataError("there is no structure to write.")
+    while block:
+        yield block
+        block = list(islice(rest, BLOCK))

@@ -39,7 +39,7 @@ from finetune.evaluation.statistics import (
     force_errors,
     measure,
 )
-from finetune.inspection.data_warnings import ignored_inputs, strange_spread
+from finetune.inspection.data_warnings import ignored_inputs, unusual_spread
 from finetune.inspection.requirements import foreign_compositions
 from finetune.potentials import loading as lineage
 from finetune.potentials.committee import CommitteePotential
@@ -371,7 +371,7 @@ def evaluate(
             f"{', '.join(foreign)} mean nothing; forces and energy differences may. {note}"
         )
     ignored = ignored_inputs(pair.tuned.potential, structures)
-    strange = strange_spread(pair.tuned.potential, graphs, "the potential")
+    strange = unusual_spread(pair.tuned.potential, graphs, "the potential")
     note = " ".join(filter(None, [*strange, *ignored, note, *reader.notes()]))
     named = [files] if isinstance(files, (str, Path)) else files
     found = compare(

@@ -31,7 +31,6 @@ from finetune.evaluation.pair import (
     structures_for,
 )
 from finetune.export.calculator import PotentialCalculator
-from finetune.inspection.requirements import formula
 
 RESULT = "scans.json"
 TITLES = {
@@ -389,7 +388,7 @@ def _forgetting(
         far = [to_atoms(item) for item in away]
     else:
         trained = pair.tuned.metadata.get("compositions") or []
-        far = elsewhere(sorted(_known(pair)), [*map(formula, structures), *trained])
+        far = elsewhere(sorted(_known(pair)), [*(item.formula for item in structures), *trained])
     sets: dict[str, list[Atoms]] = {"as given": near, FAR: far}
     return {
         name: change(pair.tuned.potential, pair.reference.potential, frames)

@@ -1,9 +1,13 @@
-"""Notes on data that can be read but are probably not what was meant."""
+"""Notes on the data of a run: readable, but probably not what was meant.
+
+What structures and labels show by themselves is checked in `geometry`, `labels` and `slopes`; here
+it is put together with what the foundation expects.
+"""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 
 import numpy as np
@@ -11,28 +15,32 @@ import torch
 from numpy.typing import NDArray
 
 from finetune.core.text import counted
-from finetune.core.units import Units
-from finetune.data.graphs import GraphBatch, batches
-from finetune.data.structures import Structure
-from finetune.inspection.forces import diagnosis, force_slope
+from finetune.data.graphs import GraphBatch
+from finetune.data.structures import Structure, geometry_hash
+from finetune.inspection.labels import (
+    ATOMISATION,
+    EV,
+    RELATIVE,
+    Array,
+    compositions,
+    mixed_levels,
+    unexplained,
+)
+from finetune.inspection.requirements import has_label
+from finetune.inspection.slopes import force_findings, force_slope
 from finetune.potentials.errors import errors, predict
 from finetune.potentials.potential import Potential
-from finetune.recipe.loss_options import LossOptions
+from finetune.recipe.loss_options import SUPERVISED, LossOptions
 
-STRANGE = 0.5
-"""eV/atom; a foundation further off than this has the wrong reference energies, or the labels
-another unit or origin."""
+LARGEST_ERROR = 0.5
+"""eV/atom; a larger error means wrong reference energies, or labels in another unit or origin."""
 ENOUGH = 5
-"""Structures below which a spread of energies, or an epoch chosen by them, says nothing."""
-UNITS = {
-    name: 1 / Units(energy=name).factors()["energy"] for name in ("Hartree", "kcal/mol", "kJ/mol")
-}
-"""What one eV is in the units that energies in eV are mistaken for."""
-RELATIVE, ATOMISATION = 0.5, 10.0
-"""eV/atom, the largest that relative energies and atomisation energies come to."""
-_TRAINED = {"train": "training", "valid": "validation"}
+"""Structures needed to judge a spread of energies, or to choose an epoch."""
 TOLERANCE = 2.5
 """Factor by which the spread of labels may differ from the foundation's."""
+Frames = Mapping[str, NDArray[np.int64]]
+"""Hashes of the geometries of the splits train, valid and test."""
+_SPLITS = {"train": "training", "valid": "validation"}
 
 
 def notes(
@@ -41,7 +49,7 @@ def notes(
     structures: Mapping[str, Sequence[Structure]],
     idling: Mapping[str, str],
 ) -> list[str]:
-    """Return everything worth telling about a run's data before it starts.
+    """Return everything worth knowing about a run's data before it starts.
 
     Args:
         potential: The foundation, in evaluation mode.
@@ -53,41 +61,35 @@ def notes(
         *few_to_validate(structures["valid"]),
         *free_atoms(structures),
         *(f"note: {lack}; the loss '{name}' is idle." for name, lack in idling.items()),
-        *mixed_levels(structures),
-        *ignored_inputs(potential, (item for items in structures.values() for item in items)),
-        *strange_forces(structures["train"]),
-        *strange_origin(potential, graphs),
-        *strange_spread(potential, graphs),
+        *map(str, mixed_levels(structures)),
+        *ignored_inputs(potential, chain.from_iterable(structures.values())),
+        *inconsistent_forces(structures["train"]),
+        *unusual_origin(potential, graphs),
+        *unusual_spread(potential, graphs),
     ]
 
 
 def few_to_validate(valid: Sequence[Structure]) -> list[str]:
-    """Tell of validation sets that are too small to choose by."""
+    """Return a note where a validation set is too small to choose an epoch."""
     if len(valid) >= ENOUGH:
         return []
     return [
-        f"note: {counted(len(valid), 'structure')} to validate on: which epoch is best is then "
-        "much of chance. Name more in data.valid, or a larger fraction."
+        f"note: with {counted(len(valid), 'validation structure')} the best epoch is mostly "
+        "chance. Name more in data.valid, or a larger fraction."
     ]
 
 
 def free_atoms(structures: Mapping[str, Sequence[Structure]]) -> list[str]:
-    """Tell of free atoms that are trained or validated on as other structures are."""
-    counts = {
-        split: count
-        for split in ("train", "valid")
-        if (count := sum(len(item) == 1 for item in structures[split]))
-    }
-    if not counts:
+    """Return a note on free atoms that are used for training or validation like any structure."""
+    counts = {split: sum(len(item) == 1 for item in structures[split]) for split in _SPLITS}
+    found = [counted(n, f"{_SPLITS[split]} structure") for split, n in counts.items() if n]
+    if not found:
         return []
-    told = " and ".join(
-        f"{counted(count, f'{_TRAINED[split]} structure')}" for split, count in counts.items()
-    )
     one = sum(counts.values()) == 1
     return [
-        f"note: {told} {'is a free atom' if one else 'are free atoms'}, used like any other "
-        "structure. With reference_energies=isolated the reference energies are taken from free "
-        "atoms, which are then not trained on; or leave them out."
+        f"note: {' and '.join(found)} {'is a free atom' if one else 'are free atoms'}, used like "
+        "any other structure. With reference_energies=isolated they give the reference energies "
+        "and are not trained on; or leave them out."
     ]
 
 
@@ -100,70 +102,49 @@ def idle(
     for name, options in losses.items():
         if options.peak_weight == 0:
             continue
-        if options.kind in {"energy", "forces", "stress"}:
-            if all(getattr(item, options.kind) is None for item in train):
+        if options.kind in SUPERVISED:
+            if not has_label(train, options.kind):
                 found[name] = f"no training structure has {options.kind} labels"
         elif options.kind == "strain" and not periodic:
             found[name] = "no structure is periodic in all three directions"
     return found
 
 
-def mixed_levels(structures: Mapping[str, Sequence[Structure]]) -> list[str]:
-    """Say where the files name more than one level of theory."""
-    levels = {
-        split: sorted({item.level_of_theory for item in items if item.level_of_theory is not None})
-        for split, items in structures.items()
-        if split != "unlabelled"
-    }
-    if len({level.casefold() for found in levels.values() for level in found}) < 2:
-        return []
-    listed = "; ".join(f"{split}: {', '.join(found)}" for split, found in levels.items() if found)
-    return [f"warning: the labels are of different levels of theory ({listed})."]
-
-
 def ignored_inputs(potential: Potential, structures: Iterable[Structure]) -> list[str]:
-    """Warn of charges and spins that the potential knows nothing of, but for those of free atoms.
+    """Warn of charges and spins that are no input of the potential.
 
-    The spin of a free atom follows from its element.
+    Spins of free atoms do not count: they follow from the element.
     """
     usual = {"charge": 0, "spin": 1}
-    ignored = {name: usual[name] for name in usual.keys() - potential.further_inputs}
-    counts = dict.fromkeys(sorted(ignored), 0)
-    for item in structures if ignored else ():
-        for name, value in ignored.items():
+    counts = {name: 0 for name in usual if name not in potential.further_inputs}
+    for item in structures if counts else ():
+        for name in counts:
             free = name == "spin" and len(item) == 1
-            counts[name] += getattr(item, name) != value and not free
+            counts[name] += getattr(item, name) != usual[name] and not free
     return [
-        f"warning: {count} structure{'' if count == 1 else 's'} ha{'s' if count == 1 else 've'} a "
-        f"{name} other than {ignored[name]}, which the foundation ignores: it has no input for it. "
-        "Leave these structures out, or choose a foundation that has one (mace-omol-0)."
+        f"warning: {counted(count, 'structure')} ha{'s' if count == 1 else 've'} a {name} other "
+        f"than {usual[name]}, which the foundation ignores: it has no input for it. Leave these "
+        "structures out, or choose a foundation that has one (mace-omol-0)."
         for name, count in counts.items()
         if count
     ]
 
 
-def strange_forces(train: Sequence[Structure], limit: int = 600) -> list[str]:
+def inconsistent_forces(train: Sequence[Structure], limit: int = 600) -> list[str]:
     """Warn where energies of near structures do not change as their forces say."""
     some = list(islice(train, limit))
-    slope = force_slope(some)
-    if slope is None or not slope.told or slope.right:
-        return []
-    sizes = {len(item) for item in some}
-    why = diagnosis(slope.value, sizes.pop() if len(sizes) == 1 else None, slope.tolerance)
-    return [
-        f"warning: energies change by {slope.value:.3g} times −F·ΔR between near structures, not "
-        f"1: {why or 'do energies and forces belong together?'}. See `data inspect`."
-    ]
-
-
-Frames = Mapping[str, NDArray[np.int64]]
-"""Hashes of the geometries of the splits train, valid and test."""
+    found = force_findings(some, force_slope(some))
+    return [str(item) for item in found if item.level == "warning"]
 
 
 def frames(structures: Mapping[str, Sequence[Structure]]) -> Frames:
-    """Return the hash of each geometry, rounded to 1e-6 Å, by split."""
+    """Return the hash of each geometry, rounded to 1e-6 Å, by split.
+
+    Unlike the search for duplicates by `data inspect` this keeps no structure in memory, so that a
+    run can compare sets of any size, also with those of an earlier stage.
+    """
     return {
-        split: np.fromiter(map(_identity, structures[split]), np.int64)
+        split: np.array([geometry_hash(item, 6) for item in structures[split]], dtype=np.int64)
         for split in ("train", "valid", "test")
     }
 
@@ -171,7 +152,7 @@ def frames(structures: Mapping[str, Sequence[Structure]]) -> Frames:
 def shared_frames(
     found: Frames, trained: NDArray[np.int64], where: str = "in the training set too"
 ) -> list[str]:
-    """Count the validation and test structures that were trained on."""
+    """Warn of validation and test structures that were trained on."""
     counts = {split: np.isin(found[split], trained).sum() for split in ("valid", "test")}
     return [
         f"warning: {count} of the {split} structures {'is' if count == 1 else 'are'} {where}."
@@ -180,95 +161,88 @@ def shared_frames(
     ]
 
 
-@torch.no_grad()
-def energy_spread(
-    potential: Potential, graphs: Sequence[GraphBatch], limit: int = 64
-) -> float | None:
+def _compared(
+    potential: Potential, graphs: Sequence[GraphBatch], least: int = 1, limit: int = 64
+) -> tuple[list[GraphBatch], Array]:
+    """Return structures that have energies, and these as labelled and as predicted ``[S, 2]``."""
+    suited = (i for i in graphs if bool(i.has_energy.any()) and i.numbers.numel() >= least)
+    labelled = [
+        replace(  # neither forces nor stress are computed
+            item,
+            has_forces=torch.zeros_like(item.has_forces),
+            has_stress=torch.zeros_like(item.has_stress),
+        )
+        for item in islice(suited, limit)
+    ]
+    return labelled, predict(potential, labelled).energy[::-1].T
+
+
+def energy_spread(potential: Potential, graphs: Sequence[GraphBatch]) -> float | None:
     """Return the spread of labelled energies over that of predicted ones.
 
-    What composition alone explains is taken off both, so that levels of theory do not matter.
+    What composition alone explains is subtracted from both, so that levels of theory do not matter.
     None where there are too few structures of like composition, or they hardly differ.
     """
-    labelled = list(islice((item for item in graphs if bool(item.has_energy.any())), limit))
+    labelled, energies = _compared(potential, graphs)
     if not labelled:
         return None
-    counts, pairs = [], []
-    for batch in batches(labelled, 16):
-        moved = batch.to(potential.device, potential.dtype)
-        counts.append(potential.composition(moved).cpu())
-        predicted = potential(moved, forces=False).energy.cpu()
-        pairs.append(torch.stack([batch.energy, predicted], dim=1))
-    composition, energies = torch.cat(counts), torch.cat(pairs)
-    rank = int(torch.linalg.matrix_rank(composition))
-    if len(energies) - rank < ENOUGH:
+    counts = compositions([item.numbers.numpy() for item in labelled])
+    if len(counts) - np.linalg.matrix_rank(counts) < ENOUGH:
         return None
-    basis = torch.linalg.svd(composition, full_matrices=False)[0][:, :rank]
-    left = energies - basis @ (basis.T @ energies)
-    labels, predictions = left.norm(dim=0).tolist()
-    return labels / predictions if predictions > 1e-3 * len(energies) ** 0.5 else None
+    labels, predictions = np.linalg.norm(unexplained(counts, energies), axis=0).tolist()
+    return labels / predictions if predictions > 1e-3 * len(counts) ** 0.5 else None
 
 
-def strange_spread(
+def unusual_spread(
     potential: Potential, graphs: Sequence[GraphBatch], named: str = "the foundation"
 ) -> list[str]:
     """Warn of energies that spread as if they were in another unit; see `energy_spread`."""
     spread = energy_spread(potential, graphs)
     if spread is None or 1 / TOLERANCE < spread < TOLERANCE:
         return []
-    nearest = min(UNITS, key=lambda unit: abs(torch.tensor(spread / UNITS[unit]).log()))
+    nearest = min(EV, key=lambda unit: abs(np.log(spread * EV[unit])))
     return [
         f"warning: energies of like structures spread {spread:.3g} times as far as {named} "
-        f"expects. Are they in eV? One eV is {UNITS[nearest]:.3g} {nearest}."
+        f"expects. Are they in eV? One eV is {1 / EV[nearest]:.3g} {nearest}."
     ]
 
 
-def strange_energies(
+def large_errors(
     potential: Potential,
     graphs: Sequence[GraphBatch],
     reference_energies: str | Mapping[str, float],
 ) -> list[str]:
-    """Warn where the potential, its reference energies settled, is still far from the labels."""
+    """Warn where the potential, with its final reference energies, is far from the labels."""
     found = errors(predict(potential, graphs[:32]), len(graphs[:32])).energy_per_atom_mae
-    if found is None or found <= STRANGE:
+    if found is None or found <= LARGEST_ERROR:
         return []
-    settled = reference_energies if isinstance(reference_energies, str) else "given"
-    mend = (
-        "" if settled == "estimate" else " Set reference_energies=estimate, or check their values."
-    )
+    setting = reference_energies if isinstance(reference_energies, str) else "given"
+    advice = " Set reference_energies=estimate, or check their values."
     return [
         f"warning: the foundation is wrong by {found:.2f} eV/atom before training. Are the "
         "labels total energies in eV (not relative or atomisation energies, not Hartree or "
-        f"kcal/mol)? reference_energies is '{settled}'.{mend}"
+        f"kcal/mol)? reference_energies is '{setting}'.{advice if setting != 'estimate' else ''}"
     ]
 
 
-@torch.no_grad()
-def strange_origin(
-    potential: Potential, graphs: Sequence[GraphBatch], limit: int = 64
-) -> list[str]:
+def unusual_origin(potential: Potential, graphs: Sequence[GraphBatch]) -> list[str]:
     """Warn where labels look like relative or atomisation energies instead of total ones.
 
-    Atoms are bound by a few eV each, relative energies are below that, total energies of
-    all-electron and of valence-electron methods above. Judged only where the foundation's own
-    energies are beyond those sizes.
+    Atoms are bound by a few eV each. Relative energies are smaller, total energies of all-electron
+    and of valence-electron methods larger. Nothing is said where the foundation's own energies are
+    no larger than that.
     """
-    suited = (item for item in graphs if bool(item.has_energy.any()) and item.numbers.numel() > 1)
-    labelled = list(islice(suited, limit))
+    labelled, energies = _compared(potential, graphs, least=2)
     if not labelled:
         return []
-    pairs = []
-    for batch in batches(labelled, 16):
-        moved = batch.to(potential.device, potential.dtype)
-        energies = torch.stack([batch.energy, potential(moved, forces=False).energy.cpu()])
-        pairs.append((energies / batch.atoms).T)
-    label, own = torch.cat(pairs).T
-    size, expected = float(label.abs().max()), float(own.mean())
+    label, own = (energies / [[item.numbers.numel()] for item in labelled]).T
+    size, expected = float(np.abs(label).max()), float(own.mean())
     if size < RELATIVE and abs(expected) > 4 * RELATIVE:
         return [
             f"warning: the energies look like relative ones: they are within {size:.2g} eV/atom of "
             f"zero, where the foundation's are near {expected:.3g} eV/atom. Give total energies. "
             "Only where all structures are of one composition is reference_energies=estimate "
-            "enough, which then moves their origin."
+            "enough: it moves their origin."
         ]
     if size < ATOMISATION and abs(expected) > 1.2 * ATOMISATION:
         sign = "" if float(label.mean()) > 0 else "minus "
@@ -280,10 +254,3 @@ def strange_origin(
             "reference_energies={H: 0, C: 0, …}."
         ]
     return []
-
-
-def _identity(structure: Structure) -> int:
-    found = hashlib.sha256(f"{structure.charge} {structure.spin}".encode())
-    for array in (structure.numbers, structure.positions.round(6), structure.cell.round(6)):
-        found.update(array.tobytes())
-    return int.from_bytes(found.digest()[:8], "big", signed=True)

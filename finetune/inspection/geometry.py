@@ -1,22 +1,41 @@
-"""Are lengths in Å, and cells what they should be?"""
+"""Structures by themselves: units of lengths, cells, duplicates."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 
-from finetune.data.distances import nearest
+from finetune.data.distances import fractional, nearest
+from finetune.data.duplicates import clusters
 from finetune.data.structures import Structure
-from finetune.inspection.finding import Finding
 
 REACH = 4.0
-"""Å, up to which neighbours are looked for."""
+"""Å, within which neighbours are looked for."""
 MOST = 1000
 """Structures whose distances are measured."""
 CLOSE = 0.6
 """Times the sum of covalent radii, below which atoms are too close."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One result of an inspection.
+
+    Attributes:
+        level: ``ok`` for what was checked and is right, ``note`` to know, ``warning`` to correct.
+        text: In plain words, with the structure and how to correct it.
+    """
+
+    level: Literal["ok", "note", "warning"]
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.text}."
 
 
 def shortest(structures: Sequence[Structure]) -> dict[str, tuple[float, str]]:
@@ -33,28 +52,21 @@ def shortest(structures: Sequence[Structure]) -> dict[str, tuple[float, str]]:
 
 
 def lengths(structures: Sequence[Structure]) -> list[Finding]:
-    """Compare neighbour distances with covalent radii: tells Å from Bohr, nm and pm."""
-    ratios = []
+    """Compare neighbour distances with covalent radii: distinguishes Å from Bohr, nm and pm."""
+    ratios: list[float] = []
     for item in _some(structures):
         values, partner = nearest(item.positions, item.cell, item.pbc, REACH)
         near = partner >= 0
         radii = covalent_radii[item.numbers[near]] + covalent_radii[item.numbers[partner[near]]]
-        ratios.append(values[near] / radii)
-    joined = np.concatenate(ratios) if ratios else np.empty(0)
-    if not len(joined):
+        ratios.extend(values[near] / radii)
+    if not ratios:
         return []
-    middle = float(np.median(joined))
-    if middle > 1.6:
-        text = (
-            f"neighbours are {middle:.2f} times as far apart as covalent radii tell: are lengths "
-            "in Bohr? Set data.units.length=Bohr"
-        )
-        return [Finding("warning", text)]
-    if middle < 0.75:
-        unit = "nm" if middle < 0.3 else "of another unit"
-        text = f"neighbours are {middle:.2g} times as far apart as covalent radii tell: are lengths"
-        mend = " in nm? Set data.units.length=nm" if unit == "nm" else f" {unit}?"
-        return [Finding("warning", text + mend)]
+    middle = float(np.median(ratios))
+    if not 0.75 <= middle <= 1.6:
+        unit = "Bohr" if middle > 1 else "nm" if middle < 0.3 else ""
+        asked = f"in {unit}? Set data.units.length={unit}" if unit else "of another unit"
+        text = f"neighbours are {middle:.3g} times as far apart as their covalent radii add up to: "
+        return [Finding("warning", f"{text}are lengths {asked}")]
     found = [Finding("ok", f"neighbours are {middle:.2f} times the covalent radii apart")]
     for name, (distance, where) in shortest(structures).items():
         radii = sum(covalent_radii[atomic_numbers[symbol]] for symbol in name.split("-"))
@@ -65,7 +77,7 @@ def lengths(structures: Sequence[Structure]) -> list[Finding]:
 
 
 def periodicity(structures: Sequence[Structure]) -> list[Finding]:
-    """Say which structures are periodic, and name cells without periodicity that are full."""
+    """Count periodic structures, and name open ones that fill their cell."""
     periodic = sum(bool(item.pbc.all()) for item in structures)
     partly = sum(bool(item.pbc.any() and not item.pbc.all()) for item in structures)
     open_ones = len(structures) - periodic - partly
@@ -84,15 +96,56 @@ def periodicity(structures: Sequence[Structure]) -> list[Finding]:
 
 
 def _fills(item: Structure) -> bool:
-    if abs(np.linalg.det(item.cell)) < 1e-3 or len(item) < 2:
+    volume = abs(np.linalg.det(item.cell))
+    if volume < 1e-3 or len(item) < 2:
         return False
-    fractional = np.linalg.solve(item.cell.T, item.positions.T).T
     heights = 1 / np.linalg.norm(np.linalg.inv(item.cell), axis=0)
-    gaps = (1 - np.ptp(fractional, axis=0)) * heights
-    volume = abs(np.linalg.det(item.cell)) / len(item)
-    return bool((gaps < 3.0).all() and volume < 60)
+    gaps = (1 - np.ptp(fractional(item.cell, item.positions), axis=0)) * heights
+    return bool((gaps < 3.0).all() and volume / len(item) < 60)
 
 
 def _some(structures: Sequence[Structure]) -> list[Structure]:
     places = np.linspace(0, len(structures) - 1, min(len(structures), MOST), dtype=int)
     return [structures[int(place)] for place in places]
+
+
+def duplicates(sets: Mapping[str, Sequence[Structure]], tolerance: float) -> list[Finding]:
+    """Count equal structures within and across sets, and those whose energies differ.
+
+    Args:
+        sets: Structures by the name of their file or split.
+        tolerance: Å, up to which structures count as the same, moved or not.
+    """
+    everything = [(name, item) for name, items in sets.items() for item in items]
+    groups: dict[int, list[tuple[str, Structure]]] = defaultdict(list)
+    numbers = clusters((item for _, item in everything), tolerance)
+    for number, entry in zip(numbers.tolist(), everything, strict=True):
+        groups[number].append(entry)
+    within: Counter[str] = Counter()
+    across: Counter[tuple[str, str]] = Counter()
+    differing = []
+    for entries in groups.values():
+        counts = Counter(name for name, _ in entries)
+        within.update({name: count - 1 for name, count in counts.items() if count > 1})
+        names = [name for name in sets if name in counts]
+        across.update(
+            {(a, b): counts[b] for place, a in enumerate(names) for b in names[place + 1 :]}
+        )
+        labels = [(i.energy / len(i), i.where) for _, i in entries if i.energy is not None]
+        if len(labels) > 1 and max(labels)[0] - min(labels)[0] > 1e-3:
+            differing.append((max(labels)[0] - min(labels)[0], min(labels)[1], max(labels)[1]))
+    found = []
+    for (first, second), count in across.items():
+        text = f"{count} structures of '{second}' are in '{first}' too (within {tolerance:g} Å)"
+        found.append(Finding("warning", f"{text}: a leak, if one tests the other"))
+    for name, count in within.items():
+        text = f"{count} structures of '{name}' repeat others (within {tolerance:g} Å)"
+        found.append(Finding("note", text))
+    if differing:
+        most, first, second = max(differing)
+        text = (
+            f"{len(differing)} structures occur with energies that differ, the most by "
+            f"{most:.3g} eV/atom: {first} and {second}. Keep one label of each"
+        )
+        found.append(Finding("warning", text))
+    return found or [Finding("ok", "no structure occurs twice")]

@@ -1,4 +1,4 @@
-"""Look at sets of structures and tell what they hold and what is strange."""
+"""What `data inspect` reports on sets of structures: contents, findings, a picture."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase.symbols import Symbols
 
 from finetune.core.errors import DataError
-from finetune.data.duplicates import TOLERANCE, clusters
+from finetune.data.duplicates import TOLERANCE
 from finetune.data.structures import Coverage, Structure, coverage
-from finetune.inspection import energies, geometry
-from finetune.inspection.finding import Finding
-from finetune.inspection.forces import Slope, diagnosis, force_slope
-from finetune.inspection.geometry import shortest
-from finetune.inspection.stress import StressCheck, stress_check
+from finetune.inspection import geometry, labels
+from finetune.inspection.geometry import Finding, shortest
+from finetune.inspection.slopes import (
+    Slope,
+    StressCheck,
+    force_findings,
+    force_slope,
+    stress_check,
+    stress_findings,
+)
 
 
 @dataclass(frozen=True)
@@ -29,17 +33,10 @@ class Range:
     median: float
     most: float
 
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Range | None:
-        """Return the range of the values, None where there are none."""
-        if not len(values):
-            return None
-        return cls(float(np.min(values)), float(np.median(values)), float(np.max(values)))
-
 
 @dataclass(frozen=True)
 class Inspection:
-    """What sets of structures hold.
+    """What sets of structures contain, and what was found in them.
 
     Attributes:
         coverage: By set: structures, atoms, labels, elements.
@@ -49,7 +46,7 @@ class Inspection:
         shortest: Shortest distance (Å) by pair of elements, and where.
         force_slope: ΔE against −F·ΔR between near neighbours.
         stress: ΔE against V σ:ε between strained copies.
-        findings: What was checked, and what is strange.
+        findings: Results of the checks, warnings first.
         structures: The structures by set.
     """
 
@@ -108,7 +105,7 @@ class Inspection:
 
 
 def inspect(sets: Mapping[str, Sequence[Structure]], tolerance: float = TOLERANCE) -> Inspection:
-    """Look at one or several sets of structures together.
+    """Inspect one or several sets of structures together.
 
     Args:
         sets: Structures by the name of their file or split; at least one structure.
@@ -118,21 +115,21 @@ def inspect(sets: Mapping[str, Sequence[Structure]], tolerance: float = TOLERANC
     slope, stress = force_slope(everything), stress_check(everything)
     levels = Counter(i.level_of_theory for i in everything if i.level_of_theory is not None)
     findings = [
-        *_levels(levels),
+        *labels.mixed_levels(sets),
         *geometry.lengths(everything),
         *geometry.periodicity(everything),
-        *energies.origin(everything),
-        *_slopes(everything, slope, stress),
-        *energies.net_forces(everything),
-        *energies.zeros(everything),
-        *energies.outliers(everything),
-        *_duplicates(sets, tolerance),
+        *labels.origin(everything),
+        *force_findings(everything, slope),
+        *stress_findings(stress),
+        *labels.net_forces(everything),
+        *labels.zeros(everything),
+        *labels.outliers(everything),
+        *geometry.duplicates(sets, tolerance),
     ]
-    formulas = Counter(str(Symbols(item.numbers).get_chemical_formula()) for item in everything)
     order = {"warning": 0, "note": 1, "ok": 2}
     return Inspection(
         coverage={name: coverage(items) for name, items in sets.items()},
-        compositions=dict(formulas.most_common()),
+        compositions=dict(Counter(item.formula for item in everything).most_common()),
         levels=dict(levels.most_common()),
         ranges=_ranges(everything),
         shortest=geometry.shortest(everything),
@@ -143,16 +140,9 @@ def inspect(sets: Mapping[str, Sequence[Structure]], tolerance: float = TOLERANC
     )
 
 
-def _levels(levels: Mapping[str, int]) -> list[Finding]:
-    if len({level.casefold() for level in levels}) < 2:
-        return []
-    named = ", ".join(f"{level} ({count})" for level, count in levels.items())
-    return [Finding("warning", f"the labels are of different levels of theory: {named}")]
-
-
 def _ranges(structures: Sequence[Structure]) -> dict[str, Range]:
     values: dict[str, list[float]] = {
-        "atoms": [float(len(item)) for item in structures],
+        "atoms": [len(item) for item in structures],
         "energy per atom (eV)": [i.energy / len(i) for i in structures if i.energy is not None],
         "largest force component (eV/Å)": [
             float(np.abs(i.forces).max()) for i in structures if i.forces is not None
@@ -161,85 +151,21 @@ def _ranges(structures: Sequence[Structure]) -> dict[str, Range]:
             -float(np.trace(i.stress)) / 3 for i in structures if i.stress is not None
         ],
     }
-    found = {name: Range.of(items) for name, items in values.items()}
-    return {name: item for name, item in found.items() if item is not None}
-
-
-def _slopes(
-    structures: Sequence[Structure], slope: Slope | None, stress: StressCheck | None
-) -> list[Finding]:
-    found = []
-    if slope is None or not slope.told:
-        if any(item.forces is not None for item in structures):
-            text = "energies and forces cannot be compared: no structures are near each other"
-            found.append(Finding("note", text))
-    else:
-        said = f"energies change by {slope.value:.4g} times −F·ΔR (correlation "
-        said += f"{slope.correlation:.3f}, {slope.pairs} pairs of neighbours)"
-        sizes = {len(item) for item in structures}
-        if slope.right:
-            found.append(Finding("ok", f"{said}: units and signs agree"))
-        else:
-            atoms = sizes.pop() if len(sizes) == 1 else None
-            why = diagnosis(slope.value, atoms, slope.tolerance)
-            found.append(Finding("warning", f"{said}, not 1: {why or 'the labels do not agree'}"))
-    if stress is not None:
-        why = stress.diagnosis()
-        said = f"energies change by {stress.slope.value:.4g} times V σ:ε (correlation "
-        said += f"{stress.slope.correlation:.3f}, {stress.slope.pairs} strained pairs)"
-        if why:
-            found.append(Finding("warning", f"{said}: {why}"))
-        elif stress.slope.told:
-            found.append(Finding("ok", f"{said}: unit, sign and order of stress agree"))
-    return found
-
-
-def _duplicates(sets: Mapping[str, Sequence[Structure]], tolerance: float) -> list[Finding]:
-    """Count the same structures within and across sets, and those with other energies."""
-    everything = [(name, item) for name, items in sets.items() for item in items]
-    numbers = clusters((item for _, item in everything), tolerance)
-    groups: dict[int, list[tuple[str, Structure]]] = {}
-    for number, entry in zip(numbers.tolist(), everything, strict=True):
-        groups.setdefault(number, []).append(entry)
-    found = []
-    within: Counter[str] = Counter()
-    across: Counter[tuple[str, str]] = Counter()
-    for entries in groups.values():
-        counts = Counter(name for name, _ in entries)
-        within.update({name: count - 1 for name, count in counts.items() if count > 1})
-        names = [name for name in sets if name in counts]
-        across.update(
-            {(a, b): counts[b] for place, a in enumerate(names) for b in names[place + 1 :]}
-        )
-    for (first, second), count in across.items():
-        text = f"{count} structures of '{second}' are in '{first}' too (within {tolerance:g} Å)"
-        found.append(Finding("warning", f"{text}: a leak, if one tests the other"))
-    for name, count in within.items():
-        text = f"{count} structures of '{name}' repeat others (within {tolerance:g} Å)"
-        found.append(Finding("note", text))
-    differing = []
-    for entries in groups.values():
-        labels = [(i.energy / len(i), i.where) for _, i in entries if i.energy is not None]
-        if len(labels) > 1 and max(labels)[0] - min(labels)[0] > 1e-3:
-            differing.append((max(labels)[0] - min(labels)[0], min(labels)[1], max(labels)[1]))
-    if differing:
-        most, first, second = max(differing)
-        text = (
-            f"{len(differing)} structures are there with energies that differ, the most by "
-            f"{most:.3g} eV/atom: {first} and {second}. Keep one label of each"
-        )
-        found.append(Finding("warning", text))
-    return found or [Finding("ok", "no structure is there twice")]
+    return {
+        name: Range(float(min(items)), float(np.median(items)), float(max(items)))
+        for name, items in values.items()
+        if items
+    }
 
 
 def check_plot(path: Path) -> None:
-    """Refuse a name that no picture can have, or a folder that is not there.
+    """Refuse a name that is not one of a picture, or a folder that does not exist.
 
     Raises:
-        DataError: With names that can.
+        DataError: With suffixes to use.
     """
     if path.suffix not in {".png", ".pdf", ".svg"}:
-        raise DataError(f"'{path}' is no picture: end its name in .png, .pdf or .svg.")
+        raise DataError(f"'{path}' is not a picture: end its name in .png, .pdf or .svg.")
     if not path.parent.is_dir():
         raise DataError(f"there is no folder '{path.parent}' to draw '{path.name}' in. Make it.")
 

@@ -1,11 +1,10 @@
-"""Whether structures suit the recipe and the foundation."""
+"""What a recipe, its structures and its foundation must have so that they can be trained."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ase.data import chemical_symbols
-from ase.symbols import Symbols
 
 from finetune.adapters.adapter import AdaptedPotential
 from finetune.core.errors import DataError, FoundationError, RecipeError
@@ -28,8 +27,7 @@ def check_adapted(adapted: object, kind: str) -> None:
         )
     if not adapted.trainable_parameters():
         raise RecipeError(
-            f"the adapter '{kind}' leaves nothing to train: none of the parameters that it names "
-            "can change."
+            f"the adapter '{kind}' leaves nothing to train: it names no parameter that can change."
         )
 
 
@@ -41,8 +39,8 @@ def check_single(foundation: Foundation) -> None:
     """
     if foundation.members:
         raise FoundationError(
-            f"'{foundation.name}' holds a committee; a run starts from one potential. Name a "
-            f"member: foundation={foundation.members[0]}"
+            f"'{foundation.name}' is a committee; a run starts from one potential. Name a member: "
+            f"foundation={foundation.members[0]}"
         )
 
 
@@ -54,7 +52,7 @@ def check_labels(
     Args:
         recipe: The recipe.
         train: What is trained on.
-        valid: What validates; None where that has been checked.
+        valid: What it is validated on; None where that has been checked.
 
     Raises:
         DataError: Saying which labels are there.
@@ -68,7 +66,7 @@ def check_labels(
     if not used and switched_off:
         raise DataError(
             f"no loss on labels has a weight above 0 (losses.{switched_off[0]}.weight is 0), and "
-            "without labels nothing is learnt of their level of theory. Give it a weight."
+            "without labels nothing is learnt about their level of theory. Give it a weight."
         )
     monitored = recipe.train.monitor.partition("_")[0]
     for name, structures, wanted in (
@@ -77,12 +75,8 @@ def check_labels(
     ):
         if structures is None:
             continue
-        if not any(getattr(item, kind) is not None for item in structures for kind in wanted):
-            present = [
-                kind
-                for kind in SUPERVISED
-                if any(getattr(item, kind) is not None for item in structures)
-            ]
+        if not any(has_label(structures, kind) for kind in wanted):
+            present = [kind for kind in SUPERVISED if has_label(structures, kind)]
             raise DataError(
                 f"the {name} set has no {' or '.join(wanted) or 'supervised'} labels, which the "
                 f"recipe's losses and train.monitor={recipe.train.monitor} need. "
@@ -90,14 +84,14 @@ def check_labels(
             )
 
 
-def formula(structure: Structure) -> str:
-    """Return the composition of a structure."""
-    return str(Symbols(structure.numbers).get_chemical_formula())
+def has_label(structures: Iterable[Structure], kind: str) -> bool:
+    """Whether any structure has a label of a kind: energy, forces or stress."""
+    return any(getattr(item, kind) is not None for item in structures)
 
 
 def foreign_compositions(structures: Sequence[Structure], known: Sequence[str]) -> list[str]:
     """Return the compositions of structures that are not among the known ones."""
-    return sorted({formula(item) for item in structures} - set(known))
+    return sorted({item.formula for item in structures} - set(known))
 
 
 def check_elements(structures: Mapping[str, Sequence[Structure]], foundation: Foundation) -> None:
@@ -114,6 +108,6 @@ def check_elements(structures: Mapping[str, Sequence[Structure]], foundation: Fo
                 symbols = ", ".join(chemical_symbols[number] for number in unknown)
                 covered = " ".join(chemical_symbols[number] for number in sorted(known))
                 raise DataError(
-                    f"{item.where} holds {symbols}, which the foundation '{foundation.name}' does "
-                    f"not know (it knows {covered}). Choose another foundation or drop it."
+                    f"{item.where} contains {symbols}, which the foundation '{foundation.name}' "
+                    f"does not know (it knows {covered}). Choose another foundation or drop it."
                 )

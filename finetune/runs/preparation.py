@@ -22,7 +22,7 @@ from finetune.core.errors import DataError, RecipeError, RunFolderError
 from finetune.data.graphs import graph
 from finetune.data.reading import Reader
 from finetune.data.sequences import Joined, View, mapped
-from finetune.data.splitting import drawn, hold_out, representative
+from finetune.data.splitting import bootstrap, hold_out, representative
 from finetune.data.structures import Structure, coverage, fingerprint
 from finetune.inspection import data_warnings
 from finetune.inspection.requirements import (
@@ -30,7 +30,6 @@ from finetune.inspection.requirements import (
     check_elements,
     check_labels,
     check_single,
-    formula,
 )
 from finetune.losses import sizing
 from finetune.losses.loss import TotalLoss
@@ -129,7 +128,7 @@ class Preparation:
         self.coverage = {split: coverage(items) for split, items in structures.items() if items}
         train = structures["train"]
         self.levels = sorted({s.level_of_theory for s in train if s.level_of_theory is not None})
-        self.compositions = sorted({formula(item) for item in train})
+        self.compositions = sorted({item.formula for item in train})
         check_labels(recipe, train, structures["valid"])
         return structures
 
@@ -190,7 +189,7 @@ class Preparation:
             self._refit_references(representative(structures["train"], REFERENCE_STRUCTURES))
         elif asked != "keep":
             reference_energies.replace(potential, self.free_atoms, structures["train"])
-        self.notes += data_warnings.strange_energies(potential, self.data.train, asked)
+        self.notes += data_warnings.large_errors(potential, self.data.train, asked)
 
     def _refit_references(self, chosen: Sequence[int]) -> None:
         fit = reference_energies.estimate(self.foundation.potential, View(self.data.train, chosen))
@@ -376,4 +375,4 @@ def _drawn(recipe: Recipe, structures: Sequence[Structure]) -> Sequence[Structur
         return structures
     isolated = recipe.reference_energies == "isolated"
     atoms = [place for place, item in enumerate(structures) if isolated and len(item) == 1]
-    return drawn(structures, recipe.data.bootstrap, atoms)
+    return bootstrap(structures, recipe.data.bootstrap, atoms)

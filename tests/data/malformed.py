@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from ase import Atoms
 
-from finetune.data.store import StoreWriter
+from finetune.data.store import write_store
 from finetune.data.structures import from_atoms
 from finetune.recipe.sections import LabelKeys
 
@@ -29,7 +29,7 @@ class Case:
         name: Of the fault.
         write: Writes the file into a folder and returns what names it.
         message: What the error says, a pattern; "" where the file is read as it is.
-        intact: Structures that are read when faulty ones are skipped; None where that is not told.
+        intact: Structures that are read when faulty ones are skipped; None where it is not tested.
     """
 
     name: str
@@ -94,8 +94,8 @@ VALUES: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "energy named twice": (_line(HEADER, "pbc", "REF_energy=-1.0 pbc"), "'REF_energy' twice"),
     "lattice named twice": (_line(HEADER, "pbc", 'Lattice="9 0 0 0 9 0 0 0 9" pbc'), "twice"),
     "forces named twice": (_line(HEADER, ":R:3 ", ":R:3:REF_forces:R:3 "), "cannot be read"),
-    "NaN force": (_line(OXYGEN, "0.1 0.0", "nan 0.0"), "'REF_forces' holds NaN"),
-    "infinite force": (_line(OXYGEN, "0.1 0.0", "-inf 0.0"), "'REF_forces' holds NaN"),
+    "NaN force": (_line(OXYGEN, "0.1 0.0", "nan 0.0"), "'REF_forces' contains NaN"),
+    "infinite force": (_line(OXYGEN, "0.1 0.0", "-inf 0.0"), "'REF_forces' contains NaN"),
     "two force columns": (_line(HEADER, "REF_forces:R:3", "REF_forces:R:2"), "forces need"),
     "four force columns": (_line(HEADER, "REF_forces:R:3", "REF_forces:R:4"), "cannot be read"),
     "forces of other atoms": (
@@ -106,7 +106,7 @@ VALUES: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "property without a size": (_line(HEADER, "pos:R:3", "pos:R"), "cannot be read"),
     "no positions": (_line(HEADER, "pos:R:3", "pox:R:3"), "cannot be read|apart"),
     "five stresses": (_line(HEADER, '"0 0 0 0 0 0"', '"0 0 0 0 0"'), "stress needs"),
-    "NaN stress": (_line(HEADER, '"0 0 0 0 0 0"', '"0 0 nan 0 0 0"'), "'REF_stress' holds NaN"),
+    "NaN stress": (_line(HEADER, '"0 0 0 0 0 0"', '"0 0 nan 0 0 0"'), "'REF_stress' contains NaN"),
     "lattice of eight": (_line(HEADER, "0.0 9.0 0.0 ", "9.0 0.0 "), "cannot be read"),
     "lattice of text": (_line(HEADER, "9.0 0.0", "nine 0.0"), "cannot be read"),
     "lattice with NaN": (_line(HEADER, "9.0 0.0", "nan 0.0"), "NaN"),
@@ -120,7 +120,7 @@ VALUES: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "charge absurd": (_line(HEADER, "pbc", "charge=1e9 pbc"), "'charge' must be"),
     "charge is text": (_line(HEADER, "pbc", "charge=plus pbc"), "'charge' is not numeric"),
     "spin of zero": (_line(HEADER, "pbc", "spin=0 pbc"), "'spin' must be"),
-    "spin is NaN": (_line(HEADER, "pbc", "spin=nan pbc"), "'spin' holds NaN"),
+    "spin is NaN": (_line(HEADER, "pbc", "spin=nan pbc"), "'spin' contains NaN"),
     "not UTF-8": (_line(HEADER, "pbc", "comment=\udce5 pbc"), "not UTF-8"),
     "zero bytes": (_line(OXYGEN, "1.00", "\0\0"), "cannot be read"),
     "an atom is lacking": (_drop(4), "should have 3 atoms"),
@@ -181,11 +181,11 @@ def _atoms() -> list[Atoms]:
 
 
 def _write_store(path: Path) -> None:
-    with StoreWriter(path) as writer:
-        writer.append(
-            from_atoms(atoms, LabelKeys(), f"'made', structure {index}")
-            for index, atoms in enumerate(_atoms())
-        )
+    items = [
+        from_atoms(atoms, LabelKeys(), f"'made', structure {index}")
+        for index, atoms in enumerate(_atoms())
+    ]
+    write_store(path, [items])
 
 
 def _arrays() -> dict[str, np.ndarray]:
@@ -221,13 +221,28 @@ def _whole(path: Path) -> None:
         ase.io.write(path, _atoms())
 
 
+CUT = {
+    "a.traj": r"structure [02] cannot be read by ASE \(.+\)\. Is the file complete",
+    "a.db": r"structure 0 cannot be read by ASE \(DatabaseError: .+\)\. Is the file complete",
+    "store.h5": r"cannot be read as HDF5 \(.+\)\. Is it complete\?",
+    "ani.h5": r"cannot be read as HDF5 \(.+\)\. Is it complete\?",
+    "a.npz": r"is not a complete NumPy archive \(BadZipFile: .+\)\. Copy or write it again",
+    "a.xyz.gz": r"cannot be decompressed \(.+\)\. Is it complete\?",
+}
+"""What damaged files of binary kinds get for a message."""
+
+
 def cut_cases() -> Iterator[Case]:
     """Yield files of every binary kind that are cut off, and ones whose middle is noise."""
-    for name in ("a.traj", "a.db", "store.h5", "ani.h5", "a.npz", "a.xyz.gz"):
+    for name, message in CUT.items():
         for part in (0.0, 0.02, 0.2, 0.5, 0.8, 0.97):
-            yield Case(f"{name}: cut at {part:.0%}", _cut(name, part), "|")
-        yield Case(f"{name}: noise", _noise(name), "|")
-        yield Case(f"{name}: text under its name", _text(name, "hello\nworld\n"), ".")
+            said = message if part else r"is empty\. Was it written to the end\?"
+            if name == "a.db" and part == 0.97:  # what is cut off are unused pages, no labels
+                said = "no energies under 'REF_energy'"
+            yield Case(f"{name}: cut at {part:.0%}", _cut(name, part), said)
+        yield Case(f"{name}: noise", _noise(name), message)
+        text = "is not HDF5, although its name says so" if name.endswith("h5") else message
+        yield Case(f"{name}: text under its name", _text(name, "hello\nworld\n"), text)
 
 
 def _cut(name: str, part: float) -> Callable[[Path], str]:
@@ -276,8 +291,8 @@ def npz_cases() -> Iterator[Case]:
         "too many energies": ({"E": np.zeros(4)}, "4 energies for 3"),
         "forces of other atoms": ({"F": np.zeros((3, 2, 3))}, "forces need"),
         "forces of other structures": ({"F": np.zeros((2, 3, 3))}, "forces need"),
-        "NaN energy": ({"E": np.array([1.0, np.nan, 1.0])}, "structure 1: 'E' holds NaN"),
-        "NaN force": ({"F": np.full((3, 3, 3), np.nan)}, "structure 0: 'F' holds NaN"),
+        "NaN energy": ({"E": np.array([1.0, np.nan, 1.0])}, "structure 1: 'E' contains NaN"),
+        "NaN force": ({"F": np.full((3, 3, 3), np.nan)}, "structure 0: 'F' contains NaN"),
         "NaN coordinate": ({"R": np.full((3, 3, 3), np.nan)}, "NaN"),
         "unknown unit": ({"e_unit": np.array("barrel")}, "units that are unknown"),
         "pickled energies": ({"E": np.array([1, None, "x"], dtype=object)}, "pickled"),
@@ -288,7 +303,7 @@ def npz_cases() -> Iterator[Case]:
     for name, (change, message) in changes.items():
         yield Case(f"npz: {name}", _npz(change), message)
     yield Case("npz: claims too much", _claiming, "claims")
-    yield Case("npz: a zip of text", _zip, "no whole NumPy archive")
+    yield Case("npz: a zip of text", _zip, "is not a complete NumPy archive")
 
 
 def _npz(change: dict[str, object]) -> Callable[[Path], str]:
@@ -327,11 +342,11 @@ def hdf5_cases() -> Iterator[Case]:
         "forces of others": ({"REF_forces": np.zeros((3, 2, 3))}, "it needs"),
         "NaN in a force": (
             {"REF_forces": np.where(np.arange(27).reshape(3, 3, 3) == 4, np.nan, 0.0)},
-            "structure 0: 'REF_forces' holds NaN",
+            "structure 0: 'REF_forces' contains NaN",
         ),
         "no label at all": (
             {"REF_energy": np.full(3, np.nan), "REF_forces": None},
-            "no structure that can be used",
+            "no usable structure: none of them has a label",
         ),
         "another level": ({"REF_energy": None, "REF_forces": None}, "no energies under"),
         "no conformers": (
@@ -353,7 +368,7 @@ def hdf5_cases() -> Iterator[Case]:
         "NaN energies": ({"energy/values": np.full(3, np.nan)}, "NaN"),
         "forces lack": ({"forces/values": np.zeros((3, 3))}, "does not have 9 rows"),
         "level of none": ({"level": np.array([0, 4, 0])}, "levels of theory"),
-        "source of none": ({"source": np.full((3, 2), 5)}, "files that are not there"),
+        "source of none": ({"source": np.full((3, 2), 5)}, "files that do not exist"),
         "fewer cells": ({"cell": np.zeros((1, 3, 3))}, "1 rows for 3"),
         "no charges": ({"charge": None}, "cannot be read as a store"),
     }
@@ -405,7 +420,7 @@ def program_cases() -> Iterator[Case]:
         "count is text": ("2 1\n", "two\n", "cannot be read by ASE"),
         "element unknown": ("Ti", "Qq", "cannot be read by ASE"),
         "column is lacking": ("-0.1 0.0 0.0", "-0.1 0.0", "cannot be read by ASE"),
-        "energy is text": ("-100.5", "low", "no energies|"),
+        "energy is text": ("-100.5", "low", ""),
         "energy is damaged": ("-100.5", "-1-e.", "cannot be read by ASE"),
         "NaN force": ("0.1 0.0 0.0\nO", "nan 0.0 0.0\nO", "NaN"),
         "atoms collide": ("O  2.0", "O  0.1", "apart"),
@@ -415,20 +430,26 @@ def program_cases() -> Iterator[Case]:
         assert old in XSF
         yield Case(f"xsf: {name}", _text("a.xsf", XSF.replace(old, new, 1)), message)
     texts = {
-        "vasprun.xml": '<?xml version="1.0"?>\n<modeling>\n<generator>',
-        "OUTCAR": " vasp.6.3.0\n executed on\n POSCAR = Si\n",
-        "POSCAR": "Si\n1.0\n5 0 0\n0 5 0\n0 0 5\nSi\n999999999\nDirect\n0 0 0\n",
-        "pw.out": "     Program PWSCF v.7.0 starts\n",
-        "orca.out": "                                 * O   R   C   A *\n  FINAL SINGLE POINT",
-        "gaussian.log": " Entering Gaussian System, Link 0\n",
-        "a.cif": "data_x\n_cell_length_a 5\n",
-        "a.json": '{"1": {"numbers": [1',
-        "notes.txt": "these are no structures\n",
-        "nothing": "",
-        "binary": "\0\1\2",
+        "vasprun.xml": ('<?xml version="1.0"?>\n<modeling>\n<generator>', "structure 0 cannot be"),
+        "OUTCAR": (" vasp.6.3.0\n executed on\n POSCAR = Si\n", r"by ASE \(.*Incomplete OUTCAR"),
+        "POSCAR": (
+            "Si\n1.0\n5 0 0\n0 5 0\n0 0 5\nSi\n999999999\nDirect\n0 0 0\n",
+            "should have 999999999 atoms, but the file has only 9 lines",
+        ),
+        "pw.out": ("     Program PWSCF v.7.0 starts\n", r"no structures \(.*espresso.*\)\. Is it"),
+        "orca.out": (
+            "                                 * O   R   C   A *\n  FINAL SINGLE POINT",
+            "structure 0 cannot be read by ASE .*did not finish",
+        ),
+        "gaussian.log": (" Entering Gaussian System, Link 0\n", r"no structures \(Gaussian.*\)"),
+        "a.cif": ("data_x\n_cell_length_a 5\n", r"no structures \(CIF.*\)\. Is it complete"),
+        "a.json": ('{"1": {"numbers": [1', "structure 0 cannot be read by ASE .*line 1 column"),
+        "notes.txt": ("these are no structures\n", "its format is unknown"),
+        "nothing": ("", "is empty. Was it written to the end"),
+        "binary": ("\0\1\2", "its format is unknown"),
     }
-    for name, text in texts.items():
-        yield Case(f"program: {name}", _text(name, text), ".")
+    for name, (text, message) in texts.items():
+        yield Case(f"program: {name}", _text(name, text), message)
 
 
 def source_cases() -> Iterator[Case]:
@@ -449,14 +470,28 @@ def source_cases() -> Iterator[Case]:
 
         return write
 
-    yield Case("folder: empty", folder_of(), "holds no structure file")
+    yield Case("folder: empty", folder_of(), "no file with a suffix of a structure file")
     yield Case("folder: of several kinds", folder_of("a.xyz", "a.traj"), "several kinds")
     yield Case("folder: of one kind", folder_of("a.xyz", "README.md"), "")
     yield Case("pattern: of nothing", lambda folder: f"{folder}/*.xyz", "no structure file matches")
     yield Case("file: missing", lambda folder: f"{folder}/a.xyz", "no structure file")
-    for index in ("7", "5:7", "-9", "::0", "first", "1:2:3:4"):
-        yield Case(f"index: {index}", indexed(index), ".")
+    for index in ("7", "5:7", "-9"):
+        yield Case(f"index: {index}", indexed(index), "contains no structures at that index")
+    yield Case("index: ::0", indexed("::0"), "the step of '::0' is zero")
+    for index in ("first", "1:2:3:4"):
+        yield Case(f"index: {index}", indexed(index), f"'{index}' is not an index expression")
     yield Case("text of 16 bits", _utf16, "UTF-16")
+    yield Case("large.xyz.gz: cut at 97%", _large, r"cannot be decompressed \(EOFError")
+
+
+def _large(folder: Path) -> str:
+    """Write an archive whose fault lies behind what its format is recognised by."""
+    random = np.random.default_rng(0)
+    frames = [good(index) for index in range(600)]
+    frames = [[*lines[:1], f"{lines[1]} x={random.random()}", *lines[2:]] for lines in frames]
+    content = gzip.compress("".join(f"{line}\n" for lines in frames for line in lines).encode())
+    (folder / "large.xyz.gz").write_bytes(content[: int(0.97 * len(content))])
+    return str(folder / "large.xyz.gz")
 
 
 def _utf16(folder: Path) -> str:

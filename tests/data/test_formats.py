@@ -217,7 +217,7 @@ def test_damaged_structures_are_skipped_when_asked_and_listed(tmp_path: Path) ->
     arguments = ["data", "convert", str(tmp_path / "a.xyz"), "--to", str(tmp_path / "b.h5")]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 2
-    assert "structure 2: 'REF_energy' holds NaN" in done.stderr
+    assert "structure 2: 'REF_energy' contains NaN" in done.stderr
     assert not (tmp_path / "b.h5").exists()
     done = CliRunner().invoke(app, [*arguments, "--skip-faulty"])
     assert done.exit_code == 0
@@ -266,7 +266,7 @@ def test_a_run_converts_units_once_and_records_them(workspace: Path, tmp_path: P
         atoms[1].info["REF_energy"] = float("nan")
         ase.io.write(path, atoms)
     units = {"units": {"energy": "Hartree"}}
-    with pytest.raises(DataError, match="structure 1: 'REF_energy' holds NaN"):
+    with pytest.raises(DataError, match="structure 1: 'REF_energy' contains NaN"):
         finetune.validate(recipe_for(workspace, "x", data={**data, **units}))
     skipping = recipe_for(workspace, "x", data={**data, **units, "faulty": "skip"})
     prepared = finetune.validate(skipping)

@@ -2,7 +2,7 @@ import pytest
 
 from finetune.core.errors import DataError
 from finetune.data.sequences import LazySequence, View
-from finetune.data.splitting import drawn, hold_out
+from finetune.data.splitting import bootstrap, hold_out
 from tests.conftest import rattled, structure
 
 STRUCTURES = [structure(rattled("H2O", seed), str(seed)) for seed in range(10)]
@@ -27,6 +27,6 @@ def test_empty_parts_are_refused(fraction: float) -> None:
 
 
 def test_a_draw_is_lazy_only_where_the_structures_are() -> None:
-    held, lazy = drawn(STRUCTURES, seed=1), drawn(View(STRUCTURES, range(10)), seed=1)
+    held, lazy = bootstrap(STRUCTURES, seed=1), bootstrap(View(STRUCTURES, range(10)), seed=1)
     assert isinstance(lazy, LazySequence) and not isinstance(held, LazySequence)
     assert list(lazy) == held

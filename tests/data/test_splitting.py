@@ -8,7 +8,7 @@ from ase.build import bulk
 
 from finetune.core.errors import DataError
 from finetune.data.duplicates import clusters
-from finetune.data.splitting import KINDS, missed, split
+from finetune.data.splitting import KINDS, shortfalls, split
 from finetune.data.structures import Structure
 from tests.conftest import rattled, structure
 
@@ -94,8 +94,8 @@ def test_a_split_by_energy_extrapolates(several: list[Structure]) -> None:
 
 def test_parts_that_are_not_as_large_as_was_asked_for_are_told() -> None:
     sizes = {"train": 8, "test": 2}
-    assert missed({"train": range(8), "test": range(2)}, 10, sizes, "random") == []
-    (told,) = missed({"train": range(7), "test": range(3)}, 10, sizes, "composition")
+    assert shortfalls({"train": range(8), "test": range(2)}, 10, sizes, "random") == []
+    (told,) = shortfalls({"train": range(7), "test": range(3)}, 10, sizes, "composition")
     assert "train has 7 structures, 8 were asked for; test has 3 structures, 2 were" in told
     assert "structures of one formula and duplicates are not divided" in told
 

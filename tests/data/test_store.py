@@ -27,7 +27,7 @@ from finetune.data.graphs import GraphBatch
 from finetune.data.reading import Reader, read_structures
 from finetune.data.sequences import Joined, LazySequence, View
 from finetune.data.splitting import hold_out, representative
-from finetune.data.store import Store, StoreWriter
+from finetune.data.store import Store, write_store
 from finetune.data.structures import Structure, from_atoms
 from finetune.data.writing import write_structures
 from finetune.recipe.sections import LabelKeys
@@ -72,9 +72,7 @@ def labelled(mixed: list[Structure]) -> list[Structure]:
 @pytest.fixture(scope="module")
 def store(labelled: list[Structure], tmp_path_factory: pytest.TempPathFactory) -> Store:
     path = tmp_path_factory.mktemp("store") / "set.h5"
-    with StoreWriter(path) as writer:
-        for start in range(0, 40, 7):
-            writer.append(labelled[start : start + 7])
+    assert write_store(path, (labelled[start : start + 7] for start in range(0, 40, 7))) == 40
     return Store(path)
 
 
@@ -137,16 +135,19 @@ def test_foreign_and_damaged_files_are_named(store: Store, tmp_path: Path) -> No
     (tmp_path / "cut.h5").write_bytes(store.path.read_bytes()[:5000])
     with pytest.raises(DataError, match="cut.h5' cannot be read"):
         Store(tmp_path / "cut.h5")
-    with pytest.raises(DataError, match="holds no structure"):
+    with pytest.raises(DataError, match="contains no structure"):
         read_structures(f"{store.path}@100:")
     with pytest.raises(DataError, match="exists"):
-        StoreWriter(store.path)
+        write_store(store.path, [])
 
 
 def test_a_failed_store_leaves_nothing(labelled: list[Structure], tmp_path: Path) -> None:
-    with pytest.raises(KeyError), StoreWriter(tmp_path / "set.h5") as writer:
-        writer.append(labelled)
+    def blocks() -> Iterator[list[Structure]]:
+        yield labelled
         raise KeyError
+
+    with pytest.raises(KeyError):
+        write_store(tmp_path / "set.h5", blocks())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -241,17 +242,19 @@ def test_structures_of_a_store_are_checked_as_those_of_files_are(
 def large_store(path: Path, base: Sequence[Structure], count: int) -> Path:
     """Write a store of different structures, about 450 bytes each as arrays."""
     random = np.random.default_rng(count)
-    with StoreWriter(path) as writer:
-        for start in range(0, count, 1000):
-            writer.append(
-                replace(
-                    item,
-                    positions=item.positions + random.normal(0, 0.01, item.positions.shape),
-                    where=f"made, structure {place}",
-                )
-                for place in range(start, min(start + 1000, count))
-                for item in (base[place % len(base)],)
+    blocks = (
+        [
+            replace(
+                item,
+                positions=item.positions + random.normal(0, 0.01, item.positions.shape),
+                where=f"made, structure {place}",
             )
+            for place in range(start, min(start + 1000, count))
+            for item in (base[place % len(base)],)
+        ]
+        for start in range(0, count, 1000)
+    )
+    write_store(path, blocks)
     return path
 
 
@@ -356,8 +359,7 @@ def test_faulty_structures_of_a_store_are_left_out_when_asked(
     mixed: list[Structure], workspace: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.h5"
-    with StoreWriter(path) as writer:
-        writer.append([replace(mixed[index % 2], energy=-100.0 - index) for index in range(8)])
+    write_store(path, [[replace(mixed[index % 2], energy=-100.0 - index) for index in range(8)]])
     with h5py.File(path, "r+") as file:
         first = file["offsets"][2]
         file["positions"][first] = file["positions"][first + 1]  # two atoms in one place
@@ -373,7 +375,7 @@ def test_faulty_structures_of_a_store_are_left_out_when_asked(
     assert "structure 2" in reader.notes()[0]
     assert "structures 5 to 5" in reader.notes()[0]
     assert len(list(Reader(faulty="skip").stream(f"{path}@:3"))) == 2
-    with pytest.raises(DataError, match="no structure that can be used"):
+    with pytest.raises(DataError, match="contains no usable structure"):
         Reader(faulty="skip").read(f"{path}@2:3")
     data = {"train": str(path), "valid": 0.34, "faulty": "skip"}
     prepared = finetune.validate(recipe_for(workspace, "x", data=data))

@@ -89,7 +89,7 @@ def test_a_folder_that_is_missing_is_named(name: str, labelled: str, tmp_path: P
 def test_atomic_numbers_of_an_archive_are_whole(tmp_path: Path) -> None:
     arrays = {"R": np.eye(3)[None, :2], "E": np.zeros(1), "F": np.zeros((1, 2, 3))}
     np.savez(tmp_path / "set.npz", z=np.array([1.5, 1.0]), **arrays)
-    with pytest.raises(DataError, match="'z' holds 1.5; atomic numbers are whole"):
+    with pytest.raises(DataError, match="'z' contains 1.5; atomic numbers are whole"):
         read_structures(tmp_path / "set.npz")
     np.savez(tmp_path / "whole.npz", z=np.array([1.0, 1.0]), **arrays)
     assert read_structures(tmp_path / "whole.npz")[0].numbers.tolist() == [1, 1]

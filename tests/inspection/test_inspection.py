@@ -21,9 +21,9 @@ from finetune.core.units import Units
 from finetune.data.reading import read_structures
 from finetune.data.structures import Structure
 from finetune.data.writing import write_structures
-from finetune.inspection.energies import FREE_ATOMS, gfn2, origin, statistical_energy, zeros
-from finetune.inspection.forces import Slope, minimum_image
+from finetune.inspection.labels import FREE_ATOMS, gfn2, origin, statistical_energy, zeros
 from finetune.inspection.report import inspect
+from finetune.inspection.slopes import Slope, minimum_image
 from tests.conftest import structure
 
 runner = CliRunner()
@@ -204,8 +204,8 @@ def test_coupled_cluster_energies_are_known_as_total_ones() -> None:
 
 
 def test_a_slope_says_nothing_for_few_points_or_a_cloud() -> None:
-    assert Slope(2.0, 0.99, 50).told
-    assert not Slope(2.0, 0.3, 50).told and not Slope(2.0, 0.99, 3).told
+    assert Slope(2.0, 0.99, 50).significant
+    assert not Slope(2.0, 0.3, 50).significant and not Slope(2.0, 0.99, 3).significant
 
 
 def test_atoms_that_cross_a_face_of_the_cell_have_not_moved_far(crystals: list[Structure]) -> None:

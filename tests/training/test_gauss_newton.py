@@ -17,9 +17,9 @@ from finetune import FinetuneError
 from finetune.core.errors import RunStoppedError
 from finetune.data.graphs import graph
 from finetune.export.calculator import PotentialCalculator
-from finetune.inspection import requirements as suitability
 from finetune.studies.space import with_values
 from finetune.testing import tiny_mace
+from finetune.training.optimisers import gauss_newton
 from finetune.training.optimisers.label_rows import bases, label_rows, without_copies
 from finetune.training.records import Silent
 from tests.conftest import recipe_for, structure
@@ -171,7 +171,7 @@ def test_too_few_labels_are_refused(workspace: Path, tmp_path: Path) -> None:
     frames = ase.io.read(workspace / "train.xyz", ":")
     ase.io.write(tmp_path / "few.xyz", frames[:2])
     data = {"train": str(tmp_path / "few.xyz"), "valid": str(workspace / "valid.xyz")}
-    with pytest.raises(FinetuneError, match="beyond those that settle the reference energies"):
+    with pytest.raises(FinetuneError, match="beyond those that fix the reference energies"):
         finetune.run(recipe(workspace, tmp_path / "run", data=data))
 
 
@@ -256,7 +256,7 @@ def test_labels_are_counted_as_they_are_solved(workspace: Path, tmp_path: Path) 
 def test_too_many_gradients_are_refused(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(suitability, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(gauss_newton, "free_memory", lambda device: 1000)
     with pytest.raises(
         FinetuneError, match=r"GiB for the gradients of 12 labels by [\d,]+ weights"
     ):
@@ -266,7 +266,7 @@ def test_too_many_gradients_are_refused(
 def test_several_processes_are_refused(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(suitability, "process_count", lambda: 2)
+    monkeypatch.setattr(gauss_newton, "process_count", lambda: 2)
     with pytest.raises(FinetuneError, match="works in one process"):
         finetune.validate(recipe(workspace, tmp_path / "run"))
 

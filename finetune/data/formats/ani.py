@@ -18,21 +18,25 @@ from ase.data import atomic_numbers
 
 from finetune.core.errors import DataError
 from finetune.core.units import Units
-from finetune.data.formats.frames import Frame, Frames, reason
+from finetune.data.formats.frames import File, Format, Frame, Frames, reason
+from finetune.data.store import SUFFIXES
 from finetune.recipe.sections import LabelKeys
 
 BLOCK = 1024
 """Conformers read at once."""
 
 
-def open_ani(path: Path, source: str, keys: LabelKeys) -> Frames:
+def open_ani(file: File, keys: LabelKeys) -> Frames:
     """Open an ANI file; of its labels, those that ``keys`` names are read.
 
     Raises:
         DataError: If it is damaged or has no group of conformers.
     """
+    path, source = file.path, file.name
+    if not h5py.is_hdf5(path):
+        raise DataError(f"'{source}' is not HDF5, although its name says so. Is it complete?")
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r") as content:
             groups: list[str] = []
             names: set[str] = set()
 
@@ -41,10 +45,11 @@ def open_ani(path: Path, source: str, keys: LabelKeys) -> Frames:
                     groups.append(name)
                     names.update(key for key in item if item[key].dtype.kind == "f")
 
-            file.visititems(visit)
+            content.visititems(visit)
     except Exception as error:  # h5py raises whatever damage makes it
-        told = f"'{source}' cannot be read as HDF5 ({reason(error)}). Is it whole?"
-        raise DataError(told) from None
+        raise DataError(
+            f"'{source}' cannot be read as HDF5 ({reason(error)}). Is it complete?"
+        ) from None
     if not groups:
         raise DataError(
             f"'{source}' is HDF5, but neither a store of this package nor in the layout of ANI-1x "
@@ -59,6 +64,9 @@ def open_ani(path: Path, source: str, keys: LabelKeys) -> Frames:
     )
 
 
+ANI = Format(lambda file: file.path.suffix in SUFFIXES or h5py.is_hdf5(file.path), open_ani)
+
+
 def _stream(path: Path, source: str, groups: list[str], keys: LabelKeys) -> Iterator[Frame]:
     index = 0
     with h5py.File(path, "r") as file:
@@ -67,13 +75,13 @@ def _stream(path: Path, source: str, groups: list[str], keys: LabelKeys) -> Iter
                 for atoms in _group(file[name], name, keys):
                     yield index, atoms
                     index += 1
+                continue
             except DataError as error:
-                yield index, DataError(f"'{source}', structure {index}: {error}")
-                index += 1
+                why = str(error)
             except Exception as error:  # h5py raises whatever damage makes it
-                text = f"the group '{name}' cannot be read ({reason(error)})."
-                yield index, DataError(f"'{source}', structure {index}: {text}")
-                index += 1
+                why = f"the group '{name}' cannot be read ({reason(error)})."
+            yield index, DataError(f"'{source}', structure {index}: {why}")
+            index += 1
 
 
 def _group(group: h5py.Group, name: str, keys: LabelKeys) -> Iterator[Atoms]:
@@ -83,7 +91,7 @@ def _group(group: h5py.Group, name: str, keys: LabelKeys) -> Iterator[Atoms]:
     found = np.asarray(group[species][()])
     if found.dtype.kind in "SO":
         found = np.array([atomic_numbers[s.decode() if isinstance(s, bytes) else s] for s in found])
-    numbers = _whole(found, name)
+    numbers = _atomic_numbers(found, name)
     shape = group["coordinates"].shape
     if len(shape) != 3 or shape[1:] != (len(numbers), 3):
         raise DataError(
@@ -120,17 +128,17 @@ def _group(group: h5py.Group, name: str, keys: LabelKeys) -> Iterator[Atoms]:
             yield atoms
 
 
-def _whole(found: Any, name: str) -> list[int]:
-    """Return atomic numbers as such, or refuse what would have to be rounded."""
+def _atomic_numbers(found: Any, name: str) -> list[int]:
+    """Return whole numbers; refuse what would have to be rounded."""
     if found.dtype.kind not in "iuf" or found.ndim != 1:
         raise DataError(
             f"the atomic numbers of the group '{name}' are {found.dtype} of shape {found.shape}; "
             "they must be a row of whole numbers."
         )
-    strange = np.flatnonzero(~np.isfinite(found) | (found != np.round(found)))
-    if len(strange):
+    wrong = np.flatnonzero(~np.isfinite(found) | (found != np.round(found)))
+    if len(wrong):
         raise DataError(
-            f"the group '{name}' has the atomic number {found[strange[0]]:g}, which is no whole "
+            f"the group '{name}' has the atomic number {found[wrong[0]]:g}, which is no whole "
             "number. Is the file damaged?"
         )
     return [int(number) for number in found]

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from finetune.core.errors import DataError
 from finetune.core.units import Units
-from finetune.data.formats.frames import Frame, Frames, reason
+from finetune.data.formats.frames import File, Format, Frame, Frames, reason
+from finetune.recipe.sections import LabelKeys
 
 _LAYOUTS = {
     "sGDML": ("R", "z", "E", "F"),
@@ -29,23 +30,26 @@ _KCAL = Units(energy="kcal/mol", length="Å")
 _GEOMETRY = {"R", "z", "Z", "N", "coords", "nuclear_charges", "lattice"}
 
 
-def open_npz(path: Path, source: str) -> Frames:
+def open_npz(file: File, keys: LabelKeys) -> Frames:
     """Open a NumPy archive of one of the layouts.
 
     Raises:
         DataError: For a damaged archive, another layout, or arrays that do not fit together.
     """
+    source = file.name
     try:
-        arrays = _load(path)
+        arrays = _load(file.path)
     except DataError as error:
         raise DataError(f"'{source}' {error}") from None
     except Exception as error:  # zip and numpy raise whatever damage makes them
-        raise DataError(f"'{source}' is no whole NumPy archive ({reason(error)}).") from None
+        raise DataError(
+            f"'{source}' is not a complete NumPy archive ({reason(error)}). Copy or write it again."
+        ) from None
     layout = next((n for n, names in _LAYOUTS.items() if set(names[:2]) <= set(arrays)), None)
     if layout is None:
         raise DataError(
-            f"'{source}' holds {', '.join(sorted(arrays)) or 'nothing'}; a NumPy archive needs R "
-            "and z (sGDML), coords and nuclear_charges (rMD17), or R, Z and N (PhysNet)."
+            f"'{source}' contains {', '.join(sorted(arrays)) or 'nothing'}; a NumPy archive needs "
+            "R and z (sGDML), coords and nuclear_charges (rMD17), or R, Z and N (PhysNet)."
         )
     coordinates, species, energy, forces = _LAYOUTS[layout]
     usual = None if layout == "PhysNet" else _KCAL
@@ -62,6 +66,14 @@ def open_npz(path: Path, source: str) -> Frames:
     )
 
 
+def _recognises(file: File) -> bool:
+    suffix = file.path.suffix
+    return suffix == ".npz" or (suffix == "" and zipfile.is_zipfile(file.path))
+
+
+NPZ = Format(_recognises, open_npz)
+
+
 def _load(path: Path) -> dict[str, NDArray[Any]]:
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
@@ -72,7 +84,7 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
                     (2, 0): np.lib.format.read_array_header_2_0,
                 }.get(version)
                 if read is None:
-                    raise DataError(f"has a format version of '{member.filename}' that is unknown.")
+                    raise DataError(f"has an unknown format version of '{member.filename}'.")
                 shape, _, dtype = read(content)
                 if dtype.hasobject:
                     continue
@@ -144,42 +156,34 @@ def _stream(
     if not np.equal(numbers, np.round(numbers)).all():
         wrong = numbers[numbers != np.round(numbers)][0]
         raise DataError(
-            f"'{source}': '{species}' holds {wrong:g}; atomic numbers are whole. Is it damaged?"
+            f"'{source}': '{species}' contains {wrong:g}; atomic numbers are whole. Is it damaged?"
         )
     for name, values in labels.items():
-        if name in {forces} or values.size in {count, 3 * count * most}:
-            if name == forces and values.shape != positions.shape:
-                raise DataError(
-                    f"'{source}': '{name}' has shape {values.shape}; forces need {positions.shape}."
-                )
-        elif name in {"E", "energies"}:
+        if name == forces and values.shape != positions.shape:
             raise DataError(
-                f"'{source}': '{name}' holds {values.size} energies for {count} structures."
+                f"'{source}': '{name}' has shape {values.shape}; forces need {positions.shape}."
             )
-    level = _text(arrays.get("theory"))
-    lattice = arrays.get("lattice")
+        if name in {"E", "energies"} and values.size not in {count, 3 * count * most}:
+            raise DataError(
+                f"'{source}': '{name}' has {values.size} energies for {count} structures."
+            )
+    labels = {name: values for name, values in labels.items() if values.shape[:1] == (count,)}
+    level, lattice, counts = _text(arrays.get("theory")), arrays.get("lattice"), arrays.get("N")
     for index in range(count):
         atomic = numbers if numbers.ndim == 1 else numbers[index]
-        real = slice(0, _atoms(arrays.get("N"), index, atomic))
-        info: dict[str, Any] = {} if level is None else {"level_of_theory": level}
-        found: dict[str, NDArray[Any]] = {}
-        for name, values in labels.items():
-            if values.shape[:1] != (count,):
-                continue
-            if values[index].size == 1:
-                info[name] = float(values[index].reshape(()))
-            elif values.shape == positions.shape:
-                found[name] = values[index][real]
-        atoms = Atoms(atomic[real].astype(int), positions[index][real].astype(float), info=info)
+        if counts is not None and counts.ndim == 1 and counts.shape[0] > index:
+            real = max(0, min(int(counts[index]), most))
+        else:
+            real = most if atomic.all() else int(np.flatnonzero(atomic)[-1:].sum() + 1)
+        atoms = Atoms(atomic[:real].astype(int), positions[index, :real].astype(float))
+        if level is not None:
+            atoms.info["level_of_theory"] = level
         if lattice is not None and lattice.shape == (3, 3):
             atoms.set_cell(lattice.T)  # sGDML keeps lattice vectors as columns
             atoms.pbc = True
-        for name, values in found.items():
-            atoms.arrays[name] = np.asarray(values)
+        for name, values in labels.items():
+            if values[index].size == 1:
+                atoms.info[name] = values[index].item()
+            elif values.shape == positions.shape:
+                atoms.arrays[name] = values[index][:real]
         yield index, atoms
-
-
-def _atoms(counts: NDArray[Any] | None, index: int, numbers: NDArray[Any]) -> int:
-    if counts is not None and counts.ndim == 1 and counts.shape[0] > index:
-        return max(0, min(int(counts[index]), len(numbers)))
-    return len(numbers) if numbers.all() else int(np.flatnonzero(numbers)[-1:].sum() + 1)

@@ -1,17 +1,70 @@
-"""What every format gives: structures one by one, and what is known of their labels."""
+"""What a format is: it recognises a file, and opens it as structures read one by one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
 from ase import Atoms
+from ase.io.formats import filetype, ioformats, open_with_compression
 
 from finetune.core.errors import DataError
 from finetune.core.units import Units
+from finetune.recipe.sections import LabelKeys
 
 Frame = tuple[int, Atoms | DataError]
 """Index in the file, and the structure or why it cannot be read."""
+PACKED = {".gz", ".bz2", ".xz"}
+"""Suffixes of compressed files."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to read.
+
+    Attributes:
+        path: Where it is.
+        name: What it is called in messages.
+        index: Which of its structures, an index expression or a query.
+    """
+
+    path: Path
+    name: str
+    index: str = ":"
+
+    @cached_property
+    def ase_kind(self) -> str:
+        """ASE's name of the format.
+
+        Raises:
+            DataError: If ASE does not know it.
+        """
+        try:
+            kind = str(filetype(str(self.path)))
+        except Exception:  # the guesses look into the file
+            kind = ""
+        if kind in ioformats:
+            return kind
+        if self.path.suffix in PACKED:
+            try:
+                with open_with_compression(str(self.path), "rb") as file:
+                    while file.read(2**20):
+                        pass
+            except Exception as error:  # each kind of compression has its own
+                raise self.damaged(error) from None
+        raise DataError(
+            f"'{self.name}' cannot be read by ASE: its format is unknown. Convert it to extended "
+            "XYZ (.xyz), or give it the name that its program gives such files."
+        )
+
+    def damaged(self, error: Exception) -> DataError:
+        """Return the error for a compressed file that cannot be decompressed."""
+        return DataError(
+            f"'{self.name}' cannot be decompressed ({reason(error)}). Is it complete? Copy or "
+            "compress it again."
+        )
 
 
 @dataclass(frozen=True)
@@ -25,7 +78,7 @@ class Frames:
             taken where the recipe keeps its default names.
         stated: Units that the file itself names.
         usual: Units that files of this format are in.
-        names: Names of all labels that the file holds, where they are known beforehand.
+        names: Names of all labels in the file, where they are known beforehand.
         chosen: Whether the reader has already taken the index expression into account.
         sparse: Whether a structure without any label is left out rather than kept.
     """
@@ -40,9 +93,23 @@ class Frames:
     sparse: bool = False
 
 
+@dataclass(frozen=True)
+class Format:
+    """A family of structure files.
+
+    Attributes:
+        recognises: Whether a file, which is not empty, is of this family.
+        open: Opens such a file; it may read only those labels that the keys name. It raises a
+            `DataError` for a damaged file.
+    """
+
+    recognises: Callable[[File], bool]
+    open: Callable[[File, LabelKeys], Frames]
+
+
 def reason(error: BaseException) -> str:
     """Return what a reader's exception means, in one line."""
-    if isinstance(error, KeyError) and error.args:
+    if isinstance(error, KeyError) and error.args and " " not in str(error.args[0]):
         return f"unknown element or key {error.args[0]!r}"
     if isinstance(error, MemoryError):
         return "it claims more than fits into memory"

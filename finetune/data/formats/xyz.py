@@ -1,4 +1,4 @@
-"""Extended XYZ, one structure at a time, so that a damaged one does not take others with it.
+"""Extended XYZ, one structure at a time, so that a damaged one does not spoil the others.
 
 ASE parses each structure; where one begins and ends, and whether the file is as long as its count
 lines claim, is checked here.
@@ -6,19 +6,21 @@ lines claim, is checked here.
 
 from __future__ import annotations
 
+import lzma
 import re
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from io import StringIO
 from itertools import islice
-from pathlib import Path
 
 from ase import Atoms
 from ase.io.extxyz import read_xyz
 from ase.io.formats import open_with_compression
 
 from finetune.core.errors import DataError
-from finetune.data.formats.frames import Frame, Frames, reason
+from finetune.data.formats.frames import File, Format, Frame, Frames, reason
+from finetune.recipe.sections import LabelKeys
 
 _COUNT = re.compile(r"\s*[+-]?[0-9]{1,18}\s*", re.ASCII)
 _QUOTED = re.compile(r"\"(?:\\.|[^\"])*\"|'(?:\\.|[^'])*'|\{[^}]*\}|\[[^\]]*\]")
@@ -26,9 +28,12 @@ _KEY = re.compile(r"(?:^|\s)([^\s=]+)\s*=")
 _PBC = re.compile(r"(?:^|\s)pbc=[\"']([^\"']*)[\"']")
 
 
-def open_xyz(path: Path, source: str) -> Frames:
+def open_xyz(file: File, keys: LabelKeys) -> Frames:
     """Open an (extended) XYZ file, compressed or not."""
-    return Frames("extended XYZ", _stream(path, source))
+    return Frames("extended XYZ", _structures(_Lines(_text(file)), file.name))
+
+
+XYZ = Format(lambda file: file.ase_kind in {"xyz", "extxyz"}, open_xyz)
 
 
 class _Lines:
@@ -50,14 +55,17 @@ class _Lines:
         self.number -= len(lines)
 
 
-def _stream(path: Path, source: str) -> Iterator[Frame]:
-    with path.open("rb") as file:
+def _text(source: File) -> Iterator[str]:
+    """Yield the lines of a file, decompressed; bytes that are not UTF-8 stay as they are."""
+    with source.path.open("rb") as file:
         start = file.read(4)
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"'{source}' is UTF-16 text. Save it as UTF-8.")
-    with open_with_compression(str(path), "rb") as file:
-        lines = _Lines(line.decode("utf-8", "surrogateescape") for line in file)
-        yield from _structures(lines, source)
+        raise DataError(f"'{source.name}' is UTF-16 text. Save it as UTF-8.")
+    with open_with_compression(str(source.path), "rb") as file:
+        try:
+            yield from (line.decode("utf-8", "surrogateescape") for line in file)
+        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+            raise source.damaged(error) from None
 
 
 def _structures(lines: _Lines, source: str) -> Iterator[Frame]:
@@ -70,7 +78,7 @@ def _structures(lines: _Lines, source: str) -> Iterator[Frame]:
 
 
 def _structure(header: str, lines: _Lines, where: str) -> Atoms | DataError:
-    """Read what follows a count line; after a fault, go on to the next line that could be one."""
+    """Read what follows a count line; after a fault, skip to the next line that could be one."""
     at = lines.number
     if not _COUNT.fullmatch(header):
         skipped = _skip(lines)
@@ -99,44 +107,44 @@ def _structure(header: str, lines: _Lines, where: str) -> Atoms | DataError:
             (atoms,) = read_xyz(StringIO("".join([header, *body])), slice(0, 1))
             return atoms
         except Exception as error:  # the parser raises whatever a line makes it
-            fault = f"cannot be read ({reason(error)}). Check its lines against its header"
+            fault = f"cannot be read ({reason(error)}). Check its lines against its header."
     lines.put_back(body[1:])
-    return DataError(f"{where} (line {at}) {fault}.{_skip(lines)}")
+    return DataError(f"{where} (line {at}) {fault}{_skip(lines)}")
 
 
 def _fault(header: str, body: list[str]) -> str:
-    """Return what is wrong with the text of a structure, or nothing."""
+    """Return what is wrong with the text of a structure, or ""."""
     try:
         "".join([header, *body]).encode("utf-8")
     except UnicodeEncodeError:
-        return "is not UTF-8 text. Convert the file, e.g. iconv -f latin1 -t utf-8"
+        return "is not UTF-8 text. Convert the file, e.g. iconv -f latin1 -t utf-8."
     keys = _KEY.findall(_QUOTED.sub('""', body[0]))
     repeated = sorted({key for key in keys if keys.count(key) > 1 and key != '""'})
     if repeated:
-        return f"names '{repeated[0]}' twice in its header. Keep the one that holds"
+        return f"names '{repeated[0]}' twice in its header. Keep the right one."
     periodic = _PBC.search(body[0])
     if periodic and not set(periodic[1].split()) <= {"T", "F", "True", "False", "1", "0"}:
-        return f'has pbc {_shown(periodic[1])}; write it as pbc="T T F"'
+        return f'has pbc {_shown(periodic[1])}; write it as pbc="T T F".'
     for offset, line in enumerate(body[1:]):
         if not line.strip() or _COUNT.fullmatch(line):
             return (
-                f"should have {int(header)} atoms, but line {offset + 3} of it holds "
-                f"{_shown(line)}. Is the number of atoms right"
+                f"should have {int(header)} atoms, but line {offset + 3} of it is "
+                f"{_shown(line)}. Is the number of atoms right?"
             )
     return ""
 
 
 def _skip(lines: _Lines) -> str:
-    """Go on to the next line that could be a number of atoms; return a note on what is passed."""
+    """Skip to the next line that could be a number of atoms; return a note on what is skipped."""
     start = lines.number
     while line := lines.take(1):
         if _COUNT.fullmatch(line[0]):
             lines.put_back(line)
             break
-    passed = lines.number - start
-    return f" {passed} lines from line {start + 1} on were passed over." if passed else ""
+    skipped = lines.number - start
+    return f" {skipped} lines from line {start + 1} on were skipped." if skipped else ""
 
 
 def _shown(line: str) -> str:
     text = line.strip().encode("utf-8", "backslashreplace").decode("utf-8")
-    return repr(text[:40]) if text else "nothing"
+    return repr(text[:40]) if text else "empty"

@@ -35,8 +35,7 @@ from finetune.core.devices import free_memory
 from finetune.core.environment import process_count
 from finetune.core.errors import DataError, RecipeError, TrainingError
 from finetune.core.text import counted
-from finetune.data.graphs import identity
-from finetune.data.structures import Structure
+from finetune.data.structures import Structure, geometry_hash
 from finetune.recipe.loss_options import SUPERVISED
 from finetune.recipe.optimisers import used_labels
 from finetune.recipe.recipe import Recipe
@@ -174,7 +173,7 @@ class GaussNewton(Optimiser):
                 "accelerate, or set train.optimiser=adamw."
             )
         used = used_labels(recipe.losses)
-        different = {identity(item): item for item in structures}.values()
+        different = {geometry_hash(item): item for item in structures}.values()
         energies = [item for item in different if item.energy is not None and "energy" in used]
         further = sum(
             (3 * len(item) - _rigid_motions(item)) * (item.forces is not None and "forces" in used)
@@ -188,7 +187,7 @@ class GaussNewton(Optimiser):
         if free + further < LEAST_LABELS:
             raise DataError(
                 f"train.optimiser=gauss-newton learns from {counted(free, 'label')} of different "
-                "structures beyond those that settle the reference energies; it needs "
+                "structures beyond those that fix the reference energies; it needs "
                 f"{LEAST_LABELS}. Add labels, or set train.optimiser=adamw."
             )
         tensors = [item.numel() for item in adapted.trainable_parameters().values()]

@@ -19,11 +19,11 @@ from finetune.inspection.data_warnings import (
     frames,
     idle,
     ignored_inputs,
-    mixed_levels,
+    inconsistent_forces,
     shared_frames,
-    strange_forces,
-    strange_origin,
+    unusual_origin,
 )
+from finetune.inspection.labels import mixed_levels
 from finetune.potentials.loading import load_foundation
 from finetune.recipe.loss_options import EnergyOptions, ForcesOptions
 from finetune.recipe.recipe import Recipe
@@ -95,7 +95,7 @@ def test_relative_and_atomisation_energies_are_noticed(kind: str, message: str) 
         }
         has = torch.tensor([True])
         graphs.append(replace(item, energy=energies[kind].double(), has_energy=has))
-    found = strange_origin(potential, graphs)
+    found = unusual_origin(potential, graphs)
     assert bool(found) == bool(message)
     if message:
         assert re.search(message, found[0])
@@ -132,7 +132,7 @@ def test_idle_losses_mixed_levels_and_shared_frames(labelled: list[Structure]) -
     other = [replace(item, level_of_theory="CCSD(T)") for item in labelled]
     splits = {"train": labelled, "valid": labelled[:2], "test": [], "unlabelled": other}
     assert mixed_levels(splits) == []
-    assert "train: PBE; valid: CCSD(T)" in mixed_levels({**splits, "valid": other})[0]
+    assert "train: PBE; valid: CCSD(T)" in mixed_levels({**splits, "valid": other})[0].text
     found = frames(splits)
     assert "2 of the valid structures are in" in shared_frames(found, found["train"])[0]
     assert shared_frames({**found, "valid": []}, found["train"]) == []
@@ -146,9 +146,9 @@ def test_gradients_in_place_of_forces_are_noticed() -> None:
         energy, forces = atoms.get_potential_energy(), atoms.get_forces()
         atoms.calc = None
         found.append(replace(structure(atoms), energy=energy, forces=forces))
-    assert strange_forces(found) == []
+    assert inconsistent_forces(found) == []
     turned = [replace(item, forces=-item.forces) for item in found if item.forces is not None]
-    assert "data.units.forces=-eV/Å" in strange_forces(turned)[0]
+    assert "data.units.forces=-eV/Å" in inconsistent_forces(turned)[0]
 
 
 def test_energies_of_other_compositions_are_not_passed_off(workspace: Path, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_what_the_labels_leave_open_is_named(workspace: Path) -> None:
     notes = finetune.validate(recipe_for(workspace, "x")).notes
     (note,) = [note for note in notes if "do not fix" in note]
     assert "2 independent compositions" in note
-    assert "no label tells stay as in the foundation: " in note
+    assert "your labels cannot determine keep the foundation's values: " in note
 
 
 def test_free_atoms_that_are_trained_on_are_told(workspace: Path, tmp_path: Path) -> None:

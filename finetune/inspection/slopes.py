@@ -1,0 +1,371 @@
+"""Do forces and stresses belong to the energies?
+
+Between near neighbours ΔE is −F·ΔR, between strained copies V σ:ε − F·Δu.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import polar
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import pdist
+
+from finetune.core.units import Units
+from finetune.data.distances import fractional, full_cell
+from finetune.data.structures import Structure
+from finetune.inspection.geometry import Finding
+
+Array = NDArray[np.float64]
+MOST, MOST_STRAINED = 600, 300
+"""Structures of a composition that are compared for forces, and for stress."""
+FAR = 0.4
+"""Å, root mean square displacement of an atom beyond which neighbours are not near."""
+SMALL, LARGE = 1e-4, 0.06
+"""Strains that are compared."""
+ENOUGH = 6
+"""Pairs needed for a verdict."""
+SLOTS = ("yz", "xz", "xy")
+"""Order of the shear components (Voigt, as ASE has it)."""
+ORDERS = tuple(permutations(range(3)))
+_UNITS = ("eV", "kcal/mol", "kJ/mol", "Hartree", "Rydberg", "meV")
+
+
+@dataclass(frozen=True)
+class Slope:
+    """A straight line through the origin.
+
+    Attributes:
+        value: Its slope; 1 where labels are what they should be.
+        correlation: Of both sides; below 0.7 the slope is not significant.
+        pairs: Pairs of structures that it is fitted to.
+        expected: What the labels predict, one for each pair, eV.
+        found: What the energies say, eV.
+    """
+
+    value: float
+    correlation: float
+    pairs: int
+    expected: tuple[float, ...] = ()
+    found: tuple[float, ...] = ()
+
+    @property
+    def significant(self) -> bool:
+        """Whether there are enough pairs, near enough to a line."""
+        return self.pairs >= ENOUGH and abs(self.correlation) > 0.7
+
+    @property
+    def tolerance(self) -> float:
+        """How far off the slope may be, relative to itself; less where points lie on the line."""
+        return 0.04 + 1.5 * (1 - abs(self.correlation))
+
+    @property
+    def right(self) -> bool:
+        """Whether the slope is 1 within its uncertainty."""
+        return abs(self.value - 1) < 0.1 + self.tolerance
+
+
+def force_slope(structures: Sequence[Structure]) -> Slope | None:
+    """Fit ΔE = slope · (−F̄·ΔR) over near neighbours of one composition, atom order and cell.
+
+    Neighbours are aligned rigidly; F̄ is the mean of the forces at both ends, so that the error is
+    of third order in ΔR. None where there are too few neighbours.
+    """
+    groups = _groups([i for i in structures if i.forces is not None and len(i) > 1], _state, MOST)
+    pairs = [pair for group in groups for pair in _neighbours(group)]
+    pairs = sorted(pairs, key=lambda pair: pair[0])[: max(50, len(pairs) // 3)]
+    if len(pairs) < ENOUGH:
+        return None
+    _, expected, found = np.array(pairs).T
+    return fit(expected, found)
+
+
+def fit(expected: Array, found: Array) -> Slope | None:
+    """Fit a line through the origin, without points far off it."""
+    keep = np.ones(len(expected), dtype=bool)
+    for _ in range(2):
+        x, y = expected[keep], found[keep]
+        if len(x) < ENOUGH or not x.any() or not y.any():
+            return None
+        slope = float(x @ y / (x @ x))
+        residual = np.abs(found - slope * expected)
+        keep = residual <= 8 * max(float(np.median(residual[keep])), 1e-12)
+    correlation = float(x @ y / np.sqrt((x @ x) * (y @ y)))
+    return Slope(slope, correlation, len(x), tuple(x.tolist()), tuple(y.tolist()))
+
+
+def diagnosis(slope: float, atoms: int | None, tolerance: float = 0.04) -> str:
+    """Say what a slope other than 1 means, and how to correct it; "" where that is unknown.
+
+    Args:
+        slope: Of ΔE on −F·ΔR.
+        tolerance: How far off it may be, relative to itself.
+        atoms: Number of atoms of each structure, where it is the same.
+    """
+    sign = "-" if slope < 0 else ""
+    size = abs(slope)
+    turned = "the forces have the wrong sign (they are gradients)"
+    if abs(size - 1) < 0.1 + tolerance:
+        return f"{turned}: set data.units.forces=-eV/Å" if sign else ""
+    if atoms is not None and atoms > 1 and abs(size * atoms - 1) < 0.06 + tolerance:
+        return "the energies are per atom; give those of whole structures"
+    known = []
+    for energy in _UNITS:
+        for force in _UNITS:
+            for length in ("Å", "Bohr") if force in {"eV", "Hartree", "Rydberg"} else ("Å",):
+                units = Units(energy=energy, forces=f"{sign}{force}/{length}")
+                factors = units.factors()
+                ratio = abs(factors["forces"]) / factors["energy"]
+                if abs(size / ratio - 1) < tolerance:
+                    atomic = energy == force == "Hartree" and length == "Bohr"
+                    rarity = 0 if atomic else 1 + ("eV" not in (energy, force)) + (length != "Å")
+                    known.append((rarity, energy, str(units.forces)))
+    if not known:
+        return turned if sign else ""
+    said = [
+        f"energies in {energy} with forces in {forces.removeprefix('-')} "
+        f"(data.units.energy={energy} data.units.forces={forces})"
+        for _, energy, forces in sorted(known, key=lambda item: item[0])[:2]
+    ]
+    return f"{f'{turned}, and ' if sign else ''}the units differ, as those of " + " or ".join(said)
+
+
+def force_findings(structures: Sequence[Structure], slope: Slope | None) -> list[Finding]:
+    """Say whether energies and forces agree.
+
+    Args:
+        structures: What the slope was fitted to.
+        slope: From `force_slope`.
+    """
+    if slope is None or not slope.significant:
+        if all(item.forces is None for item in structures):
+            return []
+        text = "energies and forces cannot be compared: no structures are near each other"
+        return [Finding("note", text)]
+    said = (
+        f"energies change by {slope.value:.4g} times −F·ΔR (correlation {slope.correlation:.3f}, "
+        f"{slope.pairs} pairs of neighbours)"
+    )
+    if slope.right:
+        return [Finding("ok", f"{said}: units and signs agree")]
+    sizes = {len(item) for item in structures}
+    atoms = sizes.pop() if len(sizes) == 1 else None
+    why = diagnosis(slope.value, atoms, slope.tolerance) or "the labels do not agree"
+    return [Finding("warning", f"{said}, not 1: {why}")]
+
+
+def _groups(
+    structures: Sequence[Structure], state: Callable[[Structure], Hashable], most: int
+) -> Iterator[list[Structure]]:
+    """Yield labelled structures that share atoms, level of theory, charge, spin and state."""
+    groups: dict[Hashable, list[Structure]] = defaultdict(list)
+    for item in structures:
+        if item.energy is not None:
+            key = (item.numbers.tobytes(), item.level_of_theory, item.charge, item.spin)
+            groups[(key, state(item))].append(item)
+    for group in groups.values():
+        if len(group) > 1:
+            chosen = np.linspace(0, len(group) - 1, min(len(group), most), dtype=int)
+            yield [group[index] for index in chosen]
+
+
+def _state(item: Structure) -> Hashable:
+    return item.pbc.tobytes(), item.cell.round(4).tobytes() if item.pbc.any() else b""
+
+
+def _neighbours(group: Sequence[Structure]) -> Iterator[tuple[float, float, float]]:
+    """Yield distance, −F̄·ΔR and ΔE of each structure and the one nearest to it."""
+    periodic = bool(group[0].pbc.any())
+    if periodic:
+        features = np.stack([minimum_image(item, group[0]).ravel() for item in group])
+    else:
+        features = np.stack([pdist(item.positions) for item in group])
+    columns = np.linspace(0, features.shape[1] - 1, min(features.shape[1], 300), dtype=int)
+    for index, other in _near_pairs(features[:, columns], 1):
+        first, second = group[index], group[other]
+        assert first.forces is not None and second.forces is not None
+        assert first.energy is not None and second.energy is not None
+        if periodic:
+            moved, forces = minimum_image(second, first), second.forces
+        else:
+            moved, rotation = aligned(second.positions, first.positions)
+            forces = second.forces @ rotation
+        distance = float(np.sqrt((moved**2).sum() / len(moved)))
+        if 1e-5 < distance < FAR:
+            work = -0.5 * float(((first.forces + forces) * moved).sum())
+            yield distance, work, second.energy - first.energy
+
+
+def _near_pairs(features: Array, most: int) -> Iterator[tuple[int, int]]:
+    """Yield pairs of each row and the ``most`` rows nearest to it, none twice."""
+    done = set()
+    near = cKDTree(features).query(features, k=min(most + 1, len(features)))[1]
+    for index, places in enumerate(near.tolist()):
+        for other in [place for place in places if place != index][:most]:
+            if frozenset((index, other)) not in done:
+                done.add(frozenset((index, other)))
+                yield index, other
+
+
+def aligned(positions: Array, onto: Array) -> tuple[Array, Array]:
+    """Move positions rigidly onto others; return the displacements left and the rotation.
+
+    Kabsch, Acta Cryst. A 32, 922 (1976). Rows are atoms; a vector v turns into v @ rotation.
+    """
+    centred, target = positions - positions.mean(axis=0), onto - onto.mean(axis=0)
+    left, _, right = np.linalg.svd(centred.T @ target)
+    turn = np.diag([1.0, 1.0, np.sign(np.linalg.det(left @ right)) or 1.0])
+    rotation = left @ turn @ right
+    return centred @ rotation - target, rotation
+
+
+def minimum_image(structure: Structure, reference: Structure) -> Array:
+    """Return the displacements from another structure in the same cell, without net drift."""
+    moved = structure.positions - reference.positions
+    if structure.pbc.any():
+        cell = full_cell(structure.cell, structure.pbc)
+        moved = moved - np.where(structure.pbc, np.round(fractional(cell, moved)), 0.0) @ cell
+    return np.asarray(moved - moved.mean(axis=0))
+
+
+@dataclass(frozen=True)
+class StressCheck:
+    """What energies of strained copies say about the stresses.
+
+    Attributes:
+        slope: Of ΔE + F·Δu on V σ:ε.
+        order: Order of the shear components that fits far better than the one assumed, if any.
+        volume: Mean cell volume, Å³.
+    """
+
+    slope: Slope
+    order: tuple[str, ...] | None
+    volume: float
+
+    def diagnosis(self) -> str:
+        """Say what is wrong with the stresses, and how to correct it; "" where nothing is."""
+        said = []
+        value = self.slope.value
+        sign = "-" if value < 0 else ""
+        if self.slope.significant and not 0.85 < value < 1.15:
+            near = [
+                name
+                for name in ("eV/Å³", "GPa", "kbar", "Hartree/Bohr³")
+                if abs(abs(value) / Units(stress=name).factors()["stress"] - 1) < 0.15
+            ]
+            if near:
+                what = "have the opposite sign" if near[0] == "eV/Å³" else f"are in {near[0]}"
+                also = " and the opposite sign" if sign and near[0] != "eV/Å³" else ""
+                said.append(f"the stresses {what}{also}: set data.units.stress={sign}{near[0]}")
+            elif abs(abs(value) * self.volume - 1) < 0.15:
+                turned = "minus " if sign else ""
+                said.append(f"the stresses are virials (eV): divide them by {turned}the volume")
+            else:
+                said.append("the stresses do not fit the energies")
+        if self.order:
+            said.append(
+                f"the shear components are in the order {', '.join(self.order)}, not "
+                f"{', '.join(SLOTS)}: reorder them"
+            )
+        return "; ".join(said)
+
+
+def stress_check(structures: Sequence[Structure]) -> StressCheck | None:
+    """Compare stresses with energies of strained copies; None where there are too few."""
+    strained = [item for item in structures if item.stress is not None]
+    groups = _groups(strained, lambda item: None, MOST_STRAINED)
+    rows = [row for group in groups for row in _strained_pairs(group)]
+    if len(rows) < ENOUGH:
+        return None
+    normal = np.array([row[0] for row in rows])
+    shear = np.array([row[1] for row in rows])  # [pairs, stress slot, strain slot]
+    found = np.array([row[2] for row in rows])
+    work = {order: normal + shear[:, list(order), range(3)].sum(axis=1) for order in ORDERS}
+    fits = {order: slope for order in ORDERS if (slope := fit(work[order], found)) is not None}
+    usual = ORDERS[0]
+    if usual not in fits:
+        return None
+    spread = np.ptp(list(work.values()), axis=0)
+    telling = spread > 0.3 * spread.max()  # pairs whose shear energies distinguish the orders
+    chosen = usual
+    if telling.sum() >= ENOUGH:
+        residuals = {
+            order: float(np.median(np.abs(found - slope.value * work[order])[telling]))
+            for order, slope in fits.items()
+        }
+        best = min(residuals, key=lambda order: residuals[order])
+        if residuals[best] < 0.3 * residuals[usual] and fits[best].significant:
+            chosen = best
+    names = tuple(SLOTS[chosen.index(slot)] for slot in range(3)) if chosen != usual else None
+    return StressCheck(fits[chosen], names, float(np.mean([row[3] for row in rows])))
+
+
+def stress_findings(check: StressCheck | None) -> list[Finding]:
+    """Say whether energies and stresses agree.
+
+    Args:
+        check: From `stress_check`.
+    """
+    if check is None:
+        return []
+    said = (
+        f"energies change by {check.slope.value:.4g} times V σ:ε (correlation "
+        f"{check.slope.correlation:.3f}, {check.slope.pairs} strained pairs)"
+    )
+    if why := check.diagnosis():
+        return [Finding("warning", f"{said}: {why}")]
+    if check.slope.significant:
+        return [Finding("ok", f"{said}: unit, sign and order of stress agree")]
+    return []
+
+
+def _strained_pairs(group: Sequence[Structure]) -> Iterator[tuple[float, Array, float, float]]:
+    """Yield normal work, shear work [stress slot, strain slot], ΔE + F·Δu, and the volume."""
+    places = [fractional(item.cell, item.positions) for item in group]
+    shifts = []
+    for place in places:
+        moved = place - places[0]
+        moved -= np.round(moved)
+        shifts.append(moved - moved.mean(axis=0))
+    features = np.stack(
+        [
+            np.concatenate([3 * item.cell.ravel(), (shift @ item.cell).ravel()])
+            for item, shift in zip(group, shifts, strict=True)
+        ]
+    )
+    for index, other in _near_pairs(features, 5):
+        first, second = sorted((index, other))
+        found = _work(group[first], group[second], shifts[second] - shifts[first])
+        if found is not None:
+            yield found
+
+
+def _work(
+    first: Structure, second: Structure, moved: Array
+) -> tuple[float, Array, float, float] | None:
+    assert first.energy is not None and second.energy is not None
+    assert first.stress is not None and second.stress is not None
+    rotation, stretch = polar(np.linalg.solve(first.cell, second.cell), side="left")
+    strain = stretch - np.eye(3)
+    if not SMALL < np.abs(strain).max() < LARGE or np.linalg.det(rotation) < 0:
+        return None
+    displacement = moved @ (first.cell @ (np.eye(3) + strain / 2))
+    work = 0.0
+    if first.forces is not None and second.forces is not None:
+        mean = (first.forces + second.forces @ rotation.T) / 2
+        work = float((mean * displacement).sum())
+    elif np.abs(displacement).max() > 1e-3:
+        return None
+    volumes = [abs(float(np.linalg.det(item.cell))) for item in (first, second)]
+    # Strains refer to the first cell: the energy per strain is V σ (1 + ε)⁻¹, to first order.
+    turned = volumes[1] * (rotation @ second.stress @ rotation.T)
+    density = (volumes[0] * first.stress + turned @ np.linalg.inv(stretch)) / 2
+    normal = float(np.diag(density) @ np.diag(strain))
+    slots = [(1, 2), (0, 2), (0, 1)]
+    shear = np.array([[(density[a] + density[a[::-1]]) * strain[b] for b in slots] for a in slots])
+    return normal, shear, second.energy - first.energy + work, sum(volumes) / 2
