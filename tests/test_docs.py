@@ -75,7 +75,7 @@ def test_every_option_of_a_recipe_is_documented() -> None:
     for name in DataRecipe.model_fields:
         assert f"`data.{name}`" in text, name
     for registry in (losses, adapters):
-        for name in registry._builtin:
+        for name in registry.builtin:
             assert f"`{name}`" in text, name
             for option in registry.options(name).model_fields:
                 assert f"`{option}" in text or option in {"kind", "huber_delta"}, option

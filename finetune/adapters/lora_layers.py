@@ -289,11 +289,7 @@ class ContractionLora(EquivariantLora):
 
 
 def _check(config: LoraConfig) -> None:
-    """Refuse what would break equivariance, naming it.
-
-    Raises:
-        RecipeError: With the reason.
-    """
+    """Refuse what would break equivariance, naming it."""
     for option, reason in REFUSED.items():
         value = getattr(config, option, None)
         harmless = (True,) if option == "init_lora_weights" else (None, False, 0, "none")

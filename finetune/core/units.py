@@ -105,11 +105,7 @@ def parse_units(given: Sequence[str]) -> Units:
 
 
 def _usual_name(quantity: str, given: str) -> str:
-    """Return the usual name of a unit.
-
-    Raises:
-        ValueError: If it is unknown, naming some that are known.
-    """
+    """Return the usual name of a unit."""
     plain = given.strip().removeprefix("-") if quantity in ("forces", "stress") else given.strip()
     sign = "-" if plain != given.strip() else ""
     energy, _, length = plain.rpartition("/")

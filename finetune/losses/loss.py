@@ -213,11 +213,7 @@ class TotalLoss:
     def _check_skin(
         self, wanted: Mapping[str, Sequence[Request]], batch: GraphBatch, potential: Potential
     ) -> None:
-        """Refuse displacements that bring atoms into the cutoff which the edges leave out.
-
-        Raises:
-            RecipeError: Naming the loss.
-        """
+        """Refuse displacements that bring atoms into the cutoff which the edges leave out."""
         for name, asked in wanted.items():
             for request in asked:
                 needed = request.site.skin(potential.cutoff)

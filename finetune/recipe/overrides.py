@@ -106,11 +106,7 @@ def _change(override: str) -> Any:
 
 
 def _check_fits(mapping: Any, change: Any, override: str) -> None:
-    """Refuse a list in the place of a mapping, or the other way round.
-
-    Raises:
-        RecipeError: Naming the override.
-    """
+    """Refuse a list in the place of a mapping, or the other way round."""
     try:
         OmegaConf.merge(mapping, change)
     except (OmegaConfBaseException, TypeError, ValueError) as error:
@@ -163,11 +159,7 @@ def _drop_former_optimiser(recipe: Any, changes: Any, place: str) -> None:
 
 
 def _check_stage_names(recipe: Any, changes: Any) -> None:
-    """Refuse overrides of stages that the recipe does not have.
-
-    Raises:
-        RecipeError: Naming the stages that are there.
-    """
+    """Refuse overrides of stages that the recipe does not have."""
     stages = list(recipe.get("stages") or ())
     for name in changes.get("stages") or ():
         if name not in stages:

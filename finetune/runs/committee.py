@@ -51,11 +51,7 @@ def prepare_member(
 
 
 def _check_draws(recipe: Recipe, beside: Path | None, prepared: Mapping[str, Preparation]) -> None:
-    """Refuse members that draw too few labels to learn from.
-
-    Raises:
-        DataError: Naming the member.
-    """
+    """Refuse members that draw too few labels to learn from."""
     members = {
         name: member.stage_recipes() or {"": member}
         for name, member in recipe.member_recipes().items()
@@ -123,11 +119,7 @@ def run_committee(
 
 
 class _Once(Reporter):
-    """Passes on what members say, each note before training only once.
-
-    Args:
-        reporter: Receives the rest.
-    """
+    """Passes on what members say, each note before training only once."""
 
     def __init__(self, reporter: Reporter) -> None:
         self.reporter = reporter

@@ -102,11 +102,7 @@ class Preparation:
             recipe.optimiser.load().check(recipe, structures["train"], self.adapted)
 
     def _read(self, beside: Path | None, find_names: bool) -> dict[str, Sequence[Structure]]:
-        """Read every split and check its labels; take free atoms out of them.
-
-        Raises:
-            DataError: For files that cannot be used, or without the labels that are needed.
-        """
+        """Read every split and check its labels; take free atoms out of them."""
         recipe = self.recipe
         places = (Path.cwd(), (beside or Path()).resolve())
         self.folders = list(dict.fromkeys(map(str, places)))
@@ -138,11 +134,7 @@ class Preparation:
         opened: Foundation | None,
         structures: Mapping[str, Sequence[Structure]],
     ) -> None:
-        """Open the foundation, and see that it can be trained on the structures.
-
-        Raises:
-            FinetuneError: Saying what does not fit.
-        """
+        """Open the foundation, and see that it can be trained on the structures."""
         recipe = self.recipe
         device = choose_device(recipe.train.device)
         dtype = training_dtype(recipe.train.precision, device)
@@ -206,11 +198,7 @@ class Preparation:
             )
 
     def _choose_sizes(self) -> None:
-        """Settle the displacement sizes that the recipe leaves to the data.
-
-        Raises:
-            DataError: If there is no energy to compare with.
-        """
+        """Settle the displacement sizes that the recipe leaves to the data."""
         potential, graphs = self.foundation.potential, self.data.train
         error = errors(predict(potential, graphs), len(graphs)).energy_per_atom_rmse
         if error is None:
@@ -234,11 +222,7 @@ class Preparation:
         ]
 
     def _attach_adapter(self) -> None:
-        """Free or add the weights that are trained.
-
-        Raises:
-            FinetuneError: If the adapter does not fit the foundation, or cannot be stored.
-        """
+        """Free or add the weights that are trained."""
         recipe, kind = self.recipe, self.recipe.adapter["kind"]
         adapter = adapters.get(kind)
         given = {key: value for key, value in recipe.adapter.items() if key != "kind"}
@@ -250,12 +234,7 @@ class Preparation:
         self.notes += self.adapted.notes
 
     def _accelerated(self) -> Potential:
-        """Return the foundation with the layers that the recipe asks for.
-
-        Raises:
-            RecipeError: If the adapter needs MACE's own layers.
-            FoundationError: If a package is missing or the model cannot be converted.
-        """
+        """Return the foundation with the layers that the recipe asks for."""
         potential, asked = self.foundation.potential, self.recipe.train.acceleration
         adapter = self.recipe.adapter["kind"]
         kind = acceleration.choose(asked, potential.device)

@@ -231,11 +231,7 @@ class Trainer:
         return "max_hours" if self.processes.any(late) else ""
 
     def _roll_back(self) -> None:
-        """Return to the best weights at a lower learning rate.
-
-        Raises:
-            TrainingError: If that has been done as often as the recipe allows.
-        """
+        """Return to the best weights at a lower learning rate."""
         state, guard = self.progress, self.progress.guard
         if guard.rollbacks >= self.settings.rollbacks:
             raise TrainingError(
@@ -283,11 +279,7 @@ class Trainer:
             self._save()
 
     def _stop_if_asked(self, signals: StopSignals) -> None:
-        """Save and stop where SIGTERM or SIGINT (Ctrl-C) has arrived.
-
-        Raises:
-            RunStoppedError: It says how to resume.
-        """
+        """Save and stop where SIGTERM or SIGINT (Ctrl-C) has arrived."""
         number = self.processes.first(signals.received)
         if number is not None:
             self._save()

@@ -19,7 +19,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def test_every_built_in_adapter_is_tested() -> None:
-    assert set(KINDS) == set(adapters._builtin)
+    assert set(KINDS) == set(adapters.builtin)
 
 
 SLOW = {"frozen", "head", "readout"}

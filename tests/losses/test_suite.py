@@ -31,7 +31,7 @@ CASES = [(name, form) for name, forms in FORMS.items() for form in forms]
 
 
 def test_no_registered_loss_is_left_out() -> None:
-    assert set(losses._builtin) == set(FORMS)
+    assert set(losses.builtin) == set(FORMS)
 
 
 @pytest.mark.parametrize(("name", "form"), CASES, scope="class")

@@ -150,8 +150,8 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(workspace: Path, tmp_path: Pat
         ({"stages": {"a": {}, "b": {"losses": {"pitc": {}}}}}, "in the stage 'b': losses.pitc"),
         ({"train": {"weight_decay": 0.1}}, "train.weight_decay=0.1 means nothing"),
         ({"train": {"schedule": "cosine"}}, "train.schedule=cosine means nothing"),
-        ({"train": {"learning_rate": 1.5}}, "the share of each Gauss-Newton step"),
-        ({"train": {"learning_rate": 3e-4}}, "the share of each Gauss-Newton step"),
+        ({"train": {"learning_rate": 1.5}}, "is the share of each step"),
+        ({"train": {"learning_rate": 3e-4}}, "is the share of each step"),
     ],
 )
 def test_what_means_nothing_is_refused(
