@@ -14,7 +14,7 @@ from finetune.core.run_files import COMMITTEE
 from finetune.potentials.committee import read_committee
 from finetune.potentials.loading import ancestors, level_of_theory, locate, merged_adapter, told
 from finetune.potentials.mace.opening import read_model
-from finetune.potentials.mace.potential import apart
+from finetune.potentials.mace.potential import split_kept
 from finetune.potentials.mace.published import ASL, ASL_TERMS, PUBLISHED, Published
 from finetune.potentials.mace.settings import MaceSettings
 from finetune.potentials.potential import plain_name
@@ -53,7 +53,7 @@ def describe(name: str) -> list[tuple[str, str]]:
         ("path", str(place)),
         ("fingerprint", config.fingerprint),
         *_architecture(config.settings),
-        *_weights(apart(weights)[0]),
+        *_weights(split_kept(weights)[0]),
     ]
 
 

@@ -15,9 +15,8 @@ from finetune.core.run_files import ADAPTER_RECORD, BUNDLE, CHECKPOINTS, COMMITT
 from finetune.potentials.adapter_folder import adapters_needed, read_adapter, structure_of
 from finetune.potentials.catalogue import embedded, fetch, names
 from finetune.potentials.committee import open_committee, read_committee
-from finetune.potentials.mace.opening import open_model
+from finetune.potentials.mace.opening import open_model, open_trusted
 from finetune.potentials.mace.published import PUBLISHED
-from finetune.potentials.mace.trust import open_trusted
 from finetune.potentials.potential import Potential
 from finetune.potentials.storage import CONFIG, StoredConfig, load, reopened
 

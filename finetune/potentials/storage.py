@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -25,95 +25,12 @@ from safetensors.torch import save as save_tensors
 from finetune.core.errors import FinetuneError, FoundationError, RecipeError
 from finetune.core.files import write_atomically
 from finetune.core.options import Options
-from finetune.core.units import Units
 from finetune.potentials.mace import potential as heads
 from finetune.potentials.mace.potential import MacePotential, unfilled
 from finetune.potentials.mace.settings import MaceSettings
 from finetune.potentials.potential import Potential, innermost
+from finetune.potentials.records import Metadata, read_record
 from finetune.recipe.plugins import adapters
-
-Record = TypeVar("Record", bound=BaseModel)
-
-
-def read_record(
-    path: Path, kind: type[Record], check: Callable[[Any], None] = lambda raw: None
-) -> Record:
-    """Read and validate a JSON file.
-
-    Args:
-        path: File to read.
-        kind: What it becomes.
-        check: Refuses content that is of another kind altogether.
-
-    Raises:
-        FoundationError: If the file is missing, damaged or of another kind.
-    """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        check(raw)
-        return kind.model_validate(raw)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise FoundationError(f"'{path}' cannot be read: {error}.") from error
-    except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"]))
-        reason = fault["msg"].removeprefix("Value error, ")
-        raise FoundationError(f"'{path}' is damaged at '{place}': {reason}.") from None
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-
-class _Data(_Part):
-    valid: str | list[str] | float | None = None
-    test: str | list[str] | None = None
-    keys: dict[str, str] = Field(default_factory=dict)
-    units: Units = Units()
-
-
-class _Adapter(_Part):
-    kind: str = ""
-
-
-class _Recipe(_Part):
-    adapter: _Adapter = _Adapter()
-    data: _Data = _Data()
-
-
-class _Origin(_Part):
-    name: str
-    fingerprint: str
-    head: str | None = None
-
-
-class _Known(_Part):
-    """The entries that are read again; all others are free."""
-
-    foundation: _Origin | None = None
-    recipe: _Recipe = _Recipe()
-    compositions: list[str] | None = None
-
-
-def checked(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metadata as they are, once the entries that are read again have their types.
-
-    Raises:
-        ValueError: Naming the first entry of another type.
-    """
-    try:
-        _Known.model_validate({**metadata, "foundation": metadata.get("foundation") or None})
-    except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"]))
-        reason = fault["msg"].removeprefix("Value error, ")
-        raise ValueError(f"its entry '{place}' is not what a run writes: {reason}") from None
-    return dict(metadata)
-
-
-Metadata = Annotated[dict[str, Any], AfterValidator(checked)]
-"""The type of ``metadata`` in a record."""
-
 
 FORMAT = "piwsl-finetune/potential"
 VERSION = 1
@@ -206,7 +123,7 @@ def save(
     settings = inside.settings
     head = settings.heads[inside.head] if len(settings.heads) > 1 else None
     holder = potential if adapters else inside.model
-    kept = {} if adapters else heads.named(inside.kept_heads)
+    kept = {} if adapters else heads.stored_names(inside.kept_heads)
     kind = dtype or potential.dtype
     weights = {
         name: tensor.detach().to("cpu", kind)
@@ -313,8 +230,8 @@ def assemble(
             that the potential needs is.
     """
     head = head or config.head
-    own, kept = heads.apart(weights)
-    settings, own, kept = heads.as_it_was(config.settings, own, kept, head)
+    own, kept = heads.split_kept(weights)
+    settings, own, kept = heads.as_trained(config.settings, own, kept, head)
     mace = MacePotential(settings, unfilled(settings, dtype), head)
     mace.stored_heads = kept
     potential: Potential = mace

@@ -21,7 +21,7 @@ from finetune.potentials.catalogue import entries, fetch
 from finetune.potentials.downloads import download, mace_cache
 from finetune.potentials.loading import load_foundation
 from finetune.potentials.mace import opening
-from finetune.potentials.mace.importing import mace_modules
+from finetune.potentials.mace.potential import mace_modules
 from finetune.potentials.mace.published import ASL, PUBLISHED
 
 runner = CliRunner()

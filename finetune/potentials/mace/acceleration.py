@@ -12,9 +12,14 @@ from typing import Any
 import torch
 
 from finetune.core.errors import FoundationError
-from finetune.potentials.mace.importing import mace_module
-from finetune.potentials.mace.potential import REFUSALS, MacePotential, construct, default_dtype
-from finetune.potentials.mace.trust import difference
+from finetune.potentials.mace.opening import difference
+from finetune.potentials.mace.potential import (
+    REFUSALS,
+    MacePotential,
+    construct,
+    default_dtype,
+    mace_module,
+)
 
 PACKAGES = {
     "cueq": ("cuequivariance_torch", "cuequivariance-torch cuequivariance-ops-torch-cu12"),

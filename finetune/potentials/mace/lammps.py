@@ -12,8 +12,7 @@ import torch
 
 from finetune.core.errors import FoundationError
 from finetune.potentials.archive import METADATA
-from finetune.potentials.mace.importing import mace_module
-from finetune.potentials.mace.potential import MacePotential
+from finetune.potentials.mace.potential import MacePotential, mace_module
 
 
 def torchscript(
