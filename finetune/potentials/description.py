@@ -12,7 +12,7 @@ from ase.data import chemical_symbols
 
 from finetune.core.run_files import COMMITTEE
 from finetune.potentials.committee import read_committee
-from finetune.potentials.loading import ancestors, level_of_theory, locate, merged_adapter, told
+from finetune.potentials.loading import ancestors, level_of_theory, locate, merged_adapter, lineage_labels
 from finetune.potentials.mace.opening import read_model
 from finetune.potentials.mace.potential import split_kept
 from finetune.potentials.mace.published import ASL, ASL_TERMS, PUBLISHED, Published
@@ -85,7 +85,7 @@ def _stored(name: str, metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = [
         ("name", str(metadata.get("name", name))),
         ("level of theory", level_of_theory(metadata) or ""),
-        ("descends from", " → ".join(told(ancestors(metadata)))),
+        ("descends from", " → ".join(lineage_labels(ancestors(metadata)))),
         ("licence", str(metadata.get("license", ""))),
         ("adapter", _adapter(metadata)),
     ]

@@ -54,6 +54,12 @@ class Published:
             name = "".join(letter for letter in name if letter.isalnum() or letter == "_")
         return mace_cache() / name
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Metadata of a foundation that is opened from the file."""
+        facts = {"name": self.name, "level_of_theory": self.level_of_theory}
+        return {**facts, "license": self.licence, "url": self.url}
+
 
 _SHA256 = {
     "mace-mp-0-small": "2ddb079cee0e131eaaf6912ba581b394551ead283e95c99cfe78c605d10b5736",
