@@ -26,9 +26,9 @@ from finetune.potentials.loading import (
     Foundation,
     ancestors,
     level_of_theory,
+    lineage_labels,
     load_foundation,
     locate,
-    lineage_labels,
 )
 from finetune.potentials.mace import lammps
 from finetune.potentials.storage import CONFIG, StoredConfig

@@ -12,7 +12,13 @@ from ase.data import chemical_symbols
 
 from finetune.core.run_files import COMMITTEE
 from finetune.potentials.committee import read_committee
-from finetune.potentials.loading import ancestors, level_of_theory, locate, merged_adapter, lineage_labels
+from finetune.potentials.loading import (
+    ancestors,
+    level_of_theory,
+    lineage_labels,
+    locate,
+    merged_adapter,
+)
 from finetune.potentials.mace.opening import read_model
 from finetune.potentials.mace.potential import split_kept
 from finetune.potentials.mace.published import ASL, ASL_TERMS, PUBLISHED, Published
