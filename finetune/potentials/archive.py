@@ -41,6 +41,7 @@ _TYPES = {
     "BoolStorage": torch.bool,
 }
 _NUMPY = frozenset({"f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1"})
+_END = 22  # bytes of the record that ends a zip archive, without its comment
 _LONGEST_NAME = 1000
 _MOST_DIMENSIONS = 16
 _MOST_NUMBERS = 2**62
@@ -121,9 +122,12 @@ def read_archive(file: BinaryIO) -> Content:
         )
     if start != b"PK\x03\x04":
         raise FoundationError("is not a file that torch.save writes.")
+    file.seek(max(0, size - _END - 2**16))
+    tail = file.read()
+    end = tail[tail.rfind(b"PK\x05\x06") :]  # of the last archive: there may be others inside
+    if len(end) < _END or len(end) != _END + int.from_bytes(end[_END - 2 : _END], "little"):
+        raise FoundationError("is truncated: its end is missing. Get a fresh copy.")
     try:
-        if not zipfile.is_zipfile(file):
-            raise FoundationError("is truncated: its end is missing. Get a fresh copy.")
         with zipfile.ZipFile(file) as archive:
             return _read(archive, size)
     except _UNREADABLE as error:

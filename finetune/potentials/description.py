@@ -1,4 +1,4 @@
-"""All there is to know about one foundation potential, as lines of a table."""
+"""What is known about one foundation potential, as lines of a table."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def describe(name: str) -> list[tuple[str, str]]:
     """Return what is known of a foundation: names and values.
 
     Args:
-        name: Name in the catalogue, or path, of a foundation. One that is yet to be downloaded is
-            described as far as the catalogue goes.
+        name: Name in the catalogue, or path, of a foundation. For one that is not downloaded yet,
+            only the facts of the catalogue are returned.
 
     Raises:
         FoundationError: For an unknown name, or files that are damaged or of another kind.

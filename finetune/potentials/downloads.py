@@ -1,4 +1,4 @@
-"""Download a file so that a cut transfer is taken up again and a wrong file is never kept."""
+"""Download a file: an interrupted transfer is continued, and a wrong file is never kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from finetune.core.errors import FoundationError
 
 CONVERSION = 1
-"""To be raised when a file may be converted to something else than before."""
+"""Increase this when the same file may be converted to a different result."""
 
 
 def mace_cache() -> Path:
@@ -27,8 +27,8 @@ def mace_cache() -> Path:
 def conversion(sha256: str) -> Path:
     """Return the folder for the conversion of the file with this sha256.
 
-    It belongs to one release of MACE, since another may build another model from the same settings,
-    and to one way of converting.
+    It is for one release of MACE, since another may build a different model from the same settings,
+    and for one version of the conversion.
     """
     release = f"conversion-{CONVERSION}-mace-torch-{version('mace-torch')}"
     return _root() / "piwsl-finetune" / release / sha256
@@ -46,18 +46,18 @@ _BLOCK = 256 * 1024
 def download(url: str, target: Path, sha256: str | None = None, size: int | None = None) -> None:
     """Fetch ``url`` into ``target``, with a progress bar on standard error.
 
-    What has arrived is kept as ``TARGET.part``; a later call goes on from there if the server still
-    has the same file.
+    What has arrived is kept as ``TARGET.part``; a later call continues from there if the server
+    still has the same file.
 
     Args:
         url: Address, http or https.
         target: File to write; appears whole or not at all.
         sha256: Expected digest; not checked if None.
-        size: Expected length in bytes; that which the server states if None.
+        size: Expected length in bytes; the length that the server states if None.
 
     Raises:
-        FoundationError: Without a network, for what the server refuses, a transfer that is cut
-            again and again, and a file with another digest; says what to fetch and where to put it.
+        FoundationError: Without a network, if the server refuses, if the transfer is interrupted
+            repeatedly, and for a file with another digest; says what to fetch and where to put it.
     """
     by_hand = f"Or fetch {url} by other means and save it as '{target}'."
     part = target.with_name(f"{target.name}.part")
@@ -127,7 +127,7 @@ def _transfer(url: str, part: Path, label: str, size: int | None) -> None:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416 and have:  # the part is longer than the file: begin anew
+        if error.code == 416 and have:  # the part is longer than the file: start again
             _forget(part)
             raise _CutError("what had arrived did not fit the file") from error
         raise
