@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,14 +118,14 @@ def predict(
             numbers.append(batch.numbers[batch.has_forces])
         first += len(batch)
     potential.train(was_training)
-    joined = {
+    joined: dict[str, Any] = {
         kind: torch.cat(parts, dim=1).numpy() if parts else np.zeros((2, 0))
         for kind, parts in pairs.items()
     }
+    joined |= {f"{kind}_of": _indices(parts) for kind, parts in places.items()}
     return LabelledPredictions(
         **joined,
         atoms=torch.cat(atoms).double().numpy() if atoms else np.zeros(0),
-        **{f"{kind}_of": _indices(parts) for kind, parts in places.items()},
         numbers=_indices(numbers),
     )
 
@@ -144,7 +145,9 @@ def errors(predictions: LabelledPredictions, structures: int) -> Errors:
         "forces": predictions.forces[0] - predictions.forces[1],
         "stress": predictions.stress[0] - predictions.stress[1],
     }
-    figures = {f"{kind}_mae": _mae(residual) for kind, residual in residuals.items()}
+    figures: dict[str, Any] = {
+        f"{kind}_mae": _mae(residual) for kind, residual in residuals.items()
+    }
     figures |= {f"{kind}_rmse": _rmse(residual) for kind, residual in residuals.items()}
     return Errors(
         structures=structures,
@@ -152,7 +155,7 @@ def errors(predictions: LabelledPredictions, structures: int) -> Errors:
         labelled_forces=residuals["forces"].size // 3,
         labelled_stresses=residuals["stress"].size // 9,
         energy_shifted_mae=_mae(energy - energy.mean()) if energy.size else None,
-        **figures,  # type: ignore[arg-type]
+        **figures,
     )
 
 

@@ -23,7 +23,7 @@ def read_record(
     Args:
         path: File to read.
         kind: What it becomes.
-        check: Refuses content that is of another kind altogether.
+        check: Refuses content of another kind.
 
     Raises:
         FoundationError: If the file is missing, damaged or of another kind.
@@ -35,10 +35,15 @@ def read_record(
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise FoundationError(f"'{path}' cannot be read: {error}.") from error
     except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"]))
-        reason = fault["msg"].removeprefix("Value error, ")
+        place, reason, _ = first_fault(error)
         raise FoundationError(f"'{path}' is damaged at '{place}': {reason}.") from None
+
+
+def first_fault(error: ValidationError) -> tuple[str, str, Any]:
+    """Return place, reason and value of the first fault."""
+    fault = error.errors()[0]
+    place = ".".join(map(str, fault["loc"]))
+    return place, fault["msg"].removeprefix("Value error, "), fault["input"]
 
 
 class _Part(BaseModel):
@@ -76,7 +81,7 @@ class _Known(_Part):
 
 
 def checked(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metadata as they are, once the entries that are read again have their types.
+    """Return metadata unchanged, after checking the types of the entries that are read again.
 
     Raises:
         ValueError: Naming the first entry of another type.
@@ -84,9 +89,7 @@ def checked(metadata: Mapping[str, Any]) -> dict[str, Any]:
     try:
         _Known.model_validate({**metadata, "foundation": metadata.get("foundation") or None})
     except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"]))
-        reason = fault["msg"].removeprefix("Value error, ")
+        place, reason, _ = first_fault(error)
         raise ValueError(f"its entry '{place}' is not what a run writes: {reason}") from None
     return dict(metadata)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -82,7 +81,7 @@ def fingerprint(
 ) -> str:
     """Return the sha256 (hex) over the settings, every weight and the adapters they need.
 
-    Settings of later releases count only where they are used, so that older fingerprints hold.
+    Settings of later releases count only where they are used, so older fingerprints stay valid.
     """
     unset = {
         name for name in ("embedding_specs", "use_embedding_readout") if not getattr(settings, name)
@@ -107,12 +106,12 @@ def save(
     dtype: torch.dtype | None = None,
     adapters: Sequence[Mapping[str, Any]] = (),
 ) -> StoredConfig:
-    """Write a potential into ``folder``; each file appears whole or not at all.
+    """Write a potential into ``folder``; each file appears complete or not at all.
 
     Args:
-        potential: What to store: a MACE, or one inside of what adapters have added.
+        potential: A MACE, alone or inside what adapters have added.
         folder: Created if needed.
-        metadata: JSON values to keep beside the weights.
+        metadata: JSON values to store with the weights.
         dtype: Type of the stored weights; that of the potential if None.
         adapters: Those that the potential needs beyond a plain MACE; see `StoredConfig`.
 
@@ -129,7 +128,15 @@ def save(
         name: tensor.detach().to("cpu", kind)
         for name, tensor in {**_parameters(holder), **kept}.items()
     }
-    return write(folder, settings, weights, head, metadata, adapters)
+    config = StoredConfig(
+        fingerprint=fingerprint(settings, weights, adapters),
+        head=head,
+        settings=settings,
+        adapters=tuple(dict(item) for item in adapters),
+        metadata=dict(metadata),
+    )
+    write(folder, config, weights)
+    return config
 
 
 def mace_inside(potential: Potential) -> MacePotential:
@@ -147,38 +154,14 @@ def mace_inside(potential: Potential) -> MacePotential:
     return inside
 
 
-def write(
-    folder: Path,
-    settings: MaceSettings,
-    weights: Mapping[str, torch.Tensor],
-    head: str | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    adapters: Sequence[Mapping[str, Any]] = (),
-) -> StoredConfig:
-    """Write settings and weights into ``folder``, the configuration last.
-
-    Args:
-        folder: Created if needed.
-        settings: What the model is built from.
-        weights: Parameters by name.
-        head: Head that predicts unless another is named; None for no choice.
-        metadata: JSON values to keep beside the weights.
-        adapters: Those that the weights need beyond a plain MACE; see `StoredConfig`.
-    """
-    config = StoredConfig(
-        fingerprint=fingerprint(settings, weights, adapters),
-        head=head,
-        settings=settings,
-        adapters=tuple(dict(item) for item in adapters),
-        metadata=dict(metadata or {}),
-    )
+def write(folder: Path, config: StoredConfig, weights: Mapping[str, torch.Tensor]) -> None:
+    """Write settings and weights into ``folder``, which is created if needed; the settings last."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     write_atomically(folder / WEIGHTS, save_tensors(tensors))
-    unused = None if adapters else {"adapters"}  # so that earlier releases read a plain MACE
+    unused = None if config.adapters else {"adapters"}  # earlier releases then read a plain MACE
     content = config.model_dump_json(indent=2, exclude=unused) + "\n"
     write_atomically(folder / CONFIG, content.encode())
-    return config
 
 
 def load(
@@ -200,9 +183,9 @@ def reopened(
     metadata: Mapping[str, Any] | None = None,
     adapters: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[Potential, StoredConfig]:
-    """Store a potential for a moment and open it: in another precision, or with another head.
+    """Store a potential temporarily and open it: in another precision, or with another head.
 
-    Unlike ``potential.to(dtype)`` that leaves it exactly equivariant in the new precision.
+    Unlike ``potential.to(dtype)``, this leaves it exactly equivariant in the new precision.
 
     Args:
         potential: Not changed.
@@ -226,8 +209,8 @@ def assemble(
     """Build the potential that `read` found in ``folder``.
 
     Raises:
-        FoundationError: If the weights do not fit the settings, the head is unknown, or an adapter
-            that the potential needs is.
+        FoundationError: If the weights do not fit the settings, or the head or an adapter that the
+            potential needs is unknown.
     """
     head = head or config.head
     own, kept = heads.split_kept(weights)
@@ -242,7 +225,7 @@ def assemble(
 
 
 def _attached(potential: Potential, stored: Mapping[str, Any], folder: Path) -> Potential:
-    """Add what an adapter adds to a potential, with weights that are yet to be filled in.
+    """Add an adapter to a potential, with weights that are filled in later.
 
     Raises:
         FoundationError: If the adapter is not known here, or has changed.
@@ -256,13 +239,13 @@ def _attached(potential: Potential, stored: Mapping[str, Any], folder: Path) -> 
         return adapter(options).attach(potential).potential
     except RecipeError as error:
         raise FoundationError(
-            f"'{folder}' needs the adapter '{kind}': {error} Install the package that brings it, "
+            f"'{folder}' needs the adapter '{kind}': {error} Install the package that provides it, "
             "or import the module that registers it first."
         ) from error
     except (FinetuneError, ValidationError) as error:
         raise FoundationError(
-            f"'{folder}' needs the adapter '{kind}' as it was when it was stored; the one that is "
-            f"installed does not take its options: {error}"
+            f"'{folder}' needs the adapter '{kind}' as it was when it was stored; the installed "
+            f"one does not take its options: {error}"
         ) from error
 
 
@@ -289,11 +272,7 @@ def read(folder: Path) -> tuple[StoredConfig, dict[str, torch.Tensor]]:
 
 
 def _parameters(holder: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    return {
-        name: parameter
-        for name, parameter in holder.named_parameters()
-        if math.prod(parameter.shape) > 0
-    }
+    return {name: item for name, item in holder.named_parameters() if item.numel()}
 
 
 def _fill(holder: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -305,7 +284,7 @@ def _fill(holder: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Pa
         faults = [name for name in names if shapes.get(name) != stored.get(name)]
         raise FoundationError(
             f"'{path}' does not fit its settings: {len(faults)} weight(s) are missing, superfluous "
-            f"or of another shape, the first is '{faults[0]}'."
+            f"or of another shape; the first is '{faults[0]}'."
         )
     with torch.no_grad():
         for name, parameter in parameters.items():

@@ -99,6 +99,12 @@ def test_the_same_text_becomes_bytes_once() -> None:
     assert all(item is found[0] for item in found)
 
 
+def test_a_long_name_is_refused() -> None:
+    text = b"X" + (1_000_000).to_bytes(4, "little") + b"a" * 1_000_000
+    with pytest.raises(FoundationError, match="damaged pickle near byte"):
+        interpret(b"\x80\x04](" + text + b"q\x00h\x00\x93" + 1000 * b"h\x00h\x00\x93" + b"e.")
+
+
 def test_other_calls_are_kept_as_records() -> None:
     found: Any = interpret(pickle.dumps({1, 2}, 2))
     assert isinstance(found, Record)

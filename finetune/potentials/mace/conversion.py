@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from finetune.core.errors import FoundationError
 from finetune.potentials.archive import Global, Record
 from finetune.potentials.mace.settings import FURTHER_INPUTS, MaceSettings
+from finetune.potentials.records import first_fault
 
 _PARITIES = {1: "e", -1: "o"}
 
@@ -193,7 +194,7 @@ def _model(root: object) -> Part:
             )
         raise FoundationError(
             "holds a dictionary, such as a training checkpoint, not a model. "
-            "Give the .model file that the training left."
+            "Give the .model file that the training wrote."
         )
     model = Part(root)
     if model.package != "mace" or model.name not in _ARCHITECTURES:
@@ -255,7 +256,7 @@ def _readout(model: Part) -> dict[str, Any]:
     if heads != 1:
         count, _, irrep = irreps.partition("x") if isinstance(irreps, str) else ("", "", "")
         if "+" in irrep or not count.isdigit() or type(heads) is not int or int(count) % heads:
-            raise FoundationError("shares out the irreps of its readout in an unknown way.")
+            raise FoundationError("divides the irreps of its readout in an unknown way.")
         irreps = f"{int(count) // heads}x{irrep}"
     gate = readout.child("non_linearity", "acts").table("_modules").get("0")
     return {"readout_cls": readout.name, "MLP_irreps": irreps, "gate": _gate(gate)}
@@ -278,10 +279,9 @@ def _validated(fields: dict[str, Any]) -> MaceSettings:
     try:
         settings = MaceSettings.model_validate(fields)
     except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"]))
+        place, reason, value = first_fault(error)
         raise FoundationError(
-            f"has '{place}' = {describe(fault['input'])}, which is not understood: {fault['msg']}."
+            f"has '{place}' = {describe(value)}, which is not understood: {reason}."
         ) from None
     heads, numbers = len(settings.heads), settings.atomic_numbers
     if [len(row) for row in settings.atomic_energies] != [len(numbers)] * heads:
@@ -348,7 +348,7 @@ def check_plausible(settings: MaceSettings, model: Part, numbers: int) -> None:
         )
     products = model.child("products").children()
     if not len(correlations) == len(products) == settings.num_interactions:
-        raise FoundationError("has not as many products as interactions.")
+        raise FoundationError("has different numbers of products and interactions.")
     for product, correlation in zip(products, correlations, strict=True):
         contraction = product.child("symmetric_contractions", "contractions", "0")
         table = contraction.tensor(f"U_matrix_{correlation}")

@@ -118,7 +118,7 @@ def _convert(
         fingerprint=fingerprint(settings, weights), settings=settings, metadata=content.metadata
     )
     with suppress(OSError):  # without a cache, the next opening only takes longer
-        storage.write(folder, settings, weights, metadata=content.metadata)
+        storage.write(folder, config, weights)
     return model, config, weights
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from finetune.potentials.downloads import mace_cache
 
@@ -75,9 +74,15 @@ _PBE_U, _WB97M = "PBE(+U)", "ωB97M-D3(BJ)/def2-TZVPPD"
 
 
 def _entries(
-    base: str, rows: Sequence[tuple[str, int | None, str]], *facts: Any, own_name: bool = False
+    base: str,
+    rows: Sequence[tuple[str, int | None, str]],
+    elements: int,
+    level_of_theory: str,
+    licence: str,
+    own_name: bool = False,
 ) -> list[Published]:
     """Return entries from names, sizes and paths below ``base``, and what they have in common."""
+    facts = (elements, level_of_theory, licence)
     return [
         Published(name, f"{base}/{path}", *facts, size, _SHA256.get(name), own_name)
         for name, size, path in rows
