@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ase.data import chemical_symbols
 
 from finetune.core.run_files import COMMITTEE
 from finetune.potentials.committee import read_committee
@@ -22,7 +21,6 @@ from finetune.potentials.loading import (
 from finetune.potentials.mace.opening import read_model
 from finetune.potentials.mace.potential import split_kept
 from finetune.potentials.mace.published import ASL, ASL_TERMS, PUBLISHED, Published
-from finetune.potentials.mace.settings import MaceSettings
 from finetune.potentials.potential import plain_name
 from finetune.potentials.storage import CONFIG, read, read_config
 
@@ -58,7 +56,7 @@ def describe(name: str) -> list[tuple[str, str]]:
         *known,
         ("path", str(place)),
         ("fingerprint", config.fingerprint),
-        *_architecture(config.settings),
+        *config.settings.description(),
         *_weights(split_kept(weights)[0]),
     ]
 
@@ -75,7 +73,7 @@ def _committee(name: str, place: Path) -> list[tuple[str, str]]:
             (f"  {folder.relative_to(place)}", config.fingerprint)
             for folder, config in zip(folders, configs, strict=True)
         ),
-        *_architecture(configs[0].settings),
+        *configs[0].settings.description(),
     ]
 
 
@@ -102,29 +100,6 @@ def _adapter(metadata: Mapping[str, Any]) -> str:
     """Return the adapter of the run that made a potential, and what it trained."""
     kind = metadata.get("recipe", {}).get("adapter", {}).get("kind", "")
     return "; ".join(str(part) for part in (kind, metadata.get("trained")) if part)
-
-
-def _architecture(settings: MaceSettings) -> list[tuple[str, str]]:
-    interactions = [settings.interaction_cls_first]
-    interactions += [settings.interaction_cls] * (settings.num_interactions - 1)
-    symbols = [chemical_symbols[number] for number in settings.atomic_numbers]
-    inputs = ", ".join(settings.embedding_specs or {})
-    rows = [
-        ("architecture", settings.architecture),
-        ("cutoff", f"{settings.r_max:g} Å"),
-        ("hidden irreps", settings.hidden_irreps),
-        ("edge irreps", settings.edge_irreps or ""),
-        ("spherical harmonics", f"to degree {settings.max_ell}"),
-        ("correlation", str(settings.correlation)),
-        ("interactions", ", ".join(interactions)),
-        ("radial basis", f"{settings.num_bessel} {settings.radial_type}"),
-        ("distance transform", settings.distance_transform),
-        ("pair repulsion", "ZBL" if settings.pair_repulsion else "none"),
-        ("further inputs", inputs),
-        ("heads", ", ".join(settings.heads)),
-        ("elements", f"{len(symbols)}: {' '.join(symbols)}"),
-    ]
-    return [(label, value) for label, value in rows if value]
 
 
 def _weights(weights: Mapping[str, torch.Tensor]) -> list[tuple[str, str]]:

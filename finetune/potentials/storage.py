@@ -24,8 +24,8 @@ from safetensors.torch import save as save_tensors
 from finetune.core.errors import FinetuneError, FoundationError, RecipeError
 from finetune.core.files import write_atomically
 from finetune.core.options import Options
-from finetune.potentials.mace import potential as heads
-from finetune.potentials.mace.potential import MacePotential, unfilled
+from finetune.potentials.mace.potential import MacePotential, stored_names
+from finetune.potentials.mace.potential import assemble as assemble_mace
 from finetune.potentials.mace.settings import MaceSettings
 from finetune.potentials.potential import Potential, innermost
 from finetune.potentials.records import Metadata, read_record
@@ -122,7 +122,7 @@ def save(
     settings = inside.settings
     head = settings.heads[inside.head] if len(settings.heads) > 1 else None
     holder = potential if adapters else inside.model
-    kept = {} if adapters else heads.stored_names(inside.kept_heads)
+    kept = {} if adapters else stored_names(inside.kept_heads)
     kind = dtype or potential.dtype
     weights = {
         name: tensor.detach().to("cpu", kind)
@@ -212,11 +212,7 @@ def assemble(
         FoundationError: If the weights do not fit the settings, or the head or an adapter that the
             potential needs is unknown.
     """
-    head = head or config.head
-    own, kept = heads.split_kept(weights)
-    settings, own, kept = heads.as_trained(config.settings, own, kept, head)
-    mace = MacePotential(settings, unfilled(settings, dtype), head)
-    mace.stored_heads = kept
+    mace, own = assemble_mace(config.settings, weights, dtype, head or config.head)
     potential: Potential = mace
     for item in config.adapters:
         potential = _attached(potential, item, folder)

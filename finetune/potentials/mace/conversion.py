@@ -1,12 +1,20 @@
-"""Settings of a MACE model that was read as inert data.
+"""Settings of a MACE model that was read as inert data, and whether they describe all of it.
 
-What is read here distinguishes one MACE from another. `finetune.potentials.mace.comparison` then
-checks that a model built from these settings has every part that the file has.
+What `read_settings` takes from the file distinguishes one MACE from another; `check_plausible`
+limits the cost of building it. `check_same` then checks that the new model is the one in the file:
+the new one is pickled in memory and read as inert data, too, and the two are walked together.
+They must have the same modules, the same parameters in name and shape, the same buffers and the
+same plain attributes. An attribute that the file lacks did not exist when it was written, and has
+its default; one that only the file has is not understood. The walk follows the new model, so that
+no file can make it long.
 """
 
 from __future__ import annotations
 
+import io
+import math
 import re
+import warnings
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -16,7 +24,7 @@ import torch
 from pydantic import ValidationError
 
 from finetune.core.errors import FoundationError
-from finetune.potentials.archive import Global, Record
+from finetune.potentials.archive import Global, Record, read_archive
 from finetune.potentials.mace.settings import FURTHER_INPUTS, MaceSettings
 from finetune.potentials.records import first_fault
 
@@ -124,7 +132,6 @@ def describe(value: object) -> str:
 
 _ARCHITECTURES = ("MACE", "ScaleShiftMACE")
 _RADIAL = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}
-_TRANSFORMS = {"AgnesiTransform": "Agnesi", "SoftTransform": "Soft"}
 _FLAGS = (
     "use_so3",
     "use_reduced_cg",
@@ -222,11 +229,9 @@ def _further_inputs(model: Part) -> dict[str, Any]:
 
 def _radial(block: Part) -> dict[str, Any]:
     basis = block.child("bessel_fn").name
-    if basis not in _RADIAL:
-        raise FoundationError(f"has an unknown radial basis {basis[:60]!r}.")
-    transform = block.child("distance_transform").name if block.has("distance_transform") else None
-    if transform is not None and transform not in _TRANSFORMS:
-        raise FoundationError(f"has an unknown distance transform {transform[:60]!r}.")
+    transform = (
+        block.child("distance_transform").name if block.has("distance_transform") else "None"
+    )
     cutoff = block.child("cutoff_fn")
     length = cutoff.tensor("r_max")
     r_max = _number(length)
@@ -236,8 +241,8 @@ def _radial(block: Part) -> dict[str, Any]:
         "r_max": r_max,
         "num_polynomial_cutoff": _number(cutoff.tensor("p")),
         "num_bessel": block.value("out_dim"),
-        "radial_type": _RADIAL[basis],
-        "distance_transform": _TRANSFORMS[transform] if transform else "None",
+        "radial_type": _RADIAL.get(basis, basis),
+        "distance_transform": transform.removesuffix("Transform"),
         "apply_cutoff": block.value("apply_cutoff", True),
     }
 
@@ -253,26 +258,20 @@ def _readout(model: Part) -> dict[str, Any]:
         return {}
     readout = readouts[-1]
     irreps, heads = readout.value("hidden_irreps"), readout.value("num_heads", 1)
-    if heads != 1:
-        count, _, irrep = irreps.partition("x") if isinstance(irreps, str) else ("", "", "")
-        if "+" in irrep or not count.isdigit() or type(heads) is not int or int(count) % heads:
-            raise FoundationError("divides the irreps of its readout in an unknown way.")
-        irreps = f"{int(count) // heads}x{irrep}"
-    gate = readout.child("non_linearity", "acts").table("_modules").get("0")
-    return {"readout_cls": readout.name, "MLP_irreps": irreps, "gate": _gate(gate)}
-
-
-def _gate(activation: object) -> str:
-    if activation is None:
-        return "None"
-    function = Part(activation, "the gate").value("f")
-    if isinstance(function, Global):
-        return function.name
-    if isinstance(function, Record) and function.path == "builtins.getattr":
-        match function.args:
-            case (_, str(name)):
-                return name
-    raise FoundationError(f"has an unknown gate: {describe(function)}.")
+    if type(heads) is int and heads > 1 and isinstance(irreps, str):
+        count, _, irrep = irreps.partition("x")
+        if count.isdigit():
+            irreps = f"{int(count) // heads}x{irrep}"
+    activation = readout.child("non_linearity", "acts").table("_modules").get("0")
+    gate: object = "None"
+    if activation is not None:
+        gate = Part(activation, "the gate").value("f")
+        match gate:
+            case Global():
+                gate = gate.name
+            case Record(path="builtins.getattr", args=(_, str(name))):
+                gate = name
+    return {"readout_cls": readout.name, "MLP_irreps": irreps, "gate": gate}
 
 
 def _validated(fields: dict[str, Any]) -> MaceSettings:
@@ -374,3 +373,134 @@ def _terms(irreps: str) -> list[tuple[int, int, str]]:
     if max(degree for _, degree, _ in terms) > _HIGHEST_DEGREE:
         raise FoundationError(f"has irreps of a degree beyond {_HIGHEST_DEGREE}: {irreps[:60]!r}.")
     return terms
+
+
+_CODE = frozenset({"reduce_graph_module", "Tracer"})  # code that MACE generates again
+_DERIVED = frozenset({"training", "__codegen__", "_profiling_str"})
+_IGNORED = frozenset(torch.nn.Module().__dict__) | _DERIVED
+_SINGLE, _DOUBLE = 1e-5, 1e-10
+_LARGEST = 1e300
+TRUST = "If you trust where it comes from, trust=true loads it as torch does, code included."
+
+
+def check_same(root: object, model: torch.nn.Module) -> None:
+    """Check that a file holds what the model holds, up to the values of the parameters.
+
+    Args:
+        root: What was read from the file.
+        model: A model built from the settings that were read from it.
+
+    Raises:
+        FoundationError: If they differ, naming the first difference.
+    """
+    fresh, found = Part(inert(model)), Part(root)
+    weight = found.child("node_embedding", "linear").tensor("weight", "_parameters")
+    single = torch.equal(weight.float().to(weight.dtype), weight)  # now, or when it was trained
+    coarse = single or next(model.parameters()).dtype != torch.float64
+    _compare(found, fresh, _SINGLE if coarse else _DOUBLE)
+
+
+def inert(model: torch.nn.Module) -> object:
+    """Return a model as `finetune.potentials.archive` reads it from a file."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's notices about TorchScript are not for the user
+        torch.save(model, buffer)
+    return read_archive(buffer).root
+
+
+def _compare(found: Part, fresh: Part, tolerance: float) -> None:
+    """Check that two modules are the same."""
+    if (found.package, found.name) != (fresh.package, fresh.name):
+        raise _difference(found.path, f"a {found.name[:60]!r}", f"a {fresh.name!r}")
+    constants = fresh.table("_buffers")
+    # MACE's fine-tuning turns the frequencies of the Bessel functions, a buffer, into a parameter
+    # that it does not train.
+    moved = {name for name in found.table("_parameters") if name in constants}
+    for table, allowed in (("_parameters", constants), ("_modules", {})):
+        mine, expected = found.table(table), fresh.table(table)
+        for name in (*expected, *mine):
+            if (name in mine) != (name in expected) and name not in allowed:
+                held = (
+                    describe(part[name]) if name in part else "nothing" for part in (mine, expected)
+                )
+                raise _difference(found.place(name), *held)
+    for name, parameter in fresh.table("_parameters").items():
+        if parameter is not None:
+            tensor = found.tensor(name, "_parameters")
+            if tensor.shape != parameter.shape:
+                raise _difference(found.place(name), describe(tensor), describe(parameter))
+    for name in (*found.table("_buffers"), *moved):
+        table = "_parameters" if name in moved else "_buffers"
+        if found.table(table)[name] is not None or constants.get(name) is not None:
+            value = found.tensor(name, table)
+            if name not in constants:
+                raise _difference(found.place(name), describe(value), "nothing")
+            _compare_values(value, constants[name], found.place(name), tolerance)
+    for name, value in found.state.items():
+        place = found.place(name)
+        if isinstance(name, str) and name.endswith("_hooks"):
+            if value:
+                raise _difference(place, "functions", "none")
+        elif name in fresh.state and name not in _IGNORED:
+            _compare_values(value, fresh.state[name], place, tolerance)
+        elif name not in fresh.state and value is not None and value is not False:
+            raise _difference(place, describe(value), "no such attribute")
+    for name, module in fresh.table("_modules").items():
+        mine, place = found.table("_modules")[name], found.place(name)
+        if isinstance(module, Record) and module.name in _CODE:
+            if not isinstance(mine, Record) or mine.name != module.name:
+                raise _difference(place, describe(mine), describe(module))
+        elif isinstance(module, Record):
+            _compare(Part(mine, place), Part(module, place), tolerance)
+        elif mine is not None:
+            raise _difference(place, describe(mine), "nothing")
+
+
+def _compare_values(found: object, fresh: object, place: str, tolerance: float) -> None:
+    """Check that two attributes are equal; goes no deeper than the fresh one."""
+    mine: Any = plain(found)
+    expected: Any = plain(fresh)
+    pairs: list[tuple[object, object, str]] = []
+    match expected:
+        case torch.Tensor():
+            same = isinstance(mine, torch.Tensor) and _close(mine, expected, tolerance)
+        case np.ndarray():
+            same = isinstance(mine, np.ndarray) and np.array_equal(mine, expected)
+        case Record():
+            same = isinstance(mine, Record) and mine.path == expected.path
+            parts = ("args", "state", "items", "pairs") if same else ()
+            pairs = [(getattr(mine, part), getattr(expected, part), place) for part in parts]
+        case list() | tuple():
+            same = isinstance(mine, (list, tuple)) and len(mine) == len(expected)
+            if same:
+                pairs = [(mine[i], item, f"{place}[{i}]") for i, item in enumerate(expected)]
+        case dict():
+            same = isinstance(mine, dict) and mine.keys() == expected.keys()
+            if same:
+                pairs = [(mine[key], expected[key], f"{place}[{key!r}]") for key in expected]
+        case int() | float() if not isinstance(expected, bool):
+            number = isinstance(mine, (int, float)) and not isinstance(mine, bool)
+            near = number and abs(mine) < _LARGEST
+            same = near and math.isclose(mine, expected, rel_tol=tolerance)
+        case _:
+            same = type(mine) is type(expected) and bool(mine == expected)
+    if not same:
+        raise _difference(place, describe(mine), describe(expected))
+    for one, other, inside in pairs:
+        _compare_values(one, other, inside, tolerance)
+
+
+def _close(mine: torch.Tensor, expected: torch.Tensor, tolerance: float) -> bool:
+    mine, expected = mine.squeeze().double(), expected.squeeze().double()
+    if mine.shape != expected.shape:  # older MACE keeps one head's numbers without an axis
+        return False
+    scale = float(expected.abs().max()) if expected.numel() else 0.0
+    return bool(torch.allclose(mine, expected, rtol=tolerance, atol=tolerance * scale))
+
+
+def _difference(place: str, found: str, expected: str) -> FoundationError:
+    return FoundationError(
+        f"has {found} at '{place or 'the model'}' where {expected} is expected: "
+        f"this architecture is not understood. {TRUST}"
+    )

@@ -23,8 +23,13 @@ from finetune.data.structures import Structure
 from finetune.potentials import storage
 from finetune.potentials.archive import read_archive
 from finetune.potentials.downloads import conversion, digest
-from finetune.potentials.mace.comparison import check_same, inert
-from finetune.potentials.mace.conversion import Part, check_plausible, read_settings
+from finetune.potentials.mace.conversion import (
+    Part,
+    check_plausible,
+    check_same,
+    inert,
+    read_settings,
+)
 from finetune.potentials.mace.potential import MacePotential, construct, mace_modules
 from finetune.potentials.mace.settings import MaceSettings
 from finetune.potentials.potential import Potential

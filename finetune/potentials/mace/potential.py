@@ -317,6 +317,24 @@ def _pattern(settings: str, dtype: torch.dtype) -> torch.nn.Module:
     return model
 
 
+def assemble(
+    settings: MaceSettings,
+    weights: Mapping[str, torch.Tensor],
+    dtype: torch.dtype,
+    head: str | None,
+) -> tuple[MacePotential, dict[str, torch.Tensor]]:
+    """Return a stored MACE as it was when its head was trained, and the weights to fill in.
+
+    Raises:
+        FoundationError: If the head is unknown, or not named although there are several.
+    """
+    own, kept = split_kept(weights)
+    settings, own, kept = _as_trained(settings, own, kept, head)
+    potential = MacePotential(settings, unfilled(settings, dtype), head)
+    potential.stored_heads = kept
+    return potential, own
+
+
 def _choose_head(settings: MaceSettings, head: str | None) -> int:
     if head is None:
         if len(settings.heads) == 1:
@@ -367,7 +385,7 @@ def split_kept(weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Ten
     return own, kept
 
 
-def as_trained(
+def _as_trained(
     settings: MaceSettings, weights: Mapping[str, torch.Tensor], kept: KeptHeads, head: str | None
 ) -> tuple[MaceSettings, dict[str, torch.Tensor], KeptHeads]:
     """Return settings, weights and kept readouts of the model in which a head was trained."""
