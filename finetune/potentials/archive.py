@@ -224,10 +224,13 @@ _VALUES = {
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
 }
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_TO_MARK = frozenset({"TUPLE", "FROZENSET", "APPENDS", "ADDITEMS", "SETITEMS", "POP_MARK"})
-_TAKEN = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2, "STACK_GLOBAL": 2}
-_TAKEN |= {"REDUCE": 2, "NEWOBJ": 2, "BUILD": 1, "BINPERSID": 1, "POP": 1}
-"""How many values an opcode takes from the stack."""
+_TAKEN = {
+    **dict.fromkeys(("TUPLE1", "APPEND", "BUILD", "BINPERSID", "POP"), 1),
+    **dict.fromkeys(("TUPLE2", "SETITEM", "STACK_GLOBAL", "REDUCE", "NEWOBJ"), 2),
+    "TUPLE3": 3,
+    **dict.fromkeys(("TUPLE", "FROZENSET", "APPENDS", "ADDITEMS", "SETITEMS", "POP_MARK"), None),
+}
+"""How many values an opcode takes from the stack; None for all that are above the mark."""
 _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
@@ -254,56 +257,59 @@ class _Machine:
 
     def step(self, name: str, argument: Any) -> None:
         """Take one opcode."""
-        taken: list[Any] = []
-        if name in _TO_MARK:
-            taken, self.stack = self.stack, self.below.pop()
-        elif count := _TAKEN.get(name):
-            if len(self.stack) < count:
-                raise ValueError("the stack is too short")
-            taken = self.stack[-count:]
-            del self.stack[-count:]
         stack = self.stack
+        taken: list[Any] = []
+        if name in _TAKEN:
+            count = _TAKEN[name]
+            if count is None:
+                taken, stack = stack, self.below.pop()
+                self.stack = stack
+            elif len(stack) < count:
+                raise ValueError("the stack is too short")
+            else:
+                taken = stack[-count:]
+                del stack[-count:]
         match name:
             case _ if name in _VALUES:
                 stack.append(argument)
-            case "PROTO" | "FRAME" | "STOP" | "POP" | "POP_MARK":
-                pass
-            case "MARK":
-                self.below.append(stack)
-                self.stack = []
             case "BINGET" | "LONG_BINGET":
                 stack.append(self._memo[argument])
             case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
                 self._memo[len(self._memo) if argument is None else argument] = stack[-1]
-            case "DUP":
-                stack.append(stack[-1])
+            case "REDUCE" if isinstance(taken[0], Global) and taken[0] in self._rebuild:
+                stack.append(self._rebuild[taken[0]](*_as(tuple, taken[1])))
+            case "REDUCE" | "NEWOBJ":
+                stack.append(Record(*taken))
+            case "APPEND" | "APPENDS" | "ADDITEMS":
+                target = stack[-1]
+                (target.items if isinstance(target, Record) else _as(list, target)).extend(taken)
             case "EMPTY_LIST":
                 stack.append([])
             case "EMPTY_DICT":
                 stack.append({})
-            case "EMPTY_SET":
-                stack.append(Record(Global("builtins.set"), ()))
-            case "FROZENSET":
-                stack.append(Record(Global("builtins.frozenset"), (taken,)))
             case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
                 stack.append(tuple(taken))
-            case "APPEND" | "APPENDS" | "ADDITEMS":
-                target = stack[-1]
-                (target.items if isinstance(target, Record) else _as(list, target)).extend(taken)
+            case "MARK":
+                self.below.append(stack)
+                self.stack = []
             case "SETITEM" | "SETITEMS":
                 _assign(stack[-1], list(zip(taken[::2], taken[1::2], strict=True)))
             case "GLOBAL":
                 stack.append(_global(*argument.split(" ", 1)))
             case "STACK_GLOBAL":
                 stack.append(_global(*taken))
-            case "REDUCE" if isinstance(taken[0], Global) and taken[0] in self._rebuild:
-                stack.append(self._rebuild[taken[0]](*_as(tuple, taken[1])))
-            case "REDUCE" | "NEWOBJ":
-                stack.append(Record(*taken))
             case "BUILD":
                 _build(stack[-1], *taken)
             case "BINPERSID" if self._storage is not None:
                 stack.append(self._storage(*taken))
+            case "EMPTY_SET":
+                stack.append(Record(Global("builtins.set"), ()))
+            case "FROZENSET":
+                stack.append(Record(Global("builtins.frozenset"), (taken,)))
+            case "DUP":
+                stack.append(stack[-1])
+            case "PROTO" | "FRAME" | "STOP" | "POP" | "POP_MARK":
+                pass
             case _:
                 stack.append(_CONSTANTS[name])
 
