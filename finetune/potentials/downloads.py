@@ -70,15 +70,15 @@ def download(url: str, target: Path, sha256: str | None = None, size: int | None
             except (_CutError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
                 if attempt == ATTEMPTS:
                     raise FoundationError(
-                        f"the download of {url} was cut {ATTEMPTS} times ({error}). Run the same "
-                        f"command again: it goes on from there. {by_hand}"
+                        f"the download of {url} was interrupted {ATTEMPTS} times ({error}). Run "
+                        f"the same command again: it continues from there. {by_hand}"
                     ) from error
         found = digest(part) if sha256 else None
         if found != sha256:
             _forget(part)
             raise FoundationError(
-                f"what was downloaded from {url} has the sha256 {found} instead of {sha256}, so it "
-                f"is damaged or another file, and was not kept. Try again later. {by_hand}"
+                f"the file downloaded from {url} has the sha256 {found} instead of {sha256}: it is "
+                f"damaged or another file, and was not kept. Try again later. {by_hand}"
             )
         part.replace(target)
         _etag(part).unlink(missing_ok=True)
@@ -105,7 +105,7 @@ def digest(path: Path) -> str:
 
 
 class _CutError(Exception):
-    """A transfer that ended before the file did."""
+    """A transfer that ended too early."""
 
 
 def _etag(part: Path) -> Path:
@@ -129,7 +129,7 @@ def _transfer(url: str, part: Path, label: str, size: int | None) -> None:
         error.close()
         if error.code == 416 and have:  # the part is longer than the file: start again
             _forget(part)
-            raise _CutError("what had arrived did not fit the file") from error
+            raise _CutError("the part that had arrived did not fit the file") from error
         raise
     with response:
         if response.headers.get_content_type() == "text/html":

@@ -221,11 +221,7 @@ def assemble(
 
 
 def _attached(potential: Potential, stored: Mapping[str, Any], folder: Path) -> Potential:
-    """Add an adapter to a potential, with weights that are filled in later.
-
-    Raises:
-        FoundationError: If the adapter is not known here, or has changed.
-    """
+    """Add an adapter to a potential, with weights that are filled in later."""
     kind = str(stored.get("kind"))
     try:
         adapter = adapters.get(kind)

@@ -93,14 +93,7 @@ def plain(potential: MacePotential) -> MacePotential:
 def _converted(
     potential: MacePotential, acceleration: str, converter: str, **config: Any
 ) -> MacePotential:
-    """Return a potential with the same weights in other layers, once it predicts the same.
-
-    Args:
-        potential: Not changed.
-        acceleration: Of the new potential.
-        converter: MACE's converter; ``oeq`` for none, as those layers have no weights of their own.
-        config: Of the new layers.
-    """
+    """Return a potential with the same weights in other layers, once it predicts the same."""
     settings = potential.settings
     model = construct(settings, potential.dtype, **config).to(potential.device)
     _transfer(potential, model, converter)
@@ -117,7 +110,7 @@ def _converted(
 
 def _transfer(potential: MacePotential, model: torch.nn.Module, converter: str) -> None:
     """Give a model the weights of a potential."""
-    if converter == "oeq":
+    if converter == "oeq":  # the layers of OpenEquivariance have no weights of their own
         weights = dict(potential.model.named_parameters())
         with torch.no_grad():
             for name, parameter in model.named_parameters():

@@ -225,11 +225,7 @@ class MacePotential(Potential):
         }
 
     def _further_inputs(self, batch: GraphBatch) -> dict[str, torch.Tensor]:
-        """Return charge and spin ``[B]`` for a model that embeds them.
-
-        Raises:
-            FoundationError: For a charge or spin that the model has no embedding for.
-        """
+        """Return charge and spin ``[B]`` for a model that embeds them, once it knows the values."""
         values = {"total_charge": batch.charge, "total_spin": batch.spin}
         inputs = {}
         for name, spec in (self._settings.embedding_specs or {}).items():
@@ -400,10 +396,7 @@ def _as_trained(
 
 
 def _extend(path: str, old: Any, new: Any, heads: int, source: int) -> dict[str, torch.Tensor]:
-    """Fill a longer linear layer of a readout from the shorter one; return masks of what is new.
-
-    An axis that grows holds one block for each head, in order.
-    """
+    """Fill a longer linear layer, in blocks by head, from the shorter one; return new entries."""
     new_entries = []
     for (narrow, weight), (wide, target) in zip(_weights(old), _weights(new), strict=True):
         rows, columns = (
@@ -434,10 +427,7 @@ def _weights(linear: Any) -> list[tuple[float, torch.Tensor]]:
 def _blocks(
     before: int, after: int, heads: int, source: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return where entries of the longer axis come from, and which belong to the new head.
-
-    Where the heads share the axis, all do.
-    """
+    """Return the origin of entries of the longer axis, and which the new head has or shares."""
     index = torch.arange(before, device=device)
     if before == after:
         return index, torch.ones_like(index, dtype=torch.bool)
