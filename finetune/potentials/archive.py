@@ -43,6 +43,7 @@ _TYPES = {
 _NUMPY = frozenset({"f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1"})
 _END = 22  # bytes of the record that ends a zip archive, without its comment
 _LONGEST_NAME = 1000
+_MOST_ARGUMENTS = 8
 _MOST_DIMENSIONS = 16
 _MOST_NUMBERS = 2**62
 _LARGEST_KEY = 2**60  # keys below it hash to themselves, so that they cannot be made to collide
@@ -277,7 +278,7 @@ class _Machine:
             case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
                 self._memo[len(self._memo) if argument is None else argument] = stack[-1]
             case "REDUCE" if isinstance(taken[0], Global) and taken[0] in self._rebuild:
-                stack.append(self._rebuild[taken[0]](*_as(tuple, taken[1])))
+                stack.append(self._rebuild[taken[0]](*_as(tuple, taken[1])[:_MOST_ARGUMENTS]))
             case "REDUCE" | "NEWOBJ":
                 stack.append(Record(*taken))
             case "APPEND" | "APPENDS" | "ADDITEMS":
@@ -396,8 +397,10 @@ def _dtype(found: Any) -> np.dtype[Any]:
     if not isinstance(found, Record) or found.path != "numpy.dtype":
         raise TypeError("a NumPy value without a type")
     code, order = found.args[0], found.state[1]  # type: ignore[index]
+    if not isinstance(code, str):  # hashing or printing anything else may take for ever
+        raise TypeError("a type without a name")
     if code not in _NUMPY or order not in ("<", "|"):
-        raise FoundationError(f"holds NumPy values of the type {str(code)[:20]!r}, not numbers.")
+        raise FoundationError(f"holds NumPy values of the type {code[:20]!r}, not numbers.")
     return np.dtype(code)
 
 

@@ -105,6 +105,22 @@ def test_a_long_name_is_refused() -> None:
         interpret(b"\x80\x04](" + text + b"q\x00h\x00\x93" + 1000 * b"h\x00h\x00\x93" + b"e.")
 
 
+DOUBLED = b")" + b"2\x86" * 5_000
+DTYPE = b"cnumpy\ndtype\n" + DOUBLED + b"\x85R(K\x03X\x01\x00\x00\x00<tb"
+ENDLESS = {
+    "a name": b"\x80\x04" + DOUBLED + b"2\x93.",
+    "a type": b"\x80\x03cnumpy.core.multiarray\nscalar\n" + DTYPE + b"C\x08" + bytes(8) + b"\x86R.",
+    "an encoding": b"\x80\x02c_codecs\nencode\n" + DOUBLED + b"2\x86R.",
+    "a storage": b"\x80\x02" + DOUBLED + b"Q.",
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_tuples_that_double_are_never_walked(what: str) -> None:
+    with pytest.raises(FoundationError, match="damaged pickle near byte"):
+        interpret(ENDLESS[what])
+
+
 def test_other_calls_are_kept_as_records() -> None:
     found: Any = interpret(pickle.dumps({1, 2}, 2))
     assert isinstance(found, Record)

@@ -158,7 +158,7 @@ def read_settings(root: object) -> MaceSettings:
         product.child("symmetric_contractions", "contractions", "0").value("correlation")
         for product in model.child("products").children()
     ]
-    alike = correlations and correlations.count(correlations[0]) == len(correlations)
+    alike = correlations and all(type(c) is int and c == correlations[0] for c in correlations)
     radial = first.value("radial_MLP")
     if radial is None:  # as older MACE keeps it: the layers with input and output
         layers = first.child("conv_tp_weights").value("hs")
