@@ -69,8 +69,8 @@ class Record:
         path: Dotted name of the class or function; empty if it was itself to be computed.
         args: Positional arguments.
         state: What was to be set as the object's state.
-        items: What was to be appended.
-        pairs: Keys and values that were to be assigned.
+        items: What was to be appended, None for nothing.
+        pairs: Keys and values that were to be assigned, None for none.
     """
 
     __slots__ = ("path", "args", "state", "items", "pairs")
@@ -79,8 +79,8 @@ class Record:
         self.path = path if isinstance(path, Global) else Global()
         self.args = args
         self.state: object = None
-        self.items: list[object] = []
-        self.pairs: list[tuple[object, object]] = []
+        self.items: list[object] | None = None
+        self.pairs: list[tuple[object, object]] | None = None
 
     @property
     def name(self) -> str:
@@ -282,8 +282,7 @@ class _Machine:
             case "REDUCE" | "NEWOBJ":
                 stack.append(Record(*taken))
             case "APPEND" | "APPENDS" | "ADDITEMS":
-                target = stack[-1]
-                (target.items if isinstance(target, Record) else _as(list, target)).extend(taken)
+                _extend(stack[-1], taken)
             case "EMPTY_LIST":
                 stack.append([])
             case "EMPTY_DICT":
@@ -337,8 +336,16 @@ def _global(module: object, name: object) -> Global:
     return Global(f"{_PYTHON_2.get(module, module)}.{name}")
 
 
+def _extend(target: Any, items: list[Any]) -> None:
+    if isinstance(target, Record):
+        target.items = target.items or []
+        target = target.items
+    _as(list, target).extend(items)
+
+
 def _assign(target: Any, pairs: list[tuple[Any, Any]]) -> None:
     if isinstance(target, Record):
+        target.pairs = target.pairs or []
         target.pairs.extend(pairs)
         return
     for key, value in pairs:
