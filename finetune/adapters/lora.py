@@ -17,7 +17,7 @@ from finetune.adapters.adapter import AdaptedPotential, Adapter, matching, read_
 from finetune.adapters.lora_layers import HIGHEST, clamped, contraction_class, contraction_weights
 from finetune.core.errors import RecipeError
 from finetune.core.files import write_atomically
-from finetune.potentials.mace.importing import mace_modules
+from finetune.potentials.mace.potential import mace_modules
 from finetune.potentials.potential import Potential, innermost
 from finetune.recipe.adapter_options import LoraOptions
 

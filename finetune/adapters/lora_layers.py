@@ -22,7 +22,7 @@ from peft.tuners.lora import LoraLayer
 from torch.func import functional_call
 
 from finetune.core.errors import RecipeError
-from finetune.potentials.mace.importing import mace_module, mace_modules
+from finetune.potentials.mace.potential import mace_module, mace_modules
 from finetune.recipe.adapter_options import REFUSED
 
 mace_modules()

@@ -381,7 +381,7 @@ def evaluate(
         graphs,
         note,
     )
-    found = replace(found, lineage=lineage.told(lineage.lineage(pair.tuned)))
+    found = replace(found, lineage=lineage.lineage_labels(lineage.lineage(pair.tuned)))
     if _other_origin(found):
         found = replace(found, note=" ".join(filter(None, (OTHER_ORIGIN, note))))
     shown: dict[str, Any] = {

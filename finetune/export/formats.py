@@ -26,9 +26,9 @@ from finetune.potentials.loading import (
     Foundation,
     ancestors,
     level_of_theory,
+    lineage_labels,
     load_foundation,
     locate,
-    told,
 )
 from finetune.potentials.mace import lammps
 from finetune.potentials.storage import CONFIG, StoredConfig
@@ -76,7 +76,7 @@ def card(metadata: Mapping[str, Any], path: str, fingerprint: str, peft: bool = 
     header = ["---", f"library_name: {'peft' if peft else 'piwsl-finetune'}"]
     header += [f"license: {licence}"] if licence else []
     header += ["tags: [mace, interatomic-potential, ase, piwsl-finetune]", "---"]
-    steps = told(ancestors(metadata))
+    steps = lineage_labels(ancestors(metadata))
     facts = [
         ("foundation", origin.get("name")),
         ("fingerprint of the foundation", origin.get("fingerprint")),

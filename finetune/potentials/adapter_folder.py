@@ -1,7 +1,7 @@
 """A trained adapter in a folder, and the foundation that it belongs to.
 
-Beside the weights lies ``adapter.json``: the kind of adapter and its options, the fingerprint of
-the foundation, and the reference energies of the level of theory that it was trained to.
+The folder contains the weights and ``adapter.json``: the kind of adapter and its options, the
+fingerprint of the foundation, and the reference energies that the adapter was trained with.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from finetune.core.resources import expanded
 from finetune.core.run_files import ADAPTER, ADAPTER_RECORD
 from finetune.potentials.downloads import digest
 from finetune.potentials.potential import Potential
+from finetune.potentials.records import Metadata, read_record
 from finetune.potentials.reference_energies import by_symbol
-from finetune.potentials.storage import Metadata, read_record
 from finetune.recipe.plugins import adapters
 
 
@@ -57,7 +57,7 @@ class AdapterRecord(Options):
         return {"kind": self.kind, **self.options}
 
     def check_foundation(self, fingerprint: str, name: str, where: Path) -> None:
-        """Refuse another foundation than the adapter was trained on.
+        """Refuse a foundation that the adapter was not trained on.
 
         Raises:
             FoundationError: Naming both.
@@ -103,14 +103,14 @@ class AdapterRecord(Options):
         return adapted
 
     def check_files(self, folder: Path) -> None:
-        """Refuse weights in ``folder`` that are not those that were stored.
+        """Refuse weights in ``folder`` that differ from those that were stored.
 
         Raises:
             RunFolderError: Naming the file.
         """
         for name, expected in self.sha256.items():
             path = folder / name
-            if path.is_file() and digest(path) != expected:  # a missing file is told on loading
+            if path.is_file() and digest(path) != expected:  # loading reports a missing file
                 raise RunFolderError(
                     f"'{path}' is damaged or was changed: its sha256 is not that in "
                     f"'{ADAPTER_RECORD}'. Get a fresh copy of the folder."
@@ -153,7 +153,7 @@ def weight_digests(folder: Path) -> dict[str, str]:
 
 
 def write_record(folder: Path, record: AdapterRecord) -> None:
-    """Write ``adapter.json`` beside the weights."""
+    """Write ``adapter.json`` into the folder of the weights."""
     content = record.model_dump_json(indent=2) + "\n"
     write_atomically(folder / ADAPTER_RECORD, content.encode())
 

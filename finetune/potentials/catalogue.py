@@ -1,4 +1,4 @@
-"""Foundation potentials by name: those that come with the package and those to be downloaded."""
+"""Foundation potentials by name: those in the package and those that can be downloaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from filelock import FileLock
 from finetune.core.errors import FoundationError
 from finetune.core.resources import shipped
 from finetune.potentials.downloads import download
-from finetune.potentials.mace.published import ASL, ASL_TERMS, PUBLISHED, Published
+from finetune.potentials.mace.published import ASL, ASL_TERMS, PUBLISHED
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,21 @@ def names() -> list[str]:
 
 def entries() -> list[Entry]:
     """Return the whole catalogue."""
-    return [_embedded(*item) for item in embedded().items()] + [
-        _published(item) for item in PUBLISHED.values()
-    ]
+    size: int | None
+    found = []
+    for name, folder in embedded().items():
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        elements, metadata = len(config["settings"]["atomic_numbers"]), config["metadata"]
+        level, licence = (str(metadata.get(key, "")) for key in ("level_of_theory", "license"))
+        size = sum(item.stat().st_size for item in folder.iterdir())
+        found.append(Entry(name, elements, level, size, licence, "embedded"))
+    for item in PUBLISHED.values():
+        cached = item.file.is_file()
+        size = item.file.stat().st_size if cached else item.size
+        state = "cached" if cached else "to download"
+        facts = (item.name, item.elements, item.level_of_theory, size, item.licence, state)
+        found.append(Entry(*facts))
+    return found
 
 
 def fetch(name: str, accept_licence: bool = False) -> Path:
@@ -58,7 +70,7 @@ def fetch(name: str, accept_licence: bool = False) -> Path:
 
     Args:
         name: Its name in the catalogue.
-        accept_licence: Whether the user accepts the licence, where that needs asking.
+        accept_licence: Whether the user accepts the licence, where that is required.
 
     Raises:
         FoundationError: If the licence has not been accepted or the download fails, saying what to
@@ -81,27 +93,3 @@ def fetch(name: str, accept_licence: bool = False) -> Path:
     except OSError as error:
         raise FoundationError(f"'{entry.file}' cannot be written: {error}.") from error
     return entry.file
-
-
-def _embedded(name: str, folder: Path) -> Entry:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return Entry(
-        name=name,
-        elements=len(config["settings"]["atomic_numbers"]),
-        level_of_theory=str(config["metadata"].get("level_of_theory", "")),
-        size=sum(item.stat().st_size for item in folder.iterdir()),
-        licence=str(config["metadata"].get("license", "")),
-        state="embedded",
-    )
-
-
-def _published(entry: Published) -> Entry:
-    cached = entry.file.is_file()
-    return Entry(
-        name=entry.name,
-        elements=entry.elements,
-        level_of_theory=entry.level_of_theory,
-        size=entry.file.stat().st_size if cached else entry.size,
-        licence=entry.licence,
-        state="cached" if cached else "to download",
-    )

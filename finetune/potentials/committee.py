@@ -1,4 +1,4 @@
-"""Several potentials that predict together: their mean, and how far they are apart."""
+"""Several potentials that predict together: their mean, and the spread of their predictions."""
 
 from __future__ import annotations
 
@@ -18,34 +18,33 @@ from finetune.core.run_files import COMMITTEE
 from finetune.data.graphs import GraphBatch
 from finetune.potentials import storage
 from finetune.potentials.potential import Potential
-from finetune.potentials.storage import StoredConfig, read_record
+from finetune.potentials.records import read_record
+from finetune.potentials.storage import StoredConfig
 
 
 def share(potential: Potential, foundation: Potential) -> None:
-    """Let parameters and constants that are the foundation's lie where the foundation has them.
+    """Let parameters and buffers that equal the foundation's share its memory.
 
     Args:
         potential: On the foundation's device; not to be trained further.
-        foundation: Another potential, alone or inside of a `WrappedPotential`.
+        foundation: Another potential, alone or inside a `WrappedPotential`.
     """
     own = {**dict(foundation.named_parameters()), **dict(foundation.named_buffers())}
     for name, tensor in (*potential.named_parameters(), *potential.named_buffers()):
         other = own.get(name, own.get(name.removeprefix("base.")))  # of a `WrappedPotential`
-        if "reference_energies" not in name and other is not None and _same(tensor, other):
+        if "reference_energies" in name or other is None:
+            continue
+        alike = tensor.dtype == other.dtype and tensor.device == other.device
+        if alike and torch.equal(tensor, other):
             tensor.data = other.data
-
-
-def _same(first: torch.Tensor, second: torch.Tensor) -> bool:
-    alike = first.dtype == second.dtype and first.device == second.device
-    return alike and torch.equal(first, second)
 
 
 class CommitteeRecord(Options):
     """What ``committee.json`` holds.
 
-    ``members`` are the folders of the stored potentials, from where the file is. ``scale`` (by
-    ``energy`` and ``forces``; None where validation had no labels) is what standard deviations are
-    to be multiplied with to be of the size of errors on the validation set.
+    ``members`` are the folders of the stored potentials, relative to the file. ``scale`` (by
+    ``energy`` and ``forces``; None where validation had no labels) is the factor that brings
+    standard deviations to the size of errors on the validation set.
     """
 
     format: Literal["piwsl-finetune/committee"] = "piwsl-finetune/committee"
@@ -66,7 +65,7 @@ class CommitteePotential(Potential):
     """The mean of potentials of one foundation; weights that they share are in memory once.
 
     Args:
-        members: Two or more, that know the same elements.
+        members: Two or more that know the same elements.
         scale: See `CommitteeRecord`.
 
     Raises:
@@ -100,7 +99,7 @@ class CommitteePotential(Potential):
         return self.predicting[0].feature_size
 
     def set_references(self, energies: Mapping[int, float]) -> None:
-        """Move the reference energies (eV) of all members, so that their mean is what is given."""
+        """Move the reference energies (eV) of all members to give the mean that is asked for."""
         before = self.references()
         for item in self.predicting:
             own = item.references()

@@ -1,4 +1,4 @@
-"""All there is to know about one foundation potential, as lines of a table."""
+"""What is known about one foundation potential, as lines of a table."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ase.data import chemical_symbols
 
 from finetune.core.run_files import COMMITTEE
 from finetune.potentials.committee import read_committee
-from finetune.potentials.loading import ancestors, level_of_theory, locate, merged_adapter, told
+from finetune.potentials.loading import (
+    ancestors,
+    level_of_theory,
+    lineage_labels,
+    locate,
+    merged_adapter,
+)
 from finetune.potentials.mace.opening import read_model
-from finetune.potentials.mace.potential import apart
+from finetune.potentials.mace.potential import split_kept
 from finetune.potentials.mace.published import ASL, ASL_TERMS, PUBLISHED, Published
-from finetune.potentials.mace.settings import MaceSettings
 from finetune.potentials.potential import plain_name
 from finetune.potentials.storage import CONFIG, read, read_config
 
@@ -28,8 +32,8 @@ def describe(name: str) -> list[tuple[str, str]]:
     """Return what is known of a foundation: names and values.
 
     Args:
-        name: Name in the catalogue, or path, of a foundation. One that is yet to be downloaded is
-            described as far as the catalogue goes.
+        name: Name in the catalogue, or path, of a foundation. For one that is not downloaded yet,
+            only the facts of the catalogue are returned.
 
     Raises:
         FoundationError: For an unknown name, or files that are damaged or of another kind.
@@ -52,8 +56,8 @@ def describe(name: str) -> list[tuple[str, str]]:
         *known,
         ("path", str(place)),
         ("fingerprint", config.fingerprint),
-        *_architecture(config.settings),
-        *_weights(apart(weights)[0]),
+        *config.settings.description(),
+        *_weights(split_kept(weights)[0]),
     ]
 
 
@@ -69,7 +73,7 @@ def _committee(name: str, place: Path) -> list[tuple[str, str]]:
             (f"  {folder.relative_to(place)}", config.fingerprint)
             for folder, config in zip(folders, configs, strict=True)
         ),
-        *_architecture(configs[0].settings),
+        *configs[0].settings.description(),
     ]
 
 
@@ -85,7 +89,7 @@ def _stored(name: str, metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = [
         ("name", str(metadata.get("name", name))),
         ("level of theory", level_of_theory(metadata) or ""),
-        ("descends from", " → ".join(told(ancestors(metadata)))),
+        ("descends from", " → ".join(lineage_labels(ancestors(metadata)))),
         ("licence", str(metadata.get("license", ""))),
         ("adapter", _adapter(metadata)),
     ]
@@ -96,29 +100,6 @@ def _adapter(metadata: Mapping[str, Any]) -> str:
     """Return the adapter of the run that made a potential, and what it trained."""
     kind = metadata.get("recipe", {}).get("adapter", {}).get("kind", "")
     return "; ".join(str(part) for part in (kind, metadata.get("trained")) if part)
-
-
-def _architecture(settings: MaceSettings) -> list[tuple[str, str]]:
-    interactions = [settings.interaction_cls_first]
-    interactions += [settings.interaction_cls] * (settings.num_interactions - 1)
-    symbols = [chemical_symbols[number] for number in settings.atomic_numbers]
-    inputs = ", ".join(settings.embedding_specs or {})
-    rows = [
-        ("architecture", settings.architecture),
-        ("cutoff", f"{settings.r_max:g} Å"),
-        ("hidden irreps", settings.hidden_irreps),
-        ("edge irreps", settings.edge_irreps or ""),
-        ("spherical harmonics", f"to degree {settings.max_ell}"),
-        ("correlation", str(settings.correlation)),
-        ("interactions", ", ".join(interactions)),
-        ("radial basis", f"{settings.num_bessel} {settings.radial_type}"),
-        ("distance transform", settings.distance_transform),
-        ("pair repulsion", "ZBL" if settings.pair_repulsion else "none"),
-        ("further inputs", inputs),
-        ("heads", ", ".join(settings.heads)),
-        ("elements", f"{len(symbols)}: {' '.join(symbols)}"),
-    ]
-    return [(label, value) for label, value in rows if value]
 
 
 def _weights(weights: Mapping[str, torch.Tensor]) -> list[tuple[str, str]]:

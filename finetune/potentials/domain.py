@@ -1,8 +1,8 @@
-"""What a potential was trained on, in a few hundred descriptors of atoms, and how far others are.
+"""The training domain of a potential: a few hundred descriptors of atoms, and distances to them.
 
-Distances are between descriptors of atoms of the same element, to the nearest that is kept. They
-are divided by what is usual for that element and by the distance at which a structure counts as
-far, both taken from the validation set, so that 1 is the limit for every potential.
+A distance is that between descriptors of atoms of the same element, to the nearest that is kept. It
+is divided by the usual one of that element and by the distance at which a structure counts as far,
+both taken from the validation set, so that 1 is the limit for every potential.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ FILE = "training-set.safetensors"
 POINTS = 200
 """Descriptors kept of each element."""
 STRUCTURES, ATOMS = 1000, 10_000
-"""Structures, and atoms of each element, among which they are chosen."""
+"""Structures, and atoms of each element, from which they are chosen."""
 USUAL, FAR = 0.95, 0.99
 """Quantiles: of the distances of validation atoms, and of the farthest atoms of structures."""
 SLACK = 1.001
-"""On the limit, for rounding."""
+"""Factor on the limit, for rounding."""
 BATCH = 16
 
 
@@ -88,7 +88,10 @@ def summarise(
         FoundationError: If the potential has no descriptors.
     """
     seen = _by_element(list(_described(potential, train)))
-    points = {number: _apart(_spaced(rows, ATOMS)) for number, rows in seen.items()}
+    points = {}
+    for number, rows in seen.items():
+        candidates = _spaced(rows, ATOMS)
+        points[number] = candidates[farthest(candidates, POINTS)[0]]
     structures = list(_described(potential, valid))
     usual = {}
     for number, rows in _by_element(structures).items():
@@ -111,7 +114,7 @@ def distances(domain: Domain, potential: Potential, batch: GraphBatch) -> Array:
 
 
 def write(domain: Domain, folder: Path, fingerprint: str) -> None:
-    """Write a summary beside the potential of this fingerprint."""
+    """Write a summary next to the potential of this fingerprint."""
     tensors = {}
     for number, rows in domain.points.items():
         symbol = chemical_symbols[number]
@@ -130,9 +133,9 @@ def read(folder: Path, fingerprint: str) -> Domain:
     path = folder / FILE
     if not path.is_file():
         raise FoundationError(
-            f"'{folder}' holds no summary of a training set ('{FILE}'): runs write one beside "
-            "their potential, earlier releases, foundations and .model files have none. Leave "
-            "warn_far out."
+            f"'{folder}' contains no summary of a training set ('{FILE}'). Runs write one next to "
+            "their potential; earlier releases, foundations and .model files have none. Leave out "
+            "warn_far."
         )
     try:
         with safe_open(path, framework="pt") as file:
@@ -151,8 +154,8 @@ def read(folder: Path, fingerprint: str) -> Domain:
         raise FoundationError(f"'{path}' cannot be read: {error}. Get a fresh copy.") from error
     if facts.get("fingerprint") != fingerprint:
         raise FoundationError(
-            f"'{path}' belongs to another potential than the one beside it. Get a fresh copy of "
-            "the folder."
+            f"'{path}' belongs to another potential than the one in its folder. Get a fresh "
+            "copy of the folder."
         )
     return found
 
@@ -160,7 +163,7 @@ def read(folder: Path, fingerprint: str) -> Domain:
 def _described(
     potential: Potential, graphs: Sequence[GraphBatch]
 ) -> Iterator[tuple[NDArray[np.int64], Array]]:
-    """Yield atomic numbers and descriptors of the structures, of some where there are many."""
+    """Yield atomic numbers and descriptors of the structures, or of some of many."""
     places = _spaced(np.arange(len(graphs)), STRUCTURES).tolist()
     for start in range(0, len(places), BATCH):
         batch = concatenate([graphs[place] for place in places[start : start + BATCH]])
@@ -189,17 +192,13 @@ def _spaced(rows: NDArray[S], count: int) -> NDArray[S]:
     return rows[np.linspace(0, len(rows) - 1, count).astype(int)]
 
 
-def _apart(rows: Array) -> Array:
-    return rows[farthest(rows, POINTS)[0]]
-
-
 def _nearest(rows: Array, points: Array) -> Array:
     found = torch.cdist(torch.from_numpy(rows), torch.from_numpy(points)).min(dim=1).values
     return np.asarray(found.numpy(), dtype=np.float64)
 
 
 def _between(points: Array) -> float:
-    """Return what most of the points are apart from the nearest other one; 0 for a single one."""
+    """Return the usual distance of a point to the nearest other one; 0 for a single point."""
     if len(points) < 2:
         return 0.0
     apart = torch.cdist(torch.from_numpy(points), torch.from_numpy(points))

@@ -1,4 +1,4 @@
-"""Download a file so that a cut transfer is taken up again and a wrong file is never kept."""
+"""Download a file: an interrupted transfer is continued, and a wrong file is never kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from finetune.core.errors import FoundationError
 
 CONVERSION = 1
-"""To be raised when a file may be converted to something else than before."""
+"""Increase this when the same file may be converted to a different result."""
 
 
 def mace_cache() -> Path:
@@ -27,8 +27,8 @@ def mace_cache() -> Path:
 def conversion(sha256: str) -> Path:
     """Return the folder for the conversion of the file with this sha256.
 
-    It belongs to one release of MACE, since another may build another model from the same settings,
-    and to one way of converting.
+    It is for one release of MACE, since another may build a different model from the same settings,
+    and for one version of the conversion.
     """
     release = f"conversion-{CONVERSION}-mace-torch-{version('mace-torch')}"
     return _root() / "piwsl-finetune" / release / sha256
@@ -46,18 +46,18 @@ _BLOCK = 256 * 1024
 def download(url: str, target: Path, sha256: str | None = None, size: int | None = None) -> None:
     """Fetch ``url`` into ``target``, with a progress bar on standard error.
 
-    What has arrived is kept as ``TARGET.part``; a later call goes on from there if the server still
-    has the same file.
+    What has arrived is kept as ``TARGET.part``; a later call continues from there if the server
+    still has the same file.
 
     Args:
         url: Address, http or https.
         target: File to write; appears whole or not at all.
         sha256: Expected digest; not checked if None.
-        size: Expected length in bytes; that which the server states if None.
+        size: Expected length in bytes; the length that the server states if None.
 
     Raises:
-        FoundationError: Without a network, for what the server refuses, a transfer that is cut
-            again and again, and a file with another digest; says what to fetch and where to put it.
+        FoundationError: Without a network, if the server refuses, if the transfer is interrupted
+            repeatedly, and for a file with another digest; says what to fetch and where to put it.
     """
     by_hand = f"Or fetch {url} by other means and save it as '{target}'."
     part = target.with_name(f"{target.name}.part")
@@ -70,15 +70,15 @@ def download(url: str, target: Path, sha256: str | None = None, size: int | None
             except (_CutError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
                 if attempt == ATTEMPTS:
                     raise FoundationError(
-                        f"the download of {url} was cut {ATTEMPTS} times ({error}). Run the same "
-                        f"command again: it goes on from there. {by_hand}"
+                        f"the download of {url} was interrupted {ATTEMPTS} times ({error}). Run "
+                        f"the same command again: it continues from there. {by_hand}"
                     ) from error
         found = digest(part) if sha256 else None
         if found != sha256:
             _forget(part)
             raise FoundationError(
-                f"what was downloaded from {url} has the sha256 {found} instead of {sha256}, so it "
-                f"is damaged or another file, and was not kept. Try again later. {by_hand}"
+                f"the file downloaded from {url} has the sha256 {found} instead of {sha256}: it is "
+                f"damaged or another file, and was not kept. Try again later. {by_hand}"
             )
         part.replace(target)
         _etag(part).unlink(missing_ok=True)
@@ -105,7 +105,7 @@ def digest(path: Path) -> str:
 
 
 class _CutError(Exception):
-    """A transfer that ended before the file did."""
+    """A transfer that ended too early."""
 
 
 def _etag(part: Path) -> Path:
@@ -127,9 +127,9 @@ def _transfer(url: str, part: Path, label: str, size: int | None) -> None:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416 and have:  # the part is longer than the file: begin anew
+        if error.code == 416 and have:  # the part is longer than the file: start again
             _forget(part)
-            raise _CutError("what had arrived did not fit the file") from error
+            raise _CutError("the part that had arrived did not fit the file") from error
         raise
     with response:
         if response.headers.get_content_type() == "text/html":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ def _none() -> Indices:
 
 @dataclass(frozen=True)
 class LabelledPredictions:
-    """Predictions beside labels, for the structures and atoms that have labels.
+    """Predictions and labels, for the structures and atoms that have labels.
 
     Attributes:
         energy: Predicted and labelled total energies ``[2, n]``, eV.
@@ -92,8 +93,9 @@ def predict(
     """Evaluate a potential on structures; forces and stress only where they have labels."""
     was_training = potential.training
     potential.eval()
-    energies, atoms, forces, stresses = [], [], [], []
-    places: dict[str, list[torch.Tensor]] = {"energy": [], "forces": [], "stress": []}
+    pairs: dict[str, list[torch.Tensor]] = {"energy": [], "forces": [], "stress": []}
+    places: dict[str, list[torch.Tensor]] = {kind: [] for kind in pairs}
+    atoms: list[torch.Tensor] = []
     numbers: list[torch.Tensor] = []
     first = 0
     for batch in batches(graphs, batch_size):
@@ -101,29 +103,29 @@ def predict(
         want_forces, want_stress = bool(batch.has_forces.any()), bool(batch.has_stress.any())
         with torch.no_grad():
             found = potential(moved, forces=want_forces, stress=want_stress, create_graph=False)
-        has = batch.has_energy
-        energies.append(torch.stack([found.energy.detach().cpu(), batch.energy])[:, has])
-        atoms.append(batch.atoms[has])
-        places["energy"].append(first + torch.nonzero(has)[:, 0])
+        structure = torch.arange(len(batch))
+        for kind in pairs:
+            predicted, has = getattr(found, kind), getattr(batch, f"has_{kind}")
+            if predicted is not None:
+                pair = torch.stack(
+                    [predicted.detach().cpu().double(), getattr(batch, kind).double()]
+                )
+                pairs[kind].append(pair[:, has].reshape(2, -1))
+                owner = batch.structure if kind == "forces" else structure
+                places[kind].append(first + owner[has])
+        atoms.append(batch.atoms[batch.has_energy])
         if found.forces is not None:
-            pair = torch.stack([found.forces.cpu().double(), batch.forces.double()])
-            forces.append(pair[:, batch.has_forces].reshape(2, -1))
-            places["forces"].append(first + batch.structure[batch.has_forces])
             numbers.append(batch.numbers[batch.has_forces])
-        if found.stress is not None:
-            pair = torch.stack([found.stress.cpu().double(), batch.stress.double()])
-            stresses.append(pair[:, batch.has_stress].reshape(2, -1))
-            places["stress"].append(first + torch.nonzero(batch.has_stress)[:, 0])
         first += len(batch)
     potential.train(was_training)
+    joined: dict[str, Any] = {
+        kind: torch.cat(parts, dim=1).numpy() if parts else np.zeros((2, 0))
+        for kind, parts in pairs.items()
+    }
+    joined |= {f"{kind}_of": _indices(parts) for kind, parts in places.items()}
     return LabelledPredictions(
-        energy=_join(energies),
+        **joined,
         atoms=torch.cat(atoms).double().numpy() if atoms else np.zeros(0),
-        forces=_join(forces),
-        stress=_join(stresses),
-        energy_of=_indices(places["energy"]),
-        forces_of=_indices(places["forces"]),
-        stress_of=_indices(places["stress"]),
         numbers=_indices(numbers),
     )
 
@@ -137,28 +139,24 @@ def errors(predictions: LabelledPredictions, structures: int) -> Errors:
         structures: Number of structures evaluated, labelled or not.
     """
     energy = predictions.energy[0] - predictions.energy[1]
-    per_atom = energy / predictions.atoms
-    forces = predictions.forces[0] - predictions.forces[1]
-    stress = predictions.stress[0] - predictions.stress[1]
+    residuals = {
+        "energy": energy,
+        "energy_per_atom": energy / predictions.atoms,
+        "forces": predictions.forces[0] - predictions.forces[1],
+        "stress": predictions.stress[0] - predictions.stress[1],
+    }
+    figures: dict[str, Any] = {
+        f"{kind}_mae": _mae(residual) for kind, residual in residuals.items()
+    }
+    figures |= {f"{kind}_rmse": _rmse(residual) for kind, residual in residuals.items()}
     return Errors(
         structures=structures,
         labelled_energies=energy.size,
-        labelled_forces=forces.size // 3,
-        labelled_stresses=stress.size // 9,
-        energy_mae=_mae(energy),
-        energy_rmse=_rmse(energy),
+        labelled_forces=residuals["forces"].size // 3,
+        labelled_stresses=residuals["stress"].size // 9,
         energy_shifted_mae=_mae(energy - energy.mean()) if energy.size else None,
-        energy_per_atom_mae=_mae(per_atom),
-        energy_per_atom_rmse=_rmse(per_atom),
-        forces_mae=_mae(forces),
-        forces_rmse=_rmse(forces),
-        stress_mae=_mae(stress),
-        stress_rmse=_rmse(stress),
+        **figures,
     )
-
-
-def _join(parts: list[torch.Tensor]) -> Array:
-    return torch.cat(parts, dim=1).numpy() if parts else np.zeros((2, 0))
 
 
 def _indices(parts: list[torch.Tensor]) -> Indices:

@@ -15,67 +15,10 @@ from finetune.core.run_files import ADAPTER_RECORD, BUNDLE, CHECKPOINTS, COMMITT
 from finetune.potentials.adapter_folder import adapters_needed, read_adapter, structure_of
 from finetune.potentials.catalogue import embedded, fetch, names
 from finetune.potentials.committee import open_committee, read_committee
-from finetune.potentials.mace.opening import open_model
+from finetune.potentials.mace.opening import open_model, open_trusted
 from finetune.potentials.mace.published import PUBLISHED
-from finetune.potentials.mace.trust import open_trusted
 from finetune.potentials.potential import Potential
 from finetune.potentials.storage import CONFIG, StoredConfig, load, reopened
-
-
-def lineage(foundation: Foundation) -> list[dict[str, Any]]:
-    """Return the potentials that one descends from, the oldest first, itself last.
-
-    Returns:
-        Of each: ``name`` (or path), ``fingerprint`` and ``level_of_theory`` (None where unknown).
-    """
-    metadata = foundation.metadata
-    own = {
-        "name": foundation.location,
-        "fingerprint": foundation.fingerprint,
-        "level_of_theory": _level_of_head(foundation),
-    }
-    return [*ancestors(metadata), own]
-
-
-def _level_of_head(foundation: Foundation) -> str | None:
-    """Return the level of theory of the head that predicts, None where it is not known.
-
-    A run with the adapter `head` trains its new head alone; the others are its foundation's.
-    """
-    metadata, head = foundation.metadata, foundation.head
-    adapter = metadata.get("recipe", {}).get("adapter", {})
-    if adapter.get("kind") != "head" or head in (None, adapter.get("name")):
-        return level_of_theory(metadata)
-    before = ancestors(metadata)
-    chosen = (metadata.get("foundation") or {}).get("head")
-    return before[-1]["level_of_theory"] if before and chosen in (None, head) else None
-
-
-def level_of_theory(metadata: Mapping[str, Any]) -> str | None:
-    """Return the level of theory, or levels, that a stored potential was fitted to."""
-    level = metadata.get("level_of_theory")
-    if isinstance(level, Sequence) and not isinstance(level, str):
-        level = ", ".join(map(str, level))
-    return str(level) if level else None
-
-
-def told(ancestors: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Return a line for each potential: its name and its level of theory."""
-    return tuple(
-        str(item["name"]) + (f" ({item['level_of_theory']})" if item["level_of_theory"] else "")
-        for item in ancestors
-    )
-
-
-def ancestors(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what a stored potential says of those before it; a file may say anything."""
-    stored, keys = metadata.get("lineage"), ("name", "fingerprint", "level_of_theory")
-    if isinstance(stored, list) and all(isinstance(item, Mapping) for item in stored):
-        return [{key: item.get(key) for key in keys} for item in stored]
-    origin = metadata.get("foundation")  # all that the first release stored
-    if isinstance(origin, Mapping):
-        return [{key: origin.get(key) for key in keys}]
-    return []
 
 
 @dataclass(frozen=True)
@@ -84,7 +27,7 @@ class Foundation:
 
     Attributes:
         name: What it was asked for by.
-        location: What finds it again from any folder: its name if embedded, else its full path.
+        location: What finds it from any folder: its name if embedded, else its full path.
         potential: The potential, in evaluation mode.
         fingerprint: sha256 over settings and weights.
         metadata: What was stored with the weights: level of theory, lineage, …
@@ -114,12 +57,12 @@ def load_foundation(
 ) -> Foundation:
     """Open a foundation by its name in the catalogue, or a stored potential by path.
 
-    A path may be a folder with ``config.json`` and ``model.safetensors``, a run folder, whose
-    fine-tuned potential then is the foundation (of a committee the members' mean, a
-    `CommitteePotential`, which cannot be trained), the ``adapter`` folder of a run, which is merged
-    into the foundation that it names, or a file that holds a whole MACE model as MACE saves it.
-    Nothing in such a file is executed. What the catalogue knows but this machine does not
-    have is downloaded first, if its licence needs no asking.
+    A path may be a folder with ``config.json`` and ``model.safetensors``; a run folder, whose
+    fine-tuned potential becomes the foundation (of a committee the members' mean, a
+    `CommitteePotential`, which cannot be trained); the ``adapter`` folder of a run, which is merged
+    into the foundation that it names; or a file with a MACE model as MACE saves it. Nothing in such
+    a file is executed. A model of the catalogue that this machine lacks is downloaded first, if its
+    licence need not be accepted.
 
     Args:
         name: Name in the catalogue, or path.
@@ -153,20 +96,12 @@ def load_foundation(
         potential, config = load(place, dtype, head)
     else:
         potential, config = merged_adapter(place, dtype, head)
-    metadata = config.metadata
-    if published:
-        metadata = {
-            "name": published.name,
-            "level_of_theory": published.level_of_theory,
-            "license": published.licence,
-            "url": published.url,
-        }
     return Foundation(
         name=str(name),
         location=str(name) if str(name) in names() else str(place.resolve()),
         potential=potential.to(device),
         fingerprint=config.fingerprint,
-        metadata=metadata,
+        metadata=published.metadata if published else config.metadata,
         head=head or config.head,
         adapters=config.adapters,
         members=members,
@@ -179,8 +114,7 @@ def merged_adapter(
     """Open an adapter's foundation and merge the adapter into it, as its run did.
 
     Raises:
-        FoundationError: If the foundation is not there any more, has changed, or is the adapter
-            itself.
+        FoundationError: If the foundation is missing, has changed, or is the adapter itself.
     """
     record = read_adapter(folder)
     _check_descent(folder)
@@ -200,7 +134,7 @@ def merged_adapter(
 
 
 def _check_descent(folder: Path) -> None:
-    """Refuse an adapter whose foundation, or one further back, is the adapter itself."""
+    """Refuse an adapter that is its own foundation, directly or through others."""
     seen: list[Path] = []
     while (folder / ADAPTER_RECORD).is_file() and not (folder / CONFIG).exists():
         if folder.resolve() in seen:
@@ -212,12 +146,12 @@ def _check_descent(folder: Path) -> None:
         origin = read_adapter(folder).foundation.name
         found = embedded().get(origin) or find(origin, None)
         if found is None:
-            return  # told on opening it
+            return  # opening it reports this
         folder = found
 
 
 def locate(name: str, beside: Path | None = None) -> Path:
-    """Return the file or folder of a foundation, downloaded if need be.
+    """Return the file or folder of a foundation; download it if necessary.
 
     Args:
         name: Name in the catalogue, or path.
@@ -245,8 +179,63 @@ def locate(name: str, beside: Path | None = None) -> Path:
         return inside
     if (place / CHECKPOINTS).is_dir() or (place / MEMBERS).is_dir():
         raise FoundationError(
-            f"'{name}' holds a run that is not finished: go on with it, --resume auto, first."
+            f"'{name}' holds a run that is not finished. Resume it first, with --resume auto."
         )
     raise FoundationError(
         f"'{name}' holds no potential: neither '{CONFIG}' nor '{BUNDLE}/{CONFIG}' is there."
     )
+
+
+def lineage(foundation: Foundation) -> list[dict[str, Any]]:
+    """Return the potentials that one descends from, the oldest first, itself last.
+
+    Returns:
+        Of each: ``name`` (or path), ``fingerprint`` and ``level_of_theory`` (None where unknown).
+    """
+    own = {
+        "name": foundation.location,
+        "fingerprint": foundation.fingerprint,
+        "level_of_theory": _level_of_head(foundation),
+    }
+    return [*ancestors(foundation.metadata), own]
+
+
+def _level_of_head(foundation: Foundation) -> str | None:
+    """Return the level of theory of the head that predicts, None where it is not known.
+
+    A run with the adapter `head` trains its new head alone; the others are its foundation's.
+    """
+    metadata, head = foundation.metadata, foundation.head
+    adapter = metadata.get("recipe", {}).get("adapter", {})
+    if adapter.get("kind") != "head" or head in (None, adapter.get("name")):
+        return level_of_theory(metadata)
+    before = ancestors(metadata)
+    chosen = (metadata.get("foundation") or {}).get("head")
+    return before[-1]["level_of_theory"] if before and chosen in (None, head) else None
+
+
+def level_of_theory(metadata: Mapping[str, Any]) -> str | None:
+    """Return the level of theory, or levels, that a stored potential was fitted to."""
+    level = metadata.get("level_of_theory")
+    if isinstance(level, Sequence) and not isinstance(level, str):
+        level = ", ".join(map(str, level))
+    return str(level) if level else None
+
+
+def lineage_labels(ancestors: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return a label for each potential: its name and its level of theory."""
+    return tuple(
+        str(item["name"]) + (f" ({item['level_of_theory']})" if item["level_of_theory"] else "")
+        for item in ancestors
+    )
+
+
+def ancestors(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the lineage that a stored potential records; a file may hold anything there."""
+    stored, keys = metadata.get("lineage"), ("name", "fingerprint", "level_of_theory")
+    if isinstance(stored, list) and all(isinstance(item, Mapping) for item in stored):
+        return [{key: item.get(key) for key in keys} for item in stored]
+    origin = metadata.get("foundation")  # the first release stored only this
+    if isinstance(origin, Mapping):
+        return [{key: origin.get(key) for key in keys}]
+    return []

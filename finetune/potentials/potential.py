@@ -96,7 +96,7 @@ class Potential(torch.nn.Module, ABC):
 
     @property
     def further_inputs(self) -> frozenset[str]:
-        """What the energy depends on beside the geometry: of ``charge`` and ``spin``, none here."""
+        """Which of ``charge`` and ``spin`` the energy depends on, too; none here."""
         return frozenset()
 
     def references(self) -> dict[int, float]:
@@ -133,7 +133,7 @@ class Potential(torch.nn.Module, ABC):
             names = " ".join(chemical_symbols[number] for number in self.elements)
             raise FoundationError(
                 f"the potential knows {names} but not {', '.join(symbols)}. Choose a foundation "
-                "that covers these elements or drop the structures that hold them."
+                "that covers these elements or drop the structures that contain them."
             )
         return index
 
@@ -212,12 +212,12 @@ class Potential(torch.nn.Module, ABC):
 
 
 class WrappedPotential(Potential):
-    """A potential around another one, which it holds as ``base``.
+    """A potential around another one, its ``base``.
 
     A subclass registers parameters of its own and overrides `interaction`, where it evaluates
     ``self.base.interaction(…)`` or ``self.base.interaction_and_features(…)`` and changes the
-    energies of the atoms; forces and stress follow. Only parameters are stored with it: everything
-    else must follow from ``base`` and from the adapter's options.
+    energies of the atoms; forces and stress follow. Only parameters are stored: everything else
+    must follow from ``base`` and from the adapter's options.
 
     Args:
         base: The potential inside.

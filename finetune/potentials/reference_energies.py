@@ -1,7 +1,7 @@
 """Move reference energies to the level of theory of the labels.
 
 Total energies of two methods differ by thousands of eV that depend on composition alone; a change
-of the reference energies takes that away before any weight is trained.
+of the reference energies removes that before any weight is trained.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from finetune.potentials.potential import Potential
 
 RIDGE = 1e-12
 """Strength of the pull towards no change, relative to the largest squared singular value of the
-composition matrix. Compositions are whole numbers, so its singular values are far above a millionth
-of the largest or exactly zero: what is identified is fitted, what is not stays as it was."""
+composition matrix. Compositions are integers, so its singular values are far above a millionth of
+the largest or exactly zero: what is identified is fitted, the rest stays unchanged."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class ReferenceFit:
     Attributes:
         change: Atomic number -> change, eV, of the elements that labelled structures contain.
         identified: Number of independent compositions among the labelled structures.
-        undetermined: Combinations of elements, atomic number -> whole-numbered weight, along which
+        undetermined: Combinations of elements, atomic number -> integer weight, along which
             reference energies may change without changing the energy of any labelled structure.
-            Along these they are as they were.
+            Along these they are unchanged.
     """
 
     change: dict[int, float]
@@ -52,7 +52,7 @@ class ReferenceFit:
 def take_free_atoms(
     structures: Sequence[Structure],
 ) -> tuple[dict[int, float], Sequence[Structure]]:
-    """Set free atoms apart from the rest.
+    """Separate free atoms from larger structures.
 
     Returns:
         Atomic number -> energy, eV, the lowest where an element occurs more than once; and the
@@ -72,10 +72,10 @@ def take_free_atoms(
 
 
 def by_symbol(energies: Mapping[str, float]) -> dict[int, float]:
-    """Return energies by atomic number that were given by chemical symbol.
+    """Return energies by atomic number, given by chemical symbol.
 
     Raises:
-        RecipeError: For something else than a symbol.
+        RecipeError: For a key that is no symbol.
     """
     for symbol in energies:
         if symbol not in atomic_numbers:
@@ -117,7 +117,7 @@ def estimate(
     composition only, the change is shared among the elements in proportion to their counts.
 
     Args:
-        potential: The foundation, with reference energies that are to be corrected.
+        potential: The foundation, whose reference energies are corrected.
         graphs: Labelled structures on the CPU.
         batch_size: Structures evaluated at once.
 
@@ -149,20 +149,20 @@ def estimate(
 
 
 def _undetermined(counts: torch.Tensor, numbers: Sequence[int]) -> tuple[dict[int, int], ...]:
-    """Return a whole-numbered basis of the combinations that no composition tells apart."""
+    """Return an integer basis of the combinations that no composition determines."""
     from sympy import Matrix, ilcm
 
     compositions = torch.unique(counts.long(), dim=0)
     found = []
     for vector in Matrix(_independent(compositions.double()).long().tolist()).nullspace():
         scale = ilcm(*(entry.q for entry in vector))
-        whole = [int(entry * scale) for entry in vector]
-        found.append({n: weight for n, weight in zip(numbers, whole, strict=True) if weight})
+        weights = [int(entry * scale) for entry in vector]
+        found.append({n: weight for n, weight in zip(numbers, weights, strict=True) if weight})
     return tuple(found)
 
 
 def _independent(rows: torch.Tensor) -> torch.Tensor:
-    """Return as many of the rows as are linearly independent."""
+    """Return a largest set of linearly independent rows."""
     rank = int(torch.linalg.matrix_rank(rows))
     _, _, order = qr(rows.T.numpy(), mode="economic", pivoting=True)
     return rows[order[:rank].tolist()]

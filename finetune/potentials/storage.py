@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -25,95 +24,12 @@ from safetensors.torch import save as save_tensors
 from finetune.core.errors import FinetuneError, FoundationError, RecipeError
 from finetune.core.files import write_atomically
 from finetune.core.options import Options
-from finetune.core.units import Units
-from finetune.potentials.mace import potential as heads
-from finetune.potentials.mace.potential import MacePotential, unfilled
+from finetune.potentials.mace.potential import MacePotential, stored_names
+from finetune.potentials.mace.potential import assemble as assemble_mace
 from finetune.potentials.mace.settings import MaceSettings
 from finetune.potentials.potential import Potential, innermost
+from finetune.potentials.records import Metadata, read_record
 from finetune.recipe.plugins import adapters
-
-Record = TypeVar("Record", bound=BaseModel)
-
-
-def read_record(
-    path: Path, kind: type[Record], check: Callable[[Any], None] = lambda raw: None
-) -> Record:
-    """Read and validate a JSON file.
-
-    Args:
-        path: File to read.
-        kind: What it becomes.
-        check: Refuses content that is of another kind altogether.
-
-    Raises:
-        FoundationError: If the file is missing, damaged or of another kind.
-    """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        check(raw)
-        return kind.model_validate(raw)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise FoundationError(f"'{path}' cannot be read: {error}.") from error
-    except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"]))
-        reason = fault["msg"].removeprefix("Value error, ")
-        raise FoundationError(f"'{path}' is damaged at '{place}': {reason}.") from None
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-
-class _Data(_Part):
-    valid: str | list[str] | float | None = None
-    test: str | list[str] | None = None
-    keys: dict[str, str] = Field(default_factory=dict)
-    units: Units = Units()
-
-
-class _Adapter(_Part):
-    kind: str = ""
-
-
-class _Recipe(_Part):
-    adapter: _Adapter = _Adapter()
-    data: _Data = _Data()
-
-
-class _Origin(_Part):
-    name: str
-    fingerprint: str
-    head: str | None = None
-
-
-class _Known(_Part):
-    """The entries that are read again; all others are free."""
-
-    foundation: _Origin | None = None
-    recipe: _Recipe = _Recipe()
-    compositions: list[str] | None = None
-
-
-def checked(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metadata as they are, once the entries that are read again have their types.
-
-    Raises:
-        ValueError: Naming the first entry of another type.
-    """
-    try:
-        _Known.model_validate({**metadata, "foundation": metadata.get("foundation") or None})
-    except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"]))
-        reason = fault["msg"].removeprefix("Value error, ")
-        raise ValueError(f"its entry '{place}' is not what a run writes: {reason}") from None
-    return dict(metadata)
-
-
-Metadata = Annotated[dict[str, Any], AfterValidator(checked)]
-"""The type of ``metadata`` in a record."""
-
 
 FORMAT = "piwsl-finetune/potential"
 VERSION = 1
@@ -165,7 +81,7 @@ def fingerprint(
 ) -> str:
     """Return the sha256 (hex) over the settings, every weight and the adapters they need.
 
-    Settings of later releases count only where they are used, so that older fingerprints hold.
+    Settings of later releases count only where they are used, so older fingerprints stay valid.
     """
     unset = {
         name for name in ("embedding_specs", "use_embedding_readout") if not getattr(settings, name)
@@ -190,12 +106,12 @@ def save(
     dtype: torch.dtype | None = None,
     adapters: Sequence[Mapping[str, Any]] = (),
 ) -> StoredConfig:
-    """Write a potential into ``folder``; each file appears whole or not at all.
+    """Write a potential into ``folder``; each file appears complete or not at all.
 
     Args:
-        potential: What to store: a MACE, or one inside of what adapters have added.
+        potential: A MACE, alone or inside what adapters have added.
         folder: Created if needed.
-        metadata: JSON values to keep beside the weights.
+        metadata: JSON values to store with the weights.
         dtype: Type of the stored weights; that of the potential if None.
         adapters: Those that the potential needs beyond a plain MACE; see `StoredConfig`.
 
@@ -206,13 +122,21 @@ def save(
     settings = inside.settings
     head = settings.heads[inside.head] if len(settings.heads) > 1 else None
     holder = potential if adapters else inside.model
-    kept = {} if adapters else heads.named(inside.kept_heads)
+    kept = {} if adapters else stored_names(inside.kept_heads)
     kind = dtype or potential.dtype
     weights = {
         name: tensor.detach().to("cpu", kind)
         for name, tensor in {**_parameters(holder), **kept}.items()
     }
-    return write(folder, settings, weights, head, metadata, adapters)
+    config = StoredConfig(
+        fingerprint=fingerprint(settings, weights, adapters),
+        head=head,
+        settings=settings,
+        adapters=tuple(dict(item) for item in adapters),
+        metadata=dict(metadata),
+    )
+    write(folder, config, weights)
+    return config
 
 
 def mace_inside(potential: Potential) -> MacePotential:
@@ -230,38 +154,14 @@ def mace_inside(potential: Potential) -> MacePotential:
     return inside
 
 
-def write(
-    folder: Path,
-    settings: MaceSettings,
-    weights: Mapping[str, torch.Tensor],
-    head: str | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    adapters: Sequence[Mapping[str, Any]] = (),
-) -> StoredConfig:
-    """Write settings and weights into ``folder``, the configuration last.
-
-    Args:
-        folder: Created if needed.
-        settings: What the model is built from.
-        weights: Parameters by name.
-        head: Head that predicts unless another is named; None for no choice.
-        metadata: JSON values to keep beside the weights.
-        adapters: Those that the weights need beyond a plain MACE; see `StoredConfig`.
-    """
-    config = StoredConfig(
-        fingerprint=fingerprint(settings, weights, adapters),
-        head=head,
-        settings=settings,
-        adapters=tuple(dict(item) for item in adapters),
-        metadata=dict(metadata or {}),
-    )
+def write(folder: Path, config: StoredConfig, weights: Mapping[str, torch.Tensor]) -> None:
+    """Write settings and weights into ``folder``, which is created if needed; the settings last."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     write_atomically(folder / WEIGHTS, save_tensors(tensors))
-    unused = None if adapters else {"adapters"}  # so that earlier releases read a plain MACE
+    unused = None if config.adapters else {"adapters"}  # earlier releases then read a plain MACE
     content = config.model_dump_json(indent=2, exclude=unused) + "\n"
     write_atomically(folder / CONFIG, content.encode())
-    return config
 
 
 def load(
@@ -283,9 +183,9 @@ def reopened(
     metadata: Mapping[str, Any] | None = None,
     adapters: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[Potential, StoredConfig]:
-    """Store a potential for a moment and open it: in another precision, or with another head.
+    """Store a potential temporarily and open it: in another precision, or with another head.
 
-    Unlike ``potential.to(dtype)`` that leaves it exactly equivariant in the new precision.
+    Unlike ``potential.to(dtype)``, this leaves it exactly equivariant in the new precision.
 
     Args:
         potential: Not changed.
@@ -309,14 +209,10 @@ def assemble(
     """Build the potential that `read` found in ``folder``.
 
     Raises:
-        FoundationError: If the weights do not fit the settings, the head is unknown, or an adapter
-            that the potential needs is.
+        FoundationError: If the weights do not fit the settings, or the head or an adapter that the
+            potential needs is unknown.
     """
-    head = head or config.head
-    own, kept = heads.apart(weights)
-    settings, own, kept = heads.as_it_was(config.settings, own, kept, head)
-    mace = MacePotential(settings, unfilled(settings, dtype), head)
-    mace.stored_heads = kept
+    mace, own = assemble_mace(config.settings, weights, dtype, head or config.head)
     potential: Potential = mace
     for item in config.adapters:
         potential = _attached(potential, item, folder)
@@ -325,11 +221,7 @@ def assemble(
 
 
 def _attached(potential: Potential, stored: Mapping[str, Any], folder: Path) -> Potential:
-    """Add what an adapter adds to a potential, with weights that are yet to be filled in.
-
-    Raises:
-        FoundationError: If the adapter is not known here, or has changed.
-    """
+    """Add an adapter to a potential, with weights that are filled in later."""
     kind = str(stored.get("kind"))
     try:
         adapter = adapters.get(kind)
@@ -339,13 +231,13 @@ def _attached(potential: Potential, stored: Mapping[str, Any], folder: Path) -> 
         return adapter(options).attach(potential).potential
     except RecipeError as error:
         raise FoundationError(
-            f"'{folder}' needs the adapter '{kind}': {error} Install the package that brings it, "
+            f"'{folder}' needs the adapter '{kind}': {error} Install the package that provides it, "
             "or import the module that registers it first."
         ) from error
     except (FinetuneError, ValidationError) as error:
         raise FoundationError(
-            f"'{folder}' needs the adapter '{kind}' as it was when it was stored; the one that is "
-            f"installed does not take its options: {error}"
+            f"'{folder}' needs the adapter '{kind}' as it was when it was stored; the installed "
+            f"one does not take its options: {error}"
         ) from error
 
 
@@ -372,11 +264,7 @@ def read(folder: Path) -> tuple[StoredConfig, dict[str, torch.Tensor]]:
 
 
 def _parameters(holder: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    return {
-        name: parameter
-        for name, parameter in holder.named_parameters()
-        if math.prod(parameter.shape) > 0
-    }
+    return {name: item for name, item in holder.named_parameters() if item.numel()}
 
 
 def _fill(holder: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -388,7 +276,7 @@ def _fill(holder: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Pa
         faults = [name for name in names if shapes.get(name) != stored.get(name)]
         raise FoundationError(
             f"'{path}' does not fit its settings: {len(faults)} weight(s) are missing, superfluous "
-            f"or of another shape, the first is '{faults[0]}'."
+            f"or of another shape; the first is '{faults[0]}'."
         )
     with torch.no_grad():
         for name, parameter in parameters.items():

@@ -122,7 +122,7 @@ def _evaluated(
 ) -> RunResult:
     """Compare the tuned potential with its foundation on validation and test structures."""
     itself = {"name": str(prepared.folder), "level_of_theory": ", ".join(prepared.levels)}
-    steps = loading.told([*prepared.lineage, itself])
+    steps = loading.lineage_labels([*prepared.lineage, itself])
     valid, test = (
         replace(compare(name, tuned, prepared.reference, graphs), lineage=steps) if graphs else None
         for name, graphs in (("validation", prepared.data.valid), ("test", prepared.test))

@@ -11,7 +11,7 @@ from finetune.core.devices import peak_memory
 from finetune.core.text import counted
 from finetune.data.structures import Coverage
 from finetune.potentials.errors import Errors, errors, predict
-from finetune.potentials.loading import told
+from finetune.potentials.loading import lineage_labels
 from finetune.recipe.plugins import adapter_rules
 from finetune.runs.preparation import Preparation
 from finetune.training.loop import Trainer
@@ -42,7 +42,7 @@ def summary(prepared: Preparation) -> str:
 
 def described(prepared: Preparation) -> list[str]:
     """Lines on what is trained on what, from where, and what the kind of adapter decides."""
-    steps = told(prepared.lineage)
+    steps = lineage_labels(prepared.lineage)
     descent = f"continues from {' → '.join(steps)}" if len(steps) > 1 else ""
     return [
         line for line in (summary(prepared), trained(prepared), descent, defaults(prepared)) if line

@@ -21,7 +21,7 @@ from finetune.potentials.catalogue import entries, fetch
 from finetune.potentials.downloads import download, mace_cache
 from finetune.potentials.loading import load_foundation
 from finetune.potentials.mace import opening
-from finetune.potentials.mace.importing import mace_modules
+from finetune.potentials.mace.potential import mace_modules
 from finetune.potentials.mace.published import ASL, PUBLISHED
 
 runner = CliRunner()
@@ -136,7 +136,9 @@ def test_a_cut_transfer_is_taken_up_where_it_ended(server: Server, tmp_path: Pat
 
 def test_a_later_run_goes_on_from_what_arrived(server: Server, tmp_path: Path) -> None:
     server.cut_at = [100_000] * 3
-    with pytest.raises(FoundationError, match="was cut 3 times.*300,000 of 1,048,576.*goes on"):
+    with pytest.raises(
+        FoundationError, match="was interrupted 3 times.*300,000 of 1,048,576.*continues"
+    ):
         download(f"{server.url}/model", tmp_path / "some.model", SHA256)
     assert not (tmp_path / "some.model").exists()
     download(f"{server.url}/model", tmp_path / "some.model", SHA256)

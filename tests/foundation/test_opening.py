@@ -168,7 +168,7 @@ CHANGED: dict[str, tuple[str, object, str]] = {
     "an unknown transform": (
         "radial_embedding.distance_transform",
         torch.nn.Linear(1, 1),
-        "distance transform 'Linear'",
+        "'distance_transform' = 'Linear'",
     ),
     "an element that is none": (
         "atomic_numbers",

@@ -9,8 +9,7 @@ import torch
 from finetune.data.graphs import GraphBatch, concatenate
 from finetune.export.merge import write_mace
 from finetune.potentials.loading import load_foundation
-from finetune.potentials.mace.importing import mace_module
-from finetune.potentials.mace.potential import default_dtype
+from finetune.potentials.mace.potential import default_dtype, mace_module
 from tests.foundation.architectures import CHARGE_AND_SPIN, ENERGIES
 from tests.foundation.plain_mace import assert_as_mace
 

@@ -9,8 +9,7 @@ import torch
 from finetune.core.errors import FoundationError
 from finetune.data.graphs import GraphBatch, concatenate
 from finetune.potentials.loading import load_foundation
-from finetune.potentials.mace.importing import mace_modules
-from finetune.potentials.mace.potential import construct
+from finetune.potentials.mace.potential import construct, mace_modules
 from finetune.testing import tiny_settings
 from tests.foundation.architectures import HEADS
 from tests.foundation.plain_mace import assert_as_mace

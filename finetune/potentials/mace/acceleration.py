@@ -1,7 +1,7 @@
-"""Exchange a MACE's layers for those of cuEquivariance or OpenEquivariance, and back again.
+"""Replace a MACE's layers by those of cuEquivariance or OpenEquivariance, and back.
 
-MACE's own converters carry the weights over. Whether they do so faithfully is checked on structures
-in which every element occurs, before anything is trained.
+MACE's own converters transfer the weights. The result is checked on structures in which every
+element occurs, before anything is trained.
 """
 
 from __future__ import annotations
@@ -12,9 +12,14 @@ from typing import Any
 import torch
 
 from finetune.core.errors import FoundationError
-from finetune.potentials.mace.importing import mace_module
-from finetune.potentials.mace.potential import REFUSALS, MacePotential, construct, default_dtype
-from finetune.potentials.mace.trust import difference
+from finetune.potentials.mace.opening import difference
+from finetune.potentials.mace.potential import (
+    REFUSALS,
+    MacePotential,
+    construct,
+    default_dtype,
+    mace_module,
+)
 
 PACKAGES = {
     "cueq": ("cuequivariance_torch", "cuequivariance-torch cuequivariance-ops-torch-cu12"),
@@ -60,68 +65,63 @@ def accelerate(potential: MacePotential, kind: str) -> MacePotential:
         FoundationError: If MACE cannot convert this architecture, or the converted model predicts
             something else.
     """
-    device, dtype, settings = potential.device, potential.dtype, potential.settings
     wrapping = mace_module("mace.modules.wrapper_ops")
-    config: dict[str, Any] = (
-        {
-            "cueq_config": wrapping.CuEquivarianceConfig(
-                enabled=True,
-                layout="ir_mul",
-                group="O3_e3nn",
-                optimize_all=True,
-                conv_fusion=device.type == "cuda",
-            )
-        }
-        if kind == "cueq"
-        else {
-            "oeq_config": wrapping.OEQConfig(enabled=True, optimize_all=True, conv_fusion="atomic")
-        }
+    if kind == "oeq":
+        oeq = wrapping.OEQConfig(enabled=True, optimize_all=True, conv_fusion="atomic")
+        return _converted(potential, kind, "oeq", oeq_config=oeq)
+    cueq = wrapping.CuEquivarianceConfig(
+        enabled=True,
+        layout="ir_mul",
+        group="O3_e3nn",
+        optimize_all=True,
+        conv_fusion=potential.device.type == "cuda",
     )
-    model = construct(settings, dtype, **config).to(device)
-    _transfer(potential.model, model, potential, kind, "e3nn_cueq")
-    head = settings.heads[potential.head]
-    converted = MacePotential(settings, model, head, acceleration=kind).eval()
-    _check(potential, converted, kind)
-    return converted
+    return _converted(potential, kind, "e3nn_cueq", cueq_config=cueq)
 
 
 def plain(potential: MacePotential) -> MacePotential:
     """Return an accelerated potential with MACE's own layers; a plain one as it is.
 
     Raises:
-        FoundationError: If what comes back predicts something else.
+        FoundationError: If the converted model predicts something else.
     """
     if potential.acceleration == "none":
         return potential
+    return _converted(potential, "none", "oeq" if potential.acceleration == "oeq" else "cueq_e3nn")
+
+
+def _converted(
+    potential: MacePotential, acceleration: str, converter: str, **config: Any
+) -> MacePotential:
+    """Return a potential with the same weights in other layers, once it predicts the same."""
     settings = potential.settings
-    model = construct(settings, potential.dtype).to(potential.device)
-    _transfer(potential.model, model, potential, potential.acceleration, "cueq_e3nn")
-    converted = MacePotential(settings, model, settings.heads[potential.head]).eval()
-    _check(potential, converted, "none")
+    model = construct(settings, potential.dtype, **config).to(potential.device)
+    _transfer(potential, model, converter)
+    head = settings.heads[potential.head]
+    converted = MacePotential(settings, model, head, acceleration=acceleration).eval()
+    energy, forces, scale = difference(potential, converted)
+    if not max(energy, forces) < _TOLERANCE[potential.dtype] * scale:
+        raise FoundationError(
+            f"the model converted by MACE (acceleration {acceleration}) predicts other energies "
+            f"(by {energy:.3g} eV) and forces (by {forces:.3g} eV/Å). Set train.acceleration=none."
+        )
     return converted
 
 
-def _transfer(
-    source: torch.nn.Module,
-    target: torch.nn.Module,
-    potential: MacePotential,
-    kind: str,
-    direction: str,
-) -> None:
-    """Give ``target`` the weights of ``source``."""
-    if kind == "oeq":  # the exchanged convolutions have no weights of their own
-        weights = dict(source.named_parameters())
+def _transfer(potential: MacePotential, model: torch.nn.Module, converter: str) -> None:
+    """Give a model the weights of a potential."""
+    if converter == "oeq":  # the layers of OpenEquivariance have no weights of their own
+        weights = dict(potential.model.named_parameters())
         with torch.no_grad():
-            for name, parameter in target.named_parameters():
+            for name, parameter in model.named_parameters():
                 parameter.copy_(weights[name])
         return
     settings = potential.settings
-    converter = mace_module(f"mace.cli.convert_{direction}")
     try:
         with default_dtype(potential.dtype):
-            converter.transfer_weights(
-                source,
-                target,
+            mace_module(f"mace.cli.convert_{converter}").transfer_weights(
+                potential.model,
+                model,
                 settings.hidden_irreps.count("+"),
                 settings.correlation,
                 settings.num_interactions,
@@ -133,12 +133,3 @@ def _transfer(
             f"MACE cannot convert this architecture ({type(error).__name__}: {error}). "
             "Set train.acceleration=none."
         ) from error
-
-
-def _check(before: MacePotential, after: MacePotential, kind: str) -> None:
-    energy, forces, scale = difference(before, after)
-    if not max(energy, forces) < _TOLERANCE[before.dtype] * scale:
-        raise FoundationError(
-            f"the model converted by MACE (acceleration {kind}) predicts other energies (by "
-            f"{energy:.3g} eV) and forces (by {forces:.3g} eV/Å). Set train.acceleration=none."
-        )

@@ -1,4 +1,4 @@
-"""A MACE as LAMMPS takes it, through MACE's own classes: TorchScript, or ML-IAP."""
+"""A MACE for LAMMPS, through MACE's own classes: TorchScript, or ML-IAP."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import torch
 
 from finetune.core.errors import FoundationError
 from finetune.potentials.archive import METADATA
-from finetune.potentials.mace.importing import mace_module
-from finetune.potentials.mace.potential import MacePotential
+from finetune.potentials.mace.potential import MacePotential, mace_module
 
 
 def torchscript(
@@ -24,7 +23,7 @@ def torchscript(
     Args:
         potential: Plain MACE; its head and reference energies are those of the file.
         dtype: Type of weights and computation; LAMMPS' pair style asks for either.
-        metadata: JSON values that go with it, as an extra file that LAMMPS passes over.
+        metadata: JSON values to include, as an extra file that LAMMPS ignores.
 
     Raises:
         FoundationError: If the potential reads charge or spin, which the pair style does not pass.
@@ -50,8 +49,8 @@ def torchscript(
 def mliap(potential: MacePotential, dtype: torch.dtype) -> bytes:
     """Return the file that ``pair_style mliap unified`` reads: MACE's `LAMMPS_MLIAP_MACE`, pickled.
 
-    MACE takes its leave to compute on CPUs (``MACE_ALLOW_CPU``) from the environment of whoever
-    writes the file and stores it there; here it is always given.
+    MACE stores the permission to compute on CPUs (``MACE_ALLOW_CPU``) from the environment in which
+    the file is written; here it is always given.
 
     Args:
         potential: Plain MACE; its head and reference energies are those of the file.

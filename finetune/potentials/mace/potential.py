@@ -2,32 +2,57 @@
 
 from __future__ import annotations
 
+import io
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
 from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
 
 from finetune.core.errors import FoundationError, RecipeError, suggestion
 from finetune.data.graphs import GraphBatch
-from finetune.potentials.mace.importing import mace_modules
 from finetune.potentials.mace.settings import MaceSettings
 from finetune.potentials.potential import Potential
 
 REFUSALS = (
-    LookupError,
-    ValueError,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    TypeError,
+    *(LookupError, ValueError, ArithmeticError, AssertionError, AttributeError, TypeError),
     RuntimeError,
 )
+"""What MACE raises for settings that it cannot use."""
+
+_SWITCH = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+
+def mace_module(name: str) -> ModuleType:
+    """Return a module of mace.
+
+    Importing mace switches off torch's safe loading for the whole process and prints a line about
+    accelerators that are not installed; this restores the switch and drops the line.
+    """
+    before = os.environ.get(_SWITCH)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            return import_module(name)
+    finally:
+        if before is None:
+            os.environ.pop(_SWITCH, None)
+        else:
+            os.environ[_SWITCH] = before
+
+
+def mace_modules() -> ModuleType:
+    """Return `mace.modules`, imported before e3nn as e3nn 0.4.4 needs under recent torch."""
+    return mace_module("mace.modules")
+
 
 KeptHeads = dict[int, dict[str, torch.Tensor]]
 """Number of heads -> parameters of the readouts, by name, while there were that many."""
@@ -44,8 +69,8 @@ class MacePotential(Potential):
         acceleration: Whose layers the model has: ``none`` for MACE's own, ``cueq`` or ``oeq``.
 
     Attributes:
-        kept_heads: Readouts as they were before a head was added, to be stored beside the weights.
-        stored_heads: Those that were stored beside the weights that the potential was opened with.
+        kept_heads: Readouts as they were before a head was added, to be stored with the weights.
+        stored_heads: Those that were stored with the weights that the potential was opened with.
 
     Raises:
         FoundationError: If the head is unknown, or not named although there are several.
@@ -99,13 +124,36 @@ class MacePotential(Potential):
         )
 
     def add_head(self, name: str) -> tuple[MacePotential, dict[str, torch.Tensor]]:
-        """See `Potential.add_head`."""
-        return add_head(self, name)
+        """See `Potential.add_head`: the new head is chosen, and predicts what this one does.
 
-    @property
-    def opened_with(self) -> MaceSettings:
-        """Settings with the reference energies that the potential was opened with."""
-        return self._settings
+        The reference energies of the new head are the potential's; the old head keeps those that it
+        was opened with.
+        """
+        before = self._settings
+        if name in before.heads:
+            raise RecipeError(
+                f"the foundation has a head '{name}' already. Choose another adapter.name, or "
+                f"adapt that head with head={name}."
+            )
+        rows = {key: getattr(before, key) for key in _PER_HEAD}
+        longer = {key: (*row, row[self.head]) for key, row in rows.items() if len(row) > self.head}
+        settings = before.model_copy(update={"heads": (*before.heads, name), **longer})
+        model = construct(settings, self.dtype).to(self.device)
+        parameters = dict(self.model.named_parameters())
+        masks: dict[str, torch.Tensor] = {}
+        with torch.no_grad():
+            for path, block in model.named_modules():
+                if type(block).__name__ == "Linear" and "readout" in path:
+                    old = self.model.get_submodule(path)
+                    masks.update(_extend(path, old, block, len(before.heads), self.head))
+            for parameter_name, parameter in model.named_parameters():
+                if parameter_name not in masks:
+                    parameter.copy_(parameters[parameter_name])
+        extended = MacePotential(settings, model, name)
+        kept = {key: parameters[key].detach().clone() for key in masks}
+        extended.kept_heads = {**self.stored_heads, len(before.heads): kept}
+        extended.set_references(self.references())
+        return extended.eval(), {f"model.{key}": mask for key, mask in masks.items()}
 
     def interaction(
         self, batch: GraphBatch, element: torch.Tensor, strain: bool
@@ -127,7 +175,7 @@ class MacePotential(Potential):
         return int(self._scalars().sum())
 
     def _scalars(self) -> torch.Tensor:
-        """Return which of the node features of all layers, side by side, are invariant."""
+        """Return which of the concatenated node features of all layers are invariant."""
         products: Any = self.model.products
         scalar = [
             irrep.l == 0 and irrep.p == 1
@@ -158,7 +206,7 @@ class MacePotential(Potential):
     def _inputs(
         self, batch: GraphBatch, element: torch.Tensor, positions: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Return a batch as MACE wants it."""
+        """Return a batch as MACE takes it."""
         sender = batch.edge_index[0]
         counts = torch.cumsum(batch.atoms, dim=0)
         return {
@@ -177,20 +225,16 @@ class MacePotential(Potential):
         }
 
     def _further_inputs(self, batch: GraphBatch) -> dict[str, torch.Tensor]:
-        """Return charge and spin ``[B]`` for a model that embeds them.
-
-        Raises:
-            FoundationError: For a charge or spin that the model has no embedding for.
-        """
+        """Return charge and spin ``[B]`` for a model that embeds them, once it knows the values."""
         values = {"total_charge": batch.charge, "total_spin": batch.spin}
         inputs = {}
         for name, spec in (self._settings.embedding_specs or {}).items():
             value, offset = values[name], int(spec.get("offset", 0))
             if spec["type"] == "categorical":
                 low, high = -offset, int(spec["num_classes"]) - offset - 1
-                strange = (value < low) | (value > high)
-                if bool(strange.any()):
-                    index = int(strange.nonzero()[0])
+                outside = (value < low) | (value > high)
+                if bool(outside.any()):
+                    index = int(outside.nonzero()[0])
                     raise FoundationError(
                         f"{batch.where[index]} has a {name.replace('_', ' ')} of "
                         f"{int(value[index])}; the potential knows {low} to {high}."
@@ -222,7 +266,7 @@ def construct(settings: MaceSettings, dtype: torch.dtype, **configs: Any) -> tor
     """Return a MACE model with fresh weights.
 
     Args:
-        settings: What tells one MACE from another.
+        settings: Everything that distinguishes one MACE from another.
         dtype: Of weights and buffers.
         configs: ``cueq_config`` or ``oeq_config`` for layers of other packages.
 
@@ -243,10 +287,10 @@ def construct(settings: MaceSettings, dtype: torch.dtype, **configs: Any) -> tor
 
 
 def unfilled(settings: MaceSettings, dtype: torch.dtype) -> torch.nn.Module:
-    """Return what `construct` does, with weights that mean nothing, for those who fill them in.
+    """Return a model as `construct` does, with weights that the caller must fill in.
 
-    TorchScript never frees what it compiles, nor the plans by which that is run. So each kind of
-    model is built once in a process, and copied: what a copy compiles goes with it.
+    TorchScript never frees what it compiles, nor its execution plans. So each kind of model is
+    built once in a process, and copied: what a copy compiles is freed with it.
 
     Raises:
         FoundationError: If MACE refuses the settings.
@@ -267,6 +311,24 @@ def _pattern(settings: str, dtype: torch.dtype) -> torch.nn.Module:
     for parameter in model.parameters():
         parameter.data = parameter.new_zeros(()).expand(parameter.shape)
     return model
+
+
+def assemble(
+    settings: MaceSettings,
+    weights: Mapping[str, torch.Tensor],
+    dtype: torch.dtype,
+    head: str | None,
+) -> tuple[MacePotential, dict[str, torch.Tensor]]:
+    """Return a stored MACE as it was when its head was trained, and the weights to fill in.
+
+    Raises:
+        FoundationError: If the head is unknown, or not named although there are several.
+    """
+    own, kept = split_kept(weights)
+    settings, own, kept = _as_trained(settings, own, kept, head)
+    potential = MacePotential(settings, unfilled(settings, dtype), head)
+    potential.stored_heads = kept
+    return potential, own
 
 
 def _choose_head(settings: MaceSettings, head: str | None) -> int:
@@ -300,61 +362,14 @@ _KEPT = re.compile(r"heads-(\d+)/(.+)")
 """Names of kept readouts among stored weights."""
 
 
-def add_head(potential: MacePotential, name: str) -> tuple[MacePotential, dict[str, torch.Tensor]]:
-    """Return a copy of the potential with one more head, which predicts what its own head does.
-
-    The reference energies of the new head are the potential's; the old head keeps those that it was
-    opened with.
-
-    Args:
-        potential: The foundation.
-        name: Of the new head.
-
-    Returns:
-        The potential with the new head chosen, and masks that are True where entries of its
-        parameters, by name, belong to the new head alone.
-
-    Raises:
-        RecipeError: If there is a head of that name.
-    """
-    before = potential.opened_with
-    if name in before.heads:
-        raise RecipeError(
-            f"the foundation has a head '{name}' already. Choose another adapter.name, or adapt "
-            f"that head with head={name}."
-        )
-    settings = _extended(before, name, potential.head)
-    model = construct(settings, potential.dtype).to(potential.device)
-    parameters = dict(potential.model.named_parameters())
-    masks: dict[str, torch.Tensor] = {}
-    with torch.no_grad():
-        for path, block in model.named_modules():
-            if type(block).__name__ == "Linear" and "readout" in path:
-                old = potential.model.get_submodule(path)
-                masks.update(_extend(path, old, block, len(before.heads), potential.head))
-        for parameter_name, parameter in model.named_parameters():
-            if parameter_name not in masks:
-                parameter.copy_(parameters[parameter_name])
-    extended = MacePotential(settings, model, name)
-    kept = {key: parameters[key].detach().clone() for key in masks}
-    extended.kept_heads = {**potential.stored_heads, len(before.heads): kept}
-    extended.set_references(potential.references())
-    return extended.eval(), {f"model.{key}": mask for key, mask in masks.items()}
-
-
-def named(kept: KeptHeads) -> dict[str, torch.Tensor]:
+def stored_names(kept: KeptHeads) -> dict[str, torch.Tensor]:
     """Return kept readouts under the names that they have among stored weights."""
-    return {
-        f"heads-{count}/{name}": tensor
-        for count, tensors in kept.items()
-        for name, tensor in tensors.items()
-    }
+    items = ((count, item) for count, tensors in kept.items() for item in tensors.items())
+    return {f"heads-{count}/{name}": tensor for count, (name, tensor) in items}
 
 
-def apart(
-    weights: Mapping[str, torch.Tensor],
-) -> tuple[dict[str, torch.Tensor], KeptHeads]:
-    """Tell a model's weights from the kept readouts that are stored beside them."""
+def split_kept(weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], KeptHeads]:
+    """Separate a model's weights from the kept readouts that are stored with them."""
     own: dict[str, torch.Tensor] = {}
     kept: KeptHeads = {}
     for name, tensor in weights.items():
@@ -366,7 +381,7 @@ def apart(
     return own, kept
 
 
-def as_it_was(
+def _as_trained(
     settings: MaceSettings, weights: Mapping[str, torch.Tensor], kept: KeptHeads, head: str | None
 ) -> tuple[MaceSettings, dict[str, torch.Tensor], KeptHeads]:
     """Return settings, weights and kept readouts of the model in which a head was trained."""
@@ -380,17 +395,8 @@ def as_it_was(
     return fewer, {**weights, **kept[counts[0]]}, below
 
 
-def _extended(settings: MaceSettings, name: str, source: int) -> MaceSettings:
-    rows = {key: getattr(settings, key) for key in _PER_HEAD}
-    longer = {key: (*row, row[source]) for key, row in rows.items() if len(row) > source}
-    return settings.model_copy(update={"heads": (*settings.heads, name), **longer})
-
-
 def _extend(path: str, old: Any, new: Any, heads: int, source: int) -> dict[str, torch.Tensor]:
-    """Fill a longer linear layer of a readout from the shorter one; return masks of what is new.
-
-    An axis that grows holds one block for each head, in order.
-    """
+    """Fill a longer linear layer, in blocks by head, from the shorter one; return new entries."""
     new_entries = []
     for (narrow, weight), (wide, target) in zip(_weights(old), _weights(new), strict=True):
         rows, columns = (
@@ -421,10 +427,7 @@ def _weights(linear: Any) -> list[tuple[float, torch.Tensor]]:
 def _blocks(
     before: int, after: int, heads: int, source: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return where entries of the longer axis come from, and which belong to the new head.
-
-    All do where the axis is shared by the heads.
-    """
+    """Return the origin of entries of the longer axis, and which the new head has or shares."""
     index = torch.arange(before, device=device)
     if before == after:
         return index, torch.ones_like(index, dtype=torch.bool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from ase.data import chemical_symbols
 from pydantic import Field
 
 from finetune.core.options import Options
@@ -55,6 +56,28 @@ class MaceSettings(Options):
         None, description="further inputs by name (total_charge, total_spin) and their embeddings"
     )
     use_embedding_readout: bool = False
+
+    def description(self) -> list[tuple[str, str]]:
+        """Return the architecture as lines of a table: names and values."""
+        later = [self.interaction_cls] * (self.num_interactions - 1)
+        interactions = [self.interaction_cls_first, *later]
+        symbols = [chemical_symbols[number] for number in self.atomic_numbers]
+        rows = [
+            ("architecture", self.architecture),
+            ("cutoff", f"{self.r_max:g} Å"),
+            ("hidden irreps", self.hidden_irreps),
+            ("edge irreps", self.edge_irreps or ""),
+            ("spherical harmonics", f"to degree {self.max_ell}"),
+            ("correlation", str(self.correlation)),
+            ("interactions", ", ".join(interactions)),
+            ("radial basis", f"{self.num_bessel} {self.radial_type}"),
+            ("distance transform", self.distance_transform),
+            ("pair repulsion", "ZBL" if self.pair_repulsion else "none"),
+            ("further inputs", ", ".join(self.embedding_specs or {})),
+            ("heads", ", ".join(self.heads)),
+            ("elements", f"{len(symbols)}: {' '.join(symbols)}"),
+        ]
+        return [(label, value) for label, value in rows if value]
 
     def constructor_arguments(self, modules: Any) -> dict[str, Any]:
         """Return keyword arguments for the class named by ``architecture`` in `mace.modules`."""
