@@ -47,7 +47,7 @@ def test_adapters_that_need_mace_s_own_layers_say_so(
 ) -> None:
     monkeypatch.setattr(acceleration, "find_spec", lambda _: True)
     changes = {"train": {"acceleration": "cueq"}, "adapter": {"kind": "lora"}}
-    with pytest.raises(RecipeError, match="not with lora"):
+    with pytest.raises(RecipeError, match="not lora"):
         finetune.run(recipe_for(workspace, tmp_path / "run", **changes))
 
 
