@@ -78,18 +78,10 @@ def open_pair(
     device: str,
     dtype: str,
 ) -> Pair:
-    """Open a potential and its baseline: another potential, or the foundation it was tuned from.
+    """Open a potential and its baseline; the arguments are those of `evaluate`.
 
-    The foundation gets the reference energies of the fine-tuned potential, so that only the weights
-    differ; any other baseline keeps its own.
-
-    Args:
-        path: Run folder, stored potential, ``.model`` file, or name in the catalogue.
-        against: The same; by default the foundation, where ``path`` was tuned from one.
-        head: Name of the head of ``path`` that predicts.
-        against_head: Name of the head of ``against`` that predicts.
-        device: ``auto``, ``cpu`` or a CUDA device.
-        dtype: ``float64`` or ``float32``.
+    A foundation gets the reference energies of the potential that was tuned from it, so that only
+    the weights differ; any other baseline keeps its own.
 
     Raises:
         FoundationError: If a potential that is named cannot be opened, or both are the same.
@@ -145,12 +137,7 @@ def _distinct_names(*opened: tuple[str | Path, str | None]) -> tuple[str, str]:
 def structures_for(
     pair: Pair, path: str | Path, files: str | Path | Sequence[str | Path]
 ) -> Sequence[Structure]:
-    """Read structures, by default those that the run was tested on, and check their elements.
-
-    Args:
-        pair: The potentials.
-        path: Of the tested potential.
-        files: The structures.
+    """Read structures, by default those that the run at ``path`` was tested on; check the elements.
 
     Raises:
         DataError: If there are none, or a potential does not know an element.
@@ -169,11 +156,7 @@ def own_files(path: str | Path, sources: str | Sequence[str]) -> list[str]:
     """Return the data files of a run as they can be found from here.
 
     Files that are not at their relative path are looked for where the run was started and next to
-    its recipe; ``environment.json`` records both.
-
-    Args:
-        path: Run folder; any other potential has no such record.
-        sources: As in the recipe.
+    its recipe; ``environment.json`` in a run folder records both.
     """
     try:
         folders = read_json(Path(path) / run_files.ENVIRONMENT)["data"]["folders"]

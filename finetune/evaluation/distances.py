@@ -135,17 +135,9 @@ def bond_distances(
 ) -> dict[str, float]:
     """Return how far the lengths of each type of bond differ from the reference's, Å.
 
-    The measure is the first Wasserstein distance between the two distributions of lengths: the mean
-    shift that turns one into the other.
-
-    Args:
-        bonds: Of the molecule.
-        frames: Of a trajectory.
-        reference: Of the same atoms in the same order.
-
-    Returns:
-        By type of bond, such as ``C-H``; empty for fewer than `FEWEST` frames, and in cells, where
-        frames may be wrapped.
+    The measure is the first Wasserstein distance between the two distributions of lengths, by type
+    of bond, such as ``C-H``. Both sets have the same atoms in the same order. Nothing is returned
+    for fewer than `FEWEST` frames, and in cells, where frames may be wrapped.
     """
     if min(len(frames), len(reference)) < FEWEST or frames[0].pbc.any():
         return {}

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune.core import run_files
+from finetune.core.counter import Counter
 from finetune.core.errors import (
     DataError,
     RecipeError,
@@ -32,7 +33,6 @@ from finetune.core.interruption import StopSignals
 from finetune.core.output_folder import alone
 from finetune.data.structures import to_atoms
 from finetune.evaluation.baseline import evenly_spaced, open_pair, structures_for
-from finetune.evaluation.counter import Counter
 from finetune.evaluation.distances import (
     Array,
     at_temperature,
@@ -195,7 +195,7 @@ def run_all(
     counter: Counter | None = None,
     note: str = "",
 ) -> Stability:
-    """Run every trajectory that the folder does not hold yet, and sum up.
+    """Run every trajectory that is not in the folder yet, and sum up.
 
     Args:
         calculators: ASE calculators by name of the potential.
@@ -204,7 +204,7 @@ def run_all(
         references: For each of them, frames of the same atoms to compare distributions with.
         tasks: Which trajectories.
         settings: What they have in common.
-        folder: Where they go; trajectories of the same test that are there are used or resumed.
+        folder: Where they go; unfinished trajectories of the same test are resumed.
         counter: Shows the progress.
         note: What a reader of the result should know.
 
@@ -406,6 +406,7 @@ class Stability:
 
     def table(self) -> Table:
         """Return the summary as a table for the terminal."""
+        rows = self.summary()
         table = new_table(
             f"stability, trajectories of {self.length:g} ps",
             ["dynamics", "potential"],
@@ -413,10 +414,10 @@ class Stability:
                 *("held", "stable\nps", "drift*", "T\nK", "bonds\nmÅ"),
                 f"{'g(r)' if self.periodic else 'h(r)'}\noff",
             ],
-            "\n".join(self.remarks()),
+            "\n".join(self._remarks(rows)),
         )
         before = ""
-        for row in self.summary():
+        for row in rows:
             dynamics = _dynamics(row)
             if before and dynamics != before:
                 table.add_section()
@@ -433,10 +434,9 @@ class Stability:
             before = dynamics
         return table
 
-    def remarks(self) -> list[str]:
+    def _remarks(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return what explains the table, and how trajectories failed."""
         lines = ["* of the total energy, meV/atom/ps"]
-        rows = self.summary()
         for row in rows:
             if row["failures"]:
                 causes = ", ".join(f"{count} × {name}" for name, count in row["failures"].items())

@@ -207,17 +207,16 @@ class Comparison:
 
     def table(self) -> Table:
         """Return the rows as a table for the terminal."""
-        if self.foundation is None:
-            table = tables.new_table(self._title(), ["error"], ["potential"])
-            for title, unit, _, after in self.rows():
-                table.add_row(Text(f"{title} [{unit}]"), f"{after:.2f}")
-            return table
-        columns = [f"{self.baseline}*", "fine-tuned", "change"]
-        caption = "* with the fine-tuned potential's reference energies"
+        columns, caption = ["potential"], ""
+        if self.foundation is not None:
+            columns = [f"{self.baseline}*", "fine-tuned", "change"]
+            caption = "* with the fine-tuned potential's reference energies"
         table = tables.new_table(self._title(), ["error"], columns, caption)
         for title, unit, before, after in self.rows():
-            change = tables.percent(before or 0.0, after)
-            table.add_row(Text(f"{title} [{unit}]"), tables.cell(before), f"{after:.2f}", change)
+            cells = [f"{after:.2f}"]
+            if self.foundation is not None:
+                cells = [tables.cell(before), *cells, tables.percent(before or 0.0, after)]
+            table.add_row(Text(f"{title} [{unit}]"), *cells)
         return table
 
     def _title(self) -> str:

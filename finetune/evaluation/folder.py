@@ -12,12 +12,7 @@ from finetune.core.files import check_writable
 
 
 def folder_for(path: str | Path, to: str | Path | None, kind: str) -> Path:
-    """Return the folder that a test of a potential writes to.
-
-    Args:
-        path: Run folder, or any other name of a potential.
-        to: The folder, if it is named.
-        kind: Its name within a run folder.
+    """Return the folder that a test of a potential writes to: ``to``, or ``kind`` in a run folder.
 
     Raises:
         RunFolderError: If no folder is named and ``path`` is no run folder, or ``to`` is one.
@@ -56,14 +51,10 @@ def check_folder(
 
 
 def clear_folder(folder: Path, ours: re.Pattern[str]) -> None:
-    """Remove an earlier test.
-
-    Args:
-        folder: Where it is, if there is one.
-        ours: Matches the names of its files.
+    """Remove an earlier test, if there is one.
 
     Raises:
-        RunFolderError: If there is any other file.
+        RunFolderError: If the folder holds a file that does not match ``ours``.
     """
     check_folder(folder, ours, only_ours=True)
     if _names(folder):

@@ -67,7 +67,7 @@ def report(path: str | Path, device: str = "auto", dtype: str = "float64") -> Pa
     folder = Path(path)
     if not all((folder / name).is_file() for name in (run_files.RESULT, run_files.RECIPE)):
         raise RunFolderError(
-            f"'{path}' is no folder of a finished run. Name a folder that `run` wrote."
+            f"there is no finished run in '{path}'. Name a folder that `run` wrote."
         )
     result = _read(folder / run_files.RESULT, **_RESULT)
     if "stages" in result:
@@ -241,13 +241,7 @@ def sentences(
     stability: Mapping[str, Any] | None = None,
     scans: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Return what the run, its dynamics and its scans found, a sentence each.
-
-    Args:
-        shown: The errors of the run.
-        stability: Content of ``stability.json``, if there is one.
-        scans: Content of ``scans.json``, if there is one.
-    """
+    """Return what a run, its dynamics and its scans found, a sentence each; see `Page`."""
     found = []
     for title, unit, before, after in _changes(shown):
         where = f"On the {shown.source} set the {title}"
@@ -291,14 +285,7 @@ def warnings(
     stability: Mapping[str, Any] | None = None,
     scans: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Return the run's own warnings, and in what the fine-tuned potential is worse or unphysical.
-
-    Args:
-        shown: The errors of the run.
-        notes: The run's notes and warnings.
-        stability: Content of ``stability.json``, if there is one.
-        scans: Content of ``scans.json``, if there is one.
-    """
+    """Return a run's warnings, and in what its potential is worse or unphysical; see `Page`."""
     found = [note.removeprefix("warning: ") for note in notes if note.startswith("warning: ")]
     for title, _, before, after in _changes(shown):
         if before and not after <= (1 + NOTICED) * before:

@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune.core import run_files
+from finetune.core.counter import Counter
 from finetune.core.errors import DataError, RecipeError, suggestion, system_errors
 from finetune.core.files import finite, write_json
 from finetune.data.structures import Structure, to_atoms
 from finetune.evaluation import plots
 from finetune.evaluation.baseline import Pair, evenly_spaced, open_pair, structures_for
-from finetune.evaluation.counter import Counter
 from finetune.evaluation.curves import FEWEST, VALUE, Curve, dimers, labelled_scans, scans
 from finetune.evaluation.folder import check_folder, folder_for
 from finetune.evaluation.frequencies import change, elsewhere, frequencies

@@ -44,13 +44,7 @@ def percent(before: float, after: float) -> str:
 
 
 def overall(title: str, measured: Mapping[str, Measured], caption: str = "") -> Table:
-    """Return the errors over all structures, a row for each quantity and potential.
-
-    Args:
-        title: Of the table.
-        measured: Errors by the name of the potential.
-        caption: Stands below.
-    """
+    """Return the errors of each potential over all structures."""
     table = new_table(title, ["error"], ["MAE", "RMSE", "max", "R²"], caption)
     for quantity, (called, unit) in QUANTITIES.items():
         present = {
@@ -80,12 +74,7 @@ def overall(title: str, measured: Mapping[str, Measured], caption: str = "") -> 
 
 
 def grouped(title: str, measured: Mapping[str, Mapping[str, Measured]]) -> Table:
-    """Return a row for each group, with the MAEs of each potential.
-
-    Args:
-        title: Of the table.
-        measured: Name of the potential -> group -> errors.
-    """
+    """Return a row for each group, with its MAEs for each potential (potential -> group)."""
     *_, last = measured.values()
     shown = {
         quantity: short
@@ -113,8 +102,8 @@ def worst(title: str, rows: Sequence[Mapping[str, Any]], several: bool) -> Table
 
     Args:
         title: Of the table.
-        rows: Lists of `Evaluated.worst`.
-        several: Whether the structures are of several files.
+        rows: A list of `Evaluated.worst`.
+        several: Whether the structures are from several files.
     """
     several = several or any(str(row["index"]) != place_of(row["where"])[1] for row in rows)
     errors = ["E error*\nmeV/atom", "F RMSE\nmeV/Å", "F max\nmeV/Å"]

@@ -154,9 +154,8 @@ class Watch:
             off = np.abs(self.bonds.measure(atoms) - self.lengths)
             if off.max() > self.limits.bond:
                 return "bond"
-        return self._pair_fault(atoms) if pairs else None
-
-    def _pair_fault(self, atoms: Atoms) -> str | None:
+        if not pairs:
+            return None
         if (_alone(atoms, self.limits.lost) & ~self.alone).any():
             return "lost atom"
         reach = natural_cutoffs(atoms, mult=self.limits.collision)

@@ -118,7 +118,7 @@ class _Storages:
         return self._archive.read(info)
 
     def metadata(self) -> dict[str, Any]:
-        """Return what `finetune.export.merge` put beside the model."""
+        """Return what `finetune.export.formats` put beside the model."""
         if f"{self._folder}{METADATA}" not in self._archive.namelist():
             return {}
         found = json.loads(self.entry(METADATA))

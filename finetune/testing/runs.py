@@ -20,7 +20,7 @@ import finetune
 from finetune.core.errors import FoundationError
 from finetune.data.graphs import graph
 from finetune.data.structures import Structure
-from finetune.export.merge import check_plain, write_mace
+from finetune.export.formats import check_plain, write_mace
 from finetune.potentials import storage
 from finetune.potentials.potential import Potential
 from finetune.testing.analytic import tiny_mace

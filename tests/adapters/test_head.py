@@ -9,7 +9,7 @@ import finetune
 from finetune.adapters.shift_and_head import HeadAdapter
 from finetune.core.errors import FoundationError, RecipeError
 from finetune.data.graphs import GraphBatch, concatenate
-from finetune.export.merge import write_mace
+from finetune.export.formats import write_mace
 from finetune.potentials.loading import Foundation, lineage, load_foundation
 from finetune.potentials.mace.potential import MacePotential
 from finetune.potentials.storage import load, save

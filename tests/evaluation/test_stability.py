@@ -16,9 +16,9 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory
 
+from finetune.core.counter import Counter
 from finetune.core.errors import RunFolderError, RunStoppedError
 from finetune.evaluation import trajectory
-from finetune.evaluation.counter import Counter
 from finetune.evaluation.distances import comparable, find_bonds, mean_lengths
 from finetune.evaluation.dynamics import FILES, Stability, run_all
 from finetune.evaluation.trajectory import Limits, Settings, Task, TrajectoryRun, Watch
