@@ -200,8 +200,8 @@ def test_tests_of_a_model_file_need_a_place(
     hidden.mkdir()
     (hidden / ".env").write_text("secret")
     for arguments, message in (
-        (["scan", model, frames], "no run folder"),
-        (["md", model, frames], "no run folder"),
+        (["scan", model, frames], "is not a run folder"),
+        (["md", model, frames], "is not a run folder"),
         (["scan", bare, "--to", str(tmp_path / "x")], "no structures are named"),
         (["scan", model, frames, "--only", "dimer"], "Did you mean 'dimers'?"),
         (["md", model, frames, "--ensemble", "npt"], "choose nve or nvt"),

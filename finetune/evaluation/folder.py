@@ -18,7 +18,7 @@ def folder_for(path: str | Path, to: str | Path | None, kind: str) -> Path:
         RunFolderError: If no folder is named and ``path`` is no run folder, or ``to`` is one.
     """
     if to is None and not (Path(path) / run_files.RECIPE).is_file():
-        raise RunFolderError(f"'{path}' is no run folder: name a folder to write to with --to.")
+        raise RunFolderError(f"'{path}' is not a run folder. Name a folder to write to with --to.")
     folder = Path(path) / kind if to is None else Path(to)
     if (folder / run_files.RECIPE).is_file():
         raise RunFolderError(f"'{folder}' is a run folder; choose another --to, '{folder / kind}'.")

@@ -174,7 +174,7 @@ def _elements(pair: Pair, symbols: Sequence[str], structures: Sequence[Structure
         return sorted({number for item in structures for number in item.numbers.tolist()})
     for symbol in symbols:
         if symbol not in atomic_numbers or symbol == "X":
-            raise RecipeError(f"'{symbol}' is no chemical symbol.")
+            raise RecipeError(f"'{symbol}' is not a chemical symbol.")
     numbers = sorted({atomic_numbers[symbol] for symbol in symbols})
     for number in numbers:
         if number not in _known(pair):

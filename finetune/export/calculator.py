@@ -130,12 +130,13 @@ class PotentialCalculator(Calculator):
 
         Raises:
             DataError: For a geometry that cannot be evaluated (naming its index), anything but a
-                list of structures, or a batch size that is no whole number above zero.
+                list of structures, or a batch size that is no positive integer.
             FoundationError: For an element that the potential does not know.
         """
         structures = _listed(structures)
-        if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
-            raise DataError(f"batch_size is {batch_size!r:.40}; give a whole number, at least 1.")
+        size: Any = batch_size
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+            raise DataError(f"batch_size is {size!r:.40}; give an integer, at least 1.")
         found: list[dict[str, Any]] = []
         for start in range(0, len(structures), batch_size):
             graphs = [
