@@ -224,8 +224,8 @@ def _plain(potential: Potential) -> MacePotential:
     if isinstance(potential, MacePotential):
         return potential
     raise FoundationError(
-        f"a {type(potential).__name__} is not a plain MACE and cannot be written as one. Open the run "
-        "folder or its model/ folder with finetune.load_calculator instead."
+        f"a {type(potential).__name__} is not a plain MACE and cannot be written as one. Open the "
+        "run folder or its model/ folder with finetune.load_calculator instead."
     )
 
 

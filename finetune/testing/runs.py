@@ -95,7 +95,7 @@ class Workspace:
         if found.adapters:
             with pytest.raises(FoundationError, match=found.adapters[-1]["kind"]):
                 check_plain(found)
-            with pytest.raises(FoundationError, match="no plain MACE"):
+            with pytest.raises(FoundationError, match="not a plain MACE"):
                 write_mace(found.potential, path)
             assert not path.exists()
             return
