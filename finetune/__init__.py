@@ -19,9 +19,8 @@ from finetune.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from finetune.adapters.adapter import AdaptedPotential, Adapter
-    from finetune.evaluation.comparison import Comparison
     from finetune.evaluation.dynamics import md
-    from finetune.evaluation.evaluation import evaluate
+    from finetune.evaluation.evaluation import Comparison, evaluate
     from finetune.evaluation.report_page import report
     from finetune.evaluation.scans import scan
     from finetune.export.calculator import CommitteeCalculator, PotentialCalculator, load_calculator
@@ -45,7 +44,7 @@ _LAZY = {
     "AdaptedPotential": "finetune.adapters.adapter",
     "Adapter": "finetune.adapters.adapter",
     "CommitteeCalculator": "finetune.export.calculator",
-    "Comparison": "finetune.evaluation.comparison",
+    "Comparison": "finetune.evaluation.evaluation",
     "ComparisonResult": "finetune.studies.comparison_result",
     "Foundation": "finetune.potentials.loading",
     "LabelResult": "finetune.labelling.result",

@@ -14,7 +14,6 @@ from click import unstyle
 from typer.testing import CliRunner
 
 import finetune
-from finetune import evaluation as assessment
 from finetune.commands import app
 from finetune.core.errors import RunStoppedError
 from tests.conftest import recipe_for
@@ -126,7 +125,7 @@ def test_evaluate_puts_any_two_potentials_side_by_side(
     assert both["names"] == ["tuned.model", "run"]
     assert both["note"] == ""
     plain = runner.invoke(app, ["evaluate", bare, *files]).output
-    assert "another zero of energy" in plain
+    assert "a different zero of energy" in plain
     for quantity in ("energy", "forces"):
         same = [both[key]["statistics"][quantity]["mae"] for key in ("finetuned", "foundation")]
         assert same[0] == pytest.approx(same[1], rel=1e-6)
@@ -170,7 +169,7 @@ def test_a_stopped_md_does_not_advise_to_erase_what_was_saved(
     def stopped(*_: object, **__: object) -> None:
         raise RunStoppedError("at 3 of 9 steps; all is saved.", 143)
 
-    monkeypatch.setattr(assessment, "md", stopped)
+    monkeypatch.setattr("finetune.evaluation.dynamics.md", stopped)
     arguments = ["md", "runs/a b", "--overwrite", "--seed", "1"]
     monkeypatch.setattr(sys, "argv", ["piwsl-finetune", *arguments])
     done = runner.invoke(app, arguments)
@@ -201,8 +200,8 @@ def test_tests_of_a_model_file_need_a_place(
     hidden.mkdir()
     (hidden / ".env").write_text("secret")
     for arguments, message in (
-        (["scan", model, frames], "no run folder"),
-        (["md", model, frames], "no run folder"),
+        (["scan", model, frames], "is not a run folder"),
+        (["md", model, frames], "is not a run folder"),
         (["scan", bare, "--to", str(tmp_path / "x")], "no structures are named"),
         (["scan", model, frames, "--only", "dimer"], "Did you mean 'dimers'?"),
         (["md", model, frames, "--ensemble", "npt"], "choose nve or nvt"),
@@ -227,7 +226,10 @@ def test_tests_of_a_model_file_need_a_place(
         (["data", "split", frames, "--to", bare, "--tolerance", "inf"], "tolerance is inf"),
         (["md", model, frames, "--to", str(run_folder)], "is a run folder; choose another --to"),
         (["scan", model, frames, "--to", str(run_folder)], "is a run folder; choose another --to"),
-        (["evaluate", model, frames, "--to", str(run_folder)], "holds other files ('adapter')"),
+        (
+            ["evaluate", model, frames, "--to", str(run_folder)],
+            "holds other files ('adapter/adapter.json')",
+        ),
         (["evaluate", model, frames, "--to", model], "is a file; name a folder"),
         (["evaluate", model, frames, "--to", f"{model}/x"], "cannot be written: nothing can be"),
         (["md", model, frames, "--to", bare], "than a test; choose another --to"),

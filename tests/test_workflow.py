@@ -100,7 +100,7 @@ def test_evaluate_without_the_foundation_still_evaluates(
     (bundle / "model.safetensors").write_bytes(weights)
     found = finetune.evaluate(bundle, workspace / "test.xyz")
     assert found.foundation is None
-    assert "cannot be opened any more" in found.note
+    assert "can no longer be opened" in found.note
     assert found.finetuned.energy_mae is not None
 
 

@@ -1,10 +1,9 @@
-"""Measure what fine-tuning brought."""
+"""Measure what fine-tuning changed: errors, dynamics, physical checks, and the report of a run."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -12,38 +11,30 @@ from rich.console import Console
 from finetune.commands.shared import (
     AsJson,
     Device,
+    Head,
     Overwrite,
+    Plain,
+    PotentialName,
     Precision,
     Quiet,
     again,
     tell,
+    tell_json,
     tell_written,
     user_errors,
 )
 
-PotentialName = Annotated[
-    str, typer.Argument(metavar="RUN", help="Run folder, .model file, or foundation by name.")
-]
 Against = Annotated[
-    Optional[str],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
-    typer.Option(help="Potential beside it, instead of the foundation it was tuned from."),
+    str | None, typer.Option(help="Baseline, instead of the foundation that RUN was tuned from.")
 ]
+AgainstHead = Annotated[str | None, typer.Option(help="Head of the baseline that predicts.")]
 Files = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Argument(
         metavar="[FILE…]",
         help="Structures; by default those that the run was tested on.",
         show_default=False,
     ),
-]
-Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of a bar.")]
-Head = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(help="Head of RUN that predicts, where there are several."),
-]
-AgainstHead = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(help="Head of the potential beside it that predicts."),
 ]
 
 
@@ -54,27 +45,26 @@ def evaluate(
     forces_key: Annotated[str, typer.Option(help="Name of the forces in the files.")] = "",
     stress_key: Annotated[str, typer.Option(help="Name of the stresses in the files.")] = "",
     subset_key: Annotated[
-        str, typer.Option(help="What names the subset of a structure in the files.")
+        str, typer.Option(help="Tag in the files that names the subset of a structure.")
     ] = "config_type",
     against: Against = None,
     head: Head = None,
     against_head: AgainstHead = None,
     worst: Annotated[int, typer.Option(help="Worst structures to list.", min=0)] = 5,
     to: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--to", help="Folder for JSON, CSV and the parity plot."),
+        Path | None, typer.Option("--to", help="Folder for JSON, CSV and the parity plot.")
     ] = None,
     device: Device = "auto",
     precision: Precision = "float64",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in eV and Å.")] = False,
 ) -> None:
-    """Test a fine-tuned potential, and its foundation beside it, on labelled structures."""
+    """Test a fine-tuned potential and its foundation on labelled structures."""
     with user_errors():
-        from finetune.evaluation.evaluation import check_folder
+        from finetune.evaluation.evaluation import check_output
         from finetune.evaluation.evaluation import evaluate as evaluate_files
 
         if to is not None:
-            check_folder(to)
+            check_output(to)
         given = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
         found = evaluate_files(
             path,
@@ -91,14 +81,13 @@ def evaluate(
         if to is not None:
             found.write(to)
     if as_json:
-        print(json.dumps(found.as_dict(), indent=2))
+        tell_json(found.as_dict())
         return
     console = Console()
     for table in found.tables():
         console.print(table)
     if len(found.lineage) > 1:
-        descent = f"lineage: {' → '.join(found.lineage)}"
-        tell(console, descent)
+        tell(console, f"lineage: {' → '.join(found.lineage)}")
     if found.note:
         tell(console, found.note)
     if to is not None:
@@ -109,12 +98,11 @@ def md(
     path: PotentialName,
     files: Files = None,
     ensemble: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="nvt (Langevin) or nve; may be given twice. Both by default."),
     ] = None,
     temperature: Annotated[
-        Optional[list[float]],  # noqa: UP045
-        typer.Option(help="K; may be given several times. 300 by default."),
+        list[float] | None, typer.Option(help="K; may be given several times. 300 by default.")
     ] = None,
     structures: Annotated[int, typer.Option(help="Structures to start from.")] = 1,
     replicas: Annotated[int, typer.Option(help="Trajectories from each.")] = 3,
@@ -127,14 +115,13 @@ def md(
     ] = 0.5,
     seed: Annotated[int, typer.Option(help="Of velocities and noise.", min=0)] = 0,
     reference: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="Frames to compare distances with; FILE by default."),
+        list[str] | None, typer.Option(help="Frames to compare distances with; FILE by default.")
     ] = None,
     against: Against = None,
     head: Head = None,
     against_head: AgainstHead = None,
     to: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             "--to", help="Folder for trajectories and results.", show_default="RUN/stability"
         ),
@@ -146,10 +133,10 @@ def md(
     plain: Plain = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run molecular dynamics until it fails, the foundation beside; go on where a test ended."""
+    """Run molecular dynamics until it fails, also with the foundation; resume a stopped test."""
     console = Console(stderr=as_json)
     with user_errors(again()):
-        from finetune.evaluation.counter import Counter
+        from finetune.core.counter import Counter
         from finetune.evaluation.dynamics import md as run_md
         from finetune.evaluation.trajectory import Limits, Settings
 
@@ -172,7 +159,7 @@ def md(
             counter=Counter(None if quiet else console, plain),
         )
     if as_json:
-        print(json.dumps(found.as_dict(), indent=2))
+        tell_json(found.as_dict())
         return
     console.print(found.table())
     if found.note:
@@ -184,7 +171,7 @@ def scan(
     path: PotentialName,
     files: Files = None,
     only: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             help="dimers, coordinates, labelled, frequencies or forgetting; may be given several "
             "times. All by default."
@@ -192,18 +179,18 @@ def scan(
     ] = None,
     structures: Annotated[int, typer.Option(help="Structures to scan and relax.")] = 1,
     element: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="Of pairs of atoms; by default those of the structures."),
     ] = None,
     away: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="Structures away from the training set; G2 molecules by default."),
     ] = None,
     against: Against = None,
     head: Head = None,
     against_head: AgainstHead = None,
     to: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--to", help="Folder for JSON and figures.", show_default="RUN/scans"),
     ] = None,
     device: Device = "auto",
@@ -211,10 +198,10 @@ def scan(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check walls, bonds, torsions, frequencies and forgetting, the foundation beside."""
+    """Check walls, bonds, torsions, frequencies and forgetting, also of the foundation."""
     console = Console(stderr=as_json)
     with user_errors():
-        from finetune.evaluation.counter import Counter
+        from finetune.core.counter import Counter
         from finetune.evaluation.scans import CHECKS
         from finetune.evaluation.scans import scan as run_scans
 
@@ -234,13 +221,12 @@ def scan(
             counter=Counter(None if quiet else console),
         )
     if as_json:
-        print(json.dumps(found.as_dict(), indent=2))
+        tell_json(found.as_dict())
         return
     for table in found.tables():
         console.print(table)
-    for line in (found.verdict(), found.note):
-        if line:
-            tell(console, line)
+    for line in filter(None, (found.verdict(), found.note)):
+        tell(console, line)
     tell_written(console, to or Path(path) / "scans")
 
 
@@ -249,7 +235,7 @@ def report(
     device: Device = "auto",
     precision: Precision = "float64",
 ) -> None:
-    """Write the page of a run anew, with the dynamics and scans that were run since."""
+    """Write the page of a run again, with the dynamics and scans that were run since."""
     with user_errors():
         from finetune.evaluation.report_page import report as write_page
 

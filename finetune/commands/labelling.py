@@ -11,10 +11,10 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.console import Console
 
-from finetune.commands.evaluation import Plain
 from finetune.commands.shared import (
     AsJson,
     Overwrite,
+    Plain,
     Quiet,
     again,
     tell,
@@ -119,7 +119,7 @@ def label(
     }
     options = {key: value for key, value in given.items() if value not in (None, {})}
     with user_errors(again("--retry-failed")):
-        from finetune.evaluation.counter import Counter
+        from finetune.core.counter import Counter
         from finetune.labelling.recipe import LabelRecipe, read_yaml
         from finetune.labelling.run import label as label_files
 

@@ -1,15 +1,15 @@
-"""Potentials to start from, and fine-tuned ones to hand on."""
+"""Foundations to start from, and fine-tuned potentials in the formats of other programs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from finetune.commands.shared import Overwrite, Precision, tell, tell_written, user_errors
+from finetune.commands.shared import Head, Overwrite, Precision, tell, tell_written, user_errors
 
 
 def export(
@@ -25,13 +25,10 @@ def export(
         ),
     ] = "mace",
     precision: Precision = "float64",
-    head: Annotated[
-        Optional[str],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
-        typer.Option(help="Head that predicts, where there are several."),
-    ] = None,
+    head: Head = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a potential for MACE, LAMMPS, TorchSim or peft, or as a bundle to hand on."""
+    """Write a potential for MACE, LAMMPS, TorchSim or peft, or as a bundle to share."""
     with user_errors():
         from finetune.export.formats import export as write
 
@@ -46,13 +43,13 @@ def foundations(
         str, typer.Argument(metavar="[NAME|PATH]", help="Foundation to describe; none lists all.")
     ] = "",
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch it into MACE's cache first.")
+        bool, typer.Option("--download", help="Download it into MACE's cache first.")
     ] = False,
     accept_licence: Annotated[
         bool, typer.Option("--accept-licence", help="Accept an academic licence; downloads too.")
     ] = False,
 ) -> None:
-    """List the foundation potentials, or tell everything about one."""
+    """List the foundation potentials, or describe one."""
     console = Console()
     with user_errors():
         if not name:
@@ -69,7 +66,7 @@ def foundations(
 
 
 def _catalogue(width: int) -> Table:
-    """Return the catalogue; a narrow terminal gets fewer columns, and every name whole."""
+    """Return the catalogue; a narrow terminal gets fewer columns, but complete names."""
     from finetune.potentials.catalogue import entries
 
     columns: dict[str, list[str]] = {

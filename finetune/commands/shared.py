@@ -1,13 +1,14 @@
-"""What the commands share: arguments, and errors without a traceback."""
+"""What the commands share: arguments and options, output, and errors without a traceback."""
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,12 +19,19 @@ from finetune.core.errors import FinetuneError, RunStoppedError, TrainingError
 
 RecipeName = Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped recipe.")]
 Overrides = Annotated[
-    Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
+    list[str] | None,
     typer.Argument(help="Overrides: train.learning_rate=1e-4 output=runs/mine", show_default=False),
+]
+PotentialName = Annotated[
+    str, typer.Argument(metavar="RUN", help="Run folder, .model file, or foundation by name.")
+]
+Head = Annotated[
+    str | None, typer.Option(help="Head of RUN that predicts, where there are several.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")]
 Precision = Annotated[str, typer.Option(help="float64 or float32.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the tables.")]
+Plain = Annotated[bool, typer.Option("--plain", help="Print lines instead of a progress bar.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
 
@@ -63,10 +71,15 @@ def again(*without: str) -> str:
 
 
 def tell(console: Console, text: str) -> None:
-    """Print a line of any length as it is."""
+    """Print a line of any length without wrapping or markup."""
     console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
+def tell_json(content: Mapping[str, Any]) -> None:
+    """Print a result as JSON to the standard output."""
+    print(json.dumps(content, indent=2))
+
+
 def tell_written(console: Console, path: str | Path) -> None:
-    """Say what was written, and where."""
+    """Print where something was written."""
     console.print(f"wrote {escape(str(path))}", soft_wrap=True)

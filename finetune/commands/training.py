@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from typing import Annotated, Any, cast
 
@@ -10,7 +9,16 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from finetune.commands.shared import Overrides, Overwrite, RecipeName, tell, user_errors
+from finetune.commands.shared import (
+    Overrides,
+    Overwrite,
+    Plain,
+    Quiet,
+    RecipeName,
+    tell,
+    tell_json,
+    user_errors,
+)
 from finetune.core.environment import process_rank
 
 Resume = Annotated[
@@ -26,14 +34,13 @@ def run(
     overrides: Overrides = None,
     overwrite: Overwrite = False,
     resume: Resume = "no",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the table.")] = False,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Lines instead of a progress bar.")
-    ] = False,
+    quiet: Quiet = False,
+    plain: Plain = False,
     committee: Annotated[
         int,
         typer.Option(
             help="Train a committee of N members with different seeds, for uncertainties.",
+            metavar="N",
             min=0,
             show_default=False,
         ),
@@ -98,7 +105,7 @@ def validate(
         found = {name: measured(prepared) for name, prepared in stages.items()}
     if as_json:
         content = {name: item.as_dict() for name, item in found.items()}
-        print(json.dumps(content.get("", {"stages": content}), indent=2))
+        tell_json(content.get("", {"stages": content}))
         return
     for name, item in found.items():
         for line in ([f"stage {name}"] if name else []) + item.lines():

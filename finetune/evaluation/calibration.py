@@ -1,4 +1,4 @@
-"""Whether the standard deviations of a committee are of the size of its errors."""
+"""Whether the standard deviations of a committee have the size of its errors."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 from scipy.integrate import trapezoid
 from scipy.stats import norm, spearmanr
 
-from finetune.potentials.errors import LabelledPredictions
+from finetune.evaluation.tables import cell, new_table
+from finetune.potentials.errors import Array, LabelledPredictions
 
-Array = NDArray[np.float64]
 Quantity = Literal["energy", "forces"]
 TITLES: dict[Quantity, tuple[str, str]] = {
     "energy": ("energy per atom", "eV/atom"),
@@ -25,12 +24,12 @@ LEVELS = np.linspace(0.0, 1.0, 101)
 """Fractions of errors that are expected within an interval."""
 
 ROUNDING = 1e-9
-"""Relative differences that are none."""
+"""Relative difference below which numbers count as equal."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Errors of a committee's mean beside its standard deviations.
+    """Errors of a committee's mean and its standard deviations.
 
     Attributes:
         errors: Mean minus label ``[n]``, eV/atom or eV/Å.
@@ -43,9 +42,9 @@ class Calibration:
     scale: float | None = None
 
     def observed(self, scale: float = 1.0) -> Array:
-        """Return the fraction of errors within the interval that is to hold each of `LEVELS`.
+        """Return the fraction of errors within the interval expected to contain each of `LEVELS`.
 
-        Intervals are those of a normal distribution around the mean.
+        The intervals are those of a normal distribution around the mean.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             size = np.where(self.errors == 0, 0.0, np.abs(self.errors) / (scale * self.deviations))
@@ -111,9 +110,9 @@ def calibrations(
 def fitted_scales(members: Sequence[LabelledPredictions]) -> dict[Quantity, float | None]:
     """Return the factors that make the miscalibration area smallest, on validation structures.
 
-    (The factor that is most likely for normal errors, the root mean square of error over deviation,
-    is decided by the few structures on which a small committee happens to agree.) None where there
-    are no labels, or members that agree throughout.
+    (The maximum-likelihood factor for normal errors, the root mean square of error over deviation,
+    depends on the few structures on which a small committee happens to agree.) None where there are
+    no labels, or where the members agree on all structures.
     """
     scales: dict[Quantity, float | None] = dict.fromkeys(TITLES)
     for quantity, item in calibrations(members, {}).items():
@@ -128,25 +127,24 @@ def fitted_scales(members: Sequence[LabelledPredictions]) -> dict[Quantity, floa
 
 def table(found: Mapping[Quantity, Calibration], source: str) -> Table:
     """Return the numbers as a table for the terminal."""
-    shown = Table(title=f"uncertainty of the committee: {source}", title_justify="left")
-    shown.add_column("quantity")
-    for name in ("RMSE", "RMS std", "rank corr.", "miscal. area", "× scale", "area scaled"):
-        shown.add_column(name, justify="right")
+    shown = new_table(
+        f"uncertainty of the committee: {source}",
+        ["quantity"],
+        ["RMSE", "RMS std", "rank corr.", "miscal. area", "× scale", "area scaled"],
+        "scale: factor on the standard deviation, fitted on the validation set",
+    )
     for quantity, item in found.items():
         title, unit = TITLES[quantity]
-        cells = rounded(item)
-        shown.add_row(Text(f"{title} [m{unit}]"), *cells)
-    shown.caption = "scale: factor on the standard deviation, fitted on the validation set"
-    shown.caption_justify = "left"
+        shown.add_row(Text(f"{title} [m{unit}]"), *rounded(item))
     return shown
 
 
 def rounded(item: Calibration) -> list[str]:
     """Return the numbers of a row as text, errors and deviations in thousandths."""
     numbers = item.as_dict()
-    cells = [f"{1000 * numbers[key]:.1f}" for key in ("rmse", "deviation")]
     keys = ("spearman", "miscalibration_area", "scale", "scaled_miscalibration_area")
-    return [*cells, *("–" if numbers[key] is None else f"{numbers[key]:.2f}" for key in keys)]
+    sizes = [cell(numbers[key], 1, 1000) for key in ("rmse", "deviation")]
+    return [*sizes, *(cell(numbers[key]) for key in keys)]
 
 
 def _predicted(members: Sequence[LabelledPredictions], quantity: str) -> Array:

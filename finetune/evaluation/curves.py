@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,10 +19,9 @@ from scipy.sparse.csgraph import connected_components
 from finetune.core.files import finite
 from finetune.data.graphs import GraphBatch, batches, graph
 from finetune.data.structures import Structure, to_atoms, without_labels
-from finetune.evaluation.trajectory import find_bonds
+from finetune.evaluation.distances import Array, find_bonds
 from finetune.potentials.potential import Potential
 
-Array = NDArray[np.float64]
 HOLE = 0.01
 """eV by which the energy of a wall may fall inwards, for rounding, before it counts as a hole."""
 
@@ -51,7 +50,7 @@ class Curve:
     wall: float | None = None
 
     def check(self) -> list[dict[str, Any]]:
-        """Return for each potential what the curve says: see `checked`."""
+        """Return for each potential what the curve shows: see `checked`."""
         return [
             {"kind": self.kind, "name": self.name, "unit": self.unit, "potential": name}
             | checked(self.values, energies, self.wall)
@@ -61,31 +60,21 @@ class Curve:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Curve:
-        """Return the curve that `as_dict` put down."""
+        """Return the curve of which `as_dict` returned the content."""
         energies = {
             name: np.array(found, dtype=np.float64) for name, found in content["energies"].items()
         }
-        labels = content["labels"]
-        return cls(
-            kind=content["kind"],
-            name=content["name"],
-            unit=content["unit"],
-            values=np.array(content["values"]),
-            energies=energies,
-            labels=None if labels is None else np.array(labels),
-            wall=content["wall"],
-        )
+        labels = None if content["labels"] is None else np.array(content["labels"])
+        kept = {key: content[key] for key in ("kind", "name", "unit", "wall")}
+        return cls(**kept, values=np.array(content["values"]), energies=energies, labels=labels)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the curve, ready for JSON."""
         return {
-            "kind": self.kind,
-            "name": self.name,
-            "unit": self.unit,
+            **vars(self),
             "values": self.values.tolist(),
             "energies": {name: finite(found.tolist()) for name, found in self.energies.items()},
             "labels": None if self.labels is None else self.labels.tolist(),
-            "wall": self.wall,
         }
 
 
@@ -93,10 +82,10 @@ def checked(values: Array, energies: Array, wall: float | None) -> dict[str, Any
     """Return the minimum, the height and the deepest hole of a curve.
 
     ``minimum`` is the coordinate of the lowest energy, ``range`` the highest energy above it (eV).
-    ``hole`` is the most, in eV, by which the energy falls on the way inwards within the wall, if
-    that is more than `HOLE`; ``hole_at`` where it is deepest; ``hole_behind`` how high above the
-    lowest energy outside the wall (eV) atoms must climb to fall into it; ``wall_height`` the energy
-    at the innermost point above that at the foot (eV).
+    ``hole`` is the largest fall of the energy (eV) on the way inwards within the wall, if it is
+    more than `HOLE`; ``hole_at`` where it is deepest; ``hole_behind`` the barrier (eV) before it,
+    from the lowest energy outside the wall; ``wall_height`` the energy at the innermost point above
+    that at the foot (eV).
     """
     found: dict[str, Any] = {"minimum": None, "range": None}
     if np.isfinite(energies).all():
@@ -123,7 +112,7 @@ def checked(values: Array, energies: Array, wall: float | None) -> dict[str, Any
 
 
 def labelled_errors(energies: Array, labels: Array | None) -> dict[str, Any]:
-    """Compare a curve with labels, the mean difference taken away.
+    """Compare a curve with labels, the mean difference removed.
 
     ``mae`` and ``max`` are the mean and largest absolute difference, ``label_range`` the height of
     the labelled curve, all eV.
@@ -142,7 +131,7 @@ def labelled_errors(energies: Array, labels: Array | None) -> dict[str, Any]:
 def energies_of(
     potentials: Mapping[str, Potential], frames: Sequence[Atoms], size: int = 32
 ) -> dict[str, Array]:
-    """Return the total energies of frames by potential ``[frames]``, eV; any geometry is taken."""
+    """Return the total energies of frames by potential ``[frames]``, eV, of any geometry."""
     found = {}
     for name, potential in potentials.items():
         graphs = [unlabelled(atoms, potential.cutoff) for atoms in frames]
@@ -156,10 +145,12 @@ def energies_of(
 
 
 def unlabelled(atoms: Atoms, cutoff: float) -> GraphBatch:
-    """Return the graph of an `ase.Atoms` without labels."""
+    """Return the graph of an `ase.Atoms`, without labels."""
     return graph(without_labels(atoms, atoms.get_chemical_formula()), cutoff)
 
 
+Hinge: TypeAlias = "tuple[int, int, NDArray[np.intp]]"
+"""Two bonded atoms, and the atoms on the side of the second, which is the smaller one."""
 STRETCH = (0.6, 1.8)
 """Shares of a bond's length."""
 SQUEEZE = (0.75, 1.2)
@@ -171,8 +162,8 @@ BOND_WALL, CELL_WALL = 0.85, 0.9
 def scans(potentials: Mapping[str, Potential], atoms: Atoms, where: str) -> list[Curve]:
     """Return the scans of one structure: of its volume if periodic, else of bonds and torsions.
 
-    Bonds within rings are left alone, and of bonds between the same elements with the same numbers
-    of neighbours only the first is taken. Everything but the coordinate stays as it is given.
+    Bonds within rings are left out, and of bonds between the same elements with the same numbers of
+    neighbours only the first is scanned. Only the coordinate changes; the rest stays as given.
 
     Args:
         potentials: By name.
@@ -184,10 +175,13 @@ def scans(potentials: Mapping[str, Potential], atoms: Atoms, where: str) -> list
     if atoms.pbc.any():
         return []
     curves = []
-    for first, second, moving in _hinges(atoms):
-        curves.append(_bond(potentials, atoms, (first, second), moving, where))
-        if not _terminal(atoms, first) and not _terminal(atoms, second):
-            curves.append(_torsion(potentials, atoms, (first, second), moving, where))
+    bonded = np.bincount(find_bonds(atoms).pairs.ravel(), minlength=len(atoms))
+    for hinge in _hinges(atoms):
+        ends = hinge[:2]
+        label = "-".join(f"{chemical_symbols[atoms.numbers[index]]}{index}" for index in ends)
+        curves.append(_bond(potentials, atoms, hinge, f"{label}, {where}"))
+        if min(bonded[list(ends)]) > 1:
+            curves.append(_torsion(potentials, atoms, hinge, f"{label}, {where}"))
     return curves
 
 
@@ -201,44 +195,32 @@ def _volume(potentials: Mapping[str, Potential], atoms: Atoms, where: str) -> Cu
     return Curve("volume", where, "a / a₀", shares, energies, wall=CELL_WALL)
 
 
-def _bond(
-    potentials: Mapping[str, Potential],
-    atoms: Atoms,
-    bond: tuple[int, int],
-    moving: NDArray[np.intp],
-    where: str,
-) -> Curve:
-    vector = atoms.positions[bond[1]] - atoms.positions[bond[0]]
+def _bond(potentials: Mapping[str, Potential], atoms: Atoms, hinge: Hinge, name: str) -> Curve:
+    first, second, moving = hinge
+    vector = atoms.positions[second] - atoms.positions[first]
     length = float(np.linalg.norm(vector))
     values = length * np.linspace(*STRETCH, 37)
     start = atoms.positions[moving]
     frames = [_moved(atoms, moving, start + (value / length - 1.0) * vector) for value in values]
-    name = f"{_label(atoms, bond)}, {where}"
     energies = _relative(potentials, frames, atoms)
     return Curve("bond", name, "Å", values, energies, wall=BOND_WALL * length)
 
 
-def _torsion(
-    potentials: Mapping[str, Potential],
-    atoms: Atoms,
-    bond: tuple[int, int],
-    moving: NDArray[np.intp],
-    where: str,
-) -> Curve:
+def _torsion(potentials: Mapping[str, Potential], atoms: Atoms, hinge: Hinge, name: str) -> Curve:
+    first, second, moving = hinge
     values = np.arange(0.0, 361.0, 15.0)
-    centre = atoms.positions[bond[0]]
-    axis = atoms.positions[bond[1]] - centre
+    centre = atoms.positions[first]
+    axis = atoms.positions[second] - centre
     frames = []
     for value in values:
         turned = atoms[moving]
         turned.rotate(value, axis, center=centre)
         frames.append(_moved(atoms, moving, turned.positions))
-    name = f"{_label(atoms, bond)}, {where}"
     return Curve("torsion", name, "°", values, _relative(potentials, frames, atoms))
 
 
-def _hinges(atoms: Atoms) -> Iterator[tuple[int, int, NDArray[np.intp]]]:
-    """Yield bonds that are in no ring, one of each type, and the atoms on the smaller side."""
+def _hinges(atoms: Atoms) -> Iterator[Hinge]:
+    """Yield bonds that are in no ring, one of each type."""
     pairs = find_bonds(atoms).pairs
     degrees = np.bincount(pairs.ravel(), minlength=len(atoms))
     seen = set()
@@ -258,10 +240,6 @@ def _hinges(atoms: Atoms) -> Iterator[tuple[int, int, NDArray[np.intp]]]:
             yield first, second, sides[1]
 
 
-def _terminal(atoms: Atoms, index: int) -> bool:
-    return int((find_bonds(atoms).pairs == index).sum()) < 2
-
-
 def _moved(atoms: Atoms, moving: NDArray[np.intp], positions: Array) -> Atoms:
     """Return a copy in which some atoms are elsewhere."""
     frame = atoms.copy()
@@ -276,13 +254,9 @@ def _relative(
     return {name: energies[:-1] - energies[-1] for name, energies in found.items()}
 
 
-def _label(atoms: Atoms, bond: tuple[int, int]) -> str:
-    return "-".join(f"{chemical_symbols[atoms.numbers[index]]}{index}" for index in bond)
-
-
 INNERMOST, WALL = 0.3, 0.7
 """Shares of the sum of covalent radii: where curves begin, and the foot of the wall (below the
-bond of any diatomic molecule)."""
+bond length of any diatomic molecule)."""
 POINTS = 120
 
 
@@ -313,6 +287,7 @@ def dimers(potentials: Mapping[str, Potential], elements: Sequence[int]) -> list
 VALUE, UNIT, NAME = "scan_value", "scan_unit", "config_type"
 """Tags of the structures of a scan."""
 FEWEST = 3
+"""Structures that make a scan."""
 
 
 def labelled_scans(

@@ -1,4 +1,4 @@
-"""Stability in molecular dynamics."""
+"""Stability in molecular dynamics: trajectories of a potential and its baseline, and a summary."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune.core import run_files
-from finetune.core.devices import choose_device, choose_dtype
+from finetune.core.counter import Counter
 from finetune.core.errors import (
     DataError,
     RecipeError,
@@ -32,35 +32,156 @@ from finetune.core.files import write_json
 from finetune.core.interruption import StopSignals
 from finetune.core.output_folder import alone
 from finetune.data.structures import to_atoms
-from finetune.evaluation.counter import Counter
-from finetune.evaluation.distributions import at_temperature, bond_distances, distribution_distance
-from finetune.evaluation.pair import (
-    check_ours,
-    chosen_structures,
-    empty,
-    folder_for,
-    open_pair,
-    structures_for,
+from finetune.evaluation.baseline import evenly_spaced, open_pair, structures_for
+from finetune.evaluation.distances import (
+    Array,
+    at_temperature,
+    bond_distances,
+    comparable,
+    distribution_distance,
+    find_bonds,
+    mean_lengths,
 )
+from finetune.evaluation.folder import check_folder, clear_folder, folder_for
+from finetune.evaluation.tables import cell, new_table
 from finetune.evaluation.trajectory import (
     RECORDED,
-    Array,
     Ensemble,
     Settings,
     Task,
     TrajectoryRun,
-    comparable,
-    find_bonds,
-    mean_lengths,
     record,
 )
 from finetune.export.calculator import PotentialCalculator
 
-_WRITTEN = r"(stability\.json|nv[et]-.*K-structure\d+-replica\d+\.(traj|json|cut|state\.npz))"
+RESULT = "stability.json"
+_WRITTEN = rf"({re.escape(RESULT)}|nv[et]-.*K-structure\d+-replica\d+\.(traj|json|cut|state\.npz))"
 FILES = re.compile(rf"{_WRITTEN}|\.{_WRITTEN}\.[^.]*")
 """Names of the files that a test writes, and of what a kill leaves of them."""
 SETTLED = 0.2
 """Share of a trajectory that distributions leave out at its start."""
+MOST_STEPS = 10**9
+"""Of a trajectory; more would take years."""
+
+
+@system_errors()
+def md(
+    path: str | Path,
+    files: str | Path | Sequence[str | Path] = (),
+    *,
+    ensembles: Sequence[str] = ("nvt", "nve"),
+    temperatures: Sequence[float] = (300.0,),
+    structures: int = 1,
+    replicas: int = 3,
+    settings: Settings | None = None,
+    reference: str | Path | Sequence[str | Path] = (),
+    to: str | Path | None = None,
+    overwrite: bool = False,
+    against: str | Path | None = None,
+    head: str | None = None,
+    against_head: str | None = None,
+    device: str = "auto",
+    dtype: str = "float64",
+    counter: Counter | None = None,
+) -> Stability:
+    """Run molecular dynamics with a potential and its baseline until it fails.
+
+    A test that was stopped in the folder is resumed.
+
+    Args:
+        path: Run folder, stored potential, ``.model`` file, or name in the catalogue.
+        files: Structures to start from; by default those that the run was tested on.
+        ensembles: ``nvt`` (Langevin), ``nve`` or both.
+        temperatures: K, of the thermostat and of the first velocities.
+        structures: How many to start from, evenly spaced in the files.
+        replicas: Trajectories from each, with other velocities and noise.
+        settings: Length, time step, friction, limits.
+        reference: Frames to compare distances with; those of the same atoms are used and, of
+            molecules with a limit on bonds, of the same bonds. By default ``files``.
+        to: Folder for trajectories and results; by default ``stability/`` in the run folder.
+        overwrite: Whether another test there may be replaced.
+        against: The baseline; by default the foundation that ``path`` was tuned from.
+        head: Name of the head of ``path`` that predicts.
+        against_head: Name of the head of ``against`` that predicts.
+        device: ``auto``, ``cpu`` or a CUDA device.
+        dtype: ``float64`` or ``float32``.
+        counter: Shows the progress.
+
+    Raises:
+        RecipeError: For an unknown ensemble, or numbers that make no test.
+        FoundationError: If there is no potential at ``path``.
+        DataError: For files that cannot be used, or an element that a potential does not know.
+        RunFolderError: If the folder holds another test.
+        RunStoppedError: If a signal came; the same call resumes the test.
+    """
+    settings = settings or Settings()
+    _check_test(ensembles, temperatures, structures, replicas, settings)
+    folder = folder_for(path, to, run_files.STABILITY)
+    check_folder(folder, FILES)
+    pair = open_pair(path, against, head, against_head, device, dtype)
+    found = structures_for(pair, path, files)
+    chosen = evenly_spaced(found, structures)
+    for item in chosen:
+        if len(item) < 2:
+            raise DataError(f"{item.where} is a single atom, which has no dynamics.")
+    starts = [to_atoms(item) for item in chosen]
+    known = structures_for(pair, path, reference) if reference else found
+    frames = [to_atoms(item) for item in known]
+    compared = [
+        [item for item in frames if comparable(item, start, settings.limits.bond > 0)]
+        for start in starts
+    ]
+    if reference and not any(compared):
+        raise DataError(
+            f"no structure of the reference has the same atoms as {chosen[0].where}, in the same "
+            "order and, of molecules, with the same bonds. Name another --reference."
+        )
+    tasks = [
+        Task(cast(Ensemble, ensemble), float(temperature), index, replica)
+        for ensemble in dict.fromkeys(ensembles)
+        for temperature in dict.fromkeys(temperatures)
+        for index in range(len(starts))
+        for replica in range(replicas)
+    ]
+    calculators = {name: PotentialCalculator(item) for name, item in pair.potentials.items()}
+    fingerprints = {name: item.fingerprint for name, item in pair.opened.items()}
+    with alone(folder):
+        if overwrite:
+            clear_folder(folder, FILES)
+        test = (calculators, fingerprints, starts, compared, tasks, settings, folder)
+        return run_all(*test, counter, pair.note)
+
+
+def _check_test(
+    ensembles: Sequence[str],
+    temperatures: Sequence[float],
+    structures: int,
+    replicas: int,
+    settings: Settings,
+) -> None:
+    for given, what in ((ensembles, "ensemble"), (temperatures, "temperature")):
+        if not given:
+            raise RecipeError(f"no {what} is named.")
+    known = get_args(Ensemble)
+    for ensemble in ensembles:
+        if ensemble not in known:
+            raise RecipeError(f"ensemble is '{ensemble}'; choose {' or '.join(known)}.")
+    numbers = [
+        *(("temperature", value) for value in temperatures),
+        *(("structures", structures), ("replicas", replicas)),
+        *(("length", settings.length), ("time step", settings.time_step)),
+        *(("friction", settings.friction), ("interval", settings.interval)),
+        *((f"{name} limit", value) for name, value in asdict(settings.limits).items()),
+    ]
+    for name, value in numbers:
+        unchecked = ", or zero to check none" if name == "bond limit" else ""
+        if not (0 < value < math.inf or (unchecked and value == 0)):
+            raise RecipeError(f"{name} is {value:g}; it must be above zero and finite{unchecked}.")
+    if settings.steps > MOST_STEPS:
+        raise RecipeError(
+            f"length {settings.length:g} ps by time step {settings.time_step:g} fs are "
+            f"{settings.steps:.3g} steps; at most {MOST_STEPS:.3g} can be run."
+        )
 
 
 def run_all(
@@ -74,16 +195,16 @@ def run_all(
     counter: Counter | None = None,
     note: str = "",
 ) -> Stability:
-    """Run every trajectory that the folder does not hold yet, and sum up.
+    """Run every trajectory that is not in the folder yet, and sum up.
 
     Args:
         calculators: ASE calculators by name of the potential.
-        fingerprints: What tells the potentials apart, by the same names.
+        fingerprints: What identifies the potentials, by the same names.
         starts: Starting structures.
         references: For each of them, frames of the same atoms to compare distributions with.
         tasks: Which trajectories.
         settings: What they have in common.
-        folder: Where they go; what is there of the same test is taken up.
+        folder: Where they go; unfinished trajectories of the same test are resumed.
         counter: Shows the progress.
         note: What a reader of the result should know.
 
@@ -128,10 +249,13 @@ def run_all(
                     "all is saved.",
                     128 + signals.received,
                 )
-            item = record(run, _measured(run, start, known))
+            item = record(run, _compared(run, known))
             found[name].append(item)
             counter.advance(settings.steps - item["steps"])
-            counter.say(f"{name} {task.name}: {_told(item)}")
+            ending = f"held for {item['stable_ps']:g} ps"
+            if item["failure"] is not None:
+                ending = f"failed after {item['stable_ps']:.4g} ps: {item['failure']}"
+            counter.say(f"{name} {task.name}: {ending}")
     outcome = Stability(
         folder=folder,
         length=settings.length,
@@ -141,31 +265,8 @@ def run_all(
         periodic=any(bool(atoms.pbc.all()) for atoms in starts),
         note=note,
     )
-    outcome.write()
+    write_json(folder / RESULT, outcome.as_dict())
     return outcome
-
-
-def _measured(run: TrajectoryRun, start: Atoms, known: Sequence[Atoms]) -> dict[str, Any]:
-    """Compare a trajectory's frames, without the first ones, with those of the reference."""
-    kept = len(run.progress.rows)
-    with Trajectory(str(run.frames)) as stored:
-        frames = [stored[index] for index in range(round(SETTLED * kept), kept)]
-    bonds = bond_distances(run.watch.bonds, frames, known) if known else {}
-    return {
-        "bond_distances": bonds,
-        "bond_distance": float(np.mean(list(bonds.values()))) if bonds else None,
-        "distribution_distance": distribution_distance(frames, known) if known else None,
-    }
-
-
-def _floor(references: Sequence[Sequence[Atoms]], tasks: Sequence[Task]) -> dict[str, float]:
-    found = {}
-    for task in tasks:
-        known = at_temperature(references[task.structure], task.temperature)
-        halves = distribution_distance(known[::2], known[1::2]) if len(known) > 1 else None
-        if halves is not None:
-            found[f"structure {task.structure}, {task.temperature:g} K"] = halves
-    return found
 
 
 def _identity(
@@ -175,26 +276,21 @@ def _identity(
     lengths: Array | None,
     settings: Settings,
 ) -> str:
-    """Return what must be the same for a trajectory to be taken up, as JSON."""
-    geometry = hashlib.sha256()
-    for array in (start.numbers, start.positions, start.cell.array, start.pbc):
-        geometry.update(np.ascontiguousarray(array).tobytes())
+    """Return what must be the same for a trajectory to be used or resumed, as JSON."""
+    arrays = [start.numbers, start.positions, start.cell.array, start.pbc]
     if lengths is not None:
-        geometry.update(np.asarray(lengths).tobytes())
+        arrays.append(lengths)
     else:
-        for atoms in reference:
-            for array in (atoms.positions, atoms.cell.array):
-                geometry.update(np.ascontiguousarray(array).tobytes())
+        arrays += [array for atoms in reference for array in (atoms.positions, atoms.cell.array)]
+    geometry = hashlib.sha256()
+    for array in arrays:
+        geometry.update(np.ascontiguousarray(array).tobytes())
     content = {"potential": fingerprint, "start": geometry.hexdigest(), **asdict(settings)}
     return json.dumps(content, sort_keys=True)
 
 
 def _done(path: Path, identity: str) -> dict[str, Any] | None:
-    """Return the record of a trajectory that is done.
-
-    Raises:
-        RunFolderError: If it is one of another test.
-    """
+    """Return the record of a finished trajectory; refuse a damaged one, or one of another test."""
     if not path.is_file():
         return None
     try:
@@ -214,30 +310,50 @@ def _done(path: Path, identity: str) -> dict[str, Any] | None:
     return found
 
 
-def _told(item: Mapping[str, Any]) -> str:
-    if item["failure"] is None:
-        return f"held for {item['stable_ps']:g} ps"
-    return f"failed after {item['stable_ps']:.4g} ps: {item['failure']}"
-
-
 def _file_name(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
 
 
-RESULT = "stability.json"
+def _compared(run: TrajectoryRun, known: Sequence[Atoms]) -> dict[str, Any]:
+    """Compare a trajectory's frames, without the first ones, with those of the reference."""
+    kept = len(run.progress.rows)
+    with Trajectory(str(run.frames)) as stored:
+        frames = [stored[index] for index in range(round(SETTLED * kept), kept)]
+    bonds = bond_distances(run.watch.bonds, frames, known) if known else {}
+    return {
+        "bond_distances": bonds,
+        "bond_distance": _mean(list(bonds.values())),
+        "distribution_distance": distribution_distance(frames, known) if known else None,
+    }
+
+
+def _floor(references: Sequence[Sequence[Atoms]], tasks: Sequence[Task]) -> dict[str, float]:
+    """Return the distance between two halves of each reference."""
+    found = {}
+    for task in tasks:
+        known = at_temperature(references[task.structure], task.temperature)
+        halves = distribution_distance(known[::2], known[1::2]) if len(known) > 1 else None
+        if halves is not None:
+            found[f"structure {task.structure}, {task.temperature:g} K"] = halves
+    return found
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 @dataclass(frozen=True)
 class Stability:
-    """The trajectories of a test, potentials side by side.
+    """The trajectories of a test.
 
     Attributes:
-        folder: Where the trajectories lie, a folder for each potential.
+        folder: Where the trajectories are, a folder for each potential.
         length: ps of a whole trajectory.
-        names: The potentials, the foundation first.
+        names: The potentials, the baseline first.
         trajectories: By potential, the records of `trajectory.record`.
-        floor: Distance between two halves of the reference, by structure and temperature: what
-            chance alone makes of the distance between distributions.
+        floor: Distance between two halves of the reference, by structure and temperature: the
+            distance between distributions that is due to sampling alone.
         periodic: Whether any starting structure has a cell in all directions.
         note: What a reader should know.
     """
@@ -253,84 +369,78 @@ class Stability:
     def summary(self) -> list[dict[str, Any]]:
         """Return one row for each ensemble, temperature and potential.
 
-        ``stable_ps`` is the mean time to failure (ps), in which trajectories that held count with
-        the length of the test; ``drift`` the mean absolute drift of the total energy (meV/atom/ps)
-        of trajectories without a thermostat; ``bond_distance`` (Å) and ``distribution_distance``
-        means over trajectories long enough to have them; None where nothing was measured.
+        ``stable_ps`` is the mean time to failure (ps), where trajectories without failure count
+        with the length of the test; ``drift`` the mean absolute drift of the total energy
+        (meV/atom/ps) of trajectories without a thermostat; ``bond_distance`` (Å) and
+        ``distribution_distance`` means over the trajectories that are long enough; None where
+        nothing was measured.
         """
         rows = []
-        conditions = {
-            (item["ensemble"], item["temperature"]): None
+        conditions = dict.fromkeys(
+            (item["ensemble"], item["temperature"])
             for items in self.trajectories.values()
             for item in items
-        }
-        for ensemble, temperature in conditions:
-            for name in self.names:
-                chosen = [
-                    item
-                    for item in self.trajectories[name]
-                    if (item["ensemble"], item["temperature"]) == (ensemble, temperature)
-                ]
-                drifts = [None if r["drift"] is None else abs(r["drift"]) for r in chosen]
-                rows.append(
-                    {
-                        "ensemble": ensemble,
-                        "temperature": temperature,
-                        "potential": name,
-                        "trajectories": len(chosen),
-                        "survived": sum(item["failure"] is None for item in chosen),
-                        "failures": dict(Tally(r["failure"] for r in chosen if r["failure"])),
-                        "stable_ps": _mean([item["stable_ps"] for item in chosen]),
-                        "drift": _mean(drifts),
-                        "mean_temperature": _mean([item["mean_temperature"] for item in chosen]),
-                        "bond_distance": _mean([item["bond_distance"] for item in chosen]),
-                        "distribution_distance": _mean(
-                            [item["distribution_distance"] for item in chosen]
-                        ),
-                    }
-                )
+        )
+        measured = ("mean_temperature", "bond_distance", "distribution_distance")
+        for (ensemble, temperature), name in product(conditions, self.names):
+            chosen = [
+                item
+                for item in self.trajectories[name]
+                if (item["ensemble"], item["temperature"]) == (ensemble, temperature)
+            ]
+            drifts = [item["drift"] for item in chosen if item["drift"] is not None]
+            rows.append(
+                {
+                    "ensemble": ensemble,
+                    "temperature": temperature,
+                    "potential": name,
+                    "trajectories": len(chosen),
+                    "survived": sum(item["failure"] is None for item in chosen),
+                    "failures": dict(Tally(r["failure"] for r in chosen if r["failure"])),
+                    "stable_ps": _mean([item["stable_ps"] for item in chosen]),
+                    "drift": _mean([abs(drift) for drift in drifts]),
+                    **{key: _mean([item[key] for item in chosen]) for key in measured},
+                }
+            )
         return rows
 
     def table(self) -> Table:
         """Return the summary as a table for the terminal."""
-        title = Text(f"stability, trajectories of {self.length:g} ps", style="table.title")
-        table = Table(title=title, title_justify="left")
-        table.add_column("dynamics")
-        table.add_column("potential")
-        distribution = "g(r)" if self.periodic else "h(r)"
-        for name in (
-            *("held", "stable\nps", "drift*", "T\nK"),
-            *("bonds\nmÅ", f"{distribution}\noff"),
-        ):
-            table.add_column(name, justify="right")
+        rows = self.summary()
+        table = new_table(
+            f"stability, trajectories of {self.length:g} ps",
+            ["dynamics", "potential"],
+            [
+                *("held", "stable\nps", "drift*", "T\nK", "bonds\nmÅ"),
+                f"{'g(r)' if self.periodic else 'h(r)'}\noff",
+            ],
+            "\n".join(self._remarks(rows)),
+        )
         before = ""
-        for row in self.summary():
-            dynamics = f"{row['ensemble'].upper()} {row['temperature']:g} K"
+        for row in rows:
+            dynamics = _dynamics(row)
             if before and dynamics != before:
                 table.add_section()
             table.add_row(
                 dynamics if dynamics != before else "",
                 Text(row["potential"]),
                 f"{row['survived']}/{row['trajectories']}",
-                f"{row['stable_ps']:.2f}",
-                _shown(row["drift"], 3),
-                _shown(row["mean_temperature"], 0),
-                _shown(row["bond_distance"], 1, 1000.0),
-                _shown(row["distribution_distance"], 3),
+                cell(row["stable_ps"]),
+                cell(row["drift"], 3),
+                cell(row["mean_temperature"], 0),
+                cell(row["bond_distance"], 1, 1000),
+                cell(row["distribution_distance"], 3),
             )
             before = dynamics
-        table.caption, table.caption_justify = "\n".join(self.remarks()), "left"
         return table
 
-    def remarks(self) -> list[str]:
+    def _remarks(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return what explains the table, and how trajectories failed."""
         lines = ["* of the total energy, meV/atom/ps"]
-        rows = self.summary()
         for row in rows:
             if row["failures"]:
                 causes = ", ".join(f"{count} × {name}" for name, count in row["failures"].items())
-                dynamics = f"{row['ensemble'].upper()} {row['temperature']:g} K"
-                lines.append(f"{row['potential']}, {dynamics}, failed by: {causes}")
+                lines.append(f"{row['potential']}, {_dynamics(row)}, failed by: {causes}")
         if self.floor and any(row["distribution_distance"] is not None for row in rows):
             floor = ", ".join(f"{value:.3f} ({name})" for name, value in self.floor.items())
             lines.append(f"last column: two halves of the reference differ by {floor}")
@@ -348,155 +458,6 @@ class Stability:
             "note": self.note,
         }
 
-    def write(self) -> None:
-        """Write ``stability.json`` into the folder."""
-        write_json(self.folder / RESULT, self.as_dict())
 
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
-def _shown(value: float | None, digits: int, factor: float = 1.0) -> str:
-    return "–" if value is None else f"{factor * value:.{digits}f}"
-
-
-MOST_STEPS = 10**9
-"""Of a trajectory; more would take years."""
-
-
-@system_errors()
-def md(
-    path: str | Path,
-    files: str | Path | Sequence[str | Path] = (),
-    *,
-    ensembles: Sequence[str] = ("nvt", "nve"),
-    temperatures: Sequence[float] = (300.0,),
-    structures: int = 1,
-    replicas: int = 3,
-    settings: Settings | None = None,
-    reference: str | Path | Sequence[str | Path] = (),
-    to: str | Path | None = None,
-    overwrite: bool = False,
-    against: str | Path | None = None,
-    head: str | None = None,
-    against_head: str | None = None,
-    device: str = "auto",
-    dtype: str = "float64",
-    counter: Counter | None = None,
-) -> Stability:
-    """Run molecular dynamics with a potential, and its foundation beside it, until it fails.
-
-    What the folder holds of the same test is taken up where it ended.
-
-    Args:
-        path: Run folder, stored potential, ``.model`` file, or name in the catalogue.
-        files: Structures to start from; by default those that the run was tested on.
-        ensembles: ``nvt`` (Langevin), ``nve`` or both.
-        temperatures: K, of the thermostat and of the first velocities.
-        structures: How many to start from, evenly spaced in the files.
-        replicas: Trajectories from each, with other velocities and noise.
-        settings: Length, time step, friction, limits.
-        reference: Frames to compare distances with; those of the same atoms are used and, of
-            molecules with a limit on bonds, of the same bonds. By default ``files``.
-        to: Folder for trajectories and results; by default ``stability/`` in the run folder.
-        overwrite: Whether another test there may be replaced.
-        against: The potential beside it; by default the foundation that ``path`` was tuned from.
-        head: Name of the head of ``path`` that predicts.
-        against_head: Name of the head of ``against`` that predicts.
-        device: ``auto``, ``cpu`` or a CUDA device.
-        dtype: ``float64`` or ``float32``.
-        counter: Shows the progress.
-
-    Raises:
-        RecipeError: For an unknown ensemble, or numbers that make no test.
-        FoundationError: If there is no potential at ``path``, or an element is unknown to it.
-        DataError: For files that cannot be used.
-        RunFolderError: If the folder holds another test.
-        RunStoppedError: If a signal came; the same call goes on.
-    """
-    settings = settings or Settings()
-    _check_test(ensembles, temperatures, structures, replicas, settings)
-    folder = folder_for(path, to, run_files.STABILITY)
-    check_ours(folder, FILES)
-    opened_as = choose_dtype(dtype), choose_device(device)
-    pair = open_pair(path, against, *opened_as, head, against_head)
-    found = structures_for(pair, path, files)
-    chosen = chosen_structures(found, structures)
-    for item in chosen:
-        if len(item) < 2:
-            raise DataError(f"{item.where} is a single atom, which has no dynamics.")
-    starts = [to_atoms(item) for item in chosen]
-    known = structures_for(pair, path, reference) if reference else found
-    frames = [to_atoms(item) for item in known]
-    compared = [
-        [item for item in frames if comparable(item, start, settings.limits.bond > 0)]
-        for start in starts
-    ]
-    if reference and not any(compared):
-        raise DataError(
-            f"no structure of the reference has the same atoms as {chosen[0].where}, in the same "
-            "order and, of molecules, with the same bonds. Name another --reference."
-        )
-    tasks = [
-        Task(cast(Ensemble, ensemble), float(temperature), index, replica)
-        for ensemble in dict.fromkeys(ensembles)
-        for temperature in dict.fromkeys(temperatures)
-        for index in range(len(starts))
-        for replica in range(replicas)
-    ]
-    with alone(folder):
-        if overwrite:
-            empty(folder, FILES)
-        outcome = run_all(
-            {name: PotentialCalculator(potential) for name, potential in pair.potentials.items()},
-            pair.fingerprints,
-            starts,
-            compared,
-            tasks,
-            settings,
-            folder,
-            counter,
-            pair.note,
-        )
-    return outcome
-
-
-def _check_test(
-    ensembles: Sequence[str],
-    temperatures: Sequence[float],
-    structures: int,
-    replicas: int,
-    settings: Settings,
-) -> None:
-    for ensemble in ensembles:
-        if ensemble not in get_args(Ensemble):
-            raise RecipeError(
-                f"ensemble is '{ensemble}'; choose {' or '.join(get_args(Ensemble))}."
-            )
-    numbers = {
-        "structures": structures,
-        "replicas": replicas,
-        "length": settings.length,
-        "time step": settings.time_step,
-        "friction": settings.friction,
-        "interval": settings.interval,
-    }
-    for name, value in [*(("temperature", item) for item in temperatures), *numbers.items()]:
-        if not 0 < value < math.inf:
-            raise RecipeError(f"{name} is {value:g}; it must be above zero and finite.")
-    if settings.steps > MOST_STEPS:
-        raise RecipeError(
-            f"length {settings.length:g} ps by time step {settings.time_step:g} fs are "
-            f"{settings.steps:.3g} steps; at most {MOST_STEPS:.3g} can be run."
-        )
-    for limit, value in asdict(settings.limits).items():
-        if not (0 < value < math.inf or (limit == "bond" and value == 0)):
-            raise RecipeError(
-                f"{limit} limit is {value:g}; it must be above zero and finite"
-                f"{', or zero to check none' * (limit == 'bond')}."
-            )
-    for given, what in ((ensembles, "ensemble"), (temperatures, "temperature")):
-        if not given:
-            raise RecipeError(f"no {what} is named.")
+def _dynamics(row: Mapping[str, Any]) -> str:
+    return f"{row['ensemble'].upper()} {row['temperature']:g} K"

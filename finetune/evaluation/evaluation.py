@@ -1,11 +1,12 @@
-"""Errors on labelled structures."""
+"""Errors of a potential and its baseline on labelled structures: measured, shown and written."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,24 +14,17 @@ import numpy as np
 from ase.data import chemical_symbols
 from ase.symbols import Symbols
 from rich.table import Table
+from rich.text import Text
 
-from finetune.core.devices import choose_device, choose_dtype
-from finetune.core.errors import DataError, RunFolderError, system_errors
-from finetune.core.files import (
-    check_writable,
-    finite,
-    is_unfinished,
-    remove_unfinished,
-    write_atomically,
-    write_json,
-)
-from finetune.data.graphs import graph
+from finetune.core.errors import DataError, system_errors
+from finetune.core.files import finite, remove_unfinished, write_atomically, write_json
+from finetune.data.graphs import GraphBatch, graph
 from finetune.data.reading import Reader
 from finetune.data.structures import Structure
 from finetune.evaluation import calibration, plots, tables
+from finetune.evaluation.baseline import NAMES, check_known_elements, open_pair
 from finetune.evaluation.calibration import Calibration, Quantity, calibrations
-from finetune.evaluation.comparison import Comparison
-from finetune.evaluation.pair import check_pair, compare, open_pair, trained_keys, trained_units
+from finetune.evaluation.folder import check_folder
 from finetune.evaluation.statistics import (
     Measured,
     by_element,
@@ -43,49 +37,203 @@ from finetune.inspection.data_warnings import ignored_inputs, unusual_spread
 from finetune.inspection.requirements import foreign_compositions
 from finetune.potentials import loading as lineage
 from finetune.potentials.committee import CommitteePotential
-from finetune.potentials.errors import LabelledPredictions, predict
+from finetune.potentials.errors import ROWS, Errors, LabelledPredictions, errors, predict
+from finetune.potentials.potential import Potential
 from finetune.recipe.sections import label_keys
 
-JSON, STATISTICS, STRUCTURES, PARITY, CALIBRATION = (
+SUBSETS = "config_type"
+"""Tag that names the subset of a structure, unless another one is named."""
+UNNAMED = "(unnamed)"
+"""Subset of structures without that tag."""
+OTHER_ORIGIN = (
+    "note: the labels have a different zero of energy than the potential (another level of theory, "
+    "other reference energies). Read the errors of energies with the mean error removed."
+)
+FILES = JSON, STATISTICS, STRUCTURES, PARITY, CALIBRATION = (
     "evaluation.json",
     "statistics.csv",
     "structures.csv",
     "parity.png",
     "calibration.png",
 )
-FILES = (JSON, STATISTICS, STRUCTURES, PARITY, CALIBRATION)
 
 
 @system_errors()
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds anything but an earlier evaluation, which may be replaced.
+def evaluate(
+    path: str | Path,
+    files: str | Path | Sequence[str | Path],
+    keys: Mapping[str, str] | None = None,
+    device: str = "auto",
+    dtype: str = "float64",
+    *,
+    against: str | Path | None = None,
+    head: str | None = None,
+    against_head: str | None = None,
+    subset_key: str = SUBSETS,
+    worst: int = 5,
+) -> Evaluated:
+    """Evaluate a potential and its baseline on labelled structures.
+
+    A foundation as baseline gets the fine-tuned potential's reference energies, so that only the
+    weights differ.
+
+    Args:
+        path: Run folder, stored potential, ``.model`` file, or name in the catalogue.
+        files: One or several files of labelled structures.
+        keys: Names of the labels (``energy``, ``forces``, ``stress``) where they differ from those
+            in the run's recipe.
+        device: ``auto``, ``cpu`` or a CUDA device.
+        dtype: ``float64`` or ``float32``.
+        against: The baseline; by default the foundation that ``path`` was tuned from.
+        head: Name of the head of ``path`` that predicts.
+        against_head: Name of the head of ``against`` that predicts.
+        subset_key: Tag in the files that names the subset of a structure.
+        worst: How many of the worst structures are listed.
+
+    Returns:
+        An `EvaluatedCommittee` for a committee, else an `Evaluated`.
 
     Raises:
-        RunFolderError: Naming what is in the way.
+        FoundationError: If there is no potential at ``path``.
+        DataError: For files that cannot be used, or an element that a potential does not know.
     """
-    if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"'{folder}' is a file; name a folder.")
-    names = sorted(item.name for item in folder.iterdir()) if folder.exists() else []
-    known = set(FILES) if JSON in names else set()
-    strange = [name for name in names if name not in known and not is_unfinished(name, FILES)]
-    if strange:
-        raise RunFolderError(
-            f"'{folder}' holds other files ('{strange[0]}') than an evaluation; choose another "
-            "--to."
+    pair = open_pair(path, against, head, against_head, device, dtype)
+    reader = Reader(label_keys({**pair.keys, **(keys or {})}), pair.units)
+    structures = reader.read(files)
+    reader.check_named(keys or ())
+    check_known_elements(pair, structures)
+    _check_subsets(structures, subset_key)
+    cutoff = max(potential.cutoff for potential in pair.potentials.values())
+    graphs = [graph(item, cutoff) for item in structures]
+    tested = pair.tested.potential
+    known = pair.tested.metadata.get("compositions") or []
+    foreign = foreign_compositions(structures, known) if known else []
+    named = [files] if isinstance(files, (str, Path)) else files
+    baseline = pair.baseline.potential if pair.baseline is not None else None
+    found = compare(", ".join(map(str, named)), tested, baseline, graphs)
+    notes = [
+        OTHER_ORIGIN if _other_origin(found.finetuned_predictions) else "",
+        *unusual_spread(tested, graphs, "the potential"),
+        *ignored_inputs(tested, structures),
+        f"warning: trained on {', '.join(known)} only: total energies of {', '.join(foreign)} have "
+        "no meaning; forces and energy differences may have one."
+        if foreign
+        else "",
+        pair.note,
+        *reader.notes(),
+    ]
+    shown: dict[str, Any] = {
+        **vars(found),
+        "note": " ".join(filter(None, notes)),
+        "lineage": lineage.lineage_labels(lineage.lineage(pair.tested)),
+        "structures": structures,
+        "subset_key": subset_key,
+        "listed": worst,
+        "names": pair.names,
+    }
+    if isinstance(tested, CommitteePotential):
+        members = [predict(member, graphs) for member in tested.predicting]
+        return EvaluatedCommittee(**shown, calibrations=calibrations(members, tested.scale))
+    return Evaluated(**shown)
+
+
+def _check_subsets(structures: Sequence[Structure], key: str) -> None:
+    """Refuse a tag that is named and that no structure has."""
+    if key == SUBSETS or any(key in item.tags for item in structures):
+        return
+    listed = ", ".join(sorted({name for item in structures for name in item.tags})) or "none"
+    raise DataError(f"no structure has a '{key}' to name its subset. Tags present: {listed}.")
+
+
+@np.errstate(invalid="ignore")
+def _other_origin(predictions: LabelledPredictions) -> bool:
+    """Return whether the errors per atom are nearly all the same, and large."""
+    found = (predictions.energy[0] - predictions.energy[1]) / predictions.atoms
+    if found.size < 2:
+        return False
+    mean = found.mean()
+    return bool(abs(mean) > 1.0 and abs(mean) > 20 * np.abs(found - mean).mean())
+
+
+def compare(
+    source: str, tested: Potential, baseline: Potential | None, graphs: Sequence[GraphBatch]
+) -> Comparison:
+    """Evaluate a potential and its baseline, if there is one, on the same graphs."""
+    after = predict(tested, graphs)
+    before = predict(baseline, graphs) if baseline is not None else None
+    return Comparison(
+        source=source,
+        finetuned=errors(after, len(graphs)),
+        foundation=errors(before, len(graphs)) if before is not None else None,
+        finetuned_predictions=after,
+        foundation_predictions=before,
+    )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Errors of the fine-tuned potential and of its baseline on the same structures.
+
+    Attributes:
+        source: What was evaluated.
+        finetuned: Errors of the fine-tuned potential.
+        foundation: Errors of the foundation with the same reference energies, or None where the
+            foundation could not be opened.
+        finetuned_predictions: What the fine-tuned errors were computed from.
+        foundation_predictions: The same for the foundation.
+        note: What a reader of the errors should know.
+        lineage: The potentials that the fine-tuned one descends from, itself last, a line each.
+        baseline: What the foundation is called: in a ladder, the stage before.
+    """
+
+    source: str
+    finetuned: Errors
+    foundation: Errors | None
+    finetuned_predictions: LabelledPredictions
+    foundation_predictions: LabelledPredictions | None
+    note: str = ""
+    lineage: tuple[str, ...] = ()
+    baseline: str = "foundation"
+
+    def rows(self) -> list[tuple[str, str, float | None, float]]:
+        """Return (title, unit, foundation, fine-tuned) for every quantity with labels."""
+        found = []
+        for title, name, unit in ROWS:
+            after = getattr(self.finetuned, name)
+            before = getattr(self.foundation, name) if self.foundation is not None else None
+            if after is not None:
+                found.append((title, unit, None if before is None else 1000 * before, 1000 * after))
+        return found
+
+    def table(self) -> Table:
+        """Return the rows as a table for the terminal."""
+        columns, caption = ["potential"], ""
+        if self.foundation is not None:
+            columns = [f"{self.baseline}*", "fine-tuned", "change"]
+            caption = "* with the fine-tuned potential's reference energies"
+        table = tables.new_table(self._title(), ["error"], columns, caption)
+        for title, unit, before, after in self.rows():
+            cells = [f"{after:.2f}"]
+            if self.foundation is not None:
+                cells = [tables.cell(before), *cells, tables.percent(before or 0.0, after)]
+            table.add_row(Text(f"{title} [{unit}]"), *cells)
+        return table
+
+    def _title(self) -> str:
+        labels = self.finetuned
+        return (
+            f"{self.source}: {labels.structures} structures, {labels.labelled_energies} with "
+            f"energies, {labels.labelled_forces} atoms with forces"
         )
-    check_writable(folder)
 
-
-def clear_folder(folder: Path) -> None:
-    """Remove what an earlier evaluation, whole or killed, left beside its JSON."""
-    for name in FILES:
-        if name != JSON:
-            (folder / name).unlink(missing_ok=True)
-    remove_unfinished(folder, FILES)
-
-
-UNNAMED = "(unnamed)"
-"""Subset of structures that the file puts into none."""
+    def as_dict(self) -> dict[str, Any]:
+        """Return source and errors (eV, Å), ready for JSON."""
+        return {
+            "source": self.source,
+            "lineage": list(self.lineage),
+            "foundation": None if self.foundation is None else self.foundation.as_dict(),
+            "finetuned": self.finetuned.as_dict(),
+        }
 
 
 @dataclass(frozen=True)
@@ -96,16 +244,16 @@ class Evaluated(Comparison):
         structures: What was evaluated, in the order of the predictions' indices.
         subset_key: Tag that names the subset of a structure.
         listed: How many of the worst structures are listed.
-        names: What the tables call the potential and the one beside it.
+        names: What tables call the potential and its baseline.
     """
 
     structures: Sequence[Structure] = ()
-    subset_key: str = "config_type"
+    subset_key: str = SUBSETS
     listed: int = 5
-    names: tuple[str, str] = ("fine-tuned", "foundation")
+    names: tuple[str, str] = NAMES
 
     def potentials(self) -> dict[str, LabelledPredictions]:
-        """Return the predictions by the potential's name, the foundation's first."""
+        """Return the predictions by the potential's name, those of the baseline first."""
         found = {self.names[0]: self.finetuned_predictions}
         if self.foundation_predictions is not None:
             found = {self.names[1]: self.foundation_predictions, **found}
@@ -126,7 +274,7 @@ class Evaluated(Comparison):
         }
 
     def worst(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the structures that the fine-tuned potential is worst at.
+        """Return the structures with the largest errors of the fine-tuned potential.
 
         Those ``by_energy`` are ordered by the error per atom with the mean error per atom removed,
         those ``by_forces`` by the RMSE of the force components. Units are eV and Å.
@@ -138,11 +286,11 @@ class Evaluated(Comparison):
         forces, largest = force_errors(predictions, count)
         known = energies[np.isfinite(energies)]
         centred = energies - (known.mean() if len(known) else 0.0)
-        for name, errors, labelled in (
+        for name, sizes, labelled in (
             ("by_energy", np.abs(centred), np.unique(predictions.energy_of)),
             ("by_forces", forces, np.unique(predictions.forces_of)),
         ):
-            size = np.nan_to_num(errors[labelled], nan=np.inf)  # a diverged prediction is the worst
+            size = np.nan_to_num(sizes[labelled], nan=np.inf)  # a diverged prediction is the worst
             found[name] = [
                 {
                     "index": int(index),
@@ -158,14 +306,11 @@ class Evaluated(Comparison):
 
     def tables(self) -> list[Table]:
         """Return the tables for the terminal: all structures, elements, subsets, the worst."""
-        groups = self.groups()
-        found = [
-            tables.overall(
-                self._title(),
-                {name: item["all"]["all"] for name, item in groups.items()},
-                self.caption,
-            )
-        ]
+        groups, caption = self.groups(), ""
+        if self.foundation is not None and self.names[1] == "foundation":
+            caption = "The foundation has the fine-tuned potential's reference energies."
+        measured = {name: item["all"]["all"] for name, item in groups.items()}
+        found = [tables.overall(self._title(), measured, caption)]
         for kind, title in (("element", "forces by element"), ("subset", "by subset")):
             if len(groups[self.names[0]][kind]) > (0 if kind == "element" else 1):
                 found.append(
@@ -199,15 +344,17 @@ class Evaluated(Comparison):
 
     @system_errors()
     def write(self, folder: Path) -> None:
-        """Write JSON, CSV and parity plot into a folder, which is made if need be.
+        """Write JSON, CSV and parity plot into a folder, which is made if it is missing.
 
         Raises:
             FinetuneError: If it cannot be written to, or holds anything but an evaluation.
         """
-        check_folder(folder)
+        check_output(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / JSON, self.as_dict())
-        clear_folder(folder)
+        for name in set(FILES) - {JSON}:
+            (folder / name).unlink(missing_ok=True)
+        remove_unfinished(folder, FILES)
         write_atomically(folder / STATISTICS, _csv(self._statistic_rows()))
         write_atomically(folder / STRUCTURES, _csv(self._structure_rows()))
         if self.finetuned.labelled_energies or self.finetuned.labelled_forces:
@@ -218,13 +365,6 @@ class Evaluated(Comparison):
 
     def _subsets(self) -> list[str]:
         return [str(item.tags.get(self.subset_key, UNNAMED)) for item in self.structures]
-
-    @property
-    def caption(self) -> str:
-        """What is to be known of the foundation's reference energies."""
-        if self.foundation is None or self.names[1] != "foundation":
-            return ""
-        return "The foundation has the fine-tuned potential's reference energies."
 
     def _statistic_rows(self) -> list[dict[str, Any]]:
         return [
@@ -262,21 +402,9 @@ class Evaluated(Comparison):
         return rows
 
 
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _csv(rows: list[dict[str, Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [])
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
 @dataclass(frozen=True)
 class EvaluatedCommittee(Evaluated):
-    """An `Evaluated` with errors beside standard deviations, by quantity.
+    """An `Evaluated` with errors and standard deviations, by quantity.
 
     Attributes:
         calibrations: Of energies per atom and force components, where they have labels.
@@ -304,114 +432,25 @@ class EvaluatedCommittee(Evaluated):
             plots.write_png(plots.calibration(self.calibrations), folder / CALIBRATION)
 
 
-SUBSETS = "config_type"
-"""Tag that names the subset of a structure, unless another one is named."""
-OTHER_ORIGIN = (
-    "note: the labels have another zero of energy than the potential (another level of theory, "
-    "other reference energies): of the energies, read those with the mean error removed."
-)
-
-
-@system_errors()
-def evaluate(
-    path: str | Path,
-    files: str | Path | Sequence[str | Path],
-    keys: Mapping[str, str] | None = None,
-    device: str = "auto",
-    dtype: str = "float64",
-    *,
-    against: str | Path | None = None,
-    head: str | None = None,
-    against_head: str | None = None,
-    subset_key: str = SUBSETS,
-    worst: int = 5,
-) -> Evaluated:
-    """Evaluate a potential, and its foundation or another one beside it, on labelled structures.
-
-    The foundation gets the fine-tuned potential's reference energies, so that only what was learnt
-    by the weights differs.
-
-    Args:
-        path: Run folder, stored potential, ``.model`` file, or name in the catalogue.
-        files: One or several files of labelled structures.
-        keys: Names of the labels (``energy``, ``forces``, ``stress``) where they differ from those
-            in the run's recipe.
-        device: ``auto``, ``cpu`` or a CUDA device.
-        dtype: ``float64`` or ``float32``.
-        against: The potential beside it; by default the foundation that ``path`` was tuned from.
-        head: Name of the head of ``path`` that predicts.
-        against_head: Name of the head of ``against`` that predicts.
-        subset_key: What names the subset of a structure in the files.
-        worst: How many of the worst structures are listed.
-
-    Returns:
-        The errors; for a committee an `EvaluatedCommittee`, with the calibration of its standard
-        deviations.
+def check_output(folder: Path) -> None:
+    """Refuse a folder that holds anything but an earlier evaluation, which may be replaced.
 
     Raises:
-        FoundationError: If there is no potential at ``path``, or an element is unknown to it.
-        DataError: For files that cannot be used.
+        RunFolderError: Naming what is in the way.
     """
-    opened_as = choose_dtype(dtype), choose_device(device)
-    pair = open_pair(path, against, *opened_as, head, against_head)
-    label_names = label_keys({**trained_keys(pair), **(keys or {})})
-    reader = Reader(label_names, trained_units(pair))
-    structures = reader.read(files)
-    reader.check_named(keys or ())
-    check_pair(pair, structures)
-    _check_subsets(structures, subset_key)
-    cutoff = max(potential.cutoff for potential in pair.potentials.values())
-    graphs = [graph(item, cutoff) for item in structures]
-    note = pair.note
-    known = pair.tuned.metadata.get("compositions") or []
-    foreign = foreign_compositions(structures, known) if known else []
-    if foreign:
-        note = (
-            f"warning: trained on {', '.join(known)} alone, so total energies of "
-            f"{', '.join(foreign)} mean nothing; forces and energy differences may. {note}"
-        )
-    ignored = ignored_inputs(pair.tuned.potential, structures)
-    strange = unusual_spread(pair.tuned.potential, graphs, "the potential")
-    note = " ".join(filter(None, [*strange, *ignored, note, *reader.notes()]))
-    named = [files] if isinstance(files, (str, Path)) else files
-    found = compare(
-        ", ".join(map(str, named)),
-        pair.tuned.potential,
-        pair.reference.potential if pair.reference is not None else None,
-        graphs,
-        note,
-    )
-    found = replace(found, lineage=lineage.lineage_labels(lineage.lineage(pair.tuned)))
-    if _other_origin(found):
-        found = replace(found, note=" ".join(filter(None, (OTHER_ORIGIN, note))))
-    shown: dict[str, Any] = {
-        **vars(found),
-        "structures": structures,
-        "subset_key": subset_key,
-        "listed": worst,
-        "names": pair.names,
-    }
-    committee = pair.tuned.potential
-    if isinstance(committee, CommitteePotential):
-        members = [predict(member, graphs) for member in committee.predicting]
-        spread = calibrations(members, committee.scale)
-        return EvaluatedCommittee(**shown, calibrations=spread)
-    return Evaluated(**shown)
+    names = "|".join(map(re.escape, FILES))
+    finished = f"{names}|" if (folder / JSON).is_file() else ""  # without it they are not ours
+    ours = re.compile(rf"{finished}\.({names})\.[^.]*")
+    check_folder(folder, ours, "an evaluation", only_ours=True)
 
 
-def _check_subsets(structures: Sequence[Structure], key: str) -> None:
-    """Refuse a tag that was named and that no structure has."""
-    if key == SUBSETS or any(key in item.tags for item in structures):
-        return
-    listed = ", ".join(sorted({name for item in structures for name in item.tags})) or "none at all"
-    raise DataError(f"no structure has a '{key}' to name its subset. Tags present: {listed}.")
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
-@np.errstate(invalid="ignore")
-def _other_origin(found: Comparison) -> bool:
-    predictions = found.finetuned_predictions
-    errors = (predictions.energy[0] - predictions.energy[1]) / predictions.atoms
-    if errors.size < 2:
-        return False
-    mean = errors.mean()
-    return bool(abs(mean) > 1.0 and abs(mean) > 20 * np.abs(errors - mean).mean())
+def _csv(rows: list[dict[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [])
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()

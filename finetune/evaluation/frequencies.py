@@ -1,4 +1,4 @@
-"""Harmonic frequencies at each potential's own minimum."""
+"""Harmonic frequencies at each potential's own minimum, and its change against the baseline."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from ase.build import minimize_rotation_and_translation
 from ase.collections import g2
 from ase.optimize import BFGS
 from ase.vibrations import Vibrations
-from numpy.typing import NDArray
 
 from finetune.core.errors import FinetuneError
 from finetune.evaluation.curves import unlabelled
+from finetune.evaluation.distances import Array
 from finetune.evaluation.statistics import SMALLEST_FORCE, measure
 from finetune.potentials.errors import predict
 from finetune.potentials.potential import Potential
 
-Array = NDArray[np.float64]
 FORCE, STEPS = 0.005, 500
 """eV/Å to which structures are relaxed, and the steps allowed."""
 DISPLACEMENT = 0.01
 """Å."""
 SADDLE, SADDLES, WAY_DOWN = 50.0, 2, 0.1
-"""An imaginary frequency beyond this (cm⁻¹) marks a saddle, which is left so many times, by moving
-atoms along the mode by up to so much (Å), before the structure is relaxed again."""
+"""Size of an imaginary frequency (cm⁻¹) that marks a saddle, how often a structure is moved off one
+and relaxed again, and the largest move of an atom along the mode (Å)."""
+RATTLE, MOST = 0.05, 40
+"""Å by which molecules are rattled, and how many are used at most."""
 
 
 def frequencies(calculators: Mapping[str, Any], atoms: Atoms, where: str) -> dict[str, Any]:
-    """Relax a structure and find its harmonic frequencies, with each potential.
+    """Relax a structure and find its harmonic frequencies with each potential.
 
-    Cells are kept as they are; their frequencies are those at Γ. Translations, and in molecules
-    rotations, are left out: the 3, 5 or 6 frequencies nearest zero.
+    Cells stay fixed; their frequencies are those at Γ. Translations and, in molecules, rotations
+    are left out: the 3, 5 or 6 frequencies nearest zero.
 
     Args:
         calculators: ASE calculators by name.
@@ -44,11 +45,11 @@ def frequencies(calculators: Mapping[str, Any], atoms: Atoms, where: str) -> dic
         where: What the result calls it.
 
     Returns:
-        ``structure`` and, by potential: ``relaxed`` (whether it came to rest), ``moved`` (RMSD of
-        the minimum from the start, Å, molecules superposed), ``frequencies`` (cm⁻¹, ascending,
+        ``structure`` and, by potential: ``relaxed`` (whether a minimum was found), ``moved`` (RMSD
+        of the minimum from the start, Å, molecules superposed), ``frequencies`` (cm⁻¹, ascending,
         imaginary ones negative), ``imaginary`` (their number); ``shift``, the mean absolute
-        difference of the first two potentials' frequencies, in ascending order, cm⁻¹, where both
-        minima have as many (one may be linear, the other bent).
+        difference of the first two potentials' frequencies in ascending order, cm⁻¹; None where the
+        numbers differ (one minimum may be linear, the other bent).
     """
     found = {name: _one(calculator, atoms) for name, calculator in calculators.items()}
     result: dict[str, Any] = {"structure": where, "potentials": found, "shift": None}
@@ -75,7 +76,7 @@ def _one(calculator: Any, atoms: Atoms) -> dict[str, Any]:
             moving.positions += way_down
         else:
             moving.positions = at_saddle
-    except (FinetuneError, np.linalg.LinAlgError):  # the way led to colliding atoms, or nowhere
+    except (FinetuneError, np.linalg.LinAlgError):  # atoms collide, or the relaxation diverges
         relaxed = False
     if not relaxed:
         return {"relaxed": False, "moved": None, "frequencies": [], "imaginary": None}
@@ -107,23 +108,17 @@ def _vibrations(atoms: Atoms) -> tuple[list[float], Array]:
 
 def _rigid(atoms: Atoms) -> int:
     """Return the number of translations and rotations."""
-    if atoms.pbc.any():
-        return 3
-    if len(atoms) == 1:
+    if atoms.pbc.any() or len(atoms) == 1:
         return 3
     spread = np.linalg.svd(atoms.positions - atoms.positions.mean(axis=0), compute_uv=False)
     return 5 if spread[1] < 1e-2 * spread[0] else 6
-
-
-RATTLE, MOST = 0.05, 40
-"""Å by which molecules are rattled, and how many are taken."""
 
 
 def elsewhere(elements: Sequence[int], apart_from: Sequence[str]) -> list[Atoms]:
     """Return rattled closed-shell molecules of the G2 set (L. A. Curtiss et al. 1997).
 
     Args:
-        elements: Atomic numbers that they may hold.
+        elements: Atomic numbers that they may contain.
         apart_from: Formulas (Hill order) to leave out.
     """
     random = np.random.default_rng(0)
@@ -142,20 +137,20 @@ def elsewhere(elements: Sequence[int], apart_from: Sequence[str]) -> list[Atoms]
     return found[:MOST]
 
 
-def change(tuned: Potential, foundation: Potential, frames: Sequence[Atoms]) -> dict[str, Any]:
-    """Measure a fine-tuned potential against what its foundation says, as if that were labels.
+def change(tuned: Potential, baseline: Potential, frames: Sequence[Atoms]) -> dict[str, Any]:
+    """Measure the errors of a potential with the predictions of its baseline as labels.
 
     Returns:
         ``structures``; every statistic of `Measured` (eV, Å); ``forces_rms``, the root mean square
-        of the foundation's force components (eV/Å), and ``relative``, the RMS change of forces as a
+        of the baseline's force components (eV/Å), and ``relative``, the RMS change of forces as a
         share of it, or of `SMALLEST_FORCE` where it is smaller.
     """
-    cutoff = max(tuned.cutoff, foundation.cutoff)
+    cutoff = max(tuned.cutoff, baseline.cutoff)
     graphs = []
     for atoms in frames:
         graph = unlabelled(atoms, cutoff)
-        item = graph.to(foundation.device, foundation.dtype)
-        labels = foundation(item, create_graph=False)
+        item = graph.to(baseline.device, baseline.dtype)
+        labels = baseline(item, create_graph=False)
         graphs.append(
             replace(
                 graph,

@@ -1,4 +1,4 @@
-"""Errors in full: of every quantity, for all structures, an element or a subset."""
+"""Errors of every quantity: of all structures, of an element, of a subset, of each structure."""
 
 from __future__ import annotations
 
@@ -161,8 +161,7 @@ def _atoms(predictions: LabelledPredictions, chosen: NDArray[np.bool_]) -> Label
 
 
 def _structures(predictions: LabelledPredictions, chosen: NDArray[np.bool_]) -> LabelledPredictions:
-    energies = chosen[predictions.energy_of]
-    stresses = chosen[predictions.stress_of]
+    energies, stresses = chosen[predictions.energy_of], chosen[predictions.stress_of]
     return LabelledPredictions(
         energy=predictions.energy[:, energies],
         atoms=predictions.atoms[energies],

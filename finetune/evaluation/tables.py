@@ -1,8 +1,8 @@
-"""An evaluation as tables for the terminal."""
+"""Tables for the terminal: what all of them share, and those of errors on labelled structures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -11,18 +11,41 @@ from rich.text import Text
 from finetune.evaluation.statistics import QUANTITIES, Measured
 
 
-def overall(title: Text, measured: Mapping[str, Measured], caption: str = "") -> Table:
-    """Return the errors over all structures, those of the potentials under each other.
+def new_table(title: str, left: Sequence[str], right: Sequence[str], caption: str = "") -> Table:
+    """Return an empty table.
 
     Args:
-        title: Of the table.
-        measured: Errors by the name of the potential.
+        title: Stands above; not read as markup, nor is the caption.
+        left: Headers of the columns of text, which come first.
+        right: Headers of the columns of numbers.
         caption: Stands below.
     """
-    table = Table(title=title, title_justify="left")
-    table.add_column("error")
-    for name in ("MAE", "RMSE", "max", "R²"):
-        table.add_column(name, justify="right")
+    table = Table(
+        title=Text(title, style="table.title"),
+        title_justify="left",
+        caption=Text(caption, style="table.caption"),
+        caption_justify="left",
+    )
+    for header in left:
+        table.add_column(header)
+    for header in right:
+        table.add_column(header, justify="right")
+    return table
+
+
+def cell(value: float | None, digits: int = 2, factor: float = 1.0) -> str:
+    """Return a number as text, a dash for None."""
+    return "–" if value is None else f"{factor * value:.{digits}f}"
+
+
+def percent(before: float, after: float) -> str:
+    """Return a relative change as text, nothing where there is none."""
+    return f"{100 * (after / before - 1):+.0f} %" if before else ""
+
+
+def overall(title: str, measured: Mapping[str, Measured], caption: str = "") -> Table:
+    """Return the errors of each potential over all structures."""
+    table = new_table(title, ["error"], ["MAE", "RMSE", "max", "R²"], caption)
     for quantity, (called, unit) in QUANTITIES.items():
         present = {
             name: item.statistics[quantity]
@@ -33,12 +56,12 @@ def overall(title: Text, measured: Mapping[str, Measured], caption: str = "") ->
             continue
         table.add_row(Text(f"{called} [{unit}]"))
         for name, found in present.items():
-            cells = (_milli(found.mae), _milli(found.rmse), _milli(found.max))
+            cells = map(_milli, (found.mae, found.rmse, found.max))
             table.add_row(Text(f"  {name}"), *cells, _r2(found.r2))
         if len(present) == 2:
             before, after = present.values()
             changes = [
-                _change(getattr(before, key), getattr(after, key)) for key in ("mae", "rmse", "max")
+                percent(getattr(before, key), getattr(after, key)) for key in ("mae", "rmse", "max")
             ]
             table.add_row(Text("  change", style="dim"), *changes)
         table.add_section()
@@ -47,71 +70,53 @@ def overall(title: Text, measured: Mapping[str, Measured], caption: str = "") ->
         table.add_row("force direction, mean cosine")
         for name, cosine in directed.items():
             table.add_row(Text(f"  {name}"), f"{cosine:.4f}")
-    if caption:
-        table.caption, table.caption_justify = caption, "left"
     return table
 
 
 def grouped(title: str, measured: Mapping[str, Mapping[str, Measured]]) -> Table:
-    """Return a row for each group, the potentials' MAEs side by side.
-
-    Args:
-        title: Of the table.
-        measured: Name of the potential -> group -> errors.
-    """
-    table = Table(title=title, title_justify="left")
-    table.add_column("group")
+    """Return a row for each group, with its MAEs for each potential (potential -> group)."""
     *_, last = measured.values()
-    columns: list[tuple[str, Callable[[Measured], float | None]]] = []
-    for quantity, short in (("energy_per_atom", "E MAE/atom"), ("forces", "F MAE")):
-        if any(quantity in item.statistics for item in last.values()):
-            columns.append((short, lambda item, key=quantity: _mae(item, key)))  # type: ignore[misc]
-    for short, _ in columns:
-        for name in measured:
-            table.add_column(f"{name}\n{short}", justify="right")
-    table.add_column("labels", justify="right")
+    shown = {
+        quantity: short
+        for quantity, short in (("energy_per_atom", "E MAE/atom"), ("forces", "F MAE"))
+        if any(quantity in item.statistics for item in last.values())
+    }
+    table = new_table(
+        title,
+        ["group"],
+        [*(f"{name}\n{short}" for short in shown.values() for name in measured), "labels"],
+        "MAE in meV/atom and meV/Å; labels: energies or force components, the larger number",
+    )
     for group, item in last.items():
-        cells = [_milli(value(found[group])) for _, value in columns for found in measured.values()]
+        several = (found[group].statistics.get(key) for key in shown for found in measured.values())
+        cells = [_milli(None if found is None else found.mae) for found in several]
         labels = max((found.count for found in item.statistics.values()), default=0)
         table.add_row(Text(group), *cells, str(labels))
-    legend = "MAE in meV/atom and meV/Å; labels: energies or force components, the larger number"
-    table.caption, table.caption_justify = Text(legend), "left"
     return table
 
 
 def worst(title: str, rows: Sequence[Mapping[str, Any]], several: bool) -> Table:
     """Return a row for each of the worst structures.
 
-    File and place there are told where the index is not the place: of several files, or of a part.
+    File and place are shown where the index is not the place: for several files, or part of one.
 
     Args:
         title: Of the table.
-        rows: Lists of `Evaluated.worst`.
-        several: Whether the structures are of several files.
+        rows: A list of `Evaluated.worst`.
+        several: Whether the structures are from several files.
     """
     several = several or any(str(row["index"]) != place_of(row["where"])[1] for row in rows)
-    table = Table(title=title, title_justify="left")
-    table.add_column("index", justify="right")
-    for name in ("E error*\nmeV/atom", "F RMSE\nmeV/Å", "F max\nmeV/Å"):
-        table.add_column(name, justify="right")
+    errors = ["E error*\nmeV/atom", "F RMSE\nmeV/Å", "F max\nmeV/Å"]
+    table = new_table(title, [], ["index", *errors], "* the mean error per atom removed")
     if several:
         table.add_column("file", overflow="fold")
         table.add_column("place", justify="right")
     for row in rows:
-        table.add_row(
-            str(row["index"]),
-            _milli(row["energy_per_atom_error_shifted"]),
-            _milli(row["forces_rmse"]),
-            _milli(row["forces_max"]),
-            *(map(Text, place_of(row["where"])) if several else []),
-        )
-    table.caption, table.caption_justify = "* the mean error per atom removed", "left"
+        keys = ("energy_per_atom_error_shifted", "forces_rmse", "forces_max")
+        cells = [_milli(row[key]) for key in keys]
+        places = map(Text, place_of(row["where"])) if several else ()
+        table.add_row(str(row["index"]), *cells, *places)
     return table
-
-
-def _mae(item: Measured, quantity: str) -> float | None:
-    found = item.statistics.get(quantity)
-    return None if found is None else found.mae
 
 
 def place_of(where: str) -> tuple[str, str]:
@@ -121,16 +126,8 @@ def place_of(where: str) -> tuple[str, str]:
 
 
 def _milli(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{1000 * value:.{1 if abs(value) < 100 else 0}f}"
+    return cell(value, 1 if value is not None and abs(value) < 100 else 0, 1000)
 
 
 def _r2(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4f}" if abs(value) < 100 else f"{value:.1e}"
-
-
-def _change(before: float, after: float) -> str:
-    return f"{100 * (after / before - 1):+.0f} %" if before else ""
+    return cell(value, 4) if value is None or abs(value) < 100 else f"{value:.1e}"

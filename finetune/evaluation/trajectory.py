@@ -1,11 +1,11 @@
-"""One trajectory: run, watched, saved, and taken up again after a kill."""
+"""One trajectory: run, watched for failures, saved, and resumed after a kill."""
 
 from __future__ import annotations
 
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,24 +21,26 @@ from numpy.typing import NDArray
 
 from finetune.core.errors import FinetuneError, RunFolderError
 from finetune.core.files import write_atomically, write_json
+from finetune.evaluation.distances import Array, find_bonds
 
-Array = NDArray[np.float64]
 Ensemble = Literal["nve", "nvt"]
-BONDED = 1.25
-"""Two atoms closer than this multiple of the sum of their covalent radii are bonded."""
+SAVE_SECONDS = 10.0
+"""Seconds between two saved states."""
+PAIRS_EVERY = 10
+"""Steps between two searches for lost and colliding atoms."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a trajectory may do before it has failed.
+    """How far a trajectory may go before it counts as failed.
 
     Attributes:
-        bond: Å that a bond may be longer or shorter than in the reference; 0 checks no bonds, as
-            for liquids and reactions.
-        lost: Å; an atom without another one this near is lost.
+        bond: Å that a bond may be longer or shorter than in the reference; 0 checks no bonds, for
+            liquids and reactions.
+        lost: Å; an atom is lost if no other atom is this near.
         collision: Two atoms closer than this share of the sum of their covalent radii collide.
-        temperature: How many times the temperature asked for the kinetic one may reach; more for a
-            few degrees of freedom, where chance alone goes further.
+        temperature: Largest kinetic temperature, in multiples of the target; larger for few degrees
+            of freedom, which fluctuate more.
         energy: eV/atom that the potential energy may differ from the start's.
         drift: eV/atom that the total energy may differ from the start's, without a thermostat.
     """
@@ -52,139 +54,8 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Bonds:
-    """The bonds of a structure, each once.
-
-    Attributes:
-        pairs: Indices of the two atoms ``[b, 2]``.
-        shifts: Lattice translations of the second ``[b, 3]``.
-        lengths: Å ``[b]``.
-    """
-
-    pairs: NDArray[np.int64]
-    shifts: Array
-    lengths: Array
-
-    def measure(self, atoms: Atoms) -> Array:
-        """Return the lengths ``[b]``, Å, in another geometry of the same atoms, not wrapped."""
-        first, second = self.pairs.T
-        vectors = atoms.positions[second] - atoms.positions[first] + self.shifts @ atoms.cell.array
-        return np.asarray(np.linalg.norm(vectors, axis=1))
-
-
-def find_bonds(atoms: Atoms) -> Bonds:
-    """Find the pairs of atoms within `BONDED` times the sum of their covalent radii."""
-    reach = natural_cutoffs(atoms, mult=BONDED)
-    first, second, shifts, lengths = neighbor_list("ijSd", atoms, reach)
-    backwards = [tuple(shift) < (0, 0, 0) for shift in shifts]
-    once = (first < second) | ((first == second) & ~np.array(backwards, dtype=bool))
-    return Bonds(
-        pairs=np.stack([first, second], axis=1)[once].astype(np.int64),
-        shifts=shifts[once].astype(np.float64),
-        lengths=lengths[once],
-    )
-
-
-class Watch:
-    """Says of a trajectory whether, and how, it has failed.
-
-    Args:
-        start: The structure that it starts from, with a calculator and momenta.
-        limits: What it may do.
-        temperature: K.
-        ensemble: ``nve`` or ``nvt``.
-        lengths: Length that each bond of the start should have ``[b]``, Å; the start's own if None.
-    """
-
-    def __init__(
-        self,
-        start: Atoms,
-        limits: Limits,
-        temperature: float,
-        ensemble: Ensemble,
-        lengths: Array | None = None,
-    ) -> None:
-        self.limits, self.ensemble = limits, ensemble
-        self.bonds = find_bonds(start)
-        self.lengths = self.bonds.lengths if lengths is None else lengths
-        self.alone = _alone(start, limits.lost)
-        freedom = max(start.get_number_of_degrees_of_freedom(), 1)
-        self.hottest = temperature * max(limits.temperature, 1.0 + 12.0 * (2.0 / freedom) ** 0.5)
-        self.potential = start.get_potential_energy()
-        self.total = self.potential + start.get_kinetic_energy()
-
-    def fault(self, atoms: Atoms, pairs: bool = True) -> str | None:
-        """Return what is wrong with a frame: one of the words below, or None.
-
-        Args:
-            atoms: The frame, with calculator and momenta.
-            pairs: Whether to look for lost and colliding atoms too, which takes longer.
-        """
-        potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
-        if not np.isfinite([potential, kinetic]).all() or not np.isfinite(atoms.positions).all():
-            return "not finite"
-        if atoms.get_temperature() > self.hottest:
-            return "temperature"
-        if abs(potential - self.potential) > self.limits.energy * len(atoms):
-            return "energy"
-        moved = abs(potential + kinetic - self.total)
-        if self.ensemble == "nve" and moved > self.limits.drift * len(atoms):
-            return "energy"
-        if self.limits.bond > 0 and len(self.lengths):
-            off = np.abs(self.bonds.measure(atoms) - self.lengths)
-            if off.max() > self.limits.bond:
-                return "bond"
-        return self._pair_fault(atoms) if pairs else None
-
-    def _pair_fault(self, atoms: Atoms) -> str | None:
-        if (_alone(atoms, self.limits.lost) & ~self.alone).any():
-            return "lost atom"
-        reach = natural_cutoffs(atoms, mult=self.limits.collision)
-        return "collision" if len(neighbor_list("i", atoms, reach)) else None
-
-
-def mean_lengths(bonds: Bonds, frames: Sequence[Atoms]) -> Array | None:
-    """Return the mean length of each bond over frames of the same molecule ``[b]``, Å.
-
-    None without frames, or where cells take part: their frames may be wrapped.
-    """
-    if not frames or bonds.shifts.any() or any(atoms.pbc.any() for atoms in frames):
-        return None
-    return np.asarray(np.mean([bonds.measure(atoms) for atoms in frames], axis=0))
-
-
-def comparable(frame: Atoms, start: Atoms, bonds: bool) -> bool:
-    """Return whether a frame is one of the same atoms, in the same order, as a start.
-
-    Args:
-        frame: The frame.
-        start: The start.
-        bonds: Whether the atoms of molecules must have the same bonds too, for isomers and
-            dissociated molecules say nothing of their lengths.
-    """
-    if not (np.array_equal(frame.numbers, start.numbers) and (frame.pbc == start.pbc).all()):
-        return False
-    if not bonds or start.pbc.any():
-        return True
-    return np.array_equal(find_bonds(frame).pairs, find_bonds(start).pairs)
-
-
-def _alone(atoms: Atoms, reach: float) -> NDArray[np.bool_]:
-    """Return which atoms have no other atom (nor image) within ``reach``."""
-    alone = np.ones(len(atoms), dtype=bool)
-    alone[neighbor_list("i", atoms, reach)] = False
-    return alone
-
-
-SAVE_SECONDS = 10.0
-"""Seconds between two checkpoints."""
-PAIRS_EVERY = 10
-"""Steps between two searches for lost and colliding atoms."""
-
-
-@dataclass(frozen=True)
 class Settings:
-    """What all trajectories of a test have in common.
+    """Settings that all trajectories of a test share.
 
     Attributes:
         length: ps.
@@ -224,24 +95,85 @@ class Task:
 
     @property
     def name(self) -> str:
-        """What its files are called."""
+        """The stem of its file names."""
         kelvin = f"{self.temperature:.15g}K"
         return f"{self.ensemble}-{kelvin}-structure{self.structure}-replica{self.replica}"
 
     def noise(self, seed: int) -> np.random.Generator:
-        """Return the source of its velocities and noise, the same for every potential."""
+        """Return the generator of its velocities and noise, the same for every potential."""
         place = [self.structure, self.replica, round(1000 * self.temperature)]
         return np.random.default_rng([seed, int(self.ensemble == "nvt"), *place])
 
 
+class Watch:
+    """Checks whether, and how, a trajectory has failed.
+
+    Args:
+        start: The structure that it starts from, with a calculator and momenta.
+        limits: How far it may go.
+        temperature: K.
+        ensemble: ``nve`` or ``nvt``.
+        lengths: Length that each bond of the start should have ``[b]``, Å; the start's own if None.
+    """
+
+    def __init__(
+        self,
+        start: Atoms,
+        limits: Limits,
+        temperature: float,
+        ensemble: Ensemble,
+        lengths: Array | None = None,
+    ) -> None:
+        self.limits, self.ensemble = limits, ensemble
+        self.bonds = find_bonds(start)
+        self.lengths = self.bonds.lengths if lengths is None else lengths
+        self.alone = _alone(start, limits.lost)
+        freedom = max(start.get_number_of_degrees_of_freedom(), 1)
+        self.hottest = temperature * max(limits.temperature, 1.0 + 12.0 * (2.0 / freedom) ** 0.5)
+        self.potential = start.get_potential_energy()
+        self.total = self.potential + start.get_kinetic_energy()
+
+    def fault(self, atoms: Atoms, pairs: bool = True) -> str | None:
+        """Return what is wrong with a frame: one of the words below, or None.
+
+        Args:
+            atoms: The frame, with calculator and momenta.
+            pairs: Whether to look for lost and colliding atoms too, which takes more time.
+        """
+        potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
+        if not np.isfinite([potential, kinetic]).all() or not np.isfinite(atoms.positions).all():
+            return "not finite"
+        if atoms.get_temperature() > self.hottest:
+            return "temperature"
+        if abs(potential - self.potential) > self.limits.energy * len(atoms):
+            return "energy"
+        moved = abs(potential + kinetic - self.total)
+        if self.ensemble == "nve" and moved > self.limits.drift * len(atoms):
+            return "energy"
+        if self.limits.bond > 0 and len(self.lengths):
+            off = np.abs(self.bonds.measure(atoms) - self.lengths)
+            if off.max() > self.limits.bond:
+                return "bond"
+        if not pairs:
+            return None
+        if (_alone(atoms, self.limits.lost) & ~self.alone).any():
+            return "lost atom"
+        reach = natural_cutoffs(atoms, mult=self.limits.collision)
+        return "collision" if len(neighbor_list("i", atoms, reach)) else None
+
+
+def _alone(atoms: Atoms, reach: float) -> NDArray[np.bool_]:
+    """Return which atoms have no other atom (nor image) within ``reach``."""
+    alone = np.ones(len(atoms), dtype=bool)
+    alone[neighbor_list("i", atoms, reach)] = False
+    return alone
+
+
 @dataclass
 class Progress:
-    """How far a trajectory is.
+    """How far a trajectory is: steps, how it failed (or None), and a row for every saved frame.
 
-    Attributes:
-        step: Steps done.
-        fault: How it failed at that step, or None.
-        rows: For every saved frame: time (ps), potential and kinetic energy (eV), temperature (K).
+    A row is time (ps), potential and kinetic energy (eV) and temperature (K).
     """
 
     step: int
@@ -250,14 +182,14 @@ class Progress:
 
 
 class TrajectoryRun:
-    """A trajectory of one potential, in files of its own: ``.traj``, and a state while it runs.
+    """A trajectory of one potential, with its own files: frames (``.traj``), a state while it runs.
 
     Args:
         start: The starting structure.
         calculator: Of the potential.
         task: Which trajectory.
-        settings: Common settings.
-        identity: What must be the same for a state to be taken up: JSON.
+        settings: Settings of the test.
+        identity: JSON; a saved state is resumed only if it has the same.
         folder: Of the potential.
         lengths: See `Watch`.
     """
@@ -286,11 +218,11 @@ class TrajectoryRun:
         self.progress = self._restored() or Progress(0, None, [])
 
     def run(self, stop: Callable[[], bool], tick: Callable[[int], None]) -> bool:
-        """Run to the end, to a failure, or until ``stop`` says so.
+        """Run to the end, to a failure, or until ``stop`` returns True.
 
         Args:
-            stop: Asked after every step.
-            tick: Told of steps done.
+            stop: Called after every step.
+            tick: Called with the number of steps done since the last call.
 
         Returns:
             Whether the trajectory is done; if not, its state is saved.
@@ -308,7 +240,7 @@ class TrajectoryRun:
                 progress.step += 1
                 tick(1)
                 if progress.fault in ("bond", "lost atom", "temperature", "energy"):
-                    frames.write(self.atoms)  # to look at
+                    frames.write(self.atoms)  # for the user to look at
                 elif progress.fault is None and progress.step % settings.every == 0:
                     self._keep(frames)
                 if stop():
@@ -365,7 +297,7 @@ class TrajectoryRun:
         write_atomically(self.state, content.getvalue())
 
     def _restored(self) -> Progress | None:
-        """Take up a saved state, frames that came after it cut off; None where there is none."""
+        """Resume a saved state and cut off later frames; None where there is no state."""
         if not self.state.is_file():
             return None
         try:
@@ -374,7 +306,7 @@ class TrajectoryRun:
             rows = [tuple(row) for row in found["rows"].tolist()]
             with Trajectory(str(self.frames)) as frames:
                 kept = [frames[index] for index in range(len(rows))]
-        except Exception:  # whatever damaged files make their readers raise: begin anew
+        except Exception:  # damaged files raise anything: start from the beginning
             return None
         if str(found["identity"]) != self.identity:
             raise RunFolderError(
@@ -396,11 +328,11 @@ RECORDED = frozenset(
     {"ensemble", "temperature", "steps", "stable_ps", "failure", "drift", "mean_temperature"}
     | {"bond_distances", "bond_distance", "distribution_distance", "trajectory"}
 )
-"""What the record of a trajectory holds beside its identity."""
+"""Keys of the record of a trajectory, besides its identity."""
 
 
 def record(run: TrajectoryRun, measured: dict[str, Any]) -> dict[str, Any]:
-    """Write what a finished trajectory found beside its frames, and return it.
+    """Write the results of a finished trajectory next to its frames, and return them.
 
     Times are ps, the drift meV/atom/ps, temperatures K.
     """

@@ -27,19 +27,54 @@ from finetune.potentials.potential import Potential
 from finetune.potentials.storage import read_config
 
 
+def load_calculator(
+    path: str | Path, device: str = "auto", dtype: str = "float64", warn_far: bool = False
+) -> PotentialCalculator:
+    """Open a run folder, or anything that `load_foundation` opens, as an ASE calculator.
+
+    The folder of a committee opens as a `CommitteeCalculator`.
+
+    Args:
+        path: Run folder, its ``model`` or ``adapter`` folder, a bundle, a MACE file, or the name of
+            a foundation.
+        device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, …
+        dtype: ``float64`` (geometry optimisation, frequencies) or ``float32`` (fast dynamics).
+        warn_far: Whether to warn of structures far from the training set; takes one more evaluation
+            without gradients. For run folders and bundles.
+
+    Raises:
+        FoundationError: If there is nothing to open, it is damaged, or it has no summary of a
+            training set to compare with.
+        RecipeError: If the device or the dtype is unknown, or ``warn_far`` is neither true nor
+            false.
+    """
+    if not isinstance(warn_far, bool):
+        raise RecipeError(f"warn_far is {warn_far!r:.40}; set it to True or False.")
+    chosen = choose_device(device)
+    foundation = load_foundation(path, choose_dtype(dtype), chosen)
+    trained_on = None
+    if warn_far:
+        folder = foundation.members[0] if foundation.members else locate(str(path))
+        single = read_config(folder).fingerprint if foundation.members else foundation.fingerprint
+        trained_on = domain.read(folder, single)
+    if isinstance(foundation.potential, CommitteePotential):
+        return CommitteeCalculator(foundation.potential, trained_on)
+    return PotentialCalculator(foundation.potential, trained_on)
+
+
 class PotentialCalculator(Calculator):
     """Energy, forces, stress and atomic energies of a potential for ASE.
 
     Energies are eV, forces eV/Å, stress eV/Å³ in ASE's sign and Voigt order (periodic structures
-    only). ``energies`` are atomic energies that include the reference energies. Potentials that
-    know of charge and spin read them from ``atoms.info``: ``charge`` (0 if absent) and ``spin``,
+    only). ``energies`` are atomic energies that include the reference energies. Potentials with
+    inputs for charge and spin read them from ``atoms.info``: ``charge`` (0 if absent) and ``spin``,
     the multiplicity (1 if absent).
 
     Args:
         potential: The potential, on its device and in its dtype.
-        trained_on: Summary of its training set. With it ``training_distances`` ``[n]`` are among
-            the results, 1 at the limit, and a structure beyond gives a `FarFromTrainingWarning`
-            where the one before was within.
+        trained_on: Summary of its training set. It adds ``training_distances`` ``[n]`` to the
+            results, 1 at the limit, and a `FarFromTrainingWarning` for a structure beyond the limit
+            that follows one within.
     """
 
     implemented_properties: ClassVar[list[str]] = [
@@ -83,32 +118,32 @@ class PotentialCalculator(Calculator):
     def calculate_many(
         self, structures: Sequence[Atoms], batch_size: int = 16
     ) -> list[dict[str, Any]]:
-        """Evaluate structures of any sizes in batches, faster than one by one.
+        """Evaluate structures of any sizes in batches, which is faster than one by one.
 
         Args:
             structures: Not changed; may mix molecules and crystals.
-            batch_size: Structures that are evaluated together; memory grows with their atoms.
+            batch_size: Structures evaluated together; memory grows with their atoms.
 
         Returns:
             For each structure the results that a calculation of it alone would give, to rounding:
             ``energy``, ``forces``, …
 
         Raises:
-            DataError: For a geometry that cannot be evaluated, naming its index, something that is
-                no list of structures, or a batch size that is no whole number above zero.
+            DataError: For a geometry that cannot be evaluated (naming its index), anything but a
+                list of structures, or a batch size that is no positive integer.
             FoundationError: For an element that the potential does not know.
         """
         structures = _listed(structures)
-        _check_size(batch_size)
+        size: Any = batch_size
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+            raise DataError(f"batch_size is {size!r:.40}; give an integer, at least 1.")
         found: list[dict[str, Any]] = []
         for start in range(0, len(structures), batch_size):
-            chosen = structures[start : start + batch_size]
-            found += self._evaluate(
-                [
-                    self._graph(atoms, f"structure {start + place} given to the calculator")
-                    for place, atoms in enumerate(chosen)
-                ]
-            )
+            graphs = [
+                self._graph(atoms, f"structure {index} given to the calculator")
+                for index, atoms in enumerate(structures[start : start + batch_size], start)
+            ]
+            found += self._evaluate(graphs)
         return found
 
     def _graph(self, atoms: Atoms, where: str) -> GraphBatch:
@@ -158,19 +193,19 @@ class PotentialCalculator(Calculator):
 class CommitteeCalculator(PotentialCalculator):
     """The mean of a committee's members for ASE, and their standard deviation.
 
-    Beside the results of `PotentialCalculator`, which are means, there are ``energy_std`` (eV),
-    ``forces_std`` ``[n, 3]`` (eV/Å) and, of periodic structures, ``stress_std`` (eV/Å³, Voigt
-    order): population standard deviations over the members, of each component by itself. What each
-    member says is ``energy_comm`` ``[members]`` and ``forces_comm`` ``[members, n, 3]``, as MACE's
-    own calculator calls it.
+    The results of `PotentialCalculator` are means. Further results are ``energy_std`` (eV),
+    ``forces_std`` ``[n, 3]`` (eV/Å) and, for periodic structures, ``stress_std`` (eV/Å³, Voigt
+    order): population standard deviations over the members, by component. The members' predictions
+    are ``energy_comm`` ``[members]`` and ``forces_comm`` ``[members, n, 3]``, as in MACE's own
+    calculator.
 
     Args:
         potential: The committee, on its device and in its dtype.
         trained_on: Summary of the first member's training set; see `PotentialCalculator`.
 
     Attributes:
-        scale: What ``energy_std`` and ``forces_std`` are to be multiplied with to be of the size of
-            the errors on the validation set; None where it had no such labels.
+        scale: Factors on ``energy_std`` and ``forces_std`` that give them the size of the errors on
+            the validation set; None where it had no such labels.
     """
 
     implemented_properties: ClassVar[list[str]] = [
@@ -199,11 +234,7 @@ class CommitteeCalculator(PotentialCalculator):
 
 
 def _listed(structures: Any) -> list[Atoms]:
-    """Return a list of structures, from whatever sequence they come in.
-
-    Raises:
-        DataError: If it is something else, with the mend.
-    """
+    """Return a list of structures; refuse anything else."""
     if isinstance(structures, Atoms):
         raise DataError("give a list of structures, not a single one: [atoms].")
     read = "ase.io.read('structures.xyz', ':') reads a list of them."
@@ -214,11 +245,6 @@ def _listed(structures: Any) -> list[Atoms]:
         if not isinstance(item, Atoms):
             raise DataError(f"structure {place} is {item!r:.60}, no ase.Atoms. {read}")
     return found
-
-
-def _check_size(batch_size: Any) -> None:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
-        raise DataError(f"batch_size is {batch_size!r:.40}; give a whole number, at least 1.")
 
 
 def split(values: torch.Tensor, batch: GraphBatch) -> list[Any]:
@@ -233,50 +259,9 @@ def separated(found: Prediction, batch: GraphBatch) -> list[dict[str, Any]]:
     energies, forces = split(found.node_energy, batch), split(found.forces, batch)
     results: list[dict[str, Any]] = []
     for index, energy in enumerate(found.energy.tolist()):
-        results.append(
-            {
-                "energy": energy,
-                "free_energy": energy,
-                "energies": energies[index],
-                "forces": forces[index],
-            }
-        )
+        own = {"energies": energies[index], "forces": forces[index]}
+        results.append({"energy": energy, "free_energy": energy, **own})
         if found.stress is not None and bool(batch.pbc[index].all()):
             full = found.stress[index].detach().cpu().double().numpy()
             results[-1]["stress"] = full_3x3_to_voigt_6_stress(full)
     return results
-
-
-def load_calculator(
-    path: str | Path, device: str = "auto", dtype: str = "float64", warn_far: bool = False
-) -> PotentialCalculator:
-    """Open a run folder, or anything that `load_foundation` opens, as an ASE calculator.
-
-    The folder of a committee opens as a `CommitteeCalculator`.
-
-    Args:
-        path: Run folder, its ``model`` or ``adapter`` folder, a bundle, a MACE file, or the name of
-            a foundation.
-        device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, …
-        dtype: ``float64`` (geometry optimisation, frequencies) or ``float32`` (fast dynamics).
-        warn_far: Whether to compare each structure with the training set, and warn of one that is
-            far; takes one more evaluation without gradients. For run folders and bundles.
-
-    Raises:
-        FoundationError: If there is nothing to open, it is damaged, or it has no summary of a
-            training set to compare with.
-        RecipeError: If the device or the dtype is unknown, or ``warn_far`` is neither true nor
-            false.
-    """
-    if not isinstance(warn_far, bool):
-        raise RecipeError(f"warn_far is {warn_far!r:.40}; set it to True or False.")
-    chosen = choose_device(device)
-    foundation = load_foundation(path, choose_dtype(dtype), chosen)
-    trained_on = None
-    if warn_far:
-        folder = foundation.members[0] if foundation.members else locate(str(path))
-        single = read_config(folder).fingerprint if foundation.members else foundation.fingerprint
-        trained_on = domain.read(folder, single)
-    if isinstance(foundation.potential, CommitteePotential):
-        return CommitteeCalculator(foundation.potential, trained_on)
-    return PotentialCalculator(foundation.potential, trained_on)

@@ -1,11 +1,17 @@
-"""Export a potential in the format that another program reads."""
+"""Write a potential in the format that another program reads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
+
+import torch
 
 from finetune.core.devices import choose_dtype
 from finetune.core.errors import (
@@ -15,125 +21,18 @@ from finetune.core.errors import (
     suggestion,
     system_errors,
 )
-from finetune.core.files import write_folder
+from finetune.core.files import write_atomically, write_folder
 from finetune.core.run_files import ADAPTER, ADAPTER_RECORD, COMMITTEE, MEMBERS
-from finetune.export.merge import check_file, check_plain, mace_file, plain, write_file, writing
+from finetune.export.card import card
 from finetune.potentials import domain, storage
 from finetune.potentials.adapter_folder import locate_adapter, read_adapter
+from finetune.potentials.archive import METADATA
 from finetune.potentials.committee import CommitteeRecord, read_committee
-from finetune.potentials.errors import ROWS
-from finetune.potentials.loading import (
-    Foundation,
-    ancestors,
-    level_of_theory,
-    lineage_labels,
-    load_foundation,
-    locate,
-)
+from finetune.potentials.loading import Foundation, load_foundation, locate
 from finetune.potentials.mace import lammps
+from finetune.potentials.mace.potential import MacePotential
+from finetune.potentials.potential import Potential
 from finetune.potentials.storage import CONFIG, StoredConfig
-
-USE = """```python
-import finetune
-from ase.io import read
-
-atoms = read("yours.xyz")  # {composition}
-atoms.calc = finetune.load_calculator("{path}")  # this folder
-print(atoms.get_potential_energy(), atoms.get_forces())  # eV, eV/Å
-```
-"""
-USE_PEFT = """The folder is an adapter of [peft](https://huggingface.co/docs/peft) for the MACE
-model of its foundation. The model has no reference energies: those of this adapter are in
-`adapter.json` (eV) and are added to its energies.
-
-```python
-import finetune
-from peft import LoraConfig, PeftModel
-from finetune.adapters.lora_layers import register_equivariant_layers
-
-base = finetune.load_foundation("{foundation}"{head}).potential.model
-config = register_equivariant_layers(LoraConfig.from_pretrained("{path}"))  # this folder
-model = PeftModel.from_pretrained(base, "{path}", config=config)
-```
-
-`finetune.load_calculator` opens the folder too, if the foundation still lies where `adapter.json`
-says.
-"""
-
-
-def card(metadata: Mapping[str, Any], path: str, fingerprint: str, peft: bool = False) -> str:
-    """Return a model card in Markdown, with the header that model hubs read.
-
-    Args:
-        metadata: What is stored with the potential or adapter.
-        path: Name of the folder, for the example.
-        fingerprint: Of the potential, or of the foundation that an adapter belongs to.
-        peft: Whether it is peft's adapter.
-    """
-    origin = metadata.get("foundation") or {}
-    level = level_of_theory(metadata) or "not recorded"
-    name, licence = metadata.get("name") or path, metadata.get("license")
-    header = ["---", f"library_name: {'peft' if peft else 'piwsl-finetune'}"]
-    header += [f"license: {licence}"] if licence else []
-    header += ["tags: [mace, interatomic-potential, ase, piwsl-finetune]", "---"]
-    steps = lineage_labels(ancestors(metadata))
-    facts = [
-        ("foundation", origin.get("name")),
-        ("fingerprint of the foundation", origin.get("fingerprint")),
-        ("fingerprint", None if peft else fingerprint),
-        ("level of theory", level),
-        ("descends from", " → ".join(steps) if len(steps) > 1 else None),
-        ("adapter", (metadata.get("recipe") or {}).get("adapter")),
-        ("trained parameters", str(metadata.get("trained") or "").removeprefix("trained: ")),
-        ("energies mean something for", ", ".join(metadata.get("compositions") or ())),
-        ("versions", _listed(metadata.get("versions"))),
-    ]
-    head = f', head="{origin["head"]}"' if origin.get("head") else ""
-    use = (USE_PEFT if peft else USE).format(
-        path=path,
-        foundation=origin.get("name"),
-        head=head,
-        composition=" or ".join(metadata.get("compositions") or ["your structure"]),
-    )
-    return "\n".join(
-        [
-            *header,
-            f"\n# {name}\n",
-            "A MACE interatomic potential, fine-tuned with piwsl-finetune.\n",
-            *(f"- {title}: {value}" for title, value in facts if value),
-            "\n## Use\n",
-            use,
-            *_errors(metadata.get("metrics")),
-            "## Cite\n",
-            str(metadata.get("citation") or "MACE: arXiv 2206.07697"),
-            "",
-        ]
-    )
-
-
-def _errors(metrics: Any) -> list[str]:
-    found = metrics if isinstance(metrics, Mapping) else {}
-    shown = found.get("test") or found.get("valid")
-    if not shown:
-        return []
-    before, after = shown.get("foundation") or {}, shown["finetuned"]
-    lines = [
-        f"## Errors on the {shown['source']} set of the run\n",
-        "| error | foundation | fine-tuned | unit |",
-        "|---|---:|---:|---|",
-    ]
-    for title, field, unit in ROWS:
-        if after.get(field) is not None:
-            known = before.get(field)
-            cells = ["–" if known is None else f"{1000 * known:.2f}", f"{1000 * after[field]:.2f}"]
-            lines.append(f"| {title} | {' | '.join(cells)} | {unit} |")
-    return [*lines, ""]
-
-
-def _listed(versions: Any) -> str:
-    known = versions if isinstance(versions, Mapping) else {}
-    return ", ".join(f"{name} {version}" for name, version in known.items())
-
 
 Format = Literal["mace", "lammps", "lammps-mliap", "adapter", "bundle"]
 ENDINGS = {"mace": ".model", "lammps": ".pt", "lammps-mliap": ".pt"}
@@ -151,7 +50,7 @@ def export(
     overwrite: bool = False,
     head: str | None = None,
 ) -> Path:
-    """Write a potential as another program reads it.
+    """Write a potential in the format that another program reads.
 
     Args:
         path: Run folder, folder of a committee, bundle, MACE file, or name of a foundation.
@@ -182,17 +81,18 @@ def export(
     source = locate(str(path)) if format != "adapter" else Path(str(path)).expanduser()
     members = _members(source)
     if format in ENDINGS and not members:
-        check_file(place, overwrite)
-        opened = load_foundation(path, head=head)
-        write_file(place, _file(opened, format, dtype), overwrite)
+        _check_file(place, overwrite)
+        content = _file(load_foundation(path, head=head), format, dtype)
+        with _writing(place):
+            write_atomically(place, content)
         return place
     if members and place.suffix in ENDINGS.values():
         raise RecipeError(
-            f"'{place}' is to be a folder, as '{path}' is a committee: it gets a file or folder of "
-            f"each member. Name it without an ending: --to {place.with_suffix('')}"
+            f"'{path}' is a committee: '{place}' becomes a folder, with a file or folder of each "
+            f"member. Name it without an ending: --to {place.with_suffix('')}"
         )
     if head is not None and format not in ENDINGS:
-        raise RecipeError(f"--head does not go with --format {format}, which keeps all heads.")
+        raise RecipeError(f"--head cannot be used with --format {format}, which keeps all heads.")
     files: dict[str, bytes] = {}
     for name, folder in (members or {"": str(path)}).items():
         if format in ENDINGS:
@@ -205,7 +105,7 @@ def export(
         record = CommitteeRecord(members=tuple(members), scale=read_committee(source).scale)
         files[COMMITTEE] = record.model_dump_json(indent=2).encode()
     _check_folder(place, files, overwrite)
-    with writing(place):
+    with _writing(place):
         write_folder(place, files)
     return place
 
@@ -217,35 +117,31 @@ def _members(place: Path) -> dict[str, str]:
     found = {}
     for number, member in enumerate(read_committee(place).members, 1):
         folder = place / member
-        run = folder.parent  # where the member's adapter is, too
+        run = folder.parent  # it has the member's adapter, too
         found[str(number)] = str(run if run.parent.name == MEMBERS else folder)
     return found
 
 
-def _file(opened: Foundation, format: str, dtype: Any) -> bytes:
+def _file(opened: Foundation, format: str, dtype: torch.dtype) -> bytes:
     check_plain(opened)
-    potential = plain(opened.potential)
+    potential = _plain(opened.potential)
     if format == "lammps":
         return lammps.torchscript(potential, dtype, opened.metadata)
     if format == "lammps-mliap":
         return lammps.mliap(potential, dtype)
-    return mace_file(potential, dtype, opened.metadata)
+    return _mace_file(potential, dtype, opened.metadata)
 
 
 def _adapter(path: str) -> dict[str, bytes]:
-    """Return the files of peft's folder, and a card.
-
-    Raises:
-        FoundationError: If there is no adapter, or it is none of peft's.
-    """
+    """Return the files of peft's folder, and a card."""
     folder = locate_adapter(path)
     record = read_adapter(folder)
     record.check_files(folder)
     if not all((folder / name).is_file() for name in PEFT):
         raise FoundationError(
-            f"the adapter of '{path}' is of the kind '{record.kind}', which peft does not know: "
-            "it trains weights of the model itself or adds its own. Nothing was written. "
-            "--format mace or bundle hand on the potential; --format adapter is for lora."
+            f"the adapter of '{path}' is of the kind '{record.kind}', which peft does not support. "
+            "Nothing was written. Use --format mace or bundle to share the potential; "
+            "--format adapter is for lora."
         )
     files = _read(folder, (*PEFT, ADAPTER_RECORD))
     metadata = {**record.metadata, "foundation": record.foundation.model_dump()}
@@ -270,23 +166,92 @@ def _bundle(path: str) -> dict[str, bytes]:
             files = _read(Path(folder), (CONFIG, storage.WEIGHTS))
     adapter = Path(path).expanduser() / ADAPTER
     if (adapter / ADAPTER_RECORD).is_file():
-        names = [item.name for item in sorted(adapter.iterdir()) if item.is_file()]
-        found = _read(adapter, [name for name in names if not name.startswith(".")])
-        files |= {f"{ADAPTER}/{name}": content for name, content in found.items()}
+        names = sorted(item.name for item in adapter.iterdir() if not item.name.startswith("."))
+        files |= {f"{ADAPTER}/{name}": data for name, data in _read(adapter, names).items()}
     name = str(config.metadata.get("name") or place.name)
     return {**files, CARD: card(config.metadata, name, config.fingerprint).encode()}
 
 
-def _read(folder: Path, names: Any) -> dict[str, bytes]:
+def _read(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
 
 
-def _check_folder(place: Path, files: Mapping[str, bytes], overwrite: bool) -> None:
-    """Refuse a folder that may not be replaced, or holds anything but an earlier export.
+@system_errors()
+def write_mace(
+    potential: Potential,
+    path: Path,
+    dtype: torch.dtype = torch.float64,
+    overwrite: bool = False,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Save a plain MACE model, as `mace.calculators.MACECalculator` loads it.
+
+    Args:
+        potential: Merged potential; its reference energies go into the model.
+        path: File to write, by custom named ``*.model``.
+        dtype: Type of the weights in the file.
+        overwrite: Whether an existing file may be replaced.
+        metadata: JSON values to store with it: level of theory, lineage. They become an entry of
+            the zip archive that a ``.model`` file is, which torch and MACE ignore.
 
     Raises:
-        RunFolderError: With the mend.
+        FoundationError: If the potential is more than a plain MACE.
+        RunFolderError: If the file exists or cannot be written.
     """
+    content = _mace_file(_plain(potential), dtype, metadata)
+    _check_file(path, overwrite)
+    with _writing(path):
+        write_atomically(path, content)
+
+
+def check_plain(foundation: Foundation) -> None:
+    """Refuse a potential that adapters have made more than a plain MACE, naming them.
+
+    Raises:
+        FoundationError: If there are such adapters.
+    """
+    if foundation.adapters:
+        kinds = " and ".join(f"'{item['kind']}'" for item in foundation.adapters)
+        raise FoundationError(
+            f"'{foundation.name}' cannot be exported as a plain MACE, which cannot represent the "
+            f"adapter {kinds}. Nothing was written. Open the run folder or its model/ folder with "
+            "finetune.load_calculator, or share the potential with --format bundle."
+        )
+
+
+def _plain(potential: Potential) -> MacePotential:
+    """Return the potential, if it is a plain MACE."""
+    if isinstance(potential, MacePotential):
+        return potential
+    raise FoundationError(
+        f"a {type(potential).__name__} is not a plain MACE and cannot be written as one. Open the "
+        "run folder or its model/ folder with finetune.load_calculator instead."
+    )
+
+
+def _mace_file(
+    potential: MacePotential, dtype: torch.dtype, metadata: Mapping[str, Any] | None
+) -> bytes:
+    """Return the content of a ``.model`` file; arguments as of `write_mace`."""
+    content = io.BytesIO()
+    torch.save(potential.plain_model(dtype), content)
+    if metadata:
+        with zipfile.ZipFile(content, "a") as archive:
+            folder = archive.namelist()[0].partition("/")[0]
+            archive.writestr(f"{folder}/{METADATA}", json.dumps(metadata, ensure_ascii=False))
+    return content.getvalue()
+
+
+def _check_file(path: Path, overwrite: bool) -> None:
+    """Refuse a file that is a folder, or that exists and may not be replaced."""
+    if path.is_dir():
+        raise RunFolderError(f"'{path}' is a folder; name a file, e.g. '{path / 'tuned.model'}'.")
+    if path.exists() and not overwrite:
+        raise RunFolderError(f"'{path}' exists. Choose another name, or add --overwrite.")
+
+
+def _check_folder(place: Path, files: Mapping[str, bytes], overwrite: bool) -> None:
+    """Refuse a folder that may not be replaced, or holds anything but an earlier export."""
     if place.is_symlink() or (place.exists() and not place.is_dir()):
         raise RunFolderError(f"'{place}' is a file or a link; name a folder.")
     if not place.is_dir() or not any(place.iterdir()):
@@ -294,9 +259,20 @@ def _check_folder(place: Path, files: Mapping[str, bytes], overwrite: bool) -> N
     if not overwrite:
         raise RunFolderError(f"'{place}' exists. Choose another name, or add --overwrite.")
     there = [item for item in sorted(place.rglob("*")) if not item.is_dir()]
-    strange = [item for item in there if str(item.relative_to(place)) not in files]
-    if strange:
+    other = [str(item.relative_to(place)) for item in there]
+    other = [name for name in other if name not in files]
+    if other:
         raise RunFolderError(
-            f"'{place}' holds other files ('{strange[0].relative_to(place)}') than such an export; "
-            "choose another --to."
+            f"'{place}' holds other files ('{other[0]}') than such an export; choose another --to."
         )
+
+
+@contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """Make the folder around ``place``, and name ``place`` if it cannot be written."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise RunFolderError(f"'{place}' cannot be written: {why}. Choose another --to.") from error

@@ -34,162 +34,19 @@ from finetune.potentials.loading import Foundation, level_of_theory, lineage, lo
 from finetune.potentials.potential import Potential
 from finetune.potentials.storage import mace_inside
 
-
-@dataclass(frozen=True)
-class LoadedAdapter:
-    """An adapter in memory.
-
-    Attributes:
-        record: Kind, options, foundation and reference energies.
-        potential: The foundation with the adapter merged into it.
-        trained: Names of the parameters that it was free to change.
-        sources: What it was read from, or averaged of: path -> weight.
-        needed: Adapters that the potential needs beyond a plain MACE.
-    """
-
-    record: AdapterRecord
-    potential: Potential
-    trained: frozenset[str] = field(repr=False)
-    sources: dict[str, float]
-    needed: list[dict[str, Any]] = field(default_factory=list)
-
-
 OF_ONE_RUN = ("recipe", "metrics", "trained")
-"""What is true of one run alone, not of an average."""
-
-
-def check_weights(names: Any, weights: Any) -> None:
-    """Refuse what is not a list of names with a finite weight for each, or no weights at all.
-
-    Raises:
-        FoundationError: Saying what is expected.
-    """
-    if isinstance(names, str) or not isinstance(names, Sequence):
-        raise FoundationError(f"give the adapters as a list of names, not {names!r}.")
-    if weights is None and names:
-        return
-    found = list(weights) if hasattr(weights, "__len__") else weights
-    numbers = isinstance(found, list) and all(
-        isinstance(item, Real) and math.isfinite(item) for item in found
-    )
-    if not numbers or not names or len(found) != len(names):
-        raise FoundationError(
-            f"give one finite weight for each of one or more adapters, not {found} for "
-            f"{len(names)}."
-        )
-
-
-def average_record(loaded: Sequence[LoadedAdapter], sources: Mapping[str, float]) -> AdapterRecord:
-    """Return the record of an average: what is true of every part, and its parts in the lineage."""
-    records = [item.record for item in loaded]
-    metadata = {
-        key: value
-        for key, value in records[0].metadata.items()
-        if key not in OF_ONE_RUN and all(item.metadata.get(key) == value for item in records)
-    }
-    for key in ("level_of_theory", "compositions"):
-        found = [item.metadata.get(key) or [] for item in records]
-        listed = [[value] if isinstance(value, str) else value for value in found]
-        metadata[key] = sorted({str(value) for values in listed for value in values}) or None
-    parts = ", ".join(f"{weight:g} × {path}" for path, weight in sources.items())
-    metadata["average"] = {
-        "name": f"average of {parts}",
-        "fingerprint": None,
-        "level_of_theory": level_of_theory(metadata),
-    }
-    return records[0].model_copy(update={"metadata": metadata})
-
-
-def check_alike(first: LoadedAdapter, other: LoadedAdapter, name: str, called: str) -> None:
-    """Refuse to average adapters whose weights do not correspond.
-
-    Raises:
-        FoundationError: Saying in what they differ.
-    """
-    kinds = (first.record.kind, other.record.kind)
-    shapes = [
-        {key: value.shape for key, value in item.potential.named_parameters()}
-        for item in (first, other)
-    ]
-    inside = [mace_inside(item.potential) for item in (first, other)]
-    heads = [(item.settings.heads, item.head) for item in inside]
-    if kinds[0] != kinds[1]:
-        differing = f"are of the kinds {kinds[0]} and {kinds[1]}"
-    elif first.trained != other.trained:
-        differing = "train different parameters"
-    elif shapes[0] != shapes[1] or heads[0] != heads[1]:
-        differing = "have different heads"
-    else:
-        return
-    raise FoundationError(f"'{name}' and '{called}' cannot be averaged: they {differing}.")
-
-
-def combined(
-    start: Potential, potentials: Sequence[Potential], weights: Sequence[float]
-) -> Potential:
-    """Return W₀ + Σ wₖ (Wₖ − W₀) of weights and reference energies, summed in double precision.
-
-    Args:
-        start: The foundation, W₀.
-        potentials: The foundation with each of the adapters merged, Wₖ.
-        weights: wₖ, one for each.
-    """
-    found = deepcopy(start)
-    others = [dict(item.named_parameters()) for item in potentials]
-    for name, parameter in found.named_parameters():
-        parameter.data = _average(parameter, [other[name] for other in others], weights)
-    energies = _average(
-        start.reference_energies, [item.reference_energies for item in potentials], weights
-    )
-    found.set_references(dict(zip(found.elements, energies.tolist(), strict=True)))
-    return found
-
-
-def _average(
-    start: torch.Tensor, tensors: Sequence[torch.Tensor], weights: Sequence[float]
-) -> torch.Tensor:
-    if all(torch.equal(tensor, start) for tensor in tensors):
-        return start.clone()  # without rounding
-    total = (1.0 - math.fsum(weights)) * start.double()
-    for weight, tensor in zip(weights, tensors, strict=True):
-        total = total + weight * tensor.double()
-    return total.to(start)
-
-
-class ActiveCalculator(PotentialCalculator):
-    """Evaluates whatever adapter is active; a switch makes earlier results out of date."""
-
-    def __init__(self, foundation: AdaptedFoundation) -> None:
-        super().__init__(foundation.potential)
-        self.foundation = foundation
-
-    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """Return what has changed since the last calculation; called by ASE."""
-        changes = super().check_state(atoms, tol)
-        if self.potential is not self.foundation.potential:
-            changes.append("adapter")
-        return changes
-
-    def calculate(self, *arguments: Any, **options: Any) -> None:
-        """Evaluate the active adapter; called by ASE."""
-        self.potential = self.foundation.potential
-        super().calculate(*arguments, **options)
-
-    def calculate_many(self, *arguments: Any, **options: Any) -> list[dict[str, Any]]:
-        """Evaluate structures with the active adapter, in batches."""
-        self.potential = self.foundation.potential
-        return super().calculate_many(*arguments, **options)
+"""Metadata that belong to one run, not to an average."""
 
 
 class AdaptedFoundation:
     """A foundation with several adapters, of which one is active at a time.
 
-    Adapters are merged as their runs merged them, so that each predicts, bit for bit, what its run
-    folder predicts when it is opened alone. Weights that an adapter left as they were are shared
-    with the foundation; nothing here is meant to be trained further.
+    Adapters are merged as their runs merged them: each predicts, bit for bit, what its run folder
+    predicts. Weights that an adapter did not change are shared with the foundation, so train none
+    of these potentials further.
 
     Args:
-        foundation: Name or path, or an opened foundation. One opened in single precision has lost
+        foundation: Name or path, or an opened foundation; opened in single precision, it lacks
             digits that adapters trained in double precision need.
         adapters: Name -> run folder or adapter folder, to load at once; the first is active.
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, …
@@ -215,7 +72,7 @@ class AdaptedFoundation:
         self._device, self._dtype = choose_device(device), choose_dtype(dtype)
         if isinstance(foundation, Foundation) and head not in (None, foundation.head):
             raise FoundationError(
-                f"the foundation is opened already, with another head than '{head}': open it with "
+                f"the foundation is opened already, with another head than '{head}'. Open it with "
                 f"load_foundation(…, head='{head}'), or give its path."
             )
         if not isinstance(adapters or {}, Mapping):
@@ -232,7 +89,7 @@ class AdaptedFoundation:
 
     @property
     def adapters(self) -> dict[str, LoadedAdapter]:
-        """The adapters by name, in the order in which they came."""
+        """The adapters by name, in the order of loading."""
         return dict(self._loaded)
 
     @property
@@ -256,7 +113,7 @@ class AdaptedFoundation:
 
         Args:
             path: Run folder, or a run's ``adapter`` folder.
-            name: What it is called; the name of the run folder if None.
+            name: Its name; the name of the run folder if None.
 
         Returns:
             The name.
@@ -296,7 +153,7 @@ class AdaptedFoundation:
     def disable_adapter(self) -> Iterator[None]:
         """Predict with the foundation alone, exactly as it was opened, within a ``with`` block.
 
-        After it the adapter that was active before is active again, whatever was chosen within.
+        Afterwards the adapter that was active before is active again.
         """
         before, self._active = self._active, None
         try:
@@ -305,7 +162,7 @@ class AdaptedFoundation:
             self._active = before if before in self._loaded else None
 
     def delete_adapter(self, name: str) -> None:
-        """Forget an adapter; the foundation predicts if it was the active one.
+        """Remove an adapter; if it was active, the foundation predicts.
 
         Raises:
             FoundationError: If there is none of that name.
@@ -320,46 +177,46 @@ class AdaptedFoundation:
     ) -> None:
         """Add an average of adapters: W₀ + Σ wₖ (Wₖ − W₀), of weights and reference energies alike.
 
-        W₀ is the foundation and Wₖ the foundation with adapter k merged. For LoRA that averages the
-        changes s·A·B, not the factors, so that ranks may differ. (For weights: Wortsman et al.,
-        arXiv 2203.05482; with weights that do not add up to one: Ilharco et al., arXiv 2212.04089.)
+        W₀ is the foundation and Wₖ the foundation with adapter k merged. For LoRA this averages the
+        changes s·A·B, not the factors, so ranks may differ. (Averages: Wortsman et al., arXiv
+        2203.05482; weights that do not add up to one: Ilharco et al., arXiv 2212.04089.)
 
         Args:
             adapters: Names of adapters of one kind that train the same parameters.
             weights: One for each, of any sign and sum; equal ones that add up to one if None.
-            name: What the average is called.
+            name: Name of the average.
 
         Raises:
             FoundationError: For an unknown or taken name, another number of weights than adapters,
                 or adapters that cannot be averaged.
         """
-        check_weights(adapters, weights)
+        _check_weights(adapters, weights)
         self._check_free(name)
         loaded = [self._known(item) for item in adapters]
         if weights is None:
             weights = [1.0 / len(loaded) for _ in loaded]
         first = loaded[0]
         for item, called in zip(loaded, adapters, strict=True):
-            check_alike(first, item, adapters[0], called)
+            _check_alike(first, item, adapters[0], called)
         start = first.record.attach(self._fresh(first.record), None).merge()
         start.set_references(self._fresh(first.record).references())
-        average = combined(
+        average = _combined(
             self._placed(start, first.needed), [item.potential for item in loaded], weights
         )
         sources: dict[str, float] = {}
         for item, weight in zip(loaded, weights, strict=True):
             for path, part in item.sources.items():
                 sources[path] = sources.get(path, 0.0) + weight * part
-        record = average_record(loaded, sources)
+        record = _average_record(loaded, sources)
         self._keep(name, LoadedAdapter(record, average, first.trained, sources, first.needed))
 
     def calculator(self) -> PotentialCalculator:
         """Return an ASE calculator that follows `set_adapter` and `disable_adapter`."""
-        return ActiveCalculator(self)
+        return _ActiveCalculator(self)
 
     @system_errors()
     def save(self, folder: str | Path) -> None:
-        """Store the foundation with the active adapter as a potential of its own.
+        """Store the foundation with the active adapter merged into it.
 
         `load_calculator`, the commands and recipes open the folder as they open a run folder.
 
@@ -373,7 +230,7 @@ class AdaptedFoundation:
         if place.exists():
             raise RunFolderError(f"'{place}' exists. Choose another name.")
         metadata = dict(chosen.record.metadata)
-        average = metadata.pop("average", None)  # a step of the descent
+        average = metadata.pop("average", None)  # a step of the lineage
         metadata = {
             **metadata,
             "name": self._active,
@@ -400,8 +257,8 @@ class AdaptedFoundation:
     def _check_free(self, name: str) -> None:
         if name in self._loaded:
             raise FoundationError(
-                f"an adapter '{name}' is loaded already. Give this one another name, or delete "
-                "that one first."
+                f"an adapter '{name}' is loaded already. Choose another name, or delete that one "
+                "first."
             )
 
     def _fresh(self, record: AdapterRecord) -> Potential:
@@ -413,9 +270,131 @@ class AdaptedFoundation:
         return storage.reopened(potential, precision, record.foundation.head, adapters=adapters)[0]
 
     def _placed(self, potential: Potential, needed: Sequence[Mapping[str, Any]]) -> Potential:
-        """Return a potential on the device, in the dtype, its unchanged weights shared."""
+        """Return a potential on the device and in the dtype, with unchanged weights shared."""
         if potential.dtype != self._dtype:
             potential = storage.reopened(potential, self._dtype, adapters=needed)[0]
         potential = potential.to(self._device).requires_grad_(False).eval()
         share(potential, self._plain)
         return potential
+
+
+@dataclass(frozen=True)
+class LoadedAdapter:
+    """An adapter in memory.
+
+    Attributes:
+        record: Kind, options, foundation and reference energies.
+        potential: The foundation with the adapter merged into it.
+        trained: Names of the parameters that it could change.
+        sources: What it was read from or is the average of: path -> weight.
+        needed: Adapters that the potential needs beyond a plain MACE.
+    """
+
+    record: AdapterRecord
+    potential: Potential
+    trained: frozenset[str] = field(repr=False)
+    sources: dict[str, float]
+    needed: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _ActiveCalculator(PotentialCalculator):
+    """Evaluates the active adapter; a switch makes earlier results out of date."""
+
+    def __init__(self, foundation: AdaptedFoundation) -> None:
+        super().__init__(foundation.potential)
+        self.foundation = foundation
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        changes = super().check_state(atoms, tol)
+        if self.potential is not self.foundation.potential:
+            changes.append("adapter")
+        return changes
+
+    def calculate(self, *arguments: Any, **options: Any) -> None:
+        self.potential = self.foundation.potential
+        super().calculate(*arguments, **options)
+
+    def calculate_many(self, *arguments: Any, **options: Any) -> list[dict[str, Any]]:
+        self.potential = self.foundation.potential
+        return super().calculate_many(*arguments, **options)
+
+
+def _check_weights(names: Any, weights: Any) -> None:
+    """Refuse anything but a list of names with a finite weight for each, or no weights at all."""
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise FoundationError(f"give the adapters as a list of names, not {names!r}.")
+    if weights is None and names:
+        return
+    found = list(weights) if hasattr(weights, "__len__") else weights
+    numbers = isinstance(found, list) and all(
+        isinstance(item, Real) and math.isfinite(item) for item in found
+    )
+    if not numbers or not names or len(found) != len(names):
+        raise FoundationError(
+            f"give one finite weight for each of one or more adapters, not {found} for "
+            f"{len(names)}."
+        )
+
+
+def _check_alike(first: LoadedAdapter, other: LoadedAdapter, name: str, called: str) -> None:
+    """Refuse to average adapters whose weights do not correspond."""
+    kinds = (first.record.kind, other.record.kind)
+    both = (first.potential, other.potential)
+    shapes = [{key: value.shape for key, value in item.named_parameters()} for item in both]
+    heads = [(item.settings.heads, item.head) for item in map(mace_inside, both)]
+    if kinds[0] != kinds[1]:
+        differing = f"are of the kinds {kinds[0]} and {kinds[1]}"
+    elif first.trained != other.trained:
+        differing = "train different parameters"
+    elif shapes[0] != shapes[1] or heads[0] != heads[1]:
+        differing = "have different heads"
+    else:
+        return
+    raise FoundationError(f"'{name}' and '{called}' cannot be averaged: they {differing}.")
+
+
+def _combined(
+    start: Potential, potentials: Sequence[Potential], weights: Sequence[float]
+) -> Potential:
+    """Return W₀ + Σ wₖ (Wₖ − W₀) of weights and reference energies, summed in double precision."""
+    found = deepcopy(start)
+    others = [dict(item.named_parameters()) for item in potentials]
+    for name, parameter in found.named_parameters():
+        parameter.data = _average(parameter, [other[name] for other in others], weights)
+    energies = _average(
+        start.reference_energies, [item.reference_energies for item in potentials], weights
+    )
+    found.set_references(dict(zip(found.elements, energies.tolist(), strict=True)))
+    return found
+
+
+def _average(
+    start: torch.Tensor, tensors: Sequence[torch.Tensor], weights: Sequence[float]
+) -> torch.Tensor:
+    if all(torch.equal(tensor, start) for tensor in tensors):
+        return start.clone()  # without rounding
+    total = (1.0 - math.fsum(weights)) * start.double()
+    for weight, tensor in zip(weights, tensors, strict=True):
+        total = total + weight * tensor.double()
+    return total.to(start)
+
+
+def _average_record(loaded: Sequence[LoadedAdapter], sources: Mapping[str, float]) -> AdapterRecord:
+    """Return the record of an average: what all parts agree on, and the parts in the lineage."""
+    records = [item.record for item in loaded]
+    metadata = {
+        key: value
+        for key, value in records[0].metadata.items()
+        if key not in OF_ONE_RUN and all(item.metadata.get(key) == value for item in records)
+    }
+    for key in ("level_of_theory", "compositions"):
+        found = [item.metadata.get(key) or [] for item in records]
+        listed = [[value] if isinstance(value, str) else value for value in found]
+        metadata[key] = sorted({str(value) for values in listed for value in values}) or None
+    parts = ", ".join(f"{weight:g} × {path}" for path, weight in sources.items())
+    metadata["average"] = {
+        "name": f"average of {parts}",
+        "fingerprint": None,
+        "level_of_theory": level_of_theory(metadata),
+    }
+    return records[0].model_copy(update={"metadata": metadata})

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from finetune.core.counter import Counter
 from finetune.core.errors import DataError, RecipeError, RunStoppedError, system_errors
 from finetune.core.interruption import StopSignals
 from finetune.core.output_folder import alone
 from finetune.core.resources import expanded
 from finetune.core.text import counted
 from finetune.data.structures import check_sizes
-from finetune.evaluation.counter import Counter
 from finetune.labelling.journal import Journal, holds_labels
 from finetune.labelling.plan import Item, check_sources, plan
 from finetune.labelling.programs import check_installed

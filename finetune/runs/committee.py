@@ -13,7 +13,7 @@ from finetune.core.errors import DataError
 from finetune.core.files import write_json
 from finetune.data.reading import Reader
 from finetune.evaluation import calibration
-from finetune.evaluation.comparison import Comparison
+from finetune.evaluation.evaluation import Comparison
 from finetune.evaluation.report_page import Page, write_report
 from finetune.potentials.committee import CommitteeRecord, write_committee
 from finetune.potentials.errors import LabelledPredictions, errors

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from finetune.core.errors import RunStoppedError
-from finetune.evaluation.pair import compare
+from finetune.evaluation.evaluation import compare
 from finetune.potentials import loading
 from finetune.potentials.adapter_folder import adapters_needed, structure_of
 from finetune.potentials.mace import acceleration

@@ -9,7 +9,8 @@ from typing import Any
 from finetune.core import run_files
 from finetune.core.environment import versions
 from finetune.core.files import write_json
-from finetune.evaluation.report_page import Page, write_curve, write_report
+from finetune.evaluation.plots import learning_curve, write_png
+from finetune.evaluation.report_page import Page, write_report
 from finetune.potentials import domain, storage
 from finetune.potentials.adapter_folder import (
     AdapterRecord,
@@ -59,7 +60,7 @@ def write(
         environment=prepared.environment,
     )
     write_report(page, folder / run_files.REPORT)
-    write_curve(result.history, result.best_epoch, folder / run_files.CURVE)
+    write_png(learning_curve(result.history, result.best_epoch), folder / run_files.CURVE)
     write_json(folder / run_files.RESULT, result.as_dict())
 
 

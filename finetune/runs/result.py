@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune.core.text import counted
 from finetune.evaluation.calibration import Calibration, Quantity
-from finetune.evaluation.comparison import Comparison
+from finetune.evaluation.evaluation import Comparison
 from finetune.training.records import Record
 
 

@@ -20,7 +20,7 @@ import finetune
 from finetune.core.errors import FoundationError
 from finetune.data.graphs import graph
 from finetune.data.structures import Structure
-from finetune.export.merge import check_plain, write_mace
+from finetune.export.formats import check_plain, write_mace
 from finetune.potentials import storage
 from finetune.potentials.potential import Potential
 from finetune.testing.analytic import tiny_mace
@@ -95,7 +95,7 @@ class Workspace:
         if found.adapters:
             with pytest.raises(FoundationError, match=found.adapters[-1]["kind"]):
                 check_plain(found)
-            with pytest.raises(FoundationError, match="no plain MACE"):
+            with pytest.raises(FoundationError, match="not a plain MACE"):
                 write_mace(found.potential, path)
             assert not path.exists()
             return

@@ -9,7 +9,7 @@ import finetune
 from finetune.adapters.shift_and_head import HeadAdapter
 from finetune.core.errors import FoundationError, RecipeError
 from finetune.data.graphs import GraphBatch, concatenate
-from finetune.export.merge import write_mace
+from finetune.export.formats import write_mace
 from finetune.potentials.loading import Foundation, lineage, load_foundation
 from finetune.potentials.mace.potential import MacePotential
 from finetune.potentials.storage import load, save
@@ -147,7 +147,7 @@ def test_two_heads_of_one_file_are_held_side_by_side(workspace: Path, tmp_path: 
     write_mace(tuned, path)
     with pytest.raises(FoundationError, match="several heads; choose one of Default, cc"):
         finetune.evaluate(path, workspace / "test.xyz", head="cc", against=path)
-    with pytest.raises(FoundationError, match="name one with --against"):
+    with pytest.raises(FoundationError, match="Name one with --against"):
         finetune.evaluate(path, workspace / "test.xyz", head="cc", against_head="Default")
     beside = {"against": str(path), "against_head": "Default"}
     found = finetune.evaluate(path, workspace / "test.xyz", head="cc", **beside)

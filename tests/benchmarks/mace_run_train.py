@@ -25,7 +25,7 @@ from trials import BATCH, FOUNDATION, Case, best_of, epochs_of
 from weak_losses import MOLECULES, RATES, molecule
 
 import finetune
-from finetune.export.merge import write_mace
+from finetune.export.formats import write_mace
 
 TUNED = "tuned.model"
 ARMS: dict[str, tuple[str, list[str]]] = {

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from finetune.evaluation import counter
-from finetune.evaluation.counter import Counter
+from finetune.core import counter
+from finetune.core.counter import Counter
 from finetune.evaluation.dynamics import run_all
 from tests.evaluation.springs import Springs
 from tests.evaluation.test_stability import NVE, NVT, SHORT, water

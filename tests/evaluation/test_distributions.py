@@ -5,13 +5,13 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from finetune.evaluation.distributions import (
+from finetune.evaluation.distances import (
     at_temperature,
     bond_distances,
     distribution,
     distribution_distance,
+    find_bonds,
 )
-from finetune.evaluation.trajectory import find_bonds
 from tests.evaluation.test_stability import water
 
 

@@ -39,7 +39,7 @@ def test_forgetting_says_what_it_lacks(
     path, water = workspace / "foundation", tmp_path / "H2O.xyz"
     ase.io.write(water, molecule("H2O"))
     alone = finetune.scan(path, water, only=("forgetting",), to=tmp_path / "a")
-    assert alone.note == physics.NOTHING_BESIDE and alone.forgetting == {}
+    assert alone.note == physics.NO_BASELINE and alone.forgetting == {}
     other = workspace / "foundation" / ".." / "foundation"  # the same under another name
     asked = []
     monkeypatch.setattr(physics, "elsewhere", lambda *given: asked.append(given) or [])

@@ -11,8 +11,8 @@ import pytest
 
 import finetune
 from finetune.core.errors import RunFolderError
-from finetune.evaluation.comparison import Comparison
-from finetune.evaluation.pair import own_files
+from finetune.evaluation.baseline import own_files
+from finetune.evaluation.evaluation import Comparison
 from finetune.evaluation.report_page import report, sentences, warnings
 from finetune.evaluation.trajectory import Settings
 from finetune.potentials.errors import LabelledPredictions, errors
@@ -60,7 +60,7 @@ def test_warnings_are_given_where_the_foundation_was_better() -> None:
     assert warnings(comparison(0.2, 0.2), []) == []
     (diverged,) = warnings(comparison(0.2, float("nan")), [])
     assert "worse" in diverged
-    assert "less long" in warnings(comparison(0.2, 0.1), [], stability(1))[0]
+    assert "fails earlier" in warnings(comparison(0.2, 0.1), [], stability(1))[0]
     assert "some trajectories" in warnings(comparison(0.2, 0.1), [], stability(2))[0]
     assert warnings(comparison(0.2, 0.1), [], stability(3)) == []
     hole = {"name": "O-O", "kind": "dimer", "hole": 2.0, "hole_at": 0.4, "hole_behind": 3.0}
@@ -71,7 +71,9 @@ def test_warnings_are_given_where_the_foundation_was_better() -> None:
         "forgetting": {},
     }
     (said,) = warnings(comparison(0.2, 0.1), [], None, scans)
-    assert "O-O" in said and "2.00 eV deep, behind 3.00 eV" in said
+    assert (
+        "O-O" in said and "collapses beyond a barrier of 3.00 eV: it has a hole of 2.00 eV" in said
+    )
     assert "Of 1 repulsive walls of the fine-tuned potential, 1 has a hole." in sentences(
         comparison(0.2, 0.1), None, scans
     )

@@ -16,20 +16,12 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory
 
+from finetune.core.counter import Counter
 from finetune.core.errors import RunFolderError, RunStoppedError
 from finetune.evaluation import trajectory
-from finetune.evaluation.counter import Counter
+from finetune.evaluation.distances import comparable, find_bonds, mean_lengths
 from finetune.evaluation.dynamics import FILES, Stability, run_all
-from finetune.evaluation.trajectory import (
-    Limits,
-    Settings,
-    Task,
-    TrajectoryRun,
-    Watch,
-    comparable,
-    find_bonds,
-    mean_lengths,
-)
+from finetune.evaluation.trajectory import Limits, Settings, Task, TrajectoryRun, Watch
 from tests.evaluation.springs import Springs
 
 SHORT = Settings(length=0.05, interval=1.0)
@@ -211,7 +203,7 @@ def test_a_killed_test_goes_on(tmp_path: Path) -> None:
     settings = replace(SHORT, length=0.6)
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from finetune.evaluation.stability import trajectory\n"
+        "from finetune.evaluation import trajectory\n"
         "from tests.evaluation import test_stability as t\n"
         "trajectory.SAVE_SECONDS = 0.02\n"
         "t.run_test(Path(sys.argv[1]), {'springs': t.Springs()}, (t.NVT,),"

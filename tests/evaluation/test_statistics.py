@@ -14,6 +14,7 @@ from sklearn.metrics import max_error, mean_absolute_error, r2_score, root_mean_
 from finetune.core.errors import FoundationError
 from finetune.data.graphs import GraphBatch, graph
 from finetune.data.structures import from_atoms
+from finetune.evaluation.baseline import open_pair
 from finetune.evaluation.evaluation import (
     CALIBRATION,
     JSON,
@@ -21,8 +22,8 @@ from finetune.evaluation.evaluation import (
     STATISTICS,
     STRUCTURES,
     Evaluated,
+    compare,
 )
-from finetune.evaluation.pair import compare, open_pair
 from finetune.evaluation.plots import parity
 from finetune.evaluation.statistics import (
     Statistics,
@@ -267,8 +268,9 @@ def test_an_evaluation_replaces_another_with_all_its_files(
 
 def test_a_potential_is_not_put_beside_itself(tmp_path: Path) -> None:
     save(tiny_mace(), tmp_path / "one", {"name": "tiny"})
-    with pytest.raises(FoundationError, match="is put beside itself"):
-        open_pair(tmp_path / "one", tmp_path / "one", torch.float64, torch.device("cpu"))
+    both = (tmp_path / "one", tmp_path / "one")
+    with pytest.raises(FoundationError, match="is compared with itself"):
+        open_pair(*both, head=None, against_head=None, device="cpu", dtype="float64")
 
 
 def test_many_points_keep_a_vector_figure_small() -> None:

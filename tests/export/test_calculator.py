@@ -51,7 +51,7 @@ def test_what_a_batch_refuses(potential: MacePotential) -> None:
         calculator.calculate_many(water)
     wrong: Any
     for wrong in (0, -1, "4", 2.0, True, None):
-        with pytest.raises(DataError, match="batch_size is .*whole number"):
+        with pytest.raises(DataError, match="batch_size is .*integer, at least 1"):
             calculator.calculate_many([water], batch_size=wrong)
     for wrong in ("pool.xyz", 5, None, b"x", Path("pool.xyz")):
         with pytest.raises(DataError, match=r"list of ase\.Atoms.*ase\.io\.read"):

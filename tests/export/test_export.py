@@ -13,8 +13,7 @@ from ase.build import molecule
 
 import finetune
 from finetune.core.errors import DataError, FoundationError, RecipeError, RunFolderError
-from finetune.export.formats import export
-from finetune.export.merge import write_mace
+from finetune.export.formats import export, write_mace
 from finetune.potentials.loading import load_foundation
 from tests.conftest import rattled
 from tests.tolerances import EXPORT_ENERGY, EXPORT_FORCES, FINITE_DIFFERENCE

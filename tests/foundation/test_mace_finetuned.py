@@ -11,7 +11,7 @@ from ase.io import read, write
 
 import finetune
 from finetune.core.errors import FoundationError
-from finetune.export.merge import write_mace
+from finetune.export.formats import write_mace
 from finetune.potentials.mace.potential import construct
 from finetune.testing import tiny_settings
 

@@ -15,7 +15,7 @@ from finetune.core.errors import DataError, FoundationError
 from finetune.data.graphs import GraphBatch, concatenate, graph
 from finetune.data.reading import read_structures
 from finetune.export.calculator import PotentialCalculator
-from finetune.export.merge import write_mace
+from finetune.export.formats import write_mace
 from finetune.potentials.loading import load_foundation
 from finetune.potentials.mace import opening
 from finetune.potentials.mace.potential import MacePotential, construct

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from finetune.data.graphs import GraphBatch, concatenate
-from finetune.export.merge import write_mace
+from finetune.export.formats import write_mace
 from finetune.potentials.loading import load_foundation
 from finetune.potentials.mace.potential import default_dtype, mace_module
 from tests.foundation.architectures import CHARGE_AND_SPIN, ENERGIES

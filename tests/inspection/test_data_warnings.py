@@ -156,7 +156,7 @@ def test_energies_of_other_compositions_are_not_passed_off(workspace: Path, tmp_
     data = {"train": ethanol, "valid": str(workspace / "valid.xyz") + "@::2"}
     result = finetune.run(recipe_for(workspace, tmp_path / "run", data=data, train={"epochs": 1}))
     both = finetune.evaluate(result.folder, workspace / "test.xyz")
-    assert "C2H6O alone, so total energies of CH4O mean nothing" in both.note
+    assert "C2H6O only: total energies of CH4O have no meaning" in both.note
     assert finetune.evaluate(result.folder, f"{workspace / 'test.xyz'}@::2").note == ""
 
 

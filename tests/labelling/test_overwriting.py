@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 import finetune
+from finetune.core.counter import Counter
 from finetune.core.errors import DataError, FinetuneError
-from finetune.evaluation.counter import Counter
 from finetune.labelling.journal import Journal
 from tests.labelling.springs import pool_of, springs
 

@@ -1,0 +1,67 @@
+"""The folder that a test of a potential writes to: which one, and what may lie there already."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from finetune.core import run_files
+from finetune.core.errors import RunFolderError
+from finetune.core.files import check_writable
+
+
+def folder_for(path: str | Path, to: str | Path | None, kind: str) -> Path:
+    """Return the folder that a test of a potential writes to: ``to``, or ``kind`` in a run folder.
+
+    Raises:
+        RunFolderError: If no folder is named and ``path`` is no run folder, or ``to`` is one.
+    """
+    if to is None and not (Path(path) / run_files.RECIPE).is_file():
+        raise RunFolderError(f"'{path}' is not a run folder. Name a folder to write to with --to.")
+    folder = Path(path) / kind if to is None else Path(to)
+    if (folder / run_files.RECIPE).is_file():
+        raise RunFolderError(f"'{folder}' is a run folder; choose another --to, '{folder / kind}'.")
+    return folder
+
+
+def check_folder(
+    folder: Path, ours: re.Pattern[str], what: str = "a test", only_ours: bool = False
+) -> None:
+    """Refuse a folder of other files than those of an earlier test, or that cannot be written.
+
+    Args:
+        folder: To write to.
+        ours: Matches the names of the files that the test writes.
+        what: What messages call the test.
+        only_ours: Whether to refuse a single other file; else files of the test may be among them.
+
+    Raises:
+        RunFolderError: Naming what is in the way.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"'{folder}' is a file; name a folder.")
+    names = _names(folder)
+    other = [name for name in names if not ours.fullmatch(Path(name).name)]
+    if other and (only_ours or len(other) == len(names)):
+        raise RunFolderError(
+            f"'{folder}' holds other files ('{other[0]}') than {what}; choose another --to."
+        )
+    check_writable(folder)
+
+
+def clear_folder(folder: Path, ours: re.Pattern[str]) -> None:
+    """Remove an earlier test, if there is one.
+
+    Raises:
+        RunFolderError: If the folder holds a file that does not match ``ours``.
+    """
+    check_folder(folder, ours, only_ours=True)
+    if _names(folder):
+        shutil.rmtree(folder)
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the relative names of files, and of whatever lies deeper than a test writes."""
+    top = [item for item in folder.glob("*") if not item.is_dir()]
+    return sorted(str(item.relative_to(folder)) for item in (*top, *folder.glob("*/*")))
