@@ -194,7 +194,7 @@ def test_an_earlier_run_is_put_back_when_its_successor_fails(
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     monkeypatch.chdir(folder)
-    with pytest.raises(FinetuneError, match="is the working folder"):
+    with pytest.raises(FinetuneError, match="is or contains the working folder"):
         finetune.run(recipe_for(workspace, "."), overwrite=True)
     (folder / "model" / "notes.txt").write_text("mine")
     with pytest.raises(FinetuneError, match=r"other files \('model/notes.txt'\)"):

@@ -7,12 +7,10 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from finetune.core.errors import RunFolderError
 
 
 @contextmanager
@@ -70,18 +68,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("it has no mapping at its top level")
     return found
-
-
-def is_unfinished(name: str, names: Collection[str]) -> bool:
-    """Return whether a kill in the middle of `write_atomically` left this of one of the names."""
-    return name.startswith(".") and name[1:].rpartition(".")[0] in names
-
-
-def remove_unfinished(folder: Path, names: Collection[str]) -> None:
-    """Remove what kills in the middle of `write_atomically` left of files of these names."""
-    for path in folder.rglob(".*"):
-        if is_unfinished(path.name, names) and path.is_file():
-            path.unlink(missing_ok=True)
 
 
 def write_folder(path: Path, contents: Mapping[str, bytes]) -> None:
@@ -142,20 +128,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def check_writable(folder: Path) -> None:
-    """Check that the folder can be made or written to, by a temporary file without a name.
-
-    Raises:
-        RunFolderError: If none can be made.
-    """
-    existing = next(parent for parent in folder.absolute().parents if parent.exists())
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise RunFolderError(
-            f"'{folder}' cannot be written: nothing can be made in '{existing}' "
-            f"({error.strerror}). Name another folder."
-        ) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from finetune.core import run_files
 from finetune.core.errors import RunFolderError
-from finetune.core.files import check_writable
+from finetune.core.output_folder import check_writable
 
 
 def folder_for(path: str | Path, to: str | Path | None, kind: str) -> Path:

@@ -15,14 +15,14 @@ from finetune.core.errors import (
     RunStoppedError,
     TrainingError,
 )
-from finetune.core.files import (
-    check_writable,
-    read_json,
+from finetune.core.files import read_json, write_atomically, write_json
+from finetune.core.output_folder import (
+    OTHER_OUTPUT,
+    alone,
+    check_free,
+    refuse_working_folder,
     remove_unfinished,
-    write_atomically,
-    write_json,
 )
-from finetune.core.output_folder import alone
 from finetune.core.run_files import (
     CHECKPOINTS,
     ENVIRONMENT,
@@ -66,8 +66,8 @@ def check_output(folder: Path, overwrite: bool, resume: Resume = "no") -> bool:
             f"'{aside}' holds an earlier run that a killed replacement set aside. Rename it to "
             f"'{folder.name}' to keep it, or add --overwrite."
         )
-    _check_free(folder, overwrite, resume == "auto")
-    check_writable(folder)
+    check_free(folder, _foreign, "run", OTHER_OUTPUT)
+    _check_earlier(folder, overwrite, resume == "auto")
     return False
 
 
@@ -108,24 +108,19 @@ def check_origin(folder: Path, recipe: Recipe, environment: Mapping[str, Any]) -
     return [f"warning: resumed with other versions, so not bit for bit: {listed}."]
 
 
-def _check_free(folder: Path, overwrite: bool, resume: bool) -> None:
-    if not folder.exists() and not folder.is_symlink():
-        existing = next((parent for parent in folder.parents if parent.exists()), None)
-        if existing is not None and not existing.is_dir():
-            raise RunFolderError(f"'{existing}' is a file; '{folder}' cannot be made.")
+def _foreign(folder: Path) -> str | None:
+    """Return something in a folder that no run writes, or anything if the mark of a run lacks."""
+    other = foreign(folder)
+    if other or (folder / ENVIRONMENT).is_file() or _abandoned(folder):
+        return other
+    return next(folder.iterdir()).name
+
+
+def _check_earlier(folder: Path, overwrite: bool, resume: bool) -> None:
+    """Refuse to replace an earlier run unless that is asked for, or it has learnt nothing."""
+    if not folder.is_dir() or not any(folder.iterdir()):
         return
-    if not folder.is_dir():
-        raise RunFolderError(f"'{folder}' is a file; choose another output.")
-    if not any(folder.iterdir()):
-        return
-    strange = foreign(folder)
-    if strange or not ((folder / ENVIRONMENT).is_file() or _abandoned(folder)):
-        named = f" ('{strange}')" if strange else ""
-        raise RunFolderError(
-            f"'{folder}' contains files{named} that no run writes; choose another output."
-        )
-    if Path.cwd().is_relative_to(folder.resolve()):
-        raise RunFolderError(f"'{folder}' is the working folder; choose another output.")
+    refuse_working_folder(folder, OTHER_OUTPUT)
     if overwrite or (resume and _abandoned(folder)):
         return
     if (folder / RESULT).is_file():

@@ -10,7 +10,8 @@ from typing import Any
 
 from finetune.core import output_folder
 from finetune.core.errors import RunFolderError
-from finetune.core.files import is_unfinished, read_json, write_json
+from finetune.core.files import read_json, write_json
+from finetune.core.output_folder import is_unfinished
 from finetune.core.resources import expanded
 from finetune.core.text import shortened
 from finetune.recipe.recipe import Recipe
