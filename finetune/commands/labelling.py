@@ -24,8 +24,11 @@ from finetune.commands.shared import (
 from finetune.core.errors import RecipeError
 
 _OVERRIDE = re.compile(r"[a-z_]+(\.\w+)*=.*", re.DOTALL)
+Word = Optional[str]  # noqa: UP045 (typer evaluates these at run time on Python 3.10)
+Number = Optional[int]  # noqa: UP045
+Switch = Optional[bool]  # noqa: UP045
 SHOWN = 20
-"""Failures that are printed; all are in the record."""
+"""How many failures are printed; all are in the record."""
 
 
 def label(
@@ -42,60 +45,55 @@ def label(
         typer.Option("--to", help="File to write: .xyz or .h5."),
     ] = None,
     program: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="pyscf, tblite or ase.", show_default="pyscf"),
+        Word, typer.Option(help="pyscf, tblite or ase.", show_default="pyscf")
     ] = None,
     method: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="ccsd(t), ccsd, mp2, hf, a functional; GFN1-xTB, GFN2-xTB."),
+        Word, typer.Option(help="ccsd(t), ccsd, mp2, hf, a functional; GFN1-xTB, GFN2-xTB.")
     ] = None,
-    basis: Annotated[Optional[str], typer.Option(help="Basis set, e.g. cc-pvtz.")] = None,  # noqa: UP045
+    basis: Annotated[Word, typer.Option(help="Basis set, e.g. cc-pvtz.")] = None,
     frozen_core: Annotated[
-        Optional[bool],  # noqa: UP045
-        typer.Option("--frozen-core/--all-electrons", help="Of mp2 and coupled cluster."),
+        Switch,
+        typer.Option("--frozen-core/--all-electrons", help="For mp2 and coupled cluster."),
     ] = None,
     density_fitting: Annotated[
-        Optional[bool],  # noqa: UP045
+        Switch,
         typer.Option("--density-fitting/--no-density-fitting", help="Faster; see docs/label.md."),
     ] = None,
     calculator: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Dotted path of an ASE calculator; runs its code."),
+        Word, typer.Option(help="Dotted path of an ASE calculator. Its code is run.")
     ] = None,
     charge: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="Total charge, where the files say nothing."),
+        Number, typer.Option(help="Total charge where the files do not say it.")
     ] = None,
     spin: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="Multiplicity 2S + 1, where the files say nothing."),
+        Number, typer.Option(help="Multiplicity 2S + 1 where the files do not say it.")
     ] = None,
     forces: Annotated[
-        Optional[bool],  # noqa: UP045
-        typer.Option("--forces/--energies-only", help="By default where they are analytic."),
+        Switch,
+        typer.Option("--forces/--energies-only", help="By default forces if they are analytic."),
     ] = None,
     isolated_atoms: Annotated[
-        Optional[bool],  # noqa: UP045
-        typer.Option("--isolated-atoms/--no-isolated-atoms", help="Free atoms at the level too."),
+        Switch,
+        typer.Option("--isolated-atoms/--no-isolated-atoms", help="Label free atoms too."),
     ] = None,
-    workers: Annotated[Optional[int], typer.Option(help="Calculations side by side.")] = None,  # noqa: UP045
-    threads: Annotated[Optional[int], typer.Option(help="Of each calculation.")] = None,  # noqa: UP045
-    memory: Annotated[Optional[int], typer.Option(help="MB of each, of PySCF.")] = None,  # noqa: UP045
+    workers: Annotated[Number, typer.Option(help="Number of parallel calculations.")] = None,
+    threads: Annotated[Number, typer.Option(help="Threads of each calculation.")] = None,
+    memory: Annotated[Number, typer.Option(help="MB for each calculation (PySCF).")] = None,
     skip_faulty: Annotated[
-        bool, typer.Option("--skip-faulty", help="List structures that cannot be read, and go on.")
+        bool, typer.Option("--skip-faulty", help="Leave out structures that cannot be read.")
     ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Compute what failed once more.")
+        bool, typer.Option("--retry-failed", help="Compute failed structures again.")
     ] = False,
     collect: Annotated[
-        bool, typer.Option("--collect", help="Write what is there, compute nothing.")
+        bool, typer.Option("--collect", help="Write what is computed so far; compute nothing.")
     ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     plain: Plain = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compute energies and forces with PySCF, tblite or an ASE calculator; go on after a kill."""
+    """Compute energies and forces with PySCF, tblite or an ASE calculator. Resumes after a stop."""
     console = Console(stderr=as_json)
     level: dict[str, Any] = {
         "program": program or ("ase" if calculator else None),
@@ -156,8 +154,8 @@ def label(
         tell(
             console,
             f"warning: {len(found.failures)} without a label"
-            + (f", {more} more of them in {found.output}.json" if more > 0 else "")
-            + "; --retry-failed tries them again.",
+            + (f" ({more} more are listed in {found.output}.json)" if more > 0 else "")
+            + "; --retry-failed computes them again.",
         )
     tell(console, f"{found.labelled} structures at {found.level} ({found.program})")
     if found.reference_energies:
@@ -168,7 +166,7 @@ def label(
 
 
 def _sorted(inputs: Sequence[str]) -> tuple[str | None, list[str], list[str]]:
-    """Tell a recipe, files and overrides apart."""
+    """Return the recipe, the files and the overrides among the inputs."""
     recipes = [item for item in inputs if item.endswith((".yaml", ".yml")) and "=" not in item]
     overrides = [item for item in inputs if _OVERRIDE.fullmatch(item) and not Path(item).exists()]
     if len(recipes) > 1:

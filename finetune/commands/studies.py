@@ -1,4 +1,4 @@
-"""Choose settings on validation, and compare what was chosen."""
+"""Tune the settings of a recipe, and compare variants of it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in eV, Å and s
 
 
 def folder(default: str) -> Any:
-    """Return the option that names where to work."""
-    return typer.Option("--to", help="Folder.", show_default=default)
+    """Return the option that names the folder to work in."""
+    return typer.Option("--to", help="Folder to work in.", show_default=default)
 
 
 def tune(
@@ -42,7 +42,7 @@ def tune(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Search settings that validate best, write the tuned recipe; go on where a tuning ended."""
+    """Search the settings that validate best, and write the tuned recipe. Resumes after a stop."""
     console = Console(stderr=as_json)
     with user_errors(again()):
         from finetune.studies.tuning import tune as tune_recipe
@@ -74,20 +74,21 @@ def compare(
         Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
         typer.Option(
             help="losses=none,pitc,pitc+pisc, labels=10,25,100, adapter.kind=full,lora, or any key "
-            "of the recipe with its values; may be given several times."
+            "of the recipe with its values. Can be given several times."
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Of runs and draws of labels.", min=1)] = 3,
+    seeds: Annotated[int, typer.Option(help="Number of seeds, for runs and labels.", min=1)] = 3,
     budget: Annotated[
-        str, typer.Option(help="Of tuning each arm: trials (10), or time (1h); 0 tunes nothing.")
+        str,
+        typer.Option(help="For tuning each arm: trials (10), or a time (1h); 0 to tune nothing."),
     ] = "10",
-    jobs: Annotated[int, typer.Option(help="Processes that work at a time.", min=1)] = 1,
+    jobs: Annotated[int, typer.Option(help="Number of parallel processes.", min=1)] = 1,
     to: Annotated[Optional[Path], folder("OUTPUT-comparison")] = None,  # noqa: UP045
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Tune variants of a recipe alike, run what was chosen, test; go on where one ended."""
+    """Tune variants of a recipe in the same way, run and test each. Resumes after a stop."""
     console = Console(stderr=as_json)
     with user_errors(again()):
         from finetune.studies.comparison import compare as compare_arms

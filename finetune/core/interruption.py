@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
+
+from finetune.core.errors import RunStoppedError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -18,8 +20,11 @@ class StopSignals:
     handle signals, nothing is changed.
 
     Attributes:
+        noted: Whether any signal was noted in this process.
         received: The first signal, or None.
     """
+
+    noted: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -33,8 +38,18 @@ class StopSignals:
     def __exit__(self, *error: object) -> None:
         self._restore()
 
+    def check(self) -> None:
+        """Stop if a signal was received.
+
+        Raises:
+            RunStoppedError: Naming it.
+        """
+        if self.received is not None:
+            raise RunStoppedError(f"{self.received.name} came.", 128 + self.received)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
+        StopSignals.noted = True
         for handler in self._before.values():
             outer = getattr(handler, "__self__", None)
             if isinstance(outer, StopSignals):

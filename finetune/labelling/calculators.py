@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase.calculators.calculator import PropertyNotImplementedError
 from ase.data import ground_state_magnetic_moments
 
 from finetune.core.errors import RecipeError
@@ -25,35 +23,6 @@ KEPT = 10_000_000
 """Bytes; larger files of a failed calculation (orbitals, densities) are not kept."""
 
 
-def empty(folder: Path) -> None:
-    """Remove what the calculation before left, so that nothing of it is taken for a new answer."""
-    if not folder.is_dir():
-        return
-    for item in folder.iterdir():
-        if item.is_dir() and not item.is_symlink():
-            shutil.rmtree(item, ignore_errors=True)
-        else:
-            item.unlink(missing_ok=True)
-
-
-def keep(folder: Path, place: Path) -> bool:
-    """Copy what a failed calculation left to another folder; whether there is anything."""
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return False
-    with suppress(OSError):  # the disk may be what failed
-        shutil.copytree(folder, place, symlinks=True, ignore=_large, dirs_exist_ok=True)
-    return place.is_dir()
-
-
-def _large(folder: str, names: Sequence[str]) -> list[str]:
-    paths = [os.path.join(folder, name) for name in names]
-    return [
-        name
-        for name, path in zip(names, paths, strict=True)
-        if os.path.isfile(path) and os.path.getsize(path) > KEPT
-    ]
-
-
 class TightBinding:
     """Computes structures with tblite."""
 
@@ -62,14 +31,14 @@ class TightBinding:
         self.program = f"tblite {version('tblite')}"
 
     def compute(self, task: Task, forces: bool) -> Label:
-        """Compute energy, forces and, of periodic structures, stress.
+        """Compute energy, forces and, for periodic structures, stress.
 
         Raises:
             LabelError: For what cannot be computed or does not converge.
         """
         from tblite.ase import TBLite
 
-        check_electrons(task)  # tblite takes another multiplicity without a word
+        check_electrons(task)  # tblite silently uses another multiplicity
         level = self.level
         calculator = TBLite(
             method=level.method,
@@ -88,8 +57,8 @@ class Named:
 
     Args:
         level: Which calculator; importing and calling it runs its code.
-        folder: Where a calculator that works with files does so; if it names a directory of its
-            own, within that, in a folder that no other output has.
+        folder: Where a calculator that works with files does so; within its own directory, if it
+            names one, in a folder that no other output has.
 
     Raises:
         RecipeError: If there is no such calculator, or it cannot be made.
@@ -112,9 +81,9 @@ class Named:
         self.program = _distribution(level.calculator)
 
     def compute(self, task: Task, forces: bool) -> Label:
-        """Compute what the calculator implements of energy, forces and stress.
+        """Compute energy, forces and stress, as far as the calculator implements them.
 
-        Files of a calculation that fails are kept beside the folder.
+        Files of a calculation that fails are kept in another folder next to ``folder``.
 
         Raises:
             LabelError: For what cannot be computed or does not converge.
@@ -129,17 +98,17 @@ class Named:
                 given[str(parameter)] = value
             elif parameter is None and value != usual and not task.free_atom:
                 raise LabelError(
-                    f"its {name} is {value}, of which {level.calculator} would know nothing: name "
-                    f"its parameter in level.{name}_parameter ('info' if it reads atoms.info)."
+                    f"its {name} is {value}, which {level.calculator} does not get: name its "
+                    f"parameter in level.{name}_parameter ('info' if it reads atoms.info)."
                 )
         failed = self.folder.with_name(f"failed-{task.key[:12]}")
         shutil.rmtree(failed, ignore_errors=True)
         calculator = self._calculator(given)
-        empty(self.folder)
+        _empty(self.folder)
         try:
             return computed(calculator, task, forces, level.energy, level.atom_cell)
         except LabelError as error:
-            if not keep(self.folder, failed):
+            if not _keep(self.folder, failed):
                 raise
             place = f"{failed.parent.name}/{failed.name}"
             raise LabelError(f"{error} (its files: {place})") from None
@@ -149,7 +118,7 @@ class Named:
         if key not in self._made:
             made = self._factory(**{**self.level.arguments, **given})
             if not callable(getattr(made, "get_potential_energy", None)):
-                raise TypeError("it is no ASE calculator")
+                raise TypeError("it is not an ASE calculator")
             if hasattr(made, "directory"):
                 own = made.directory
                 made.directory = self.folder if isinstance(own, Path) else str(self.folder)
@@ -179,33 +148,54 @@ def computed(
     if hasattr(calculator, "reset"):
         calculator.reset()
     atoms.calc = calculator
-    without, vectors, stress = "", None, None
+    name, without, vectors, stress = type(calculator).__name__, "", None, None
     try:
         energy = atoms.get_potential_energy(force_consistent=energy_name == "free_energy")
         if forces:
             try:
                 vectors = np.array(atoms.get_forces())
-            except (PropertyNotImplementedError, NotImplementedError):
-                without = f"{type(calculator).__name__} has no forces"
+            except NotImplementedError:
+                without = f"{name} has no forces"
         if forces and atoms.pbc.all() and not task.free_atom:
-            try:
+            with suppress(NotImplementedError):
                 stress = np.array(atoms.get_stress(voigt=False))
-            except (PropertyNotImplementedError, NotImplementedError):
-                stress = None
     except Exception as error:  # calculators raise whatever their programs make them raise
         text = " ".join(str(error).split())[:300]
         raise LabelError(f"{type(error).__name__}: {text}" if text else repr(error)) from None
     if getattr(calculator, "converged", None) is False:
-        raise LabelError(f"{type(calculator).__name__} says that it did not converge.")
-    for name, value in (("energy", energy), ("forces", vectors), ("stress", stress)):
+        raise LabelError(f"{name} did not converge.")
+    for what, value in (("energy", energy), ("forces", vectors), ("stress", stress)):
         if value is not None and not np.isfinite(value).all():
-            raise LabelError(f"{type(calculator).__name__} gives {name} that are NaN or infinite.")
+            raise LabelError(f"{name} gives NaN or infinite {what}.")
     return Label(
         energy=float(energy),
         forces=None if vectors is None else listed(vectors),
         stress=None if stress is None else listed(stress),
         without_forces=without,
     )
+
+
+def _empty(folder: Path) -> None:
+    """Remove the files of the previous calculation, so that none passes for a new answer."""
+    for item in folder.iterdir() if folder.is_dir() else ():
+        if item.is_dir() and not item.is_symlink():
+            shutil.rmtree(item, ignore_errors=True)
+        else:
+            item.unlink(missing_ok=True)
+
+
+def _keep(folder: Path, place: Path) -> bool:
+    """Copy the files of a failed calculation to another folder; return whether there are any."""
+
+    def large(inside: str, names: Sequence[str]) -> list[str]:
+        paths = {name: Path(inside, name) for name in names}
+        return [n for n, path in paths.items() if path.is_file() and path.stat().st_size > KEPT]
+
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return False
+    with suppress(OSError):  # the disk may be what failed
+        shutil.copytree(folder, place, symlinks=True, ignore=large, dirs_exist_ok=True)
+    return place.is_dir()
 
 
 def _find(path: str) -> Callable[..., Any]:
@@ -221,13 +211,13 @@ def _find(path: str) -> Callable[..., Any]:
 
 
 def _of_output(folder: Path) -> str:
-    """Return a name for what belongs to a folder that no folder of another place has."""
+    """Return a name for a folder that depends on its absolute path."""
     place = folder.absolute()
     return f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
 
 
 def _distribution(path: str) -> str:
-    """Return the package that a calculator is from, with its version where that is known."""
+    """Return the package that a calculator is from, with its version if known."""
     top = path.partition(".")[0]
     for name in packages_distributions().get(top, ()):
         try:

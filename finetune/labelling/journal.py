@@ -1,8 +1,8 @@
 """What has been computed, one line each, on disk as soon as it is known.
 
 A line is the first 16 digits of a sha256, a space and JSON. The first one names the level of
-theory; each further one is the label of a structure, or why it has none. A line that a kill has cut
-short, or that is damaged, fails its checksum and is as if it were not there.
+theory; each further one is the label of a structure, or why it has none. A line that is damaged, or
+cut short by a kill, fails its checksum and is ignored.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ class Journal:
     Attributes:
         path: The file.
         labels: What was computed.
-        asked: Whether forces were wanted as it was.
+        asked: Whether forces were computed too, as far as they are analytic.
         failures: Why a task has no label.
-        damaged: Lines that were passed over.
+        damaged: How many lines were ignored.
     """
 
     path: Path
@@ -42,14 +42,14 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, level: Mapping[str, Any]) -> Journal:
-        """Read a journal, or begin one; a whole one without any label gives way to another level.
+        """Read a journal, or begin one; an undamaged one without labels is begun for a new level.
 
         Args:
             path: The file.
             level: What decides the labels.
 
         Raises:
-            DataError: If it has labels of another level, or is no journal.
+            DataError: If it has labels of another level, or is not a journal.
         """
         found = cls(path)
         if not path.exists():
@@ -58,10 +58,11 @@ class Journal:
         header = _content(first)
         if header is None or header.get("format") != FORMAT or header.get("version") != VERSION:
             raise DataError(
-                f"'{path}' does not begin like a journal of labels: it is damaged, or another "
-                "file. Move it away, choose another output, or add --overwrite."
+                f"'{path}' does not begin like a journal of labels: it is damaged, or another kind "
+                "of file. Move it away, choose another output, or add --overwrite."
             )
-        found._take_all(rest)
+        for line in filter(None, rest):
+            found._take(_content(line))
         before, now = _alike(header["level"]), _alike(level)
         if before != now:
             if not found.labels and not found.damaged:
@@ -70,7 +71,7 @@ class Journal:
             other = ["program"] if "program" in other else other
             listed = ", ".join(f"{k} {header['level'].get(k)} → {level.get(k)}" for k in other)
             raise DataError(
-                f"'{path}' holds labels of another level of theory ({listed}). Choose another "
+                f"'{path}' has labels of another level of theory ({listed}). Choose another "
                 "output, or add --overwrite."
             )
         return found
@@ -106,11 +107,6 @@ class Journal:
             os.fsync(file.fileno())
         self._take(content)
 
-    def _take_all(self, lines: Sequence[bytes]) -> None:
-        for line in lines:
-            if line:
-                self._take(_content(line))
-
     def _take(self, content: dict[str, Any] | None) -> None:
         try:
             assert content is not None
@@ -126,18 +122,15 @@ class Journal:
 
 
 def holds_labels(path: Path) -> bool:
-    """Whether a file is there that has the whole line of at least one label."""
-    if not path.is_file():
-        return False
-    found = Journal(path)
-    found._take_all(path.read_bytes().split(b"\n")[1:])
-    return bool(found.labels)
+    """Whether a journal exists and has at least one label."""
+    lines = path.read_bytes().split(b"\n")[1:] if path.is_file() else []
+    return any("label" in (_content(line) or {}) for line in lines)
 
 
 def _alike(level: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a level as a file has it, its names without their case where no program minds it.
+    """Return a level as a file has it, in lower case.
 
-    Arguments of ASE calculators are paths and names of classes too, so theirs stays.
+    Arguments of ASE calculators may be paths and names of classes, so they keep their case.
     """
     plain: dict[str, Any] = json.loads(json.dumps(level), parse_constant=str)
     return plain if plain.get("program") == "ase" else _folded(plain)

@@ -1,10 +1,11 @@
-"""What is to be labelled: structures of a recipe's files, and free atoms."""
+"""What is labelled: structures of a recipe's files, and free atoms."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols, ground_state_magnetic_moments
@@ -14,10 +15,10 @@ from finetune.data.reading import Reader
 from finetune.data.sources import find_files
 from finetune.data.structures import Structure
 from finetune.labelling.recipe import LabelRecipe
-from finetune.labelling.task import Task, listed
+from finetune.labelling.task import UNITS, Label, Task, listed
 
 UNREAD = {"energy": "(no energy)", "forces": "(no forces)", "stress": "(no stress)"}
-"""Names that no file has: labels that are there already are not looked at."""
+"""Names that no file has, so that existing labels are ignored."""
 ISOLATED = "IsolatedAtom"
 """``config_type`` of free atoms."""
 
@@ -29,7 +30,7 @@ class Item:
     Attributes:
         structure: Without labels.
         task: What is computed.
-        index: Place among the structures read; None of a free atom.
+        index: Place among the structures read; None for a free atom.
     """
 
     structure: Structure
@@ -38,23 +39,23 @@ class Item:
 
 
 def check_sources(recipe: LabelRecipe, beside: Path | None, outputs: Iterable[Path]) -> None:
-    """Refuse files that are not there, or an output that is one of them.
+    """Refuse missing files, and an output that is one of the files to label.
 
     Raises:
-        DataError: Naming it.
+        DataError: Naming the file.
     """
     taken = {path.resolve() for path in outputs}
     for source in _sources(recipe):
         for file in find_files(source, beside)[0]:
             if file.path.resolve() in taken:
-                raise DataError(f"'{file.path}' is to be labelled: name another output.")
+                raise DataError(f"'{file.path}' is an input: name another output.")
 
 
 def plan(recipe: LabelRecipe, beside: Path | None) -> tuple[list[Item], list[Item], list[str]]:
-    """Read what a recipe names.
+    """Read the structures of a recipe.
 
     Returns:
-        Structures, free atoms, and notes on what was left out.
+        Structures, free atoms, and notes on structures that were left out.
 
     Raises:
         DataError: For files that cannot be read.
@@ -68,6 +69,24 @@ def plan(recipe: LabelRecipe, beside: Path | None) -> tuple[list[Item], list[Ite
     return found, _free_atoms(found, recipe), reader.notes()
 
 
+def labelled(item: Item, label: Label, recipe: LabelRecipe) -> Structure:
+    """Return a structure with its label, and tags that say where the label is from."""
+    forces = label.forces if recipe.forces is not False else None
+    stress = label.stress if recipe.forces is not False else None
+    facts = {**recipe.level.tags(), **label.facts, "program": label.program, "units": UNITS}
+    tags = {
+        name: value if isinstance(value, str) else float(value) for name, value in facts.items()
+    }
+    return replace(
+        item.structure,
+        energy=label.energy,
+        forces=None if forces is None else np.array(forces),
+        stress=None if stress is None else np.array(stress),
+        level_of_theory=recipe.level.name,
+        tags={**item.structure.tags, **tags},
+    )
+
+
 def _sources(recipe: LabelRecipe) -> list[str]:
     return [recipe.structures] if isinstance(recipe.structures, str) else [*recipe.structures]
 
@@ -78,15 +97,8 @@ def _item(structure: Structure, index: int, recipe: LabelRecipe) -> Item:
         charge = recipe.charge
     if recipe.spin is not None and spin == 1 and recipe.keys.spin not in structure.tags:
         spin = recipe.spin
-    bare = replace(
-        structure,
-        energy=None,
-        forces=None,
-        stress=None,
-        level_of_theory=None,
-        charge=charge,
-        spin=spin,
-    )
+    without: dict[str, Any] = dict.fromkeys(("energy", "forces", "stress", "level_of_theory"))
+    bare = replace(structure, **without, charge=charge, spin=spin)
     return Item(bare, _task(bare), index)
 
 
@@ -104,12 +116,11 @@ def _task(structure: Structure, free_atom: bool = False) -> Task:
 
 def _free_atoms(items: Sequence[Item], recipe: LabelRecipe) -> list[Item]:
     """Return neutral atoms in their ground states, in the order of atomic numbers."""
-    if recipe.isolated_atoms is False:
-        return []
-    if recipe.isolated_atoms is True:
-        numbers = {number for item in items for number in item.task.numbers}
-    else:
+    if isinstance(recipe.isolated_atoms, tuple):
         numbers = {atomic_numbers[symbol] for symbol in recipe.isolated_atoms}
+    else:
+        numbers = {number for item in items for number in item.task.numbers}
+        numbers = numbers if recipe.isolated_atoms else set()
     found = []
     for number in sorted(numbers):
         structure = Structure(

@@ -18,57 +18,52 @@ from finetune.labelling.recipe import NAMES, PyscfLevel
 from finetune.labelling.task import Label, LabelError, Task, check_electrons, listed
 
 _NAMED = (
-    "Corrections are named after the functional, -d3bj, -d3zero, -d3bjm, -d3zerom, -d3op or -d4: "
-    "b3lyp-d3bj, pbe0-d4, wb97x-d3bj. Without one, plain {}."
+    "Corrections follow the name of the functional, -d3bj, -d3zero, -d3bjm, -d3zerom, -d3op or "
+    "-d4: b3lyp-d3bj, pbe0-d4, wb97x-d3bj. Without a correction, write {}."
 )
 
 
 def dispersion_of(name: str) -> str:
-    """Check a functional, and return its dispersion correction in words, or nothing.
+    """Check a functional, and return its dispersion correction in words; empty without one.
 
     Args:
-        name: Libxc's name, with PySCF's name of a correction behind it.
+        name: Libxc's name, followed by PySCF's name of a correction.
 
     Raises:
-        RecipeError: If there is no such functional or correction, no parameters of the one for the
-            other, or the package for corrections is not installed.
+        RecipeError: For an unknown functional or correction, a pair without parameters, or if the
+            package for corrections is not installed.
     """
+    from pyscf import gto
     from pyscf.dft import libxc
     from pyscf.scf import dispersion
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on wb97x-d4; which parameters are used is recorded
+            warnings.simplefilter("ignore")  # on wb97x-d4; the label records the parameters
             plain, _, wanted = dispersion.parse_dft(name)
             method, version, three_body = dispersion.parse_disp(name)
         libxc.parse_xc(plain)
     except (KeyError, ValueError, NotImplementedError) as error:
         why = error.args[0] if error.args else error
         functional, corrected, _ = name.lower().replace("_", "-").partition("-d")
-        mend = f" {_NAMED.format(functional)}" if corrected else ""
+        hint = f" {_NAMED.format(functional)}" if corrected else ""
         raise RecipeError(
-            f"level.method '{name}' is none of {', '.join(NAMES)}, and no functional that PySCF "
-            f"has ({why}).{mend}"
+            f"level.method '{name}' is none of {', '.join(NAMES)}, and not a functional of PySCF "
+            f"({why}).{hint}"
         ) from None
     if not wanted:
         return ""
     if plain == "hf":
-        raise RecipeError(f"'{name}': dispersion corrections are for functionals here; take hf.")
+        raise RecipeError(f"'{name}': dispersion corrections are for functionals; use hf.")
     if find_spec("pyscf.dispersion") is None:
         raise RecipeError(
-            f"'{name}' has a dispersion correction, which PySCF leaves to another package: "
+            f"'{name}' has a dispersion correction, for which PySCF needs another package: "
             "pip install pyscf-dispersion"
         )
     if version not in dispersion.DISP_VERSIONS:
         raise RecipeError(
             f"'{name}': there is no dispersion correction '{version}'. {_NAMED.format(plain)}"
         )
-    _check_parameters(name, method, version)
-    return f"{version} of {method}, {'three-body' if three_body else 'two-body'}"
-
-
-def _check_parameters(name: str, method: str, version: str) -> None:
-    from pyscf import gto
     from pyscf.dispersion import dftd3, dftd4
 
     package = dftd4.DFTD4Dispersion if version == "d4" else dftd3.DFTD3Dispersion
@@ -79,6 +74,7 @@ def _check_parameters(name: str, method: str, version: str) -> None:
             f"'{name}': there are no parameters of {version} for '{method}' ({error}). "
             f"{_NAMED.format(method)}"
         ) from None
+    return f"{version} of {method}, {'three-body' if three_body else 'two-body'}"
 
 
 def gradient(method: Any, name: str) -> NDArray[np.float64]:
@@ -91,60 +87,42 @@ def gradient(method: Any, name: str) -> NDArray[np.float64]:
     Raises:
         LabelError: If the lambda equations do not converge.
     """
-    if name == "ccsd" and hasattr(method, "solve_lambda"):
-        return _of_ccsd(method)
-    if name == "ccsd(t)" and hasattr(method, "solve_lambda"):
-        return _of_triples(method)
-    solver = method.nuc_grad_method()
-    if hasattr(solver, "grid_response"):
-        solver.grid_response = True
-    return np.asarray(solver.kernel())
-
-
-def _of_ccsd(method: Any) -> NDArray[np.float64]:
+    if not hasattr(method, "solve_lambda"):
+        solver = method.nuc_grad_method()
+        if hasattr(solver, "grid_response"):
+            solver.grid_response = True
+        return np.asarray(solver.kernel())
     integrals = method.ao2mo()
-    first, second = method.solve_lambda(eris=integrals)
-    _check(method.converged_lambda, method)
-    solver = method.nuc_grad_method()
-    return np.asarray(solver.kernel(method.t1, method.t2, first, second, eris=integrals))
+    if name == "ccsd(t)":  # with the lambda equations of CCSD the gradient would be wrong
+        from pyscf.cc import ccsd_t_lambda
+        from pyscf.grad import ccsd_t
 
-
-def _of_triples(method: Any) -> NDArray[np.float64]:
-    """Solve the lambda equations of CCSD(T): with those of CCSD the gradient would be wrong."""
-    from pyscf.cc import ccsd_t_lambda
-    from pyscf.grad import ccsd_t
-
-    integrals = method.ao2mo()
-    converged, first, second = ccsd_t_lambda.kernel(
-        method,
-        integrals,
-        method.t1,
-        method.t2,
-        max_cycle=method.max_cycle,
-        tol=method.conv_tol_normt,
-        verbose=0,
-    )
-    _check(converged, method)
-    solver = ccsd_t.Gradients(method)
-    return np.asarray(solver.kernel(method.t1, method.t2, first, second, eris=integrals))
-
-
-def _check(converged: bool, method: Any) -> None:
+        converged, first, second = ccsd_t_lambda.kernel(
+            *(method, integrals, method.t1, method.t2),
+            max_cycle=method.max_cycle,
+            tol=method.conv_tol_normt,
+            verbose=0,
+        )
+        solver = ccsd_t.Gradients(method)
+    else:
+        first, second = method.solve_lambda(eris=integrals)
+        converged, solver = method.converged_lambda, method.nuc_grad_method()
     if not converged:
         raise LabelError(
             f"the lambda equations did not converge in {method.max_cycle} cycles "
             "(level.max_cycles): no forces."
         )
+    return np.asarray(solver.kernel(method.t1, method.t2, first, second, eris=integrals))
 
 
 GRADIENT_TOLERANCE = 1e-6
-"""Hartree, norm of the orbital gradient of a converged mean field: forces of methods upon it are
-first order in its error."""
+"""Hartree, norm of the orbital gradient of a converged mean field: forces of methods based on it
+are first order in its error."""
 AMPLITUDE_TOLERANCE = 100.0
 """Norm of the last change of coupled-cluster amplitudes, relative to the tolerance of energies."""
 
 FLAT = 1e-5
-"""Hartree; open-shell atoms may turn at no cost, and grids make that look like an instability."""
+"""Hartree; open-shell atoms rotate at no cost, which looks like an instability on a grid."""
 _STATE = ("mo_coeff", "mo_occ", "mo_energy", "e_tot", "converged")
 
 
@@ -153,9 +131,9 @@ class Molecular:
 
     Args:
         level: The level.
-        elements: Atomic numbers to come; a name that no element has a basis of is refused.
+        elements: Atomic numbers of the molecules; a basis set that has none of them is refused.
         threads: For PySCF.
-        memory: MB that PySCF plans with.
+        memory: MB, for PySCF.
 
     Raises:
         RecipeError: For an unknown functional or basis set.
@@ -175,8 +153,7 @@ class Molecular:
             self.program += f", pyscf-dispersion {version('pyscf-dispersion')}"
             self._facts["dispersion"] = dispersion
         symbols = [chemical_symbols[number] for number in elements]
-        missing = [symbol for symbol in symbols if _basis(level, symbol) is None]
-        if symbols and len(missing) == len(symbols):
+        if symbols and all(_basis(level, symbol) is None for symbol in symbols):
             raise RecipeError(
                 f"PySCF has no basis set '{level.basis}' for {', '.join(symbols)}. Check its "
                 "name (level.basis, --basis)."
@@ -201,7 +178,7 @@ class Molecular:
             if _correlates(mean_field, frozen):
                 energy, method = self._correlated(mean_field, frozen)
             if level.method == "ccsd(t)" and unrestricted:
-                without = "PySCF's gradient of CCSD(T) is right for restricted references alone"
+                without = "PySCF's gradient of CCSD(T) is correct for restricted references only"
         if not np.isfinite(energy):
             raise LabelError(f"the energy is {energy}.")
         found = None
@@ -220,12 +197,12 @@ class Molecular:
         check_electrons(task)
         symbols = [chemical_symbols[number] for number in task.numbers]
         if any(task.pbc):
-            raise LabelError("it is periodic; PySCF is used here for molecules (pbc F F F) alone.")
+            raise LabelError("it is periodic; PySCF is used for molecules (pbc F F F) only.")
         bases = {symbol: _basis(self.level, symbol) for symbol in dict.fromkeys(symbols)}
         without = [symbol for symbol, basis in bases.items() if basis is None]
         if without:
             raise LabelError(f"the basis set '{self.level.basis}' has no {', '.join(without)}.")
-        potentials = {symbol: ecp for symbol in bases if (ecp := _potential(self.level, symbol))}
+        potentials = {s: ecp for s in bases if (ecp := _basis(self.level, s, "load_ecp"))}
         return gto.M(
             atom=list(zip(symbols, task.positions, strict=True)),
             basis=bases,
@@ -285,7 +262,7 @@ class Molecular:
 
 
 def _solve(mean_field: Any, density: Any = None) -> None:
-    """Converge a mean field by DIIS, and where that fails by second-order steps."""
+    """Converge a mean field by DIIS, or if that fails by second-order steps."""
     mean_field.kernel(dm0=density)
     if not mean_field.converged:
         second = mean_field.newton()
@@ -327,14 +304,10 @@ def _frozen(level: PyscfLevel, molecule: Any) -> int:
 
 
 def _correlates(mean_field: Any, frozen: int) -> bool:
-    """Whether at least two electrons and one virtual orbital are left beyond the frozen core.
-
-    Raises:
-        LabelError: If more orbitals are frozen than are doubly occupied.
-    """
+    """Whether at least two electrons and one virtual orbital are left beyond the frozen core."""
     alpha, beta = mean_field.mol.nelec
     if frozen > beta:
-        raise LabelError(f"{frozen} orbitals are frozen, of {beta} that are doubly occupied.")
+        raise LabelError(f"{frozen} orbitals are frozen, but only {beta} are doubly occupied.")
     if alpha + beta - 2 * frozen < 2:
         return False
     return int(mean_field.mol.nao) > beta
@@ -352,34 +325,17 @@ def _reference(level: PyscfLevel, unrestricted: bool) -> str:
     return ("U" if unrestricted else "R") + ("HF" if level.method in NAMES else "KS")
 
 
-def _basis(level: PyscfLevel, symbol: str) -> Any:
+def _basis(level: PyscfLevel, symbol: str, load: str = "load") -> Any:
+    """Return what a function of `pyscf.gto.basis` loads for an element; None if it has nothing."""
     from pyscf.gto import basis
 
-    name = _name(level, symbol)
+    names = {"default": level.basis} if isinstance(level.basis, str) else level.basis
+    name = names.get(symbol, names.get("default"))
     if name is None:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return basis.load(name, symbol)
-        except (RuntimeError, KeyError):  # of an unknown name and of an element that it lacks
+            return getattr(basis, load)(name, symbol)
+        except (RuntimeError, KeyError):  # for an unknown name, and an element that it lacks
             return None
-
-
-def _potential(level: PyscfLevel, symbol: str) -> Any:
-    """Return the effective core potential that belongs to the basis set, or nothing."""
-    from pyscf.gto import basis
-
-    name = _name(level, symbol)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return basis.load_ecp(name, symbol)
-        except (RuntimeError, KeyError):
-            return None
-
-
-def _name(level: PyscfLevel, symbol: str) -> str | None:
-    if isinstance(level.basis, str):
-        return level.basis
-    return level.basis.get(symbol, level.basis.get("default"))

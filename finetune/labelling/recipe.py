@@ -17,9 +17,8 @@ from finetune.recipe.overrides import overridden
 from finetune.recipe.overrides import read_yaml as read_mapping
 from finetune.recipe.sections import LabelKeys
 
-CORRELATED = ("mp2", "ccsd", "ccsd(t)")
-"""Methods upon Hartree-Fock; any other name than these and ``hf`` is a functional."""
 NAMES = {"hf": "HF", "mp2": "MP2", "ccsd": "CCSD", "ccsd(t)": "CCSD(T)"}
+"""Wave function methods; any other name is a functional."""
 
 
 class PyscfLevel(Options):
@@ -30,18 +29,18 @@ class PyscfLevel(Options):
         "ccsd(t)", min_length=1, description="hf, mp2, ccsd, ccsd(t), or a functional of libxc"
     )
     basis: str | dict[str, str] = Field(
-        "cc-pvdz", description="name, or names by element with a `default`; its ECPs are taken too"
+        "cc-pvdz", description="name, or names by element with a `default`; with its ECPs"
     )
     frozen_core: bool | Annotated[int, Field(ge=0, le=10_000)] = Field(
-        True, description="of mp2 and coupled cluster: PySCF's core orbitals, or how many"
+        True, description="for mp2 and coupled cluster: PySCF's core orbitals, or their number"
     )
     density_fitting: bool = False
-    auxiliary_basis: str | None = Field(None, description="of the density fitting; PySCF's choice")
+    auxiliary_basis: str | None = Field(None, description="for density fitting; PySCF's choice")
     reference: Literal["auto", "unrestricted"] = Field(
-        "auto", description="auto: restricted for singlets, unrestricted for all others"
+        "auto", description="auto: restricted for singlets, otherwise unrestricted"
     )
     stability: bool = Field(
-        False, description="follow instabilities of the mean field; free atoms always do"
+        False, description="follow instabilities of the mean field; always done for free atoms"
     )
     grid: int = Field(3, ge=0, le=9, description="level of PySCF's grids for functionals")
     scf_tolerance: float = Field(1e-10, gt=0, le=1e-4, description="Hartree")
@@ -71,11 +70,11 @@ class PyscfLevel(Options):
     @property
     def correlated(self) -> bool:
         """Whether the method goes beyond a mean field."""
-        return self.method in CORRELATED
+        return self.method in NAMES and self.method != "hf"
 
     @property
     def name(self) -> str:
-        """What the labels carry as their level of theory."""
+        """The level of theory as labels carry it."""
         parts = [f"{NAMES.get(self.method, self.method)}/{_basis(self.basis)}"]
         if self.correlated:
             parts.append(_core(self.frozen_core))
@@ -85,13 +84,13 @@ class PyscfLevel(Options):
 
     @property
     def without_forces(self) -> str:
-        """Why there are no analytic forces at all, or nothing."""
+        """Why the level has no analytic forces; empty if it has."""
         if self.correlated and self.density_fitting:
             return f"PySCF has no exact gradient of {NAMES[self.method]} with density fitting"
         return ""
 
     def tags(self) -> dict[str, str | float]:
-        """Return what each label says of the level besides its name."""
+        """Return tags that each label has besides the name of the level."""
         found: dict[str, str | float] = {"method": self.method, "basis": _basis(self.basis)}
         if self.density_fitting:
             found["auxiliary_basis"] = self.auxiliary_basis or "default"
@@ -115,7 +114,7 @@ class TbliteLevel(Options):
 
     @property
     def name(self) -> str:
-        """What the labels carry as their level of theory."""
+        """See `PyscfLevel.name`."""
         warm = self.electronic_temperature
         return self.method if warm == 300 else f"{self.method}, electrons at {warm:g} K"
 
@@ -142,23 +141,25 @@ class AseLevel(Options):
         pattern=r"^\w+(\.\w+)+$", description="e.g. ase.calculators.emt.EMT, or mymodule.make"
     )
     arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments")
-    level_of_theory: str | None = Field(None, description="what the labels carry; its path if none")
+    level_of_theory: str | None = Field(
+        None, description="name of the level in the labels; by default the path of the calculator"
+    )
     energy: Literal["energy", "free_energy"] = Field(
-        "energy", description="free_energy: the one that forces belong to, where electrons are warm"
+        "energy", description="free_energy: the one that forces derive from, with smeared electrons"
     )
     charge_parameter: str | None = Field(
-        None, description="parameter of the calculator that takes the total charge; or `info`"
+        None, description="parameter of the calculator for the total charge; or `info`"
     )
     spin_parameter: str | None = Field(
-        None, description="parameter that takes the multiplicity 2S + 1; or `info`"
+        None, description="parameter for the multiplicity 2S + 1; or `info`"
     )
     atom_cell: float | None = Field(
-        None, gt=1, le=1000, description="Å, cubic periodic cell of free atoms, for periodic codes"
+        None, gt=1, le=1000, description="Å, cubic periodic cell for free atoms, for periodic codes"
     )
 
     @property
     def name(self) -> str:
-        """What the labels carry as their level of theory."""
+        """See `PyscfLevel.name`."""
         return self.level_of_theory or self.calculator
 
     @property
@@ -173,12 +174,11 @@ class AseLevel(Options):
 
 Level = PyscfLevel | TbliteLevel | AseLevel
 PROGRAMS: dict[str, type[Level]] = {"pyscf": PyscfLevel, "tblite": TbliteLevel, "ase": AseLevel}
-_CONVERGENCE = {"max_cycles"}
 
 
 def identity(level: Level) -> dict[str, Any]:
-    """Return what decides the labels of a level; how long it tries to converge does not."""
-    return level.model_dump(mode="json", exclude=_CONVERGENCE)
+    """Return what decides the labels of a level; the number of cycles does not."""
+    return level.model_dump(mode="json", exclude={"max_cycles"})
 
 
 def _basis(basis: str | dict[str, str]) -> str:
@@ -189,9 +189,9 @@ def _basis(basis: str | dict[str, str]) -> str:
 
 
 def _core(frozen: bool | int) -> str:
-    if isinstance(frozen, bool):
-        return "frozen core" if frozen else "all electrons"
-    return f"{frozen} orbitals frozen" if frozen else "all electrons"
+    if not frozen:
+        return "all electrons"
+    return "frozen core" if frozen is True else f"{frozen} orbitals frozen"
 
 
 class LabelRecipe(Options):
@@ -200,29 +200,31 @@ class LabelRecipe(Options):
     model_config = ConfigDict(ser_json_inf_nan="constants")
 
     structures: str | tuple[str, ...] = Field(
-        description="files, folders, patterns or lists of them; labels that they have are not read"
+        description="files, folders, patterns or lists of them; existing labels are ignored"
     )
     level: PyscfLevel | TbliteLevel | AseLevel
     output: str = Field(min_length=1, description="file to write: .xyz or .h5")
     keys: LabelKeys = Field(LabelKeys(), description="names of charge and spin in the files")
-    units: Units = Field(Units(), description="what lengths are in")
+    units: Units = Field(Units(), description="unit of lengths in the files")
     faulty: Literal["stop", "skip"] = Field(
-        "stop", description="whether a structure that cannot be used stops all or is left out"
+        "stop", description="whether an unusable structure is an error or is left out"
     )
-    charge: int | None = Field(None, ge=-1000, le=1000, description="where the file says nothing")
+    charge: int | None = Field(
+        None, ge=-1000, le=1000, description="total charge of structures whose file does not say it"
+    )
     spin: int | None = Field(
-        None, ge=1, le=1000, description="multiplicity 2S + 1, where the file says nothing"
+        None, ge=1, le=1000, description="multiplicity 2S + 1 where the file does not say it"
     )
     forces: Literal["auto"] | bool = Field(
-        "auto", description="auto: where they are analytic; true: or fail; false: energies only"
+        "auto", description="auto: if analytic; true: fail without them; false: energies only"
     )
     isolated_atoms: bool | tuple[str, ...] = Field(
-        False, description="free atoms too, for reference_energies: of the structures, or listed"
+        False, description="label free atoms too, for reference_energies: all elements, or a list"
     )
-    workers: int = Field(1, ge=1, le=4096, description="calculations side by side")
-    threads: int = Field(1, ge=1, le=4096, description="of each")
+    workers: int = Field(1, ge=1, le=4096, description="number of parallel calculations")
+    threads: int = Field(1, ge=1, le=4096, description="threads of each calculation")
     memory: Annotated[int, Field(ge=100, le=10**8)] = Field(
-        4000, description="MB that each calculation of PySCF plans with"
+        4000, description="MB for each calculation, used by PySCF"
     )
 
     @field_validator("level", mode="before")
@@ -253,7 +255,7 @@ class LabelRecipe(Options):
     def _elements(cls, value: Any) -> Any:
         for symbol in value if isinstance(value, tuple) else ():
             if not atomic_numbers.get(symbol):
-                raise ValueError(f"'{symbol}' is no element")
+                raise ValueError(f"'{symbol}' is not an element")
         return value
 
     @classmethod
@@ -277,10 +279,10 @@ class LabelRecipe(Options):
         """Validate a mapping after applying dotted overrides.
 
         Args:
-            mapping: Of a recipe's keys.
+            mapping: A recipe's keys and values.
             overrides: ``key.sub=value``.
-            where: What it is called in messages.
-            options: A mapping that goes before both.
+            where: Its name in messages.
+            options: A mapping with priority over both.
 
         Raises:
             RecipeError: With a line for each fault.
@@ -302,14 +304,14 @@ def read_yaml(path: str | Path) -> Any:
     loaded = read_mapping(path)
     if "foundation" in loaded or "losses" in loaded:
         raise RecipeError(
-            f"'{path}' is a recipe for `piwsl-finetune run`. One for labels has structures, level "
-            "and output: see docs/label.md."
+            f"'{path}' is a recipe for `piwsl-finetune run`. A recipe for labels has structures, "
+            "level and output: see docs/label.md."
         )
     return loaded
 
 
 def _of_program(recipe: Any, changes: Any) -> Any:
-    """Return a recipe without the options of a program that the overrides change."""
+    """Return a recipe without the options of a program that the overrides replace."""
     before, after = OmegaConf.select(recipe, "level"), OmegaConf.select(changes, "level.program")
     if after and OmegaConf.is_dict(before) and before.get("program", "pyscf") != after:
         OmegaConf.update(recipe, "level", {}, merge=False)

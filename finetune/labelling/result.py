@@ -1,4 +1,4 @@
-"""What labelling leaves: files, and what is told of them."""
+"""What labelling leaves: files, and a result that describes them."""
 
 from __future__ import annotations
 
@@ -6,28 +6,27 @@ import hashlib
 import json
 from collections import Counter as Tally
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ase.data import chemical_symbols
 
 from finetune.core.errors import DataError
-from finetune.core.files import write_atomically
+from finetune.core.files import write_json
 from finetune.core.text import counted
 from finetune.data.store import SUFFIXES
 from finetune.data.structures import Structure
 from finetune.data.writing import XYZ, check_name, check_no_folder, write_structures
 from finetune.labelling.journal import Journal
-from finetune.labelling.plan import Item
+from finetune.labelling.plan import Item, labelled
 from finetune.labelling.recipe import LabelRecipe
-from finetune.labelling.task import UNITS, Label
+from finetune.labelling.task import UNITS
 
 SUITABLE = (
-    "note: energies of free atoms are right as reference_energies for foundations whose own are "
-    "those of free atoms, as of most published ones. Others, such as tiny-xtb-hcno, are better off "
-    "with reference_energies: estimate."
+    "note: energies of free atoms are suitable reference_energies for foundations that use free "
+    "atoms too, as most published ones do. For others, such as tiny-xtb-hcno, take "
+    "reference_energies: estimate."
 )
 
 
@@ -39,7 +38,7 @@ class Places:
         output: Labelled structures.
         atoms: Free atoms.
         journal: What was computed, kept to resume and to add to.
-        before: The journal that is to be replaced, until the new output is written.
+        before: The journal that will be replaced, until the new output is written.
         record: The recipe, versions, failures and reference energies.
         files: Folder of calculators that work with files.
     """
@@ -53,20 +52,15 @@ class Places:
 
     @classmethod
     def of(cls, output: Path) -> Places:
-        """Return the files beside an output.
+        """Return the files that go with an output.
 
         Raises:
             DataError: If it is a folder.
         """
         check_no_folder(output)
-        return cls(
-            output,
-            output.with_name(f"{output.stem}-atoms{output.suffix}"),
-            output.with_name(f"{output.name}.journal"),
-            output.with_name(f"{output.name}.journal.before"),
-            output.with_name(f"{output.name}.json"),
-            output.with_name(f"{output.name}.files"),
-        )
+        atoms = output.with_name(f"{output.stem}-atoms{output.suffix}")
+        suffixes = (".journal", ".journal.before", ".json", ".files")
+        return cls(output, atoms, *(output.with_name(output.name + end) for end in suffixes))
 
     def check(self, overwrite: bool, atoms: bool) -> None:
         """Refuse outputs that are in the way or cannot be written.
@@ -76,7 +70,7 @@ class Places:
             atoms: Whether there will be free atoms.
 
         Raises:
-            DataError: With what would do.
+            DataError: Saying what to do.
         """
         if not self.output.exists() or self.output.suffix not in SUFFIXES | XYZ:
             check_name(self.output)
@@ -92,7 +86,7 @@ class Places:
             if path.exists() and known.get(path.name) != _digest(path):
                 raise DataError(
                     f"'{path}' exists, and is not as this command left it. Choose another output, "
-                    "move it away, or add --overwrite."
+                    "move the file away, or add --overwrite."
                 )
 
 
@@ -101,7 +95,7 @@ class Failure:
     """A structure without a label.
 
     Attributes:
-        index: Place among the structures read, from 0 on; None of a free atom.
+        index: Place among the structures read, from 0 on; None for a free atom.
         where: File and index there.
         reason: Why.
     """
@@ -118,13 +112,13 @@ class LabelResult:
     Attributes:
         output: File of the labelled structures.
         labelled: How many there are.
-        computed: How many calculations were done this time.
+        computed: How many calculations this call did.
         failures: Structures and free atoms without a label.
         level: The level of theory, as the labels carry it.
         program: Name and version of what computed them.
         atoms: File of the free atoms, if any.
         reference_energies: Energies of free atoms by symbol, eV.
-        notes: What is worth knowing.
+        notes: Notes and warnings.
     """
 
     output: Path
@@ -145,24 +139,6 @@ class LabelResult:
         return content
 
 
-def labelled(item: Item, label: Label, recipe: LabelRecipe) -> Structure:
-    """Return a structure with its label, and what it is from."""
-    forces = label.forces if recipe.forces is not False else None
-    stress = label.stress if recipe.forces is not False else None
-    facts = {**recipe.level.tags(), **label.facts, "program": label.program, "units": UNITS}
-    tags = {
-        name: value if isinstance(value, str) else float(value) for name, value in facts.items()
-    }
-    return replace(
-        item.structure,
-        energy=label.energy,
-        forces=None if forces is None else np.array(forces),
-        stress=None if stress is None else np.array(stress),
-        level_of_theory=recipe.level.name,
-        tags={**item.structure.tags, **tags},
-    )
-
-
 def conclude(
     recipe: LabelRecipe,
     items: Sequence[Item],
@@ -177,11 +153,12 @@ def conclude(
     Raises:
         DataError: If no structure has a label.
     """
-    done = [item for item in items if item.task.key in journal.labels]
+    known, failed = journal.labels, journal.failures
+    done = [item for item in items if item.task.key in known]
     failures = tuple(
-        Failure(item.index, item.structure.where, _why(journal, item))
+        Failure(item.index, item.structure.where, failed.get(item.task.key, "not computed yet."))
         for item in (*free, *items)
-        if item.task.key not in journal.labels
+        if item.task.key not in known
     )
     if not done:
         reasons = Tally(failure.reason for failure in failures if failure.index is not None)
@@ -190,17 +167,11 @@ def conclude(
             f"none of {counted(len(items), 'structure')} has a label. The most frequent reason: "
             f"{reason}"
         )
-    labels = [journal.labels[item.task.key] for item in done]
-    _replace(
-        places.output,
-        [labelled(item, label, recipe) for item, label in zip(done, labels, strict=True)],
-    )
-    atoms = [item for item in free if item.task.key in journal.labels]
-    if atoms:
-        _replace(
-            places.atoms,
-            [labelled(item, journal.labels[item.task.key], recipe) for item in atoms],
-        )
+    labels = [known[item.task.key] for item in done]
+    atoms = [item for item in free if item.task.key in known]
+    written = {places.output: done, **({places.atoms: atoms} if atoms else {})}
+    for path, found in written.items():
+        _replace(path, [labelled(item, known[item.task.key], recipe) for item in found])
     result = LabelResult(
         output=places.output,
         labelled=len(done),
@@ -210,17 +181,10 @@ def conclude(
         program=", ".join(dict.fromkeys(label.program for label in labels)),
         atoms=places.atoms if atoms else None,
         reference_energies={
-            chemical_symbols[item.task.numbers[0]]: journal.labels[item.task.key].energy
-            for item in atoms
+            chemical_symbols[item.task.numbers[0]]: known[item.task.key].energy for item in atoms
         },
-        notes=(
-            *notes,
-            *_remarks(recipe, labels),
-            *_without_later_forces(items, journal),
-            *([SUITABLE] if atoms else []),
-        ),
+        notes=(*notes, *_remarks(recipe, done, journal), *([SUITABLE] if atoms else [])),
     )
-    written = [places.output, *([places.atoms] if atoms else [])]
     record = {
         **result.as_dict(),
         "units": UNITS,
@@ -228,16 +192,14 @@ def conclude(
         "seconds": round(sum(label.seconds for label in labels), 1),
         "sha256": {path.name: _digest(path) for path in written},
     }
-    write_atomically(places.record, json.dumps(record, indent=1, ensure_ascii=False).encode())
+    write_json(places.record, record)
     return result
 
 
-def _why(journal: Journal, item: Item) -> str:
-    return journal.failures.get(item.task.key, "not computed yet.")
-
-
-def _remarks(recipe: LabelRecipe, labels: Sequence[Label]) -> list[str]:
+def _remarks(recipe: LabelRecipe, done: Sequence[Item], journal: Journal) -> list[str]:
+    """Return notes on labels without forces, and of several versions of the program."""
     found = []
+    labels = [journal.labels[item.task.key] for item in done]
     reasons = Tally(label.without_forces for label in labels if label.without_forces)
     if recipe.forces is not False:
         found += [
@@ -247,17 +209,13 @@ def _remarks(recipe: LabelRecipe, labels: Sequence[Label]) -> list[str]:
     programs = dict.fromkeys(label.program for label in labels)
     if len(programs) > 1:
         found.append(f"warning: the labels are from several versions: {', '.join(programs)}.")
-    return found
-
-
-def _without_later_forces(items: Sequence[Item], journal: Journal) -> list[str]:
-    """Tell of structures that have an energy from before, and whose forces failed."""
-    both = [i for i in items if i.task.key in journal.labels and i.task.key in journal.failures]
-    return [
-        f"warning: {item.structure.where} has its energy alone, its forces failed: "
+    found += [  # they have an energy from an earlier call
+        f"warning: {item.structure.where} has only its energy, its forces failed: "
         f"{journal.failures[item.task.key]}"
-        for item in both
+        for item in done
+        if item.task.key in journal.failures
     ]
+    return found
 
 
 def _replace(path: Path, structures: Sequence[Structure]) -> None:

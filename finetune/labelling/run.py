@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from finetune.core.counter import Counter
-from finetune.core.errors import DataError, RecipeError, RunStoppedError, system_errors
+from finetune.core.errors import (
+    DataError,
+    FinetuneError,
+    RecipeError,
+    RunStoppedError,
+    system_errors,
+)
+from finetune.core.executors import Job, WorkerDiedError, WorkerProcesses, work_through
 from finetune.core.interruption import StopSignals
 from finetune.core.output_folder import alone
 from finetune.core.resources import expanded
 from finetune.core.text import counted
 from finetune.data.structures import check_sizes
 from finetune.labelling.journal import Journal, holds_labels
-from finetune.labelling.plan import Item, check_sources, plan
-from finetune.labelling.programs import check_installed
+from finetune.labelling.plan import Item, check_sources, labelled, plan
+from finetune.labelling.programs import check_installed, compute, program_name
 from finetune.labelling.recipe import LabelRecipe, identity
-from finetune.labelling.result import LabelResult, Places, conclude, labelled
+from finetune.labelling.result import LabelResult, Places, conclude
 from finetune.labelling.task import Label
-from finetune.labelling.workers import compute_all
 from finetune.recipe.sections import LabelKeys
 
 
@@ -38,25 +45,25 @@ def label(
 ) -> LabelResult:
     """Compute energies and forces of structures at a level of theory, and write them.
 
-    Every label is on disk, in ``OUTPUT.journal``, as soon as it is there. Another call with the
-    same recipe goes on from it, also where structures were added; what failed is not tried again
-    unless that is asked for. The output appears, or is replaced, when nothing is left to compute.
+    Every label is on disk, in ``OUTPUT.journal``, as soon as it is known. Another call with the
+    same recipe continues from there, also where structures were added; failed structures are tried
+    again on request only. The output is written, or replaced, when nothing is left to compute.
 
     Args:
         recipe: YAML file, mapping or `LabelRecipe`.
         overrides: Dotted ones, ``level.basis=cc-pvtz``; not for a `LabelRecipe`.
-        overwrite: Whether to begin anew where the output has been begun. Former labels come back
-            if there is no new one, and go as the new output is written.
-        retry_failed: Whether to compute what has failed once more.
+        overwrite: Whether to start from scratch where there is an output. The earlier labels come
+            back if there is no new one, and are removed when the new output is written.
+        retry_failed: Whether to compute failed structures again.
         collect: Whether to write what is there and compute nothing.
         beside: Folder where relative paths are looked up too; by default that of a recipe file.
         counter: Shows the progress.
 
     Raises:
-        RecipeError: For recipes, programs, functionals and basis sets that are no such.
+        RecipeError: For faulty recipes, and unknown programs, functionals and basis sets.
         DataError: For files that cannot be read or are in the way, if nothing has a label, and
             for a second overwriting before the output of the first is written.
-        RunStoppedError: If a signal came; all that was computed is saved.
+        RunStoppedError: On a signal; all that was computed is saved.
     """
     if isinstance(recipe, (str, Path)):
         beside = beside or Path(recipe).parent
@@ -66,8 +73,8 @@ def label(
     check_installed(recipe.level)
     if recipe.forces is True and recipe.level.without_forces:
         raise RecipeError(
-            f"forces cannot be had: {recipe.level.without_forces}. Set forces=false "
-            "(--energies-only) or another level."
+            f"forces are not available: {recipe.level.without_forces}. Set forces=false "
+            "(--energies-only) or choose another level."
         )
     places = Places.of(expanded(recipe.output))
     check_sources(recipe, beside, (places.output, places.atoms))
@@ -79,35 +86,36 @@ def label(
         journal = Journal.open(places.journal, identity(recipe.level))
         if journal.damaged:
             notes.append(
-                f"warning: {counted(journal.damaged, 'line')} of '{places.journal}' damaged and "
-                "passed over; their structures are computed again."
+                f"warning: skipped {counted(journal.damaged, 'damaged line')} of "
+                f"'{places.journal}'; their structures are computed again."
             )
         forces = recipe.forces is not False
         todo: dict[str, Item] = {}
         for item in (*free, *items):
             if not collect and journal.lacks(item.task.key, forces, retry_failed):
                 todo.setdefault(item.task.key, item)
-        _compute(recipe, list(todo.values()), journal, places, counter)
+        if todo:
+            _compute(recipe, todo, journal, places, counter)
         return conclude(recipe, items, free, journal, places, len(todo), notes)
 
 
 @contextmanager
 def _aside(places: Places, overwrite: bool, notes: list[str], counter: Counter) -> Iterator[None]:
-    """Set labels that are to be replaced aside until the output is; they come back if no new do."""
+    """Set labels that are to be replaced aside; they come back if there are no new ones."""
     journal, before = places.journal, places.before
     if before.is_file() and not holds_labels(journal):
         before.replace(journal)
         if not overwrite:
             notes.append(
-                f"note: an overwriting that was killed had found no label yet: '{journal}' has its "
-                "former ones again."
+                "note: an earlier run with --overwrite was killed before it found a label: "
+                f"'{journal}' has its former labels again."
             )
     if overwrite and journal.is_file():
         if holds_labels(before):
             raise DataError(
-                f"'{before}' holds the labels from before an overwriting that did not end, and "
-                f"'{journal}' those since. Go on without --overwrite, or remove the one of the two "
-                "that you do not want."
+                f"an earlier run with --overwrite did not finish: '{before}' has the labels from "
+                f"before it, '{journal}' those since. Continue without --overwrite, or remove the "
+                "file that you do not want."
             )
         journal.replace(before)
     try:
@@ -121,38 +129,40 @@ def _aside(places: Places, overwrite: bool, notes: list[str], counter: Counter) 
 
 
 def _compute(
-    recipe: LabelRecipe, todo: Sequence[Item], journal: Journal, places: Places, counter: Counter
+    recipe: LabelRecipe,
+    todo: Mapping[str, Item],
+    journal: Journal,
+    places: Places,
+    counter: Counter,
 ) -> None:
-    if not todo:
-        return
+    """Compute labels, and store each in the journal as soon as it is there."""
     setup = {
         "level": recipe.level.model_dump(mode="json"),
-        "elements": sorted({number for item in todo for number in item.task.numbers}),
+        "elements": sorted({number for item in todo.values() for number in item.task.numbers}),
         "threads": recipe.threads,
         "memory": recipe.memory,
         "folder": str(places.files.absolute()),
     }
-    forces = recipe.forces is not False
-    by_key = {item.task.key: item for item in todo}
+    given, forces = json.dumps(setup), recipe.forces is not False
+    jobs = [Job(key, compute, (given, item.task, forces)) for key, item in todo.items()]
     every = max(len(todo) // 20, 1)
-    done, told = 0, False
+    done, announced = 0, False
     with StopSignals() as signals, counter.start(len(todo)):
 
         def stopped() -> bool:
-            nonlocal told
-            if signals.received is not None and not told:
-                told = True
-                counter.say("stopping: waiting for what is begun; once more to leave it")
+            nonlocal announced
+            if signals.received is not None and not announced:
+                announced = True
+                counter.say("stopping: waiting for calculations in progress; repeat to abort them")
             return signals.received is not None
 
         counter.name("labels")
-        tasks = [item.task for item in todo]
-        for task, reply in compute_all(tasks, forces, setup, recipe.workers, stopped):
+        for name, reply in _replies(jobs, recipe, places.files, stopped):
             done += 1
-            said = _store(recipe, by_key[task.key], reply, journal)
+            said = _store(recipe, todo[name], reply, journal)
             counter.advance(1)
-            if "reason" in reply or said.startswith("failed") or done % every == 0:
-                counter.say(f"{done}/{len(todo)}  {by_key[task.key].structure.where}: {said}")
+            if said.startswith("failed") or done % every == 0:
+                counter.say(f"{done}/{len(todo)}  {todo[name].structure.where}: {said}")
         if done < len(todo):
             assert signals.received is not None
             raise RunStoppedError(
@@ -161,8 +171,35 @@ def _compute(
             )
 
 
+def _replies(
+    jobs: Sequence[Job], recipe: LabelRecipe, folder: Path, stopped: Callable[[], bool]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what `compute` found, or why a process died, by the name of the job.
+
+    Raises:
+        RecipeError: If the program cannot be opened.
+        FinetuneError: If its process dies as it is opened.
+    """
+    count = min(recipe.workers, len(jobs))
+    try:
+        with WorkerProcesses(count, recipe.threads, quiet=True) as executor:
+            try:
+                executor.submit(program_name, jobs[0].arguments[0]).result()  # or why not
+            except WorkerDiedError as error:
+                raise FinetuneError(f"labels cannot be computed: {error}.") from error
+            for job, future in work_through(jobs, executor, count, stopped):
+                try:
+                    yield job.name, future.result()
+                except WorkerDiedError as error:
+                    yield job.name, {"reason": str(error)}
+    finally:  # calculators make folders even where they leave nothing in them
+        for place in (*folder.glob("worker-*"), folder):
+            with suppress(OSError):
+                place.rmdir()
+
+
 def _store(recipe: LabelRecipe, item: Item, reply: dict[str, Any], journal: Journal) -> str:
-    """Write down what came of a structure, and return it in words."""
+    """Store the result of a structure, and return it in words."""
     reason = reply.get("reason")
     forces = recipe.forces is not False
     if reason is None:
@@ -181,13 +218,13 @@ def _store(recipe: LabelRecipe, item: Item, reply: dict[str, Any], journal: Jour
 
 
 def _demands(recipe: LabelRecipe) -> list[str]:
-    """Warn where more is asked of the machine than it has."""
+    """Warn where the workers need more than the machine has."""
     found = []
-    cores = os.cpu_count() or 1
+    workers, cores = counted(recipe.workers, "worker"), os.cpu_count() or 1
     if recipe.workers * recipe.threads > cores:
         found.append(
-            f"warning: {counted(recipe.workers, 'worker')} of {counted(recipe.threads, 'thread')} "
-            f"share {counted(cores, 'core')}: calculations wait for each other."
+            f"warning: {workers} with {counted(recipe.threads, 'thread')} each share "
+            f"{counted(cores, 'core')} and slow each other down."
         )
     try:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e6
@@ -195,7 +232,6 @@ def _demands(recipe: LabelRecipe) -> list[str]:
         return found
     if recipe.level.program == "pyscf" and recipe.workers * recipe.memory > there:
         found.append(
-            f"warning: {counted(recipe.workers, 'worker')} may take {recipe.memory} MB each, of "
-            f"{there:.0f} MB that there are."
+            f"warning: {workers} may take {recipe.memory} MB each; the machine has {there:.0f} MB."
         )
     return found

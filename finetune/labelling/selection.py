@@ -30,7 +30,7 @@ def farthest_points(
 ) -> tuple[list[int], list[float]]:
     """Choose structures that are far from each other, and from those that have labels.
 
-    Each next one is the farthest from all before, by its `fingerprints`.
+    Each next one is the farthest from all before, measured by `fingerprints`.
 
     Returns:
         Indices into the pool in the order chosen, and the distance of each from those before.
@@ -50,14 +50,13 @@ def fingerprints(potential: Potential, structures: Sequence[Structure]) -> Array
     rows = []
     graphs = (graph(item, potential.cutoff) for item in structures)
     for batch in batches(list(graphs), BATCH):
-        moved = batch.to(potential.device, potential.dtype)
-        descriptors = potential.descriptors(moved)
-        element = torch.nn.functional.one_hot(
-            potential.element_index(moved.numbers), len(potential.elements)
-        ).to(descriptors.dtype)
-        by_element = element[:, :, None] * descriptors[:, None, :]
-        sums = moved.sum_atoms(by_element.flatten(1)) / moved.atoms[:, None]
-        rows.append(sums.double().cpu().numpy())
+        batch = batch.to(potential.device, potential.dtype)
+        descriptors = potential.descriptors(batch)
+        elements = potential.element_index(batch.numbers)
+        element = torch.nn.functional.one_hot(elements, len(potential.elements))
+        by_element = element.to(descriptors.dtype)[:, :, None] * descriptors[:, None, :]
+        means = batch.sum_atoms(by_element.flatten(1)) / batch.atoms[:, None]
+        rows.append(means.double().cpu().numpy())
     return np.concatenate(rows)
 
 
@@ -66,16 +65,14 @@ def disagreement(
 ) -> tuple[list[int], list[float]]:
     """Choose the structures that the members of a committee disagree on most.
 
-    A `CommitteePotential` stands for its members.
-
-    Disagreement is the largest standard deviation of the force on an atom, eV/Å. Of structures that
-    are the same one is chosen.
+    A `CommitteePotential` stands for its members. Disagreement is the largest standard deviation of
+    the force on an atom, eV/Å. Of equal structures one is chosen.
 
     Returns:
-        Indices into the pool, the most disputed first, and their disagreement.
+        Indices into the pool in the order of decreasing disagreement, and their disagreement.
 
     Raises:
-        DataError: If the pool has fewer structures, or the committee one member.
+        DataError: If the pool has fewer structures, or the committee has one member.
         FoundationError: If a potential does not know an element.
     """
     _check(pool, count)
@@ -86,19 +83,17 @@ def disagreement(
     ]
     if len(committee) < 2:
         raise DataError("a committee has at least two members: name several run folders.")
-    scores = []
+    scores: list[float] = []
     cutoff = max(potential.cutoff for potential in committee)
     for start in range(0, len(pool), BATCH):
         graphs = [graph(item, cutoff) for item in pool[start : start + BATCH]]
         for batch in batches(graphs, BATCH):
-            forces = []
-            for potential in committee:
-                predicted = potential(batch.to(potential.device, potential.dtype)).forces
-                forces.append(predicted.detach().double().cpu())
-            deviation = torch.stack(forces).std(dim=0, unbiased=False).norm(dim=1)
-            scores += [
-                float(deviation[batch.structure == index].max()) for index in range(len(batch))
+            forces = [
+                item(batch.to(item.device, item.dtype)).forces.detach().double().cpu()
+                for item in committee
             ]
+            deviation = torch.stack(forces).std(dim=0, unbiased=False).norm(dim=1)
+            scores += [float(deviation[batch.structure == i].max()) for i in range(len(batch))]
     if max(scores) < LEAST_DISAGREEMENT:
         raise DataError(
             f"the members of the committee agree on every force within {max(scores):.0e} eV/Å: "
@@ -106,14 +101,10 @@ def disagreement(
             "warnings of their runs."
         )
     groups = clusters(pool)
-    chosen: list[int] = []
-    taken: set[int] = set()
+    first: dict[int, int] = {}
     for index in np.argsort(-np.array(scores), kind="stable").tolist():
-        if len(chosen) == count:
-            break
-        if int(groups[index]) not in taken:
-            taken.add(int(groups[index]))
-            chosen.append(index)
+        first.setdefault(int(groups[index]), index)
+    chosen = list(first.values())[:count]
     return chosen, [scores[index] for index in chosen]
 
 

@@ -1,4 +1,4 @@
-"""What a program is given and what it answers; plain data that passes between processes."""
+"""The input and the output of a program: plain data that passes between processes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 UNITS = "eV, eV/Angstrom, eV/Angstrom^3"
-"""Of energies, forces and stress; what every label says of itself."""
+"""Of energies, forces and stress; a tag of every label."""
 
 
 class LabelError(Exception):
-    """A structure that got no label; the message says why, in one line."""
+    """A structure that cannot be labelled; the message says why, in one line."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Task:
 
     @property
     def key(self) -> str:
-        """sha256 of all that decides the label at a given level."""
+        """sha256 of everything that decides the label at a given level."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def atoms(self) -> Atoms:
@@ -61,8 +61,8 @@ class Label:
         energy: Total energy, eV.
         forces: ``[n, 3]``, eV/Å, or None.
         stress: ``[3, 3]``, eV/Å³, ASE's sign, or None.
-        without_forces: Why there are no forces although they were wanted.
-        facts: Words and numbers on how it was computed: ``reference``, ``frozen_core_orbitals``.
+        without_forces: Why there are no forces although they were requested.
+        facts: Tags on how it was computed: ``reference``, ``frozen_core_orbitals``.
         program: Name and version.
         seconds: Wall time.
     """

@@ -1,17 +1,19 @@
-"""What a comparison varies, and the arms that it makes."""
+"""What a comparison varies, the arms that it makes, their labels, and the checks of all arms."""
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from finetune.core.errors import DataError, RecipeError
+from finetune.adapters.adapter import AdaptedPotential
+from finetune.core.errors import DataError, FinetuneError, RecipeError, system_errors
+from finetune.data.reading import Reader
 from finetune.data.sequences import View
 from finetune.data.structures import Structure
 from finetune.data.writing import write_structures
@@ -19,9 +21,11 @@ from finetune.recipe.loss_options import SUPERVISED
 from finetune.recipe.overrides import read_values
 from finetune.recipe.plugins import adapters
 from finetune.recipe.recipe import Recipe
-from finetune.recipe.sections import Choices, Range
-from finetune.studies.scoring import Measure
+from finetune.recipe.sections import Choices, DataRecipe, Range
+from finetune.runs.preparation import Preparation, check_draw
+from finetune.studies.scoring import Measure, judged
 from finetune.studies.space import applicable, space_of, with_values
+from finetune.studies.tuning import Foundations
 from finetune.studies.tuning_result import shown
 
 LABELS, LOSSES, ALL, NONE = "labels", "losses", "all", "none"
@@ -30,18 +34,17 @@ _FIXED = {
     "output": "name a folder with --to",
     "stages": "compare recipes without stages",
     "track": "it changes no result",
-    "tune": "every arm is tuned alike",
+    "tune": "all arms are tuned in the same way",
     "train.seed": "ask for --seeds",
     "data.test": "all arms are tested on the same structures",
 }
-"""Keys that are not varied, and what to do instead."""
-
+"""Keys that are not varied, and why or what to do instead."""
 _EXAMPLES = {"data": "data.train", "train": "train.learning_rate"}
 _DRAWN = {"data.train", "data.keys", "data.units", "data.faulty"}
 """Keys that decide which labels there are to draw from."""
 
-Varied = dict[str, tuple[Any, ...]]
-"""Values by key: ``labels``, ``losses``, or a dotted key of the recipe."""
+MOST_FAULTS = 5
+"""Faulty arms that a message names."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Arm:
         recipe: The recipe with these values; its ``tune.space`` has what is searched.
         labels: Labelled structures to train on; None for all.
         baseline: Name of the arm that it is compared with.
-        group: What distinguishes it but for the number of labels.
+        group: What distinguishes it, apart from the number of labels.
     """
 
     name: str
@@ -67,19 +70,19 @@ class Arm:
     group: str
 
 
-def varied(texts: Sequence[str]) -> Varied:
-    """Read ``KEY=VALUE,VALUE…`` texts; values are YAML, ``[…]`` and ``{…}`` are kept whole.
+def varied(texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    """Read ``KEY=VALUE,VALUE…`` texts; values are YAML, ``[…]`` and ``{…}`` are one value each.
 
     Raises:
-        RecipeError: For a text of another form or a key that is there twice.
+        RecipeError: For a text of another form or a key that is given twice.
     """
-    found: Varied = {}
+    found: dict[str, tuple[Any, ...]] = {}
     for text in texts:
         key, equals, rest = text.partition("=")
         if not equals or not all(part.strip() for part in key.split(".")):
             raise RecipeError(f"--vary '{text}' must read key=value,value, e.g. labels=10,25,100.")
         if key.strip() in found:
-            raise RecipeError(f"--vary {key.strip()} is there twice: name all its values in one.")
+            raise RecipeError(f"--vary {key.strip()} is given twice: name all its values in one.")
         found[key.strip()] = read_values(rest, f"--vary '{text}'")
     return found
 
@@ -87,30 +90,30 @@ def varied(texts: Sequence[str]) -> Varied:
 def arms_of(recipe: Recipe, vary: Mapping[str, Sequence[Any]]) -> list[Arm]:
     """Return the arms: all combinations of the values, the first of each first.
 
-    An arm is compared with the first one that has as many labels.
+    An arm is compared with the first one that has the same number of labels.
 
     Raises:
-        RecipeError: For values that no recipe can have, fewer than two arms, or a varied key that
-            an arm does not have.
+        RecipeError: For values that no recipe can have, fewer than two arms, or a key that is
+            varied or searched and that no arm has.
     """
     for key, values in vary.items():
         _check(key, values)
-    _check_together(vary)
-    combinations: list[dict[str, Any]] = [
-        dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())
-    ]
-    recipes = [_recipe(recipe, chosen) for chosen in combinations]
-    if len(combinations) < 2:
-        alone = [f"give {key} another value beside {shown(vary[key][0])}" for key in vary]
-        mend = " or ".join(alone) or "vary a key, e.g. --vary losses=none,pitc"
-        raise RecipeError(f"a comparison needs two arms at least: {mend}.")
+        if LABELS in vary and ".".join(key.split(".")[:2]) in _DRAWN:
+            raise RecipeError(
+                f"--vary labels, --vary {key}: labels are drawn from one training set. Compare "
+                "them separately."
+            )
+    several = [key for key, values in vary.items() if len(values) > 1]
+    others = [key for key in several if key != LABELS]
     found: list[Arm] = []
     first: dict[Any, str] = {}
-    others = any(len(values) > 1 for key, values in vary.items() if key != LABELS)
-    for place, (chosen, own) in enumerate(zip(combinations, recipes, strict=True), 1):
-        name = _named(chosen, vary)
-        baseline = first.setdefault(chosen.get(LABELS) if others else None, name)
-        count = chosen.get(LABELS, ALL)
+    for place, combination in enumerate(itertools.product(*vary.values()), 1):
+        chosen: dict[str, Any] = dict(zip(vary, combination, strict=True))
+        try:
+            own = _changed(recipe, chosen)
+        except RecipeError as error:
+            raise RecipeError(f"the arm {_named(chosen, vary)}: {error}") from error
+        name, count = _named(chosen, several), chosen.get(LABELS, ALL)
         slug = re.sub(r"[^A-Za-z0-9.+=-]+", "_", name)[:60]
         found.append(
             Arm(
@@ -119,11 +122,18 @@ def arms_of(recipe: Recipe, vary: Mapping[str, Sequence[Any]]) -> list[Arm]:
                 values=chosen,
                 recipe=_searching(own, recipe, vary),
                 labels=None if count == ALL else count,
-                baseline=baseline,
-                group=_named(chosen, vary, {LABELS}),
+                baseline=first.setdefault(chosen.get(LABELS) if others else None, name),
+                group=_named(chosen, others),
             )
         )
-    _check_space(recipe, found, vary)
+    if len(found) < 2:
+        alone = [f"give {key} another value besides {shown(vary[key][0])}" for key in vary]
+        remedy = " or ".join(alone) or "vary a key, e.g. --vary losses=none,pitc"
+        raise RecipeError(f"a comparison needs at least two arms: {remedy}.")
+    known = {path for arm in found for path in arm.recipe.tune.space}
+    for path in recipe.tune.space:
+        if path not in known and path not in vary:
+            raise RecipeError(f"tune.space: no arm has '{path}'. Correct it or take it out.")
     return found
 
 
@@ -142,57 +152,35 @@ def _check(key: str, values: Sequence[Any]) -> None:
         raise RecipeError(f"--vary {key} names no values: write {key}=value,value.")
     twice = [value for place, value in enumerate(values) if value in values[:place]]
     if twice:
-        raise RecipeError(f"--vary {key}: {shown(twice[0])} is there twice.")
+        raise RecipeError(f"--vary {key}: {shown(twice[0])} is given twice.")
     for value in values if key == LABELS else ():
         if value != ALL and not (isinstance(value, int) and value > 0 and value is not True):
-            raise RecipeError(f"--vary labels: {shown(value)} is no number of structures or 'all'.")
-
-
-def _check_together(vary: Mapping[str, Sequence[Any]]) -> None:
-    """Refuse numbers of labels beside what the labels are read from or by.
-
-    Raises:
-        RecipeError: Naming the key.
-    """
-    for key in vary if LABELS in vary else ():
-        if ".".join(key.split(".")[:2]) in _DRAWN:
             raise RecipeError(
-                f"--vary labels, --vary {key}: labels are drawn from one training set. Compare "
-                "them apart."
+                f"--vary labels: {shown(value)} is neither a number of structures nor 'all'."
             )
-
-
-def _recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of an arm.
-
-    Raises:
-        RecipeError: If that is no valid recipe, naming the arm.
-    """
-    try:
-        return _changed(recipe, values)
-    except RecipeError as error:
-        raise RecipeError(f"the arm {_name(values)}: {error}") from error
 
 
 def _changed(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of an arm, with all labels."""
     if LOSSES in values:
         recipe = _with_losses(recipe, str(values[LOSSES]))
     rest = {key: value for key, value in values.items() if key not in (LABELS, LOSSES)}
-    for key in rest:
-        parts = key.split(".")
-        if parts[0] == "losses" and len(parts) > 1 and parts[1] not in recipe.losses:
-            raise RecipeError(
-                f"--vary {key}: the arm with losses={values.get(LOSSES)} has no loss '{parts[1]}'. "
-                "Compare them apart."
-                if LOSSES in values
-                else f"--vary {key}: the recipe has no loss '{parts[1]}'."
-            )
     kind = str(rest.get("adapter.kind", recipe.adapter["kind"]))
     known = adapters.options(kind).model_fields
     for key in rest:
-        first, _, option = key.partition(".")
-        if first == "adapter" and option not in ("", "kind", *known):
-            raise RecipeError(f"the adapter '{kind}' has no option '{option}'. Compare them apart.")
+        section, _, option = key.partition(".")
+        loss = option.partition(".")[0]
+        if section == "losses" and loss and loss not in recipe.losses:
+            raise RecipeError(
+                f"--vary {key}: the arm with losses={values[LOSSES]} has no loss '{loss}'. "
+                "Compare them separately."
+                if LOSSES in values
+                else f"--vary {key}: the recipe has no loss '{loss}'."
+            )
+        if section == "adapter" and option not in ("", "kind", *known):
+            raise RecipeError(
+                f"the adapter '{kind}' has no option '{option}'. Compare them separately."
+            )
     return with_values(recipe, rest)
 
 
@@ -207,7 +195,7 @@ def _with_losses(recipe: Recipe, names: str) -> Recipe:
     for name in wanted:
         if name in kept:
             raise RecipeError(
-                f"the loss '{name}' is on labels and so in every arm. Name weak losses, or vary "
+                f"the loss '{name}' is on labels and thus in every arm. Name weak losses, or vary "
                 f"losses.{name}.weight."
             )
     weak = {name: losses.get(name) for name in wanted}
@@ -215,7 +203,7 @@ def _with_losses(recipe: Recipe, names: str) -> Recipe:
 
 
 def _searching(recipe: Recipe, base: Recipe, vary: Mapping[str, Sequence[Any]]) -> Recipe:
-    """Return the recipe of an arm with all in its space that it has and that is not varied."""
+    """Return the recipe of an arm that searches what it has and what is not varied."""
     here = applicable(recipe, base)
     known = {} if recipe.tune.space and not here.tune.space else space_of(here)
     space: dict[str, Range | Choices] = {
@@ -226,27 +214,8 @@ def _searching(recipe: Recipe, base: Recipe, vary: Mapping[str, Sequence[Any]]) 
     return recipe.model_copy(update={"tune": recipe.tune.model_copy(update={"space": space})})
 
 
-def _check_space(recipe: Recipe, arms: Sequence[Arm], vary: Mapping[str, Sequence[Any]]) -> None:
-    """Refuse a key of ``tune.space`` that no arm has.
-
-    Raises:
-        RecipeError: Naming it.
-    """
-    known = {path for arm in arms for path in arm.recipe.tune.space}
-    for path in recipe.tune.space:
-        if path not in known and path not in vary:
-            raise RecipeError(f"tune.space: no arm has '{path}'. Correct it or take it out.")
-
-
-def _named(
-    values: Mapping[str, Any], vary: Mapping[str, Sequence[Any]], but: Collection[str] = ()
-) -> str:
-    """Return what distinguishes an arm: the values of keys that have several."""
-    return _name({k: v for k, v in values.items() if len(vary[k]) > 1 and k not in but})
-
-
-def _name(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={shown(value)}" for key, value in values.items())
+def _named(values: Mapping[str, Any], keys: Iterable[str]) -> str:
+    return ", ".join(f"{key}={shown(values[key])}" for key in keys)
 
 
 class Draws:
@@ -257,7 +226,7 @@ class Draws:
 
     Args:
         structures: The training set.
-        measure: What tells which structures have labels.
+        measure: Decides which structures have labels.
         isolated: Whether an arm takes its reference energies from free atoms.
     """
 
@@ -270,10 +239,7 @@ class Draws:
         self.others = [index for index, has in enumerate(judged) if not has]
 
     def check(self, counts: Iterable[int | None]) -> None:
-        """Refuse numbers of labels that are not there.
-
-        Args:
-            counts: Numbers of labels; None for all.
+        """Refuse numbers of labels (None for all) that are larger than the training set.
 
         Raises:
             DataError: Naming both numbers.
@@ -291,15 +257,139 @@ class Draws:
         return sorted([*order[:count].tolist(), *self.others])
 
     def structures_of(self, seed: int, count: int | None) -> Sequence[Structure]:
-        """Return the structures themselves; all of them where there is no number."""
+        """Return the structures that a seed draws; all of them where there is no number."""
         if count is None:
             return self.structures
         return View(self.structures, self.indices(seed, count))
 
     def path(self, folder: Path, seed: int, count: int) -> Path:
-        """Return the store of a subset in a folder, written if it is not there."""
+        """Return the store of a subset in a folder; write it if it is not there."""
         path = folder / f"{count}-seed{seed}.h5"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             write_structures(path, self.structures_of(seed, count))
         return path.resolve()
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What an arm starts from.
+
+    Attributes:
+        data: sha256 of its structures.
+        foundation: Fingerprint of its foundation.
+        notes: On both.
+    """
+
+    data: str
+    foundation: str
+    notes: tuple[str, ...]
+
+
+def check_arms(
+    arms: Sequence[Arm], output: Path, draws: Draws, seeds: Sequence[int], tunes: bool
+) -> dict[str, Checked]:
+    """Do for every arm what a run does before it trains; return what each starts from, by name.
+
+    Arms that differ only in the number of labels are prepared once, with all labels. What each of
+    them draws and holds out with each seed is checked for each, and so is what judges its tuning.
+
+    Args:
+        arms: The arms; names in their recipes do not depend on a folder.
+        output: A folder that does not exist, and is not made.
+        draws: The labels of each seed.
+        seeds: Of the runs; the first one tunes.
+        tunes: Whether arms that have something to search are tuned.
+
+    Raises:
+        FinetuneError: What is wrong, naming the arms unless it is the same for all.
+    """
+    checks = _Checks(output, draws, seeds, tunes)
+    found: dict[str, Checked | FinetuneError] = {}
+    for group in dict.fromkeys(arm.group for arm in arms):
+        found |= checks.group([arm for arm in arms if arm.group == group])
+    faults = {arm.name: item for arm in arms if isinstance(item := found[arm.name], FinetuneError)}
+    if faults:
+        first = next(iter(faults.values()))
+        if len(faults) == len(arms) and len(set(map(str, faults.values()))) == 1:
+            raise first
+        listed = [f"the arm {name}: {fault}" for name, fault in faults.items()]
+        if len(listed) > MOST_FAULTS:
+            listed[MOST_FAULTS:] = [f"and {len(listed) - MOST_FAULTS} more arms"]
+        raise type(first)("\n".join(listed))
+    return {arm.name: item for arm in arms if isinstance(item := found[arm.name], Checked)}
+
+
+def notes_of(checked: dict[str, Checked]) -> list[str]:
+    """Return the notes on all arms; a note that not all arms have names its arms."""
+    arms: dict[str, list[str]] = {}
+    for name, item in checked.items():
+        for note in item.notes:
+            arms.setdefault(note, []).append(name)
+    return [
+        note if len(names) == len(checked) else f"{'; '.join(names)}: {note}"
+        for note, names in arms.items()
+    ]
+
+
+class _Checks:
+    """Opens foundations and reads files once; for the arguments see `check_arms`."""
+
+    def __init__(self, output: Path, draws: Draws, seeds: Sequence[int], tunes: bool) -> None:
+        self.output = output
+        self.draws = draws
+        self.seeds = seeds
+        self.tunes = tunes
+        self.foundations = Foundations(None)
+        self.read: dict[str, tuple[Sequence[Structure], Sequence[Structure] | None]] = {}
+
+    def group(self, arms: Sequence[Arm]) -> dict[str, Checked | FinetuneError]:
+        """Return what arms that differ in the number of labels start from, or why they cannot."""
+        drawing = any(arm.labels is not None for arm in arms)
+        try:
+            prepared = self._prepared(arms[0].recipe, whole=not drawing)
+        except FinetuneError as error:
+            return {arm.name: error for arm in arms}
+        checked = Checked(
+            prepared.data_fingerprint, prepared.foundation.fingerprint, tuple(prepared.notes)
+        )
+        found: dict[str, Checked | FinetuneError] = {}
+        for arm in arms:
+            try:
+                self._check(arm, prepared.adapted, drawing)
+                found[arm.name] = checked
+            except FinetuneError as error:
+                found[arm.name] = error
+        return found
+
+    @system_errors()
+    def _prepared(self, recipe: Recipe, whole: bool) -> Preparation:
+        opened = self.foundations.of(recipe)
+        recipe = recipe.model_copy(update={"output": str(self.output)})
+        return Preparation(recipe, None, False, opened=opened, whole=whole)
+
+    @system_errors()
+    def _check(self, arm: Arm, adapted: AdaptedPotential, drawing: bool) -> None:
+        """Refuse an arm that a seed leaves too few labels to train, validate or be tuned on."""
+        train, valid = self._structures(arm.recipe.data)
+        for place, seed in enumerate(self.seeds):
+            changed = arm.recipe.train.model_copy(update={"seed": seed})
+            recipe = arm.recipe.model_copy(update={"train": changed})
+            drawn = self.draws.structures_of(seed, arm.labels) if drawing else train
+            try:
+                check_draw(recipe, drawn, adapted)
+                if place == 0 and self.tunes and recipe.tune.space:
+                    judged(recipe, drawn, valid, Measure.of_recipe(recipe)).check(recipe, adapted)
+            except DataError as error:
+                raise DataError(f"with what seed {seed} draws, {error}") from error
+
+    def _structures(
+        self, data: DataRecipe
+    ) -> tuple[Sequence[Structure], Sequence[Structure] | None]:
+        """Return the training set, and the validation files; None for a fraction held out."""
+        key = data.model_dump_json()
+        if key not in self.read:
+            reader = Reader.of(data, None)
+            valid = None if isinstance(data.valid, float) else reader.read(data.valid)
+            self.read[key] = reader.read(data.train), valid
+        return self.read[key]

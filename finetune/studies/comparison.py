@@ -1,35 +1,39 @@
-"""Compare variants of a recipe: tune all alike on validation, then run and test what was chosen."""
+"""Compare variants of a recipe: tune all on validation, then run and test what was chosen."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from finetune.core import output_folder
+import torch
+
 from finetune.core.environment import process_count, versions
 from finetune.core.errors import (
     FinetuneError,
     RecipeError,
     RunFolderError,
-    RunStoppedError,
+    TrainingError,
+    reason,
     system_errors,
 )
+from finetune.core.executors import Job, ThisProcess, WorkerProcesses, result_of, work_through
 from finetune.core.files import read_json, write_json
 from finetune.core.interruption import StopSignals
 from finetune.core.options import flattened
+from finetune.core.run_files import CHECKPOINTS
 from finetune.core.text import counted
 from finetune.data.reading import Reader
 from finetune.data.structures import fingerprint
 from finetune.evaluation.plots import write_png
 from finetune.recipe.recipe import INCONSEQUENTIAL, Recipe
-from finetune.runs.workflow import read_recipe
-from finetune.studies.absolute_paths import moved
-from finetune.studies.arm_checks import check_arms, notes_of
-from finetune.studies.arm_work import CHOICE, outcome_at, run_arm, tune_arm
-from finetune.studies.arms import Arm, Draws, arms_of, varied
-from finetune.studies.budget import parse_budget
+from finetune.runs.workflow import read_recipe, run
+from finetune.studies.arms import LABELS, Arm, Draws, arms_of, check_arms, notes_of, varied
 from finetune.studies.comparison_result import (
     CURVE,
     RESULT,
@@ -38,16 +42,16 @@ from finetune.studies.comparison_result import (
     ComparisonResult,
     evaluated,
     learning_curves,
-    resolved_labels,
     varies_labels,
 )
-from finetune.studies.executors import Job, work_through
 from finetune.studies.scoring import Measure
 from finetune.studies.space import with_values
-from finetune.studies.tuning_folder import Kind, claim, place
+from finetune.studies.study import parse_budget
+from finetune.studies.tuning import tune, with_absolute_paths
+from finetune.studies.tuning_folder import Kind, at_work, claim, place
 from finetune.training.records import Reporter, Silent
 
-ARMS, LABELS, CHOICES = "arms", "labels", "choices.json"
+ARMS, CHOICES, CHOICE, TUNING = "arms", "choices.json", "choice.json", "tuning"
 COMPARISON = Kind(
     "comparison",
     "comparison.json",
@@ -73,8 +77,8 @@ def compare(
 
     Every arm (all combinations of the values) is tuned on validation with the first seed. When all
     are, what was chosen is fixed, and every arm is run with every seed and tested. A seed decides
-    what is random in a run and which labels are drawn. The same call goes on with a comparison that
-    was stopped or killed, or is to have more seeds.
+    what is random in a run and which labels are drawn. The same call continues a comparison that
+    was stopped or killed, or that gets more seeds.
 
     Args:
         recipe: A `Recipe`, the path of a recipe file, or a mapping.
@@ -84,49 +88,54 @@ def compare(
             recipe; or texts such as ``losses=none,pitc``.
         budget: Of each tuning: trials, or time; 0 tunes nothing.
         seeds: How many seeds, counted from the recipe's ``train.seed``.
-        jobs: How many processes work at a time.
+        jobs: How many processes work at a time; each has its share of the cores.
         to: Folder; ``OUTPUT-comparison`` by default.
-        overwrite: Whether a comparison that is there may be replaced.
-        reporter: Told of each tuning and run; silent by default.
+        overwrite: Whether an earlier comparison in the folder may be replaced.
+        reporter: Receives a line for each tuning and run; silent by default.
 
     Raises:
-        RunStoppedError: On a signal; the same call goes on.
-        FinetuneError: For anything that the user can mend.
+        RunStoppedError: On a signal, and if a job runs out of memory; the same call continues.
+        FinetuneError: For anything that the user can correct.
     """
     parse_budget(budget, least=0)
     if seeds < 1 or jobs < 1:
-        raise FinetuneError(f"seeds={seeds} and jobs={jobs}: both are numbers from 1 on.")
+        raise FinetuneError(f"seeds={seeds} and jobs={jobs}: both must be at least 1.")
     parsed, beside = read_recipe(recipe, overrides)
     _check(parsed)
-    folder = place(parsed, to, "comparison")
-    parsed = Recipe.parse(moved(parsed, beside))
+    folder = place(parsed, to, COMPARISON.what)
+    parsed = Recipe.parse(with_absolute_paths(parsed, beside))
     arms = [
-        replace(arm, recipe=Recipe.parse(moved(arm.recipe, beside)))
+        replace(arm, recipe=Recipe.parse(with_absolute_paths(arm.recipe, beside)))
         for arm in arms_of(parsed, vary if isinstance(vary, Mapping) else varied(vary))
     ]
     work = _Comparison(parsed, arms, folder, str(budget), seeds, reporter or Silent())
-    with output_folder.alone(folder), StopSignals() as signals:
-        try:
-            return work.run(jobs, overwrite, signals)
-        except RunStoppedError as error:
-            why = f"{signals.received.name}." if signals.received else str(error)
-            raise RunStoppedError(
-                f"{why} The comparison in '{folder}' goes on with the same command.",
-                error.exit_code,
-            ) from error
+    with at_work(folder, COMPARISON) as signals:
+        return work.run(jobs, overwrite, signals)
+
+
+def _check(recipe: Recipe) -> None:
+    if recipe.stages:
+        raise RecipeError("compare takes recipes without stages: compare stage by stage.")
+    if recipe.committee is not None:
+        raise RecipeError("compare runs single potentials: take committee out of the recipe.")
+    if recipe.data.test is None:
+        raise RecipeError(
+            "a comparison needs structures that no choice has seen: name them in data.test."
+        )
+    if process_count() > 1:
+        raise FinetuneError("compare starts its own processes (--jobs): use no torchrun with it.")
+
+
+def _executor(jobs: int) -> Executor:
+    if jobs == 1:
+        return ThisProcess()
+    share = max(torch.get_num_threads() // jobs, 1)
+    threads = None if "OMP_NUM_THREADS" in os.environ else share
+    return WorkerProcesses(jobs, threads, polite=True)
 
 
 class _Comparison:
-    """A comparison at work.
-
-    Args:
-        recipe: The recipe, with names that do not depend on its folder.
-        arms: Its variants.
-        folder: Of the comparison.
-        budget: Of each tuning.
-        seeds: How many seeds.
-        reporter: Told of each tuning and run.
-    """
+    """A comparison at work; names in its recipes do not depend on a folder."""
 
     def __init__(
         self,
@@ -151,20 +160,27 @@ class _Comparison:
         claim(self.folder, COMPARISON, asked, overwrite, self.say)
         for arm in self.arms:
             self._place(arm).mkdir(parents=True, exist_ok=True)
-        tunings = [job for arm in self.arms if (job := self._tuning(arm)) is not None]
-        seeds = counted(len(self.seeds), "seed")
-        self.say(f"{len(self.arms)} arms, {len(tunings)} to be tuned, {seeds}")
-        work_through(tunings, jobs, signals, self.say)
-        choices = {arm.name: self._choice(arm) for arm in self.arms}
-        write_json(self.folder / CHOICES, choices)
-        runs = [
-            job
-            for seed in self.seeds
-            for arm in self.arms
-            if (job := self._run(arm, seed, choices[arm.name])) is not None
-        ]
-        self.say(f"choices are fixed; {counted(len(runs), 'run')} to be done")
-        work_through(runs, jobs, signals, self.say)
+
+        def work(todo: Sequence[Job], executor: Executor) -> None:
+            finished = work_through(todo, executor, jobs, signals.check)
+            for number, (job, future) in enumerate(finished, 1):
+                self.say(f"{number}/{len(todo)} {job.name}: {result_of(job, future)}")
+
+        with _executor(jobs) as executor:
+            tunings = [job for arm in self.arms if (job := self._tuning(arm)) is not None]
+            seeds = counted(len(self.seeds), "seed")
+            self.say(f"{len(self.arms)} arms, {len(tunings)} to be tuned, {seeds}")
+            work(tunings, executor)
+            choices = {arm.name: self._choice(arm) for arm in self.arms}
+            write_json(self.folder / CHOICES, choices)
+            runs = [
+                job
+                for seed in self.seeds
+                for arm in self.arms
+                if (job := self._run(arm, seed, choices[arm.name])) is not None
+            ]
+            self.say(f"choices are fixed; {counted(len(runs), 'run')} to be done")
+            work(runs, executor)
         return self._result(choices)
 
     def _begun(self) -> dict[str, Any]:
@@ -194,7 +210,7 @@ class _Comparison:
 
     def _result(self, choices: Mapping[str, Mapping[str, Any]]) -> ComparisonResult:
         outcomes = {
-            arm.name: {seed: outcome_at(self._outcome(arm, seed)) or {} for seed in self.seeds}
+            arm.name: {seed: _outcome_at(self._outcome(arm, seed)) or {} for seed in self.seeds}
             for arm in self.arms
         }
         cells, foundation = evaluated(self.arms, outcomes)
@@ -204,7 +220,7 @@ class _Comparison:
         result.write()
         if varies_labels(self.arms) and cells:
             available = len(self.draws.labelled)
-            labels = {arm.name: resolved_labels(arm, available) for arm in self.arms}
+            labels = {arm.name: arm.labels or available for arm in self.arms}
             figure = learning_curves(self.arms, cells, foundation, labels)
             write_png(figure, self.folder / CURVE)
         return result
@@ -221,23 +237,16 @@ class _Comparison:
         return Job(f"tuning {arm.name}", tune_arm, arguments)
 
     def _choice(self, arm: Arm) -> dict[str, Any]:
-        path = self._place(arm) / CHOICE
-        if not path.is_file():
-            return {"values": {}}
-        try:
-            found = read_json(path)
-            if not isinstance(found.get("values"), dict):
-                raise ValueError("the values that were chosen are missing")
-            return found
-        except (OSError, ValueError) as error:
-            raise RunFolderError(
-                f"'{path}' is damaged ({error}). Remove it, and its study is read again."
-            ) from error
+        def whole(found: Mapping[str, Any]) -> bool:
+            return isinstance(found.get("values"), dict)
+
+        found = _stored(self._place(arm) / CHOICE, whole, "values", "its study is read again")
+        return found or {"values": {}}
 
     def _run(self, arm: Arm, seed: int, choice: Mapping[str, Any]) -> Job | None:
         """Return the job of running an arm with a seed; None where it is done."""
         path = self._outcome(arm, seed)
-        if outcome_at(path) is not None:
+        if _outcome_at(path) is not None:
             return None
         content = self._content(arm, seed, choice["values"])
         content["output"] = str(path.with_suffix(""))
@@ -259,7 +268,7 @@ class _Comparison:
         return self._place(arm) / f"seed-{seed}.json"
 
     def _asked(self) -> dict[str, Any]:
-        """Return what two comparisons have alike that may be one."""
+        """Return what two comparisons have in common that may be one."""
         settings = {
             key: value
             for key, value in flattened(self.recipe.complete()).items()
@@ -269,14 +278,93 @@ class _Comparison:
         return {**settings, **arms, "budget": self.budget, "seeds": self.seeds}
 
 
-def _check(recipe: Recipe) -> None:
-    if recipe.stages:
-        raise RecipeError("compare takes recipes without stages: compare stage by stage.")
-    if recipe.committee is not None:
-        raise RecipeError("compare runs single potentials: take committee out of the recipe.")
-    if recipe.data.test is None:
-        raise RecipeError(
-            "a comparison needs structures that no choice has seen: name them in data.test."
-        )
-    if process_count() > 1:
-        raise FinetuneError("compare starts its own processes (--jobs): use no torchrun with it.")
+def tune_arm(content: Mapping[str, Any], folder: str, budget: str) -> str:
+    """Tune an arm and write ``choice.json`` to its folder; return what was chosen, in words.
+
+    An arm that cannot be trained untouched keeps its settings; its runs will say why.
+    """
+    try:
+        found = tune(content, budget=budget, to=Path(folder) / TUNING)
+    except TrainingError as error:
+        fault = reason(error)
+        write_json(Path(folder) / CHOICE, {"values": {}, "fault": fault})
+        return f"not tuned: {fault}"
+    chosen = {
+        "values": dict(found.best.values),
+        "trial": found.best.number,
+        "trials": len(found.tried),
+        "measure": found.measure.name,
+        "judged": found.judged,
+        "untouched": found.untouched.value,
+        "tuned": found.best.value,
+        "importances": dict(found.importances),
+        "seconds": sum(item.seconds for item in found.tried),
+    }
+    write_json(Path(folder) / CHOICE, chosen)
+    values = "  ".join(f"{path}={value}" for path, value in found.best.values.items())
+    shown = found.measure.shown
+    return (
+        f"{found.measure.title} {shown(found.untouched.value)} untouched, "
+        f"{shown(found.best.value)} tuned (trial {found.best.number})  {values or 'untouched'}"
+    )
+
+
+def run_arm(content: Mapping[str, Any], path: str) -> str:
+    """Run an arm with a seed and write the outcome to a JSON file; return it in words.
+
+    The outcome may be that the run diverges. Anything else that ends a run is raised, and the run
+    is done again with the next call.
+    """
+    recipe = Recipe.parse(content)
+    try:
+        result = run(recipe, resume="auto")
+    except TrainingError as error:
+        write_json(Path(path), {"fault": reason(error)})
+        return f"failed: {error}"
+    assert result.test is not None
+    foundation = result.test.foundation
+    outcome = {
+        "test": result.test.finetuned.as_dict(),
+        "foundation": None if foundation is None else foundation.as_dict(),
+        "valid": result.valid.finetuned.as_dict(),
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "seconds": sum(record["seconds"] for record in result.history),
+    }
+    write_json(Path(path), outcome)
+    shutil.rmtree(result.folder / CHECKPOINTS, ignore_errors=True)
+    return f"done after {result.epochs} epochs, {outcome['seconds']:.0f} s"
+
+
+def _outcome_at(path: Path) -> dict[str, Any] | None:
+    """Return what a run found; None while it is not done."""
+    return _stored(path, _complete, "errors", "its run is done again")
+
+
+def _complete(found: Mapping[str, Any]) -> bool:
+    """Return whether an outcome is what `run_arm` writes."""
+    if "fault" in found:
+        return isinstance(found["fault"], str)
+    test, foundation = found.get("test"), found.get("foundation")
+    numbers = [found.get("seconds"), found.get("best_epoch")]
+    for side in (test, {} if foundation is None else foundation):
+        if not isinstance(side, dict):
+            return False
+        numbers += [value for value in side.values() if value is not None]
+    finite = all(isinstance(item, (int, float)) and math.isfinite(item) for item in numbers)
+    return finite and bool(test)
+
+
+def _stored(
+    path: Path, whole: Callable[[Mapping[str, Any]], bool], what: str, then: str
+) -> dict[str, Any] | None:
+    """Return the content of a JSON file; None if there is none."""
+    if not path.is_file():
+        return None
+    try:
+        found = read_json(path)
+        if not whole(found):
+            raise ValueError(f"the {what} are missing")
+        return found
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"'{path}' is damaged ({error}). Remove it, and {then}.") from error

@@ -1,9 +1,7 @@
-"""What a comparison found: tables, JSON, CSV."""
+"""What a comparison found: statistics over seeds, tables, learning curves, JSON and CSV."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,14 +17,19 @@ from finetune.core.text import counted
 from finetune.evaluation.plots import FAINT
 from finetune.potentials.errors import ROWS
 from finetune.studies.arms import LABELS, Arm
+from finetune.studies.tuning_result import csv_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
+RESULT, TABLE, RUNS, CURVE = "result.json", "table.csv", "runs.csv", "learning-curve.png"
+FOUNDATION = "foundation"
+SHOWN = ("energy_mae", "forces_mae", "stress_mae")
+"""Errors that have a table each; JSON and CSV have all."""
+TITLES = {field: (title, unit) for title, field, unit in ROWS}
 ROUNDING = 1e-6
-"""Share of the largest difference up to which they are taken not to vary."""
+"""Share of the largest difference below which differences count as equal."""
 LEVEL = 0.95
 """Of confidence intervals."""
 
@@ -55,20 +58,15 @@ class Difference:
 
 def difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
     """Compare two arms by seed; None where they share none."""
-    seeds = [seed for seed in values if seed in baseline]
-    if not seeds:
+    found = np.array([values[seed] - baseline[seed] for seed in values if seed in baseline])
+    if not found.size:
         return None
-    found = np.array([values[seed] - baseline[seed] for seed in seeds])
-    mean, count = float(found.mean()), len(seeds)
-    if count < 2:
-        return Difference(mean, None, None, None, None, count)
+    mean, pairs = float(found.mean()), len(found)
     if not np.ptp(found) > ROUNDING * np.abs(found).max():
-        return Difference(mean, None, None, None, None, count)
+        return Difference(mean, None, None, None, None, pairs)
     test = stats.ttest_1samp(found, 0.0)
-    interval = test.confidence_interval(LEVEL)
-    return Difference(
-        mean, float(interval.low), float(interval.high), float(test.pvalue), None, count
-    )
+    low, high = map(float, test.confidence_interval(LEVEL))
+    return Difference(mean, low, high, float(test.pvalue), None, pairs)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -80,82 +78,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         least = max(least, min(1.0, p * (len(known) - rank)))
         found[place] = least
     return found
-
-
-def learning_curves(
-    arms: Sequence[Arm],
-    cells: Mapping[tuple[str, str], Cell],
-    foundation: Mapping[tuple[str, str], Cell],
-    labels: Mapping[str, int],
-) -> Figure:
-    """Plot test errors against the number of labels: means over seeds, bands of one deviation.
-
-    Args:
-        arms: The arms; those that differ in the number of labels alone make a line.
-        cells: Of the arms.
-        foundation: Of the foundation, by baseline.
-        labels: Number of labels by arm.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullFormatter, ScalarFormatter
-
-    measures = [name for name in SHOWN if any(key[1] == name for key in cells)]
-    figure = Figure(figsize=(4.6 * len(measures), 3.8), layout="constrained")
-    axes = figure.subplots(1, len(measures), squeeze=False)[0]
-    lines = {
-        group: [arm for arm in arms if arm.group == group]
-        for group in dict.fromkeys(arm.group for arm in arms)
-    }
-    for axis, measure in zip(axes, measures, strict=True):
-        for group, members in lines.items():
-            found = [
-                (labels[arm.name], cells[arm.name, measure])
-                for arm in sorted(members, key=lambda arm: labels[arm.name])
-                if (arm.name, measure) in cells
-            ]
-            _line(axis, found, group or "fine-tuned")
-        untuned = [(labels[name], cell) for (name, of), cell in foundation.items() if of == measure]
-        untuned.sort(key=lambda item: item[0])
-        _line(axis, untuned, "foundation", FAINT)
-        title, unit = TITLES[measure]
-        axis.set(xscale="log", yscale="log", xlabel="labels", ylabel=f"test {title} [{unit}]")
-        axis.set_xticks(sorted(set(labels.values())))
-        axis.xaxis.set_major_formatter(ScalarFormatter())
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.yaxis.set_major_formatter(FuncFormatter(_plain))
-        axis.yaxis.set_minor_formatter(FuncFormatter(_few))
-    axes[0].legend(frameon=False, fontsize="small")
-    return figure
-
-
-def _line(
-    axis: Axes, found: Sequence[tuple[int, Cell]], name: str, colour: str | None = None
-) -> None:
-    if not found:
-        return
-    where = [count for count, _ in found]
-    means = np.array([1000 * cell.mean for _, cell in found])
-    spreads = np.array([1000 * (cell.spread or 0.0) for _, cell in found])
-    style = "--" if colour else "-"
-    (line,) = axis.plot(where, means, style, marker="o", markersize=3, label=name, color=colour)
-    low = np.maximum(means - spreads, 0.05 * means)
-    axis.fill_between(where, low, means + spreads, color=line.get_color(), alpha=0.2, linewidth=0)
-
-
-def _plain(value: float, place: int | None) -> str:
-    return f"{value:g}"
-
-
-def _few(value: float, place: int | None) -> str:
-    """Name the ticks at 2, 3 and 5 times a power of ten."""
-    return f"{value:g}" if f"{value:e}"[0] in "235" else ""
-
-
-RESULT, TABLE, RUNS, CURVE = "result.json", "table.csv", "runs.csv", "learning-curve.png"
-FOUNDATION = "foundation"
-SHOWN = ("energy_mae", "forces_mae", "stress_mae")
-"""Errors that have a table each; JSON and CSV have all."""
-TITLES = {field: (title, unit) for title, field, unit in ROWS}
 
 
 @dataclass(frozen=True)
@@ -179,15 +101,66 @@ class Cell:
     difference: Difference | None = None
 
 
+Cells = dict[tuple[str, str], Cell]
+"""By arm and measure."""
+
+
+def evaluated(
+    arms: Sequence[Arm], outcomes: Mapping[str, Mapping[int, Mapping[str, Any]]]
+) -> tuple[Cells, Cells]:
+    """Return the cells of all arms, with differences to their baselines, and of the foundation."""
+    cells: Cells = {}
+    foundation: Cells = {}
+    firsts = {arm.values.get(LABELS): arm.name for arm in reversed(arms)}
+    for measure in TITLES:
+        found = {arm.name: _cell(arm.name, measure, outcomes[arm.name], "test") for arm in arms}
+        differences = {}
+        for arm in arms:
+            own, first = found[arm.name], found[arm.baseline]
+            if arm.baseline != arm.name and own and first:
+                differences[arm.name] = difference(own.values, first.values)
+        corrected = holm([item.p if item else None for item in differences.values()])
+        for (name, item), p in zip(differences.items(), corrected, strict=True):
+            own = found[name]
+            if own is not None and item is not None:
+                found[name] = replace(own, difference=replace(item, p_holm=p))
+        cells.update({(name, measure): cell for name, cell in found.items() if cell})
+        for name in reversed(firsts.values()):
+            cell = _cell(name, measure, outcomes[name], FOUNDATION)
+            if cell is not None:
+                foundation[name, measure] = cell
+    return cells, foundation
+
+
+def _cell(
+    arm: str, measure: str, outcomes: Mapping[int, Mapping[str, Any]], side: str
+) -> Cell | None:
+    values = {
+        seed: float(item[side][measure])
+        for seed, item in outcomes.items()
+        if item.get(side) and item[side].get(measure) is not None
+    }
+    if not values:
+        return None
+    numbers = np.array(list(values.values()))
+    spread = float(numbers.std(ddof=1)) if len(numbers) > 1 else None
+    return Cell(arm, measure, values, float(numbers.mean()), spread)
+
+
+def varies_labels(arms: Sequence[Arm]) -> bool:
+    """Return whether arms differ in the number of labels."""
+    return len({arm.values.get(LABELS) for arm in arms}) > 1
+
+
 @dataclass(frozen=True)
 class ComparisonResult:
     """A finished comparison.
 
     Attributes:
-        folder: Where it lies.
+        folder: Where it is.
         arms: The arms, the first of all first.
         seeds: The seeds, the one that was tuned on first.
-        choices: What tuning chose, by arm; what `choice.json` of an arm holds.
+        choices: What tuning chose, by arm: the content of its `choice.json`.
         outcomes: What each run found, by arm and seed; ``fault`` for one that failed.
         cells: By arm and measure.
         foundation: The foundation's errors, with the reference energies of the first arm of each
@@ -222,34 +195,24 @@ class ComparisonResult:
 
     def notes(self) -> list[str]:
         """Return lines on arms that were not tuned, and on runs that failed or learnt nothing."""
-        return [*self._faults(), *self._learnt_nothing()]
-
-    def _faults(self) -> list[str]:
-        found = []
+        found, learnt_nothing = [], []
         for arm in self.arms:
+            outcomes = self.outcomes[arm.name].values()
             if "fault" in self.choices.get(arm.name, {}):
                 fault = self.choices[arm.name]["fault"]
                 found.append(f"warning: {arm.name} was not tuned, as it fails untouched: {fault}")
-            faults = [item["fault"] for item in self.outcomes[arm.name].values() if "fault" in item]
-            if faults:
+            if faults := [item["fault"] for item in outcomes if "fault" in item]:
                 runs = counted(len(self.seeds), "run")
                 found.append(f"warning: {len(faults)} of {runs} of {arm.name} failed: {faults[0]}")
+            epochs = [item["best_epoch"] for item in outcomes if item.get("test")]
+            if kept := epochs.count(0):
+                learnt_nothing.append(f"{kept} of {counted(len(epochs), 'run')} of {arm.name}")
+        if learnt_nothing:
+            found.append(
+                "note: no epoch validated better than the foundation, whose weights were kept, in "
+                f"{'; '.join(learnt_nothing)}. Give tuning a larger budget, or more epochs."
+            )
         return found
-
-    def _learnt_nothing(self) -> list[str]:
-        found = []
-        for arm in self.arms:
-            epochs = [
-                item["best_epoch"] for item in self.outcomes[arm.name].values() if item.get("test")
-            ]
-            if epochs.count(0):
-                found.append(f"{epochs.count(0)} of {counted(len(epochs), 'run')} of {arm.name}")
-        if not found:
-            return []
-        return [
-            "note: no epoch validated better than the foundation, whose weights were kept, in "
-            f"{'; '.join(found)}. Give tuning a larger budget, or more epochs."
-        ]
 
     def tables(self) -> list[Table]:
         """Return a table for energies, forces and stress, those with labels."""
@@ -265,48 +228,36 @@ class ComparisonResult:
         first = [arm.name for arm in self.arms]
         for arm in sorted(self.arms, key=lambda arm: first.index(arm.baseline)):
             if (arm.name, measure) in self.foundation:
-                of = "" if not varies_labels(self.arms) else f", labels={arm.values[LABELS]}"
-                table.add_row(
-                    Text(FOUNDATION + of, style="dim"),
-                    _spread(self.foundation[arm.name, measure]),
-                )
-            cell = self.cells.get((arm.name, measure))
-            ratio = self.ratio(arm)
-            lost = self.failed(arm.name)
-            table.add_row(
-                Text(arm.name + (f" ({lost} failed)" if lost else "")),
-                _spread(cell),
-                *_difference(cell),
-                "" if ratio is None else f"{ratio:.2f} ×",
-            )
-        seeds = len(self.seeds)
+                of = f", labels={arm.values[LABELS]}" if varies_labels(self.arms) else ""
+                untuned = self.foundation[arm.name, measure]
+                table.add_row(Text(FOUNDATION + of, style="dim"), _spread(untuned))
+            cell, ratio = self.cells.get((arm.name, measure)), self.ratio(arm)
+            lost = f" ({count} failed)" if (count := self.failed(arm.name)) else ""
+            time = "" if ratio is None else f"{ratio:.2f} ×"
+            table.add_row(Text(arm.name + lost), _spread(cell), *_difference(cell), time)
+        same = " with the same number of labels" if len({a.baseline for a in self.arms}) > 1 else ""
         table.caption = (
-            f"{seeds} seed{'s' * (seeds > 1)}; differences to the first arm"
-            + (" with as many labels" if len({arm.baseline for arm in self.arms}) > 1 else "")
-            + " by seed: Student's t, paired; p corrected for the number of arms"
+            f"{counted(len(self.seeds), 'seed')}; differences to the first arm{same} by seed: "
+            "Student's t, paired; p corrected for the number of arms"
         )
         return table
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything (eV, Å, s), ready for JSON."""
-        arms = []
-        for arm in self.arms:
-            cells = {
-                m: self.cells[arm.name, m] for m in self.measures() if (arm.name, m) in self.cells
+        arms = [
+            {
+                "name": arm.name,
+                "folder": str(self.folder / "arms" / arm.folder),
+                "values": dict(arm.values),
+                "baseline": arm.baseline,
+                "choice": self.choices.get(arm.name),
+                "seconds": self.seconds(arm.name),
+                "time_ratio": self.ratio(arm),
+                "failed": self.failed(arm.name),
+                "test": {name: asdict(cell) for name, cell in self._cells_of(arm).items()},
             }
-            arms.append(
-                {
-                    "name": arm.name,
-                    "folder": str(self.folder / "arms" / arm.folder),
-                    "values": dict(arm.values),
-                    "baseline": arm.baseline,
-                    "choice": self.choices.get(arm.name),
-                    "seconds": self.seconds(arm.name),
-                    "time_ratio": self.ratio(arm),
-                    "failed": self.failed(arm.name),
-                    "test": {name: asdict(cell) for name, cell in cells.items()},
-                }
-            )
+            for arm in self.arms
+        ]
         return {
             "seeds": list(self.seeds),
             "test": "paired t-test over seeds, two-sided, Holm's correction over arms",
@@ -315,6 +266,10 @@ class ComparisonResult:
             "foundation": [asdict(cell) for cell in self.foundation.values()],
         }
 
+    def _cells_of(self, arm: Arm) -> dict[str, Cell]:
+        names = [name for name in self.measures() if (arm.name, name) in self.cells]
+        return {name: self.cells[arm.name, name] for name in names}
+
     def write(self) -> None:
         """Write ``result.json``, ``table.csv`` and ``runs.csv``."""
         rows: list[list[Any]] = [
@@ -322,75 +277,21 @@ class ComparisonResult:
             + ["p", "p_holm", "time_ratio"]
         ]
         for arm in self.arms:
-            for measure in self.measures():
-                cell = self.cells.get((arm.name, measure))
-                if cell is not None:
-                    found = cell.difference
-                    told: list[float | None] = [None] * 5
-                    if found is not None:
-                        told = [found.mean, found.low, found.high, found.p, found.p_holm]
-                    row = [
-                        arm.name,
-                        arm.baseline,
-                        measure,
-                        len(cell.values),
-                        cell.mean,
-                        cell.spread,
-                    ]
-                    rows.append([*row, *told, self.ratio(arm)])
-        write_atomically(self.folder / TABLE, _csv(rows))
+            for measure, cell in self._cells_of(arm).items():
+                numbers = ("mean", "low", "high", "p", "p_holm")
+                found = [getattr(cell.difference, name, None) for name in numbers]
+                row = [arm.name, arm.baseline, measure, len(cell.values), cell.mean, cell.spread]
+                rows.append([*row, *found, self.ratio(arm)])
+        write_atomically(self.folder / TABLE, csv_of(rows))
         measures = self.measures()
         runs: list[list[Any]] = [["arm", "seed", *measures, "epochs", "seconds", "fault"]]
         for name, outcomes in self.outcomes.items():
-            for seed, item in outcomes.items():
-                errors = item.get("test") or {}
-                runs.append(
-                    [name, seed, *(errors.get(measure) for measure in measures)]
-                    + [item.get("epochs"), item.get("seconds"), item.get("fault", "")]
-                )
-        write_atomically(self.folder / RUNS, _csv(runs))
+            for seed, outcome in outcomes.items():
+                errors = [(outcome.get("test") or {}).get(measure) for measure in measures]
+                spent = [outcome.get("epochs"), outcome.get("seconds"), outcome.get("fault", "")]
+                runs.append([name, seed, *errors, *spent])
+        write_atomically(self.folder / RUNS, csv_of(runs))
         write_json(self.folder / RESULT, self.as_dict())
-
-
-def evaluated(
-    arms: Sequence[Arm], outcomes: Mapping[str, Mapping[int, Mapping[str, Any]]]
-) -> tuple[dict[tuple[str, str], Cell], dict[tuple[str, str], Cell]]:
-    """Return the cells of all arms, with differences to their baselines, and of the foundation."""
-    cells, foundation = {}, {}
-    firsts = {arm.values.get(LABELS): arm.name for arm in reversed(arms)}
-    for measure in TITLES:
-        found = {arm.name: _cell(arm.name, measure, outcomes[arm.name], "test") for arm in arms}
-        compared = [arm for arm in arms if found[arm.name] and arm.baseline != arm.name]
-        differences = []
-        for arm in compared:
-            own, first = found[arm.name], found[arm.baseline]
-            differences.append(difference(own.values, first.values) if own and first else None)
-        corrected = holm([item.p if item else None for item in differences])
-        for arm, item, p in zip(compared, differences, corrected, strict=True):
-            own = found[arm.name]
-            if own is not None and item is not None:
-                found[arm.name] = replace(own, difference=replace(item, p_holm=p))
-        cells.update({(name, measure): cell for name, cell in found.items() if cell})
-        for name in reversed(firsts.values()):
-            cell = _cell(name, measure, outcomes[name], FOUNDATION)
-            if cell is not None:
-                foundation[name, measure] = cell
-    return cells, foundation
-
-
-def _cell(
-    arm: str, measure: str, outcomes: Mapping[int, Mapping[str, Any]], side: str
-) -> Cell | None:
-    values = {
-        seed: float(item[side][measure])
-        for seed, item in outcomes.items()
-        if item.get(side) and item[side].get(measure) is not None
-    }
-    if not values:
-        return None
-    numbers = np.array(list(values.values()))
-    spread = float(numbers.std(ddof=1)) if len(numbers) > 1 else None
-    return Cell(arm, measure, values, float(numbers.mean()), spread)
 
 
 def _spread(cell: Cell | None) -> str:
@@ -411,17 +312,63 @@ def _difference(cell: Cell | None) -> tuple[str, str]:
     return f"{1000 * found.mean:+.2f}{ends}", p
 
 
-def _csv(rows: Sequence[Sequence[Any]]) -> bytes:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue().encode()
+def learning_curves(
+    arms: Sequence[Arm],
+    cells: Mapping[tuple[str, str], Cell],
+    foundation: Mapping[tuple[str, str], Cell],
+    labels: Mapping[str, int],
+) -> Figure:
+    """Plot test errors against the number of labels: means over seeds, bands of one deviation.
+
+    Args:
+        arms: The arms; those that differ only in the number of labels make a line.
+        cells: Of the arms.
+        foundation: Of the foundation, by baseline.
+        labels: Number of labels by arm.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullFormatter, ScalarFormatter
+
+    measures = [name for name in SHOWN if any(key[1] == name for key in cells)]
+    figure = Figure(figsize=(4.6 * len(measures), 3.8), layout="constrained")
+    axes = figure.subplots(1, len(measures), squeeze=False)[0]
+    groups = dict.fromkeys(arm.group for arm in arms)
+    for axis, measure in zip(axes, measures, strict=True):
+        for group in groups:
+            found = [
+                (labels[arm.name], cells[arm.name, measure])
+                for arm in arms
+                if arm.group == group and (arm.name, measure) in cells
+            ]
+            _line(axis, found, group or "fine-tuned")
+        untuned = [(labels[name], cell) for (name, of), cell in foundation.items() if of == measure]
+        _line(axis, untuned, "foundation", FAINT)
+        title, unit = TITLES[measure]
+        axis.set(xscale="log", yscale="log", xlabel="labels", ylabel=f"test {title} [{unit}]")
+        axis.set_xticks(sorted(set(labels.values())))
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_formatter(FuncFormatter(_few))
+    axes[0].legend(frameon=False, fontsize="small")
+    return figure
 
 
-def resolved_labels(arm: Arm, available: int) -> int:
-    """Return the number of labels that an arm trains on."""
-    return available if arm.labels is None else arm.labels
+def _line(
+    axis: Axes, found: Sequence[tuple[int, Cell]], name: str, colour: str | None = None
+) -> None:
+    if not found:
+        return
+    found = sorted(found, key=lambda item: item[0])
+    where = [count for count, _ in found]
+    means = np.array([1000 * cell.mean for _, cell in found])
+    spreads = np.array([1000 * (cell.spread or 0.0) for _, cell in found])
+    style = "--" if colour else "-"
+    (line,) = axis.plot(where, means, style, marker="o", markersize=3, label=name, color=colour)
+    low = np.maximum(means - spreads, 0.05 * means)
+    axis.fill_between(where, low, means + spreads, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
-def varies_labels(arms: Sequence[Arm]) -> bool:
-    """Return whether arms differ in the number of labels."""
-    return len({arm.values.get(LABELS) for arm in arms}) > 1
+def _few(value: float, place: int | None) -> str:
+    """Name the ticks at 2, 3 and 5 times a power of ten."""
+    return f"{value:g}" if f"{value:e}"[0] in "235" else ""

@@ -41,7 +41,7 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Measure:
-    """A validation error in eV and Å; ``loss`` is weighted as in the untouched recipe throughout.
+    """A validation error in eV and Å; ``loss`` always has the weights of the untouched recipe.
 
     Attributes:
         name: Field of `Errors`, or ``loss``.
@@ -53,25 +53,23 @@ class Measure:
 
     @classmethod
     def of_recipe(cls, recipe: Recipe) -> Measure:
-        """Return what a recipe asks for."""
+        """Return the measure that a recipe names."""
         return cls(recipe.tune.measure or recipe.train.monitor, recipe.losses)
 
     def value(self, record: Record) -> float:
         """Return the measure in the record of an epoch; infinite where it is not finite."""
         if self.name != "loss":
-            found = record[f"valid/{self.name}"]
-            return math.inf if found is None else float(found)
-        names = [field.name for field in fields(Errors)]
-        measured = Errors(**{name: record[f"valid/{name}"] for name in names})
-        labelled = {
-            "energy": measured.labelled_energies,
-            "forces": measured.labelled_forces,
-            "stress": measured.labelled_stresses,
-        }
-        rmse = (measured.energy_per_atom_rmse, measured.forces_rmse, measured.stress_rmse)
-        if any(labelled[kind] and item is None for kind, item in zip(labelled, rmse, strict=True)):
-            return math.inf
-        return validation_loss(measured, self.losses)
+            value = record[f"valid/{self.name}"]
+            return math.inf if value is None else float(value)
+        found = Errors(**{item.name: record[f"valid/{item.name}"] for item in fields(Errors)})
+        for count, rmse in (
+            (found.labelled_energies, found.energy_per_atom_rmse),
+            (found.labelled_forces, found.forces_rmse),
+            (found.labelled_stresses, found.stress_rmse),
+        ):
+            if count and rmse is None:
+                return math.inf
+        return validation_loss(found, self.losses)
 
     @property
     def kinds(self) -> list[str]:
@@ -87,20 +85,17 @@ class Measure:
 
     @property
     def title(self) -> str:
-        """What people call it, with the unit of `shown`."""
-        if self.name == "loss":
-            return "validation loss"
-        return "{} [{}]".format(*_TITLES[self.name])
+        """Its usual name, with the unit of `shown`."""
+        return "validation loss" if self.name == "loss" else "{} [{}]".format(*_TITLES[self.name])
 
     def shown(self, value: float | None) -> str:
-        """Return a value as people read it, in the unit of `title`."""
+        """Return a value in the unit of `title`."""
         if value is None:
             return ""
         return f"{value:.3g}" if self.name == "loss" else f"{1000 * value:.2f}"
 
 
-USUAL = 5
-"""Of cross-validation, where the recipe does not say."""
+USUAL_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -110,7 +105,7 @@ class Judging:
     Attributes:
         structures: What is divided into folds: training structures, and those of a validation file.
         parts: Indices of the structures that each fold validates on; empty for a validation set.
-        count: Labelled structures that a trial is judged on in all.
+        count: Labelled structures that a trial is judged on, over all folds.
     """
 
     structures: Sequence[Structure]
@@ -122,7 +117,7 @@ class Judging:
         """What trials are judged on, in words."""
         if self.parts:
             return f"{len(self.parts)}-fold cross-validation on {self.count} labelled structures"
-        return f"{counted(self.count, 'labelled validation structure')}"
+        return counted(self.count, "labelled validation structure")
 
     def folds(self) -> Iterator[dict[str, Sequence[Structure]]]:
         """Yield what each fold trains and validates on, ``train`` and ``valid``."""
@@ -133,9 +128,7 @@ class Judging:
     def data(self, recipe: Recipe, folder: Path) -> list[DataRecipe]:
         """Return the data of each training of a trial, without a test set.
 
-        Args:
-            recipe: The untouched recipe.
-            folder: Of the tuning; folds are written to ``folds/`` in it, exact stores.
+        Folds of the untouched recipe are written to ``folds/`` in the folder of the tuning.
         """
         if not self.parts:
             return [recipe.data.model_copy(update={"test": None})]
@@ -163,14 +156,14 @@ class Judging:
             except DataError as error:
                 raise DataError(
                     f"in fold {place} of {len(self.parts)} of the cross-validation, {error} Or "
-                    "let the validation set judge, tune.folds=0."
+                    "judge on the validation set, tune.folds=0."
                 ) from error
 
 
 def judging(recipe: Recipe, beside: Path | None, measure: Measure) -> Judging:
     """Read the labels to train and validate on, and decide what trials are judged on; see `judged`.
 
-    A name of labels that is not there may be meant for the test set, which is not opened.
+    A label's name that no file has may be meant for the test set, which is not opened.
 
     Raises:
         DataError: For faulty files, or too few labels for the folds.
@@ -191,10 +184,10 @@ def judged(
 ) -> Judging:
     """Decide what trials are judged on.
 
-    The validation set (files, or the fraction held out) if it has ``tune.valid_at_least``
-    structures with labels that the measure needs, or ``tune.folds`` is 0; else folds of all labels.
-    Structures that are the same share a fold; those without such a label, and the free atoms that
-    reference energies are taken from, are always trained on.
+    That is the validation set (files, or the fraction held out) if it has ``tune.valid_at_least``
+    structures with labels that the measure needs, or ``tune.folds`` is 0; otherwise folds of all
+    labels. Equal structures share a fold. Structures without such a label, and the free atoms that
+    give reference energies, are always trained on.
 
     Args:
         recipe: The untouched recipe.
@@ -205,48 +198,41 @@ def judged(
     Raises:
         DataError: For too few labels.
     """
-    options = recipe.tune
 
     def judges(item: Structure) -> bool:
         free = recipe.reference_energies == "isolated" and len(item) == 1
         return measure.judges(item) and not free
 
+    folds = recipe.tune.folds
     if valid is None:
         pool = train
         assert isinstance(recipe.data.valid, float)
         _, valid = hold_out(train, recipe.data.valid, recipe.split_seed)
     else:
-        pool = [*train, *valid] if options.folds != 0 else train
+        pool = [*train, *valid] if folds != 0 else train
     labelled = sum(map(judges, valid))
-    if options.folds == 0 and not labelled:
+    if folds == 0 and not labelled:
         raise DataError(
             f"no validation structure has {' or '.join(measure.kinds)} labels, which "
             f"tune.measure={measure.name} needs. Name another measure, or leave tune.folds out."
         )
-    if options.folds == 0 or (options.folds is None and labelled >= options.valid_at_least):
+    if folds == 0 or (folds is None and labelled >= recipe.tune.valid_at_least):
         return Judging((), (), labelled)
     usable = [index for index, item in enumerate(pool) if judges(item)]
-    parts = _folds(pool, usable, options.folds, options.seed, measure)
-    return Judging(pool, parts, len(usable))
-
-
-def _folds(
-    pool: Sequence[Structure], usable: list[int], folds: int | None, seed: int, measure: Measure
-) -> tuple[tuple[int, ...], ...]:
     group_of = clusters([pool[index] for index in usable])
     groups: dict[int, list[int]] = {}
     for index, group in zip(usable, group_of.tolist(), strict=True):
         groups.setdefault(group, []).append(index)
-    number = min(USUAL, len(groups)) if folds is None else folds
+    number = min(USUAL_FOLDS, len(groups)) if folds is None else folds
     if len(groups) < max(number, 2):
         raise DataError(
             f"{counted(len(groups), 'different structure')} with {' or '.join(measure.kinds)} "
             f"labels cannot be divided into {max(number, 2)} folds for cross-validation. Add "
             "labels" + (", or lower tune.folds." if folds and len(groups) > 1 else ".")
         )
-    order = np.random.default_rng(seed).permutation(len(groups))
+    order = np.random.default_rng(recipe.tune.seed).permutation(len(groups))
     shuffled = [list(groups.values())[place] for place in order]
     parts: list[list[int]] = [[] for _ in range(number)]
     for members in sorted(shuffled, key=len, reverse=True):
         min(parts, key=len).extend(members)
-    return tuple(tuple(sorted(part)) for part in parts)
+    return Judging(pool, tuple(tuple(sorted(part)) for part in parts), len(usable))

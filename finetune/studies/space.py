@@ -40,6 +40,7 @@ _FIXED = {
     "train.workers": "it changes no result",
 }
 """Keys that are not searched, and why."""
+_ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Dimension:
 
     @property
     def holds_untouched(self) -> bool:
-        """Whether the recipe's own value lies in the range or among the choices."""
+        """Whether the recipe's own value is in the range or among the choices."""
         if not isinstance(self.searched, Range):
             return self.untouched in self.searched
         value = self.untouched
@@ -94,8 +95,8 @@ def space_of(recipe: Recipe) -> dict[str, Dimension]:
 
     Raises:
         RecipeError: For a key that the recipe does not have or that is not searched, a range for
-            what is no number, a range between two whole numbers that has none, or a choice or an
-            end of a range that the recipe cannot have.
+            something that is not a number, a range of a whole number with other ends, or a choice
+            or an end of a range that the recipe cannot have.
     """
     space = recipe.tune.space or usual_space(recipe)
     content = recipe.complete()
@@ -105,20 +106,15 @@ def space_of(recipe: Recipe) -> dict[str, Dimension]:
             try:
                 with_values(recipe, {path: value})
             except RecipeError as error:
-                told = str(error).partition(":\n")[2].strip() or str(error)
+                why = str(error).partition(":\n")[2].strip() or str(error)
                 raise RecipeError(
-                    f"tune.space: {shortened(json.dumps(value))} is no value of '{path}': {told}"
+                    f"tune.space: {shortened(json.dumps(value))} is no value of '{path}': {why}"
                 ) from error
     return found
 
 
 def applicable(recipe: Recipe, base: Recipe) -> Recipe:
-    """Return the recipe with only those keys in ``tune.space`` that mean something to it.
-
-    Args:
-        recipe: A variant of a recipe.
-        base: The recipe, which the space was written for.
-    """
+    """Return a variant of a recipe with only those keys in ``tune.space`` that apply to it."""
     content = recipe.complete()
     void: set[str] = set()
     if recipe.train.optimiser != base.train.optimiser:
@@ -126,7 +122,7 @@ def applicable(recipe: Recipe, base: Recipe) -> Recipe:
     kept = {
         path: item
         for path, item in recipe.tune.space.items()
-        if _has(path, content) and path not in void
+        if _at(path, content) is not _ABSENT and path not in void
     }
     return recipe.model_copy(update={"tune": recipe.tune.model_copy(update={"space": kept})})
 
@@ -135,23 +131,23 @@ def _dimension(path: str, searched: Range | Choices, content: Mapping[str, Any])
     for fixed, reason in _FIXED.items():
         if path == fixed or path.startswith(f"{fixed}."):
             raise RecipeError(f"tune.space: '{path}' is not tuned: {reason}. Take it out.")
-    if not _has(path, content):
+    value = _at(path, content)
+    if value is _ABSENT:
         known = flattened({key: content[key] for key in content if key not in _FIXED})
         raise RecipeError(
             f"tune.space: the recipe has no '{path}'.{suggestion(path, known)} Name dotted keys "
             "that it has, such as train.learning_rate or losses.energy.weight."
         )
-    value = _at(path, content)
     if not isinstance(searched, Range):
         return Dimension(path, searched, value)
     if isinstance(value, Mapping):
         raise RecipeError(
-            f"tune.space: '{path}' holds a mapping, not a number. Name one of its keys: "
+            f"tune.space: '{path}' is a mapping, not a number. Name one of its keys: "
             f"{', '.join(f'{path}.{key}' for key in flattened(value))}."
         )
     if isinstance(value, (str, bool, list)):
         raise RecipeError(
-            f"tune.space: '{path}' is {value!r}, no number, and has no range. Give a list of "
+            f"tune.space: '{path}' is {value!r}, not a number, and has no range. Give a list of "
             "choices."
         )
     both_whole = searched.low.is_integer() and searched.high.is_integer()
@@ -164,28 +160,19 @@ def _dimension(path: str, searched: Range | Choices, content: Mapping[str, Any])
     return Dimension(path, searched, value, whole)
 
 
-def _has(path: str, content: Mapping[str, Any]) -> bool:
-    try:
-        _at(path, content)
-    except KeyError:
-        return False
-    return True
-
-
 def _at(path: str, content: Mapping[str, Any]) -> Any:
+    """Return what nested mappings have at a dotted key, or `_ABSENT`."""
     found: Any = content
     for key in path.split("."):
-        if not isinstance(found, Mapping):
-            raise KeyError(path)
-        found = found[key]
+        found = found.get(key, _ABSENT) if isinstance(found, Mapping) else _ABSENT
     return found
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """Return a recipe with other values at dotted keys.
 
-    A new ``adapter.kind`` drops the options of the former one, and with them values of options that
-    the new kind does not have.
+    A new ``adapter.kind`` drops the options of the previous one, and values of options that the new
+    kind does not have.
 
     Raises:
         RecipeError: If that is no valid recipe.
@@ -210,11 +197,11 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
 
 
 LEARNING_RATES = 10.0
-"""Below and above what suits the kind of adapter and what the recipe has."""
+"""Factor below and above the default of the kind of adapter and the recipe's value."""
 WEIGHTS = 100.0
-"""Below and above the default weight of a kind of loss and the recipe's: it moves by decades."""
+"""Factor below and above the default weight of a kind of loss and the recipe's."""
 EPOCHS = (0.25, 2.0)
-"""Times those of the recipe."""
+"""Factors on those of the recipe."""
 SIZES, EASY_SIZES = (0.003, 0.2), (0.02, 0.5)
 """Å, of displacements; the latter along easy directions (soft modes, thermal)."""
 FRACTIONS = (0.05, 5.0)
@@ -225,9 +212,9 @@ STRAINS = (5e-4, 0.02)
 def usual_space(recipe: Recipe) -> dict[str, Range | Choices]:
     """Return the ranges that suit a recipe's kind of adapter and its losses, by dotted key.
 
-    Learning rate, number of epochs, rank (``lora``); for each weak loss that is switched on its
-    weight and the size of its displacement or strain; for supervised losses beyond the first their
-    weight. Every range holds the recipe's own value. The optimiser ``gauss-newton`` has nothing
+    These are learning rate, number of epochs, rank (``lora``); for each weak loss in use its weight
+    and the size of its displacement or strain; for supervised losses beyond the first their weight.
+    Every range contains the recipe's own value. The optimiser ``gauss-newton`` has nothing
     to search.
     """
     train = recipe.train
@@ -285,7 +272,7 @@ def _around(centre: float, factor: float, own: float) -> Range:
 
 
 def _holding(limits: tuple[float, float], own: float, most: float = float("inf")) -> Range:
-    """Return a logarithmic range, widened to hold the recipe's own value."""
+    """Return a logarithmic range, widened to contain the recipe's own value."""
     low, high = limits
     return Range(low=min(low, own), high=min(max(high, own), most), log=True)
 

@@ -1,9 +1,10 @@
-"""The study: which values were tried, what they gave, and which to try next. Wraps Optuna."""
+"""The study: which values were tried, what they gave, which to try next, and when to stop."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.core.errors import RunFolderError, reason
+from finetune.core.errors import FinetuneError, RunFolderError, reason
 from finetune.recipe.sections import Range
 from finetune.studies.space import Dimension
 
@@ -22,10 +23,54 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
+_SECONDS = {"h": 3600.0, "min": 60.0, "s": 1.0}
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(h|min|s)")
+_COUNT = re.compile(r"[0-9]{1,6}")
+MOST_TRIALS = 100_000
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a tuning ends: at a number of trials (the untouched recipe's included), or a time, s."""
+
+    trials: int | None = None
+    seconds: float | None = None
+
+    def spent(self, trials: int, seconds: float) -> bool:
+        """Return whether a number of trials, or their time, reaches the budget."""
+        if self.trials is not None and trials >= self.trials:
+            return True
+        return self.seconds is not None and seconds >= self.seconds
+
+
+def parse_budget(text: str | int, least: int = 1) -> Budget:
+    """Read a budget such as ``30`` (trials), ``2h``, ``45min``, ``90s`` or ``1h30min``.
+
+    Args:
+        text: The budget.
+        least: The smallest number of trials.
+
+    Raises:
+        FinetuneError: If it is neither a number of trials nor a time above zero.
+    """
+    given = str(text).strip()
+    if _COUNT.fullmatch(given) and least <= int(given) <= MOST_TRIALS:
+        return Budget(trials=int(given))
+    parts = _PART.findall(given)
+    whole = re.sub(r"\s", "", given) == "".join(number + unit for number, unit in parts)
+    seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    if whole and seconds > 0:
+        return Budget(seconds=seconds)
+    raise FinetuneError(
+        f"the budget '{given}' is neither a number of trials from {least} on (30; at most "
+        f"{MOST_TRIALS}) nor a time (2h, 45min, 90s, 1h30min)."
+    )
+
+
 GRID = 10
-"""Points of a training at which trials are compared to be given up."""
+"""Points of a training at which trials are compared, and given up if they are worse."""
 WARM_UP = 2
-"""The first of them; those before are too early to judge."""
+"""The first of these points at which trials are judged."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +84,7 @@ class Tried:
         values: What was set, by dotted key; empty for the untouched recipe.
         seconds: Wall time.
         folds: The measure of each fold.
-        kept: Whether the foundation's weights were kept, as no epoch validated better, by fold.
+        kept: For each fold, whether no epoch validated better than the foundation.
         fault: Why it failed or was given up.
     """
 
@@ -54,7 +99,7 @@ class Tried:
 
     @property
     def done(self) -> bool:
-        """Whether it was trained to its end."""
+        """Whether it was trained to the end."""
         return self.value is not None
 
 
@@ -64,11 +109,11 @@ class Trial:
 
     Attributes:
         number: 0 for the untouched recipe.
-        values: What to set, by dotted key; nothing for the untouched recipe.
+        values: What to set, by dotted key; empty for the untouched recipe.
         handle: Optuna's trial.
         folds: Measures of the folds that are done.
         shares: These over the foundation's.
-        kept: Whether the foundation's weights were kept, by fold.
+        kept: For each fold, whether no epoch validated better than the foundation.
         seconds: Wall time so far.
         reported: Points at which validations were reported.
     """
@@ -83,10 +128,10 @@ class Trial:
     reported: set[int] = field(default_factory=set)
 
     def hopeless(self, share: float, value: float, first: float) -> bool:
-        """Report a validation; return whether the trial is to be given up.
+        """Report a validation; return whether the trial should be given up.
 
-        Trials are compared by the share of the foundation's error that is left, the mean over the
-        folds so far, at the same share of their epochs and at the same fold.
+        Trials are compared by the share of the foundation's error that is left (mean over the
+        folds so far) at the same share of their epochs and the same fold.
 
         Args:
             share: Of the epochs of this fold that are done.
@@ -105,14 +150,7 @@ class Trial:
         return hopeless
 
     def fold_is_done(self, value: float, first: float, kept: bool, seconds: float) -> None:
-        """Store what a fold found.
-
-        Args:
-            value: Its measure.
-            first: That of the foundation.
-            kept: Whether the foundation's weights were kept.
-            seconds: Wall time.
-        """
+        """Store the measure of a fold and of the foundation, and whether its weights were kept."""
         self.folds.append(value)
         self.kept.append(kept)
         self.shares.append(share_left(value, first))
@@ -122,7 +160,7 @@ class Trial:
         self.spend(seconds)
 
     def spend(self, seconds: float) -> None:
-        """Store wall time that was spent."""
+        """Add to the wall time."""
         self.seconds += seconds
         self.handle.set_user_attr("seconds", self.seconds)
 
@@ -133,18 +171,18 @@ def share_left(value: float, first: float) -> float:
 
 
 STARTUP = 8
-"""Trials, the untouched recipe's first, before the sampler learns from them."""
+"""Trials, including the untouched recipe's, before the sampler learns from them."""
 COMPLETE_FIRST = 4
-"""Trials that are never pruned: there is too little to compare with."""
+"""Trials that are never pruned, as there is too little to compare with."""
 QUANTILE = 0.25
-"""Share of the trials that count as good ones when importances are measured."""
+"""Share of the trials that count as good when importances are measured."""
 
 
 class Study:
-    """A study in an SQLite file, made or opened; a context manager that closes the file.
+    """A study in an SQLite file, new or continued; a context manager that closes the file.
 
-    Each trial's draw follows from the seed, its number and the trials before it, so that a study
-    that was killed goes on as if it had not been.
+    Each trial's values follow from the seed, its number and the trials before it, so that a study
+    that was killed ends as if it had not been.
 
     Args:
         path: The file.
@@ -181,7 +219,7 @@ class Study:
         """Close the file.
 
         Raises:
-            RunFolderError: If it could not be read or written meanwhile.
+            RunFolderError: If it could not be read or written.
         """
         from optuna.exceptions import OptunaError
         from sqlalchemy.exc import SQLAlchemyError
@@ -190,21 +228,21 @@ class Study:
         self._storage.engine.dispose()
         if isinstance(error, (SQLAlchemyError, OptunaError)):
             cause = error.__cause__ or error
-            told = reason(getattr(cause, "orig", None) or cause)
+            why = reason(getattr(cause, "orig", None) or cause)
             raise RunFolderError(
-                f"the study '{self.path}' cannot be read or written ({told}). Mend the cause and "
-                "go on with the same command."
+                f"the study '{self.path}' cannot be read or written ({why}). Correct the cause and "
+                "run the same command again."
             ) from error
 
     def next(self) -> Trial:
-        """Return the trial that a kill left in progress, or else a new one."""
+        """Return the trial that a kill interrupted, or a new one."""
         import optuna
         from optuna.trial import TrialState
 
         before = self._frozen()
         if not before:
-            held = {path: item for path, item in self.dimensions.items() if item.holds_untouched}
-            self._study.enqueue_trial({path: item.untouched_param for path, item in held.items()})
+            held = [(path, item) for path, item in self.dimensions.items() if item.holds_untouched]
+            self._study.enqueue_trial({path: item.untouched_param for path, item in held})
         running = next((item for item in before if item.state == TrialState.RUNNING), None)
         number = len(before) if running is None else running.number
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
@@ -226,7 +264,7 @@ class Study:
         )
 
     def end(self, trial: Trial, fault: str = "", failed: bool = False) -> Tried:
-        """Store how a trial ended: done, or given up or failed for the reason that is given."""
+        """Store how a trial ended: done, or given up or failed for a reason."""
         from optuna.trial import TrialState
 
         handle = trial.handle
@@ -245,9 +283,9 @@ class Study:
     def importances(self) -> dict[str, float]:
         """Return what share of the difference between good and other trials each setting explains.
 
-        PED-ANOVA (Watanabe et al., IJCAI 2023) on the trials that are done, the best quarter being
-        the good ones; empty with fewer than four of them. The untouched recipe counts where the
-        space holds all of its values.
+        PED-ANOVA (Watanabe et al., IJCAI 2023) on the trials that are done, where the best quarter
+        are the good ones; empty with fewer than four. The untouched recipe counts where the space
+        contains all of its values.
         """
         import optuna
         from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
@@ -292,7 +330,7 @@ class Study:
     def _drawn(self, handle: optuna.trial.Trial) -> dict[str, Any]:
         """Draw the values of a trial; the untouched recipe's are recorded where the space has them.
 
-        Choices are stored as JSON, which holds whatever a recipe may.
+        Choices are stored as JSON, as they may be any value of a recipe.
         """
         untouched = handle.number == 0
         drawn: dict[str, Any] = {}
@@ -328,8 +366,8 @@ class Study:
         try:
             yield
         except (SQLAlchemyError, OptunaError, RuntimeError, KeyError, ValueError) as error:
-            told = reason(getattr(error, "orig", None) or error)
+            why = reason(getattr(error, "orig", None) or error)
             raise RunFolderError(
-                f"the study '{self.path}' is damaged or of another program ({told}). Put a copy of "
-                "it back, or start again with --overwrite."
+                f"the study '{self.path}' is damaged or of another program ({why}). Put a copy of "
+                "it back, or start from scratch with --overwrite."
             ) from error

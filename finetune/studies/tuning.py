@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from finetune.core.devices import choose_device, training_dtype
 from finetune.core.environment import process_count, versions
 from finetune.core.errors import (
     DataError,
@@ -21,25 +24,31 @@ from finetune.core.errors import (
     reason,
     system_errors,
 )
+from finetune.core.executors import Job, ThisProcess, work_through
 from finetune.core.interruption import StopSignals
 from finetune.core.options import flattened
-from finetune.core.output_folder import alone
+from finetune.core.resources import expanded, find, shipped
+from finetune.data.sources import find_files
+from finetune.potentials.catalogue import names
+from finetune.potentials.loading import Foundation, load_foundation
 from finetune.recipe.recipe import INCONSEQUENTIAL, Recipe
 from finetune.recipe.sections import DataRecipe
+from finetune.runs import run_folder
 from finetune.runs.preparation import Preparation
 from finetune.runs.workflow import read_recipe
-from finetune.studies.absolute_paths import moved
-from finetune.studies.budget import Budget, parse_budget
 from finetune.studies.scoring import Judging, Measure, judging
-from finetune.studies.space import Dimension, space_of, with_values
-from finetune.studies.study import Study, Tried
-from finetune.studies.trial_training import Foundations, check_signals, train
-from finetune.studies.tuning_folder import RESULT, STUDY, TRIALS, TUNING, claim, place
+from finetune.studies.space import space_of, with_values
+from finetune.studies.study import Budget, Study, Tried, parse_budget
+from finetune.studies.tuning_folder import RESULT, STUDY, TRIALS, TUNING, at_work, claim, place
 from finetune.studies.tuning_result import TuningResult, best_of, origin, shown
-from finetune.training.records import Reporter, Silent
+from finetune.training.loop import Trainer
+from finetune.training.records import Record, Reporter, Silent
 
 FAULTS = (DataError, FoundationError, RecipeError, TrainingError, RuntimeError, ArithmeticError)
 """What ends a trial, not the tuning."""
+Observe = Callable[[float, float, float], None]
+"""Called after each validation: share of the epochs done, measure of what would be kept now, and
+that of the foundation. It may raise to end the training."""
 
 
 class Hopeless(Exception):  # noqa: N818 (not a fault)
@@ -59,8 +68,8 @@ def tune(
     """Search settings of a recipe that validate best, and write the tuned recipe.
 
     Trial 0 is the untouched recipe, so that the tuned one is never worse on validation. Trials that
-    fall behind are given up early, those that fail are recorded. The same call goes on with a
-    tuning that was stopped or killed, or that is to have a larger budget.
+    fall behind are given up early, those that fail are recorded. The same call continues a tuning
+    that was stopped or killed, or that gets a larger budget.
 
     Args:
         recipe: A `Recipe`, the path of a recipe file, or a mapping; its ``tune`` section says what
@@ -68,29 +77,28 @@ def tune(
         overrides: Dotted overrides such as ``train.epochs=10``.
         budget: Number of trials in all, or time (``2h``, ``45min``).
         to: Folder for the study; ``OUTPUT-tuning`` by default.
-        overwrite: Whether a tuning that is there may be replaced.
-        reporter: Told of each trial; silent by default.
+        overwrite: Whether an earlier tuning in the folder may be replaced.
+        reporter: Receives a line for each trial; silent by default.
 
     Raises:
-        RunStoppedError: On a signal; the same call goes on.
-        FinetuneError: For anything that the user can mend, and if the untouched recipe fails.
+        RunStoppedError: On a signal; the same call continues.
+        FinetuneError: For anything that the user can correct, and if the untouched recipe fails.
     """
     limit = parse_budget(budget)
     parsed, beside = read_recipe(recipe, overrides)
-    _check(parsed)
+    if parsed.stages:
+        raise RecipeError(
+            "a recipe with stages is tuned stage by stage: write the stage as a recipe of its own, "
+            "with the run folder of the stage before as its foundation."
+        )
+    if process_count() > 1:
+        raise FinetuneError("tune runs in one process: start it without torchrun or accelerate.")
     work = _Tuning(parsed, beside, place(parsed, to, "tuning"), reporter or Silent())
     return work.run(limit, overwrite)
 
 
 class _Tuning:
-    """A tuning at work.
-
-    Args:
-        recipe: The untouched recipe.
-        beside: Its folder.
-        folder: Of the tuning.
-        reporter: Told of each trial.
-    """
+    """A tuning at work."""
 
     def __init__(
         self, recipe: Recipe, beside: Path | None, folder: Path, reporter: Reporter
@@ -98,7 +106,7 @@ class _Tuning:
         self.recipe = recipe
         self.beside = beside
         self.folder = folder
-        self.reporter = reporter
+        self.say = reporter.say
         self.measure = Measure.of_recipe(recipe)
         self.space = space_of(recipe)
         if not self.space:
@@ -111,63 +119,89 @@ class _Tuning:
 
     def run(self, limit: Budget, overwrite: bool) -> TuningResult:
         """Make trials until the budget is spent."""
-        with alone(self.folder), StopSignals() as signals:
+        with at_work(self.folder, TUNING) as signals:
             judged = judging(self.recipe, self.beside, self.measure)
             self.begun = self._begun(judged)
-            asked = _asked(self.recipe, self.measure, self.space, judged) | self.begun
-            goes_on = claim(self.folder, TUNING, asked, overwrite, self.reporter.say)
-            if goes_on:
+            continued = claim(self.folder, TUNING, self._asked(judged), overwrite, self.say)
+            if continued:
                 self._check_study()
             data = judged.data(self.recipe, self.folder)
             with Study(self.folder / STUDY, self.space, self.recipe.tune.seed) as study:
-                tried = study.tried()
-                told = f"{len(tried)} trials so far" if goes_on else f"searching {len(self.space)}"
-                self.reporter.say(
-                    f"{told if goes_on else told + ' settings'}, judged by {self.measure.title} on "
-                    f"{judged.described}"
+                so_far = f"{len(study.tried())} trials so far"
+                self.say(
+                    f"{so_far if continued else f'searching {len(self.space)} settings'}, judged "
+                    f"by {self.measure.title} on {judged.described}"
                 )
-                while not limit.spent(len(tried), sum(item.seconds for item in tried)):
-                    left = None
-                    if limit.seconds is not None:
-                        left = limit.seconds - sum(item.seconds for item in tried)
-                    try:
-                        check_signals(signals)
-                        ended = self._try(study, data, left, signals)
-                    except RunStoppedError as error:
-                        why = f"{signals.received.name}." if signals.received else str(error)
-                        raise RunStoppedError(
-                            f"{why} The tuning in '{self.folder}' goes on with the same command.",
-                            error.exit_code,
-                        ) from error
-                    tried = study.tried()
-                    self.reporter.say(self._line(ended, best_of(tried)))
+                trials = self._trials(study, data, limit, signals)
+                for _, trial in work_through(trials, ThisProcess(), 1, signals.check):
+                    ended = trial.result()
+                    self.say(self._line(ended, best_of(study.tried())))
                     self._result(study, judged).write()
                 result = self._result(study, judged)
                 result.write()  # a kill may have come before the last trial was written
                 return result
 
-    def _leave_out(self, idle: Collection[str]) -> None:
-        """Take the settings of losses without labels out of what is searched.
+    def _begun(self, judged: Judging) -> dict[str, Any]:
+        """Check everything that a run needs, but the test set; return what it begins with."""
+        data = self.recipe.data.model_copy(update={"test": None})
+        unused = str(self.folder / "checked")
+        checked = self.recipe.model_copy(update={"data": data, "output": unused})
+        opened = self.foundations.of(checked)
+        prepared = Preparation(checked, self.beside, False, opened=opened, find_names=False)
+        judged.check(checked, prepared.adapted)
+        for note in prepared.notes:
+            self.say(note)
+        self._leave_out(prepared.idle)
+        return {
+            "seed": self.recipe.tune.seed,
+            "data": prepared.data_fingerprint,
+            "foundation": prepared.foundation.fingerprint,
+            "versions": {**versions(), "optuna": version("optuna")},
+        }
 
-        Raises:
-            RecipeError: If nothing is left.
-        """
+    def _leave_out(self, idle: Collection[str]) -> None:
+        """Take the settings of losses without labels out of what is searched."""
         void = [path for path in self.space if any(path.startswith(f"losses.{n}.") for n in idle)]
         for path in void:
             del self.space[path]
-            self.reporter.say(f"note: '{path}' is not searched: the loss is idle.")
+            self.say(f"note: '{path}' is not searched: the loss is idle.")
         if not self.space:
             raise RecipeError(f"there is nothing to tune: {', '.join(void)} change nothing.")
 
+    def _asked(self, judged: Judging) -> dict[str, Any]:
+        """Return what two tunings have in common that may be one."""
+        settings = {
+            key: value
+            for key, value in flattened(self.recipe.complete()).items()
+            if key not in INCONSEQUENTIAL and not key.startswith(("tune.", "data.test"))
+        }
+        for path, item in self.space.items():
+            own = item.searched
+            settings[f"space of {path}"] = list(own) if isinstance(own, tuple) else own.model_dump()
+        judges = {"measure": self.measure.name, "judged": judged.described}
+        return settings | judges | self.begun
+
     def _check_study(self) -> None:
-        """Raise if there are results of trials, but not the study that remembers them."""
+        """Raise if there are results of trials, but not the study that they belong to."""
         path = self.folder / STUDY
         lost = not path.is_file() or path.stat().st_size == 0
         if lost and (self.folder / RESULT).is_file():
             raise RunFolderError(
-                f"'{path}', which remembers the trials that '{self.folder / RESULT}' tells of, is "
-                "gone or empty. Put it back, choose another folder with --to, or --overwrite."
+                f"'{path}', which remembers the trials of '{self.folder / RESULT}', is missing or "
+                "empty. Put it back, choose another folder with --to, or --overwrite."
             )
+
+    def _trials(
+        self, study: Study, data: Sequence[DataRecipe], limit: Budget, signals: StopSignals
+    ) -> Iterator[Job]:
+        """Yield trials until the budget is spent."""
+        while True:
+            tried = study.tried()
+            seconds = sum(item.seconds for item in tried)
+            if limit.spent(len(tried), seconds):
+                return
+            left = None if limit.seconds is None else limit.seconds - seconds
+            yield Job(f"trial {len(tried)}", self._try, (study, data, left, signals))
 
     def _try(
         self, study: Study, data: Sequence[DataRecipe], left: float | None, signals: StopSignals
@@ -176,8 +210,8 @@ class _Tuning:
 
         Raises:
             FinetuneError: If the untouched recipe fails.
-            RunStoppedError: On a signal, and if PyTorch fails on the untouched recipe, as where
-                there is no memory: the trial can be gone on with.
+            RunStoppedError: On a signal, and if PyTorch fails on the untouched recipe, for example
+                for lack of memory: the trial can be continued.
         """
         trial = study.next()
         folder = self.folder / TRIALS / f"{trial.number:04d}"
@@ -201,7 +235,7 @@ class _Tuning:
                 output = str(folder / f"fold-{number}")
                 one = recipe.model_copy(update={"data": part, "output": output})
                 found = train(one, self.foundations, self.measure, observe, signals, whole)
-                trial.fold_is_done(found.value, found.first, found.best_epoch == 0, found.seconds)
+                trial.fold_is_done(*found)
         except RunStoppedError:
             trial.spend(rest())
             raise
@@ -212,8 +246,8 @@ class _Tuning:
             if trial.number == 0:
                 if isinstance(error, FinetuneError):
                     raise
-                told = reason(error).rstrip(".")
-                raise RunStoppedError(f"the untouched recipe: {told}.") from error
+                what = reason(error).rstrip(".")
+                raise RunStoppedError(f"the untouched recipe: {what}.") from error
             trial.spend(rest())
             ended = study.end(trial, reason(error), failed=True)
         else:
@@ -221,27 +255,8 @@ class _Tuning:
         shutil.rmtree(folder, ignore_errors=True)
         return ended
 
-    def _begun(self, judged: Judging) -> dict[str, Any]:
-        """Check everything that a run needs, but the test set; return what it is begun with."""
-        data = self.recipe.data.model_copy(update={"test": None})
-        unused = str(self.folder / "checked")
-        checked = self.recipe.model_copy(update={"data": data, "output": unused})
-        opened = self.foundations.of(checked)
-        prepared = Preparation(checked, self.beside, False, opened=opened, find_names=False)
-        judged.check(checked, prepared.adapted)
-        for note in prepared.notes:
-            self.reporter.say(note)
-        self._leave_out(prepared.idle)
-        return {
-            "seed": self.recipe.tune.seed,
-            "data": prepared.data_fingerprint,
-            "foundation": prepared.foundation.fingerprint,
-            "versions": {**versions(), "optuna": _optuna()},
-        }
-
     def _result(self, study: Study, judged: Judging) -> TuningResult:
         tried = study.tried()
-        best = best_of(tried)
         result = TuningResult(
             folder=self.folder,
             recipe=self.recipe,
@@ -252,46 +267,154 @@ class _Tuning:
             importances=study.importances(),
             begun=self.begun,
         )
-        tuned = moved(with_values(self.recipe, best.values), self.beside)
+        best = with_values(self.recipe, best_of(tried).values)
+        tuned = with_absolute_paths(best, self.beside)
         tuned["tune"]["origin"] = origin(result)
         return replace(result, recipe=Recipe.parse(tuned))
 
     def _line(self, item: Tried, best: Tried) -> str:
         values = "  ".join(f"{path}={shown(value)}" for path, value in item.values.items())
-        told = self.measure.shown(item.value) if item.done else f"{item.state}: {item.fault}"
+        found = self.measure.shown(item.value) if item.done else f"{item.state}: {item.fault}"
         at_best = f"best {self.measure.shown(best.value)}, trial {best.number}"
-        return f"trial {item.number}  {told}  ({at_best})  {values or 'untouched'}"
+        return f"trial {item.number}  {found}  ({at_best})  {values or 'untouched'}"
 
 
-def _check(recipe: Recipe) -> None:
-    if recipe.stages:
-        raise RecipeError(
-            "a recipe with stages is tuned stage by stage: write the stage as a recipe of its own, "
-            "with the run folder of the stage before as its foundation."
+class Foundations:
+    """Opens each foundation once; building a model takes longer than training a small one.
+
+    Args:
+        beside: Folder of the recipe.
+    """
+
+    def __init__(self, beside: Path | None) -> None:
+        self.beside = beside
+        self._opened: dict[tuple[Any, ...], Foundation] = {}
+
+    def of(self, recipe: Recipe) -> Foundation:
+        """Return the foundation of a recipe, which must not be changed.
+
+        Raises:
+            FoundationError: If it cannot be opened.
+        """
+        device = choose_device(recipe.train.device)
+        dtype = training_dtype(recipe.train.precision, device)
+        named = (recipe.foundation, dtype, device, self.beside, recipe.head, recipe.trust)
+        if named not in self._opened:
+            self._opened[named] = load_foundation(*named)
+        return self._opened[named]
+
+
+class _Watch(Silent):
+    """Passes on what a trainer's validations find."""
+
+    trainer: Trainer
+
+    def __init__(self, measure: Measure, observe: Observe) -> None:
+        self.measure = measure
+        self.observe = observe
+
+    def epoch(self, record: Record) -> None:
+        """See `Reporter.epoch`."""
+        share = record["epoch"] / self.trainer.settings.epochs
+        if record["epoch"] > 0:
+            self.observe(share, *self.kept_and_first())
+
+    def kept_and_first(self) -> tuple[float, float]:
+        """Return the measure of the weights that would be kept now, and of the foundation."""
+        state = self.trainer.progress
+        best, first = state.history[state.best_epoch], state.history[0]
+        return self.measure.value(best), self.measure.value(first)
+
+
+def train(
+    recipe: Recipe,
+    foundations: Foundations,
+    measure: Measure,
+    observe: Observe,
+    signals: StopSignals,
+    data: str | None = None,
+) -> tuple[float, float, bool, float]:
+    """Train by a recipe in its output folder, continuing from a checkpoint there, and validate.
+
+    Args:
+        recipe: The recipe.
+        foundations: What opens its foundation.
+        measure: What is returned.
+        observe: Called after each validation.
+        signals: What stops it.
+        data: Fingerprint that the data must have; None for any.
+
+    Returns:
+        The measure of the weights that the run would keep, and of the foundation; whether the
+        foundation's weights are kept; wall time, s.
+
+    Raises:
+        RunFolderError: If the data have another fingerprint.
+        RunStoppedError: On a signal; the same call continues.
+        FinetuneError: If the recipe cannot be trained, or diverges.
+    """
+    started = time.perf_counter()
+    opened = foundations.of(recipe)
+    prepared = Preparation(recipe, foundations.beside, False, "auto", opened, find_names=False)
+    if data not in (None, prepared.data_fingerprint):
+        raise RunFolderError(
+            "the data have changed since the tuning began. Put the earlier files back and run the "
+            "same command again, or start from scratch with --overwrite."
         )
-    if process_count() > 1:
-        raise FinetuneError("tune runs in one process: start it without torchrun or accelerate.")
+    watch = _Watch(measure, observe)
+    watch.trainer = trainer = Trainer(
+        *(prepared.adapted, prepared.reference, prepared.data),
+        *(prepared.recipe, prepared.folder, watch),
+    )
+    signals.check()
+    facts, resuming = prepared.environment, prepared.resuming
+    with run_folder.opened(prepared.folder, prepared.recipe.dump(), facts, resuming):
+        outcome = trainer.run(resuming)
+    value, first = watch.kept_and_first()
+    if not math.isfinite(value):
+        raise TrainingError(f"the {measure.title} on the validation structures is not finite.")
+    return value, first, outcome.best_epoch == 0, time.perf_counter() - started
 
 
-def _asked(
-    recipe: Recipe, measure: Measure, space: Mapping[str, Dimension], judged: Judging
-) -> dict[str, Any]:
-    """Return what two tunings have alike that may be one."""
-    settings = {
-        key: value
-        for key, value in flattened(recipe.complete()).items()
-        if key not in INCONSEQUENTIAL and not key.startswith(("tune.", "data.test"))
-    }
-    searched = {f"space of {path}": _plain(item) for path, item in space.items()}
-    return {**settings, **searched, "measure": measure.name, "judged": judged.described}
+def with_absolute_paths(recipe: Recipe, beside: Path | None) -> dict[str, Any]:
+    """Return a recipe as a mapping that finds its files wherever it is written.
+
+    Relative names of files in the working folder and in the folder ``beside`` become absolute;
+    names of shipped files and of catalogued foundations stay as they are.
+    """
+    content = recipe.written()
+    data = content["data"]
+    for key in ("train", "valid", "test", "unlabelled"):
+        if isinstance(data[key], str):
+            data[key] = _absolute_source(data[key], beside)
+        elif isinstance(data[key], list):
+            data[key] = [_absolute_source(item, beside) for item in data[key]]
+    name = content["foundation"]
+    found = None if name in names() or expanded(name).is_absolute() else find(name, beside)
+    if found is not None and found.resolve() != _as_shipped(name):
+        content["foundation"] = str(found.absolute())
+    return content
 
 
-def _plain(item: Dimension) -> Any:
-    searched = item.searched
-    return list(searched) if isinstance(searched, tuple) else searched.model_dump()
+def _absolute_source(source: str, beside: Path | None) -> str:
+    if expanded(source).is_absolute():
+        return source
+    here = beside.resolve() if beside else Path.cwd()
+    for path in (Path.cwd() / source, here / source):
+        if _has_files(str(path)):
+            return source if path.resolve() == _as_shipped(source) else str(path)
+    return source if _has_files(source) else str(here / source)
 
 
-def _optuna() -> str:
-    from importlib.metadata import version
+def _has_files(source: str) -> bool:
+    try:
+        find_files(source)
+    except DataError:
+        return False
+    return True
 
-    return version("optuna")
+
+def _as_shipped(name: str) -> Path | None:
+    """Return where a name leads that is looked for among the shipped files, too."""
+    parts = Path(name).parts
+    return (shipped() / name).resolve() if parts and parts[0] in {"data", "recipes"} else None

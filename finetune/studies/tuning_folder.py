@@ -1,16 +1,18 @@
-"""The folder of a tuning: whose it is, and what may go on in it."""
+"""The folder of a tuning or a comparison: who works there, and whether it can be continued."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune.core import output_folder
-from finetune.core.errors import RunFolderError
+from finetune.core.errors import RunFolderError, RunStoppedError
 from finetune.core.files import read_json, write_json
+from finetune.core.interruption import StopSignals
 from finetune.core.output_folder import is_unfinished
 from finetune.core.resources import expanded
 from finetune.core.text import shortened
@@ -21,7 +23,7 @@ STUDY, TRIALS, FOLDS = "study.db", "trials", "folds"
 
 
 def place(recipe: Recipe, to: str | Path | None, suffix: str) -> Path:
-    """Return the folder asked for, or the one beside the recipe's output with a suffix.
+    """Return the folder asked for, or the recipe's output with a suffix.
 
     Raises:
         RunFolderError: If no folder can be there.
@@ -39,7 +41,9 @@ def place(recipe: Recipe, to: str | Path | None, suffix: str) -> Path:
             "another folder with --to."
         ) from None
     if Path.cwd().is_relative_to(here):
-        raise RunFolderError(f"'{folder}' is or holds the working folder; name another with --to.")
+        raise RunFolderError(
+            f"'{folder}' is or contains the working folder; name another with --to."
+        )
     held = next((item for item in (folder, *folder.parents) if item.exists()), folder)
     if held.exists() and not held.is_dir():
         what = "" if held == folder else f", so that '{folder}' cannot be made"
@@ -53,9 +57,9 @@ class Kind:
 
     Attributes:
         what: A word for it in messages.
-        mark: JSON file in it that holds what was asked for, flat.
-        ours: Other files and folders that it may hold.
-        free: Keys of what was asked for that may differ when it is gone on with.
+        mark: JSON file in it with what was asked for, flat.
+        ours: Other files and folders that it may contain.
+        free: Keys of what was asked for that may differ when it is continued.
     """
 
     what: str
@@ -72,6 +76,25 @@ TUNING = Kind(
 )
 
 
+@contextmanager
+def at_work(folder: Path, kind: Kind) -> Iterator[StopSignals]:
+    """Work alone in a folder, note signals, and say how to continue after a stop.
+
+    Raises:
+        RunFolderError: See `output_folder.alone`.
+        RunStoppedError: For one that is raised within.
+    """
+    with output_folder.alone(folder), StopSignals() as signals:
+        try:
+            yield signals
+        except RunStoppedError as error:
+            why = f"{signals.received.name}." if signals.received else str(error)
+            raise RunStoppedError(
+                f"{why} The {kind.what} in '{folder}' continues with the same command.",
+                error.exit_code,
+            ) from error
+
+
 def claim(
     folder: Path,
     kind: Kind,
@@ -79,36 +102,39 @@ def claim(
     overwrite: bool,
     say: Callable[[str], None],
 ) -> bool:
-    """Make the folder, or see that what it holds was asked for alike; return whether it goes on.
+    """Make the folder, or check that its settings are the same; return whether it is continued.
 
     Args:
         folder: The folder.
-        kind: What it is to hold.
+        kind: What it is for.
         asked: What is asked for now, flat.
-        overwrite: Whether to remove what such a folder holds.
-        say: Told of other versions than it was worked on with before.
+        overwrite: Whether to remove an earlier content of this kind.
+        say: Receives a warning if the versions of packages have changed.
 
     Raises:
-        RunFolderError: If the folder holds something else, is damaged, or was asked for otherwise.
+        RunFolderError: If the folder has other files, is damaged, or was begun with other settings.
     """
     mark = folder / kind.mark
     held = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
     marks = [name for name in held if _is(name, {kind.mark}) and (folder / name).is_file()]
-    strange = [name for name in held if name not in marks and not _is(name, kind.ours)]
-    if strange or (held and not marks):
+    foreign = [name for name in held if name not in marks and not _is(name, kind.ours)]
+    if foreign or (held and not marks):
         raise RunFolderError(
-            f"'{folder}' holds other files ('{(strange or held)[0]}') than a {kind.what}; choose "
+            f"'{folder}' holds other files ('{(foreign or held)[0]}') than a {kind.what}; choose "
             "another folder with --to."
         )
-    goes_on = mark.is_file() and not overwrite
-    if goes_on:
-        stored = _check_same(folder, mark, kind, asked)
-        _tell_versions(kind, stored.get("versions"), asked.get("versions"), say)
+    continued = mark.is_file() and not overwrite
+    if continued:
+        before, now = _check_same(folder, kind, asked).get("versions"), asked.get("versions")
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            names = [name for name in now if before.get(name) != now[name]]
+            if changed := ", ".join(f"{n} {before.get(n)} -> {now[n]}" for n in names):
+                say(f"warning: the {kind.what} continues with other versions: {changed}.")
     elif held:
-        write_json(mark, {})  # what a kill leaves of the rest is not gone on with
+        write_json(mark, {})  # what a kill leaves of the rest is not continued
     for name in held:
         item = folder / name
-        if item == mark or (goes_on and name in kind.ours):
+        if item == mark or (continued and name in kind.ours):
             continue
         if item.is_dir():
             shutil.rmtree(item)
@@ -116,29 +142,17 @@ def claim(
             item.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     write_json(mark, asked)
-    return goes_on
+    return continued
 
 
 def _is(name: str, names: Collection[str]) -> bool:
-    """Return whether a file has one of the names, or is what a kill in its writing left of it."""
+    """Return whether a file has one of the names, or was being written under it at a kill."""
     return name in names or is_unfinished(name, names)
 
 
-def _tell_versions(kind: Kind, before: Any, now: Any, say: Callable[[str], None]) -> None:
-    if not isinstance(before, Mapping) or not isinstance(now, Mapping):
-        return
-    changed = [name for name in now if before.get(name) != now[name]]
-    if changed:
-        told = ", ".join(f"{name} {before.get(name)} -> {now[name]}" for name in changed)
-        say(f"warning: the {kind.what} goes on with other versions: {told}.")
-
-
-def _check_same(folder: Path, path: Path, kind: Kind, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is stored in the mark.
-
-    Raises:
-        RunFolderError: If that was asked for otherwise, or is damaged.
-    """
+def _check_same(folder: Path, kind: Kind, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is stored in the mark; refuse it if it is different or damaged."""
+    path = folder / kind.mark
     try:
         stored = read_json(path)
     except (OSError, ValueError) as error:
@@ -153,7 +167,7 @@ def _check_same(folder: Path, path: Path, kind: Kind, asked: Mapping[str, Any]) 
             for key in different[:5]
         )
         raise RunFolderError(
-            f"'{folder}' holds a {kind.what} that was begun otherwise: {listed}. Ask for the same, "
+            f"'{folder}' has a {kind.what} with other settings: {listed}. Use the same settings, "
             "choose another folder with --to, or --overwrite it."
         )
     return stored

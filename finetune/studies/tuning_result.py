@@ -28,15 +28,15 @@ class TuningResult:
     """A tuning so far.
 
     Attributes:
-        folder: Where it lies.
+        folder: Where it is.
         recipe: The tuned recipe; the untouched one if no trial beat it.
-        measure: What was made small.
+        measure: What was minimised.
         judged: What trials were judged on, in words.
         space: What was searched.
         tried: The trials that are over.
         importances: Share of the difference between good and other trials that each setting
-            explains; empty where there are too few trials to tell.
-        begun: What the tuning was begun with: data, foundation, seed, versions.
+            explains; empty with too few trials.
+        begun: What the tuning began with: data, foundation, seed, versions.
     """
 
     folder: Path
@@ -66,8 +66,7 @@ class TuningResult:
     @property
     def summary(self) -> str:
         """What came out, in one line."""
-        states = Counter(item.state for item in self.tried)
-        counts = ", ".join(f"{states[name]} {name}" for name in ("done", "pruned", "failed"))
+        counts = ", ".join(f"{count} {name}" for name, count in _states(self.tried).items())
         before, after = self.untouched.value, self.best.value
         assert before is not None
         assert after is not None
@@ -79,22 +78,22 @@ class TuningResult:
         )
 
     def notes(self) -> list[str]:
-        """Return a line on the trials that kept the foundation: they were not trained well."""
+        """Return a line on the trials that kept the foundation: they learnt nothing."""
         done = [item for item in self.tried if item.done and item.kept]
         folds = [kept for item in done for kept in item.kept]
         if not any(folds):
             return []
-        whole = sum(all(item.kept) for item in done)
+        count = sum(all(item.kept) for item in done)
         of_folds = "" if len(folds) == len(done) else f" ({sum(folds)} of their {len(folds)} folds)"
         tuned = self.best.kept and all(self.best.kept)
         return [
             "note: no epoch validated better than the foundation, whose weights were kept, in "
-            f"{whole} of {counted(len(done), 'finished trial')}{of_folds}"
+            f"{count} of {counted(len(done), 'finished trial')}{of_folds}"
             + ("; the tuned recipe is one of them: search other settings." if tuned else ".")
         ]
 
     def table(self) -> Table:
-        """Return each setting untouched and tuned, with its range and what it mattered."""
+        """Return each setting untouched and tuned, with its range and importance."""
         table = Table(title=Text("what was tuned", style="table.title"), title_justify="left")
         table.add_column("setting")
         for name in ("untouched", "tuned", "searched", "importance"):
@@ -129,24 +128,20 @@ class TuningResult:
         """Write the tuned recipe, ``result.json`` and ``trials.csv``."""
         head = (
             f"# Tuned by piwsl-finetune: {self.summary}\n"
-            f"# Study: {self.folder.resolve() / STUDY}; tune.origin says more.\n"
+            f"# Study: {self.folder.resolve() / STUDY}; see tune.origin below.\n"
             f"#\n#   piwsl-finetune run {self.path}\n"
         )
         write_atomically(self.path, (head + self.recipe.dump()).encode())
-        write_atomically(self.folder / TRIALS_TABLE, self._csv().encode())
-        write_json(self.folder / RESULT, self.as_dict())
-
-    def _csv(self) -> str:
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(["trial", "state", self.measure.name, "seconds", *self.space, "fault"])
+        rows: list[list[Any]] = [
+            ["trial", "state", self.measure.name, "seconds", *self.space, "fault"]
+        ]
         for item in self.tried:
             values = [item.values.get(path, self.space[path].untouched) for path in self.space]
             cells = [value if isinstance(value, (int, float)) else shown(value) for value in values]
-            writer.writerow(
-                [item.number, item.state, item.value, round(item.seconds, 2), *cells, item.fault]
-            )
-        return buffer.getvalue()
+            seconds = round(item.seconds, 2)
+            rows.append([item.number, item.state, item.value, seconds, *cells, item.fault])
+        write_atomically(self.folder / TRIALS_TABLE, csv_of(rows))
+        write_json(self.folder / RESULT, self.as_dict())
 
 
 def best_of(tried: Sequence[Tried]) -> Tried:
@@ -158,7 +153,6 @@ def best_of(tried: Sequence[Tried]) -> Tried:
 
 def origin(result: TuningResult) -> dict[str, Any]:
     """Return where the values of a tuned recipe come from, for its ``tune.origin``."""
-    states = Counter(item.state for item in result.tried)
     return {
         "study": str(result.folder.resolve() / STUDY),
         "trial": result.best.number,
@@ -166,13 +160,26 @@ def origin(result: TuningResult) -> dict[str, Any]:
         "untouched": result.untouched.value,
         "tuned": result.best.value,
         "judged": result.judged,
-        "trials": {name: states[name] for name in ("done", "pruned", "failed")},
+        "trials": _states(result.tried),
         "changed": {
             path: {"untouched": result.space[path].untouched, "tuned": value}
             for path, value in result.best.values.items()
         },
         **result.begun,
     }
+
+
+def _states(tried: Sequence[Tried]) -> dict[str, int]:
+    """Return how many trials ended in which way."""
+    states = Counter(item.state for item in tried)
+    return {name: states[name] for name in ("done", "pruned", "failed")}
+
+
+def csv_of(rows: Sequence[Sequence[Any]]) -> bytes:
+    """Return rows as CSV."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue().encode()
 
 
 def shown(value: Any) -> str:

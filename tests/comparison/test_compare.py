@@ -164,7 +164,7 @@ def test_one_begun_otherwise_is_refused(
 ) -> None:
     recipe = recipe_of(workspace, tmp_path / "run")
     other: dict[str, Any] = {"vary": {"labels": [4, 6]}, "budget": 5, "to": done[0].folder}
-    with pytest.raises(RunFolderError, match="holds a comparison that was begun") as refused:
+    with pytest.raises(RunFolderError, match="has a comparison with other settings") as refused:
         finetune.compare(recipe, **other)
     assert "arm 2 (there labels=all, now labels=6)" in str(refused.value)
     assert "budget (there 2, now 5)" in str(refused.value)
@@ -179,7 +179,7 @@ def test_one_begun_otherwise_is_refused(
         ({"gone": True}, ["--vary", "labels=2,4"], "no structure file"),
         ({}, ["--vary", "losses=none,pict"], "Did you mean 'pitc'"),
         ({}, ["--vary", "labels=2,4", "--budget", "much"], "neither a number of trials"),
-        ({}, [], "two arms at least"),
+        ({}, [], "at least two arms"),
     ],
 )
 def test_faults_are_told_before_anything_is_written(

@@ -109,7 +109,7 @@ def test_outputs_that_share_a_directory_leave_the_files_of_each_other(tmp_path: 
         ({"calculator": "no_such_module.Calculator"}, "cannot be imported"),
         ({"calculator": f"{HERE}.energies_only", "arguments": {"x": 1}}, "cannot be made with"),
         ({"calculator": "math.sqrt", "arguments": {}}, "cannot be made with no arguments"),
-        ({"calculator": "builtins.dict"}, "no ASE calculator"),
+        ({"calculator": "builtins.dict"}, "not an ASE calculator"),
     ],
 )
 def test_calculators_that_are_none_are_refused(options: dict[str, Any], message: str) -> None:

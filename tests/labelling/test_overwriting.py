@@ -63,7 +63,7 @@ def test_a_kill_before_the_first_new_label_loses_none(
     else:
         found = finetune.label(springs(pool, output))
         assert found.computed == 0
-        assert "has its former ones again" in found.notes[0]
+        assert "has its former labels again" in found.notes[0]
     assert journal.read_bytes() == content
     assert not before.exists()
 
@@ -80,7 +80,7 @@ def test_a_kill_after_the_first_new_label_keeps_the_former_until_the_output_is_t
     former = before.read_bytes()
     journal.write_bytes(begun)
     for given, overwrite, message in (
-        (recipe, True, "Go on without --overwrite, or remove"),
+        (recipe, True, "Continue without --overwrite, or remove"),
         (failing(recipe), False, "another level of theory"),
     ):
         with pytest.raises(DataError, match=message):

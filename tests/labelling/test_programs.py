@@ -139,7 +139,7 @@ def test_free_atoms_are_in_their_ground_states() -> None:
         ({}, task([1], [[0.0] * 3], 1, 1), "0 electrons"),
         ({}, replace(WATER_TASK, pbc=[True] * 3), "periodic"),
         ({"basis": "cc-pvdz"}, task([53, 1], [[0.0] * 3, [0, 0, 1.6]]), "'cc-pvdz' has no I"),
-        ({"frozen_core": 9}, WATER_TASK, "9 orbitals are frozen, of 5"),
+        ({"frozen_core": 9}, WATER_TASK, "9 orbitals are frozen, but only 5"),
     ],
 )
 def test_what_cannot_be_computed_is_told(options: dict[str, Any], at: Task, reason: str) -> None:
@@ -152,11 +152,11 @@ def test_what_cannot_be_computed_is_told(options: dict[str, Any], at: Task, reas
     ("options", "message"),
     [
         ({"method": "mp3"}, "'mp3' is none of hf, mp2, ccsd"),
-        ({"method": "b2plyp"}, "no functional"),
+        ({"method": "b2plyp"}, "not a functional"),
         ({"method": "wb97x-d"}, "not supported.*wb97x-d3bj"),
         ({"method": "wb97x-d3"}, "not supported.*wb97x-d3bj"),
-        ({"method": "b3lyp-d5"}, "no functional.*b3lyp-d3bj.*plain b3lyp"),
-        ({"method": "hf-d3bj"}, "for functionals here; take hf"),
+        ({"method": "b3lyp-d5"}, "not a functional.*b3lyp-d3bj.*write b3lyp"),
+        ({"method": "hf-d3bj"}, "for functionals; use hf"),
         ({"method": "b3lyp-d3bj"}, "pip install pyscf-dispersion"),
         ({"basis": "cc-pvfz"}, "no basis set 'cc-pvfz' for H, O"),
     ],

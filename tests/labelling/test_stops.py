@@ -50,7 +50,7 @@ def test_a_kill_loses_what_is_in_progress_alone(tmp_path: Path) -> None:
     before = len(computed(output))
     done = finetune.label(json.loads(recipe.read_text()))
     assert (done.labelled, done.failures) == (9, ())
-    assert "1 line " in done.notes[0]
+    assert "1 damaged line of" in done.notes[0]
     assert len(computed(output)) == before + done.computed <= 9 + 2
     assert_springs(read_structures(output))
 
@@ -64,7 +64,7 @@ def test_a_signal_waits_for_what_is_begun_and_says_how_to_go_on(tmp_path: Path) 
         process.send_signal(signal.SIGTERM)
         shown, errors = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "stopping: waiting for what is begun" in shown
+    assert "stopping: waiting for calculations in progress" in shown
     assert f"resume with  piwsl-finetune label {recipe}" in errors
     stored = len(computed(output))
     assert f"{stored} of 9 computed" in errors

@@ -1,37 +1,45 @@
 """Calculations side by side give what one after the other gives, and do not meet."""
 
+import pickle
 import re
 import signal
 import subprocess
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import finetune
+from finetune.core.executors import Worker, WorkerDiedError
 from finetune.data.reading import read_structures
-from finetune.labelling.task import Task
-from finetune.labelling.workers import Worker
 from tests.labelling.springs import XTB, assert_springs, pool_of, springs
 
 pytest.importorskip("tblite")
 
 
-def test_a_worker_that_is_closed_as_it_starts_leaves_no_process(
+def test_a_worker_that_is_stopped_as_it_starts_leaves_no_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    worker, made = Worker({"threads": 1}), []
+    worker, made, stopping = Worker({}, quiet=True, polite=False), [], []
     start = subprocess.Popen
 
     def slow_start(*given: Any, **options: Any) -> Any:
+        stopping.append(threading.Thread(target=worker.stop))
+        stopping[0].start()
         made.append(start(*given, **options))
-        worker.close()
         return made[0]
 
     monkeypatch.setattr(subprocess, "Popen", slow_start)
-    reply = worker.compute(Task([1], [[0.0] * 3], [[0.0] * 3] * 3, [False] * 3, 0, 2), False)
-    assert reply == {"reason": "it was given up"}
+    with pytest.raises(WorkerDiedError, match="it was given up"):
+        worker.do(pickle.dumps((time.sleep, (60,), {})))
+    stopping[0].join()
+    worker.close()
     assert made[0].returncode == -signal.SIGKILL
+    with pytest.raises(WorkerDiedError, match="it was given up"):
+        worker.do(pickle.dumps((time.sleep, (60,), {})))
+    assert len(made) == 1
 
 
 def test_several_workers_give_what_one_gives(molecules: Path, tmp_path: Path) -> None:

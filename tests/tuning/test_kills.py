@@ -78,7 +78,9 @@ def test_what_pytorch_raises_of_the_untouched_recipe_stops_without_a_traceback(
     recipe = recipe_of(workspace, tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.setattr(module, "train", no_memory)
-        told = r"the untouched recipe: CUDA out of memory\. The tuning in .* goes on with the same"
+        told = (
+            r"the untouched recipe: CUDA out of memory\. The tuning in .* continues with the same"
+        )
         with pytest.raises(RunStoppedError, match=told):
             finetune.tune(recipe, budget=1)
     assert finetune.tune(recipe, budget=1).untouched.done
@@ -101,7 +103,7 @@ def test_a_kill_while_a_folder_is_overwritten_leaves_nothing_to_go_on_with(
         patch.setattr(shutil, "rmtree", killed)
         with pytest.raises(Killed):
             claim(tmp_path, TUNING, asked, True, print)
-    with pytest.raises(RunFolderError, match="begun otherwise: train.epochs"):
+    with pytest.raises(RunFolderError, match="other settings: train.epochs"):
         claim(tmp_path, TUNING, asked, False, print)
     assert not claim(tmp_path, TUNING, asked, True, print)
     assert [item.name for item in tmp_path.iterdir()] == ["tuning.json"]
@@ -111,4 +113,4 @@ def test_other_versions_are_told(tmp_path: Path) -> None:
     heard: list[str] = []
     for torch in ("2.1", "2.1", "2.2"):
         claim(tmp_path, TUNING, {"versions": {"torch": torch, "mace": "1"}}, False, heard.append)
-    assert heard == ["warning: the tuning goes on with other versions: torch 2.1 -> 2.2."]
+    assert heard == ["warning: the tuning continues with other versions: torch 2.1 -> 2.2."]

@@ -13,10 +13,10 @@ from finetune.data.reading import Reader
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.sections import Range
 from finetune.runs.preparation import labelled as splits
-from finetune.studies.absolute_paths import moved
-from finetune.studies.budget import Budget, parse_budget
 from finetune.studies.scoring import Measure, judging
 from finetune.studies.space import space_of, with_values
+from finetune.studies.study import Budget, parse_budget
+from finetune.studies.tuning import with_absolute_paths
 from tests.conftest import recipe_for
 
 PITC = {"energy": {}, "pitc": {"weight": 0.1, "displacement": 0.05}}
@@ -110,8 +110,8 @@ def test_the_usual_space_follows_adapter_and_losses() -> None:
         ),
         ({"losses.pisc.weight": [0, 1]}, "the recipe has no 'losses.pisc.weight'"),
         ({"train.epochs": {"low": 1.5, "high": 4}}, "whole number; its range from 1.5 to 4"),
-        ({"train.schedule": {"low": 1, "high": 4}}, "'constant', no number, and has no range"),
-        ({"train": {"low": 1, "high": 4}}, "holds a mapping, not a number. Name one of its keys"),
+        ({"train.schedule": {"low": 1, "high": 4}}, "'constant', not a number, and has no range"),
+        ({"train": {"low": 1, "high": 4}}, "is a mapping, not a number. Name one of its keys"),
         ({"train.seed": [0, 1]}, "luckiest seed"),
         ({"data.valid": [0.1, 0.2]}, "the data decide what is judged"),
         ({"train.epochs": [3, -1]}, "-1 is no value of 'train.epochs': .*at least 1"),
@@ -217,7 +217,7 @@ def test_what_is_held_out_is_what_a_run_holds_out(workspace: Path, tmp_path: Pat
     assert len(counts) > 1
 
 
-def test_a_moved_recipe_finds_its_files_from_anywhere(
+def test_a_recipe_with_absolute_paths_finds_its_files_from_anywhere(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, beside = tmp_path / "here", tmp_path / "beside"
@@ -229,15 +229,18 @@ def test_a_moved_recipe_finds_its_files_from_anywhere(
     data = {"train": ["train.xyz@:5", "data/gone.xyz"], "valid": "part-?.xyz", "test": "/x.xyz"}
     shipped = {"train": "data/ccsdt/isolated_atoms.xyz", "valid": 0.2}
     monkeypatch.chdir(here)
-    found = moved(recipe(foundation="own.model", data=data), beside)
+    found = with_absolute_paths(recipe(foundation="own.model", data=data), beside)
     assert found["foundation"] == str(here / "own.model")
     assert found["data"]["train"] == [f"{here}/train.xyz@:5", f"{beside}/data/gone.xyz"]
     assert (found["data"]["valid"], found["data"]["test"]) == (f"{beside}/part-?.xyz", "/x.xyz")
-    assert moved(recipe(data={"train": "train.xyz"}), None)["data"]["train"] == f"{here}/train.xyz"
+    assert (
+        with_absolute_paths(recipe(data={"train": "train.xyz"}), None)["data"]["train"]
+        == f"{here}/train.xyz"
+    )
     (here / "tiny-xtb-hcno").touch()
     for folder in (here, Path(finetune.__file__).parents[1]):
         monkeypatch.chdir(folder)
-        found = moved(recipe(foundation="tiny-xtb-hcno", data=shipped), None)
+        found = with_absolute_paths(recipe(foundation="tiny-xtb-hcno", data=shipped), None)
         assert (found["foundation"], found["data"]["train"]) == ("tiny-xtb-hcno", shipped["train"])
 
 

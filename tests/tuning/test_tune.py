@@ -148,7 +148,7 @@ def test_a_killed_tuning_goes_on_and_ends_as_one_that_was_not(
     monkeypatch.setattr(Trial, "hopeless", harmed)
     with pytest.raises(Killed):
         finetune.tune(recipe, budget=3)
-    with pytest.raises(RunStoppedError, match="goes on with the same command") as stopped:
+    with pytest.raises(RunStoppedError, match="continues with the same command") as stopped:
         finetune.tune(recipe, budget=3)
     assert stopped.value.exit_code == 128 + signal.SIGTERM
     assert list((tmp_path / "run-tuning" / "trials").iterdir())
@@ -168,7 +168,7 @@ def test_other_geometries_without_labels_are_another_tuning(
     recipe["data"]["unlabelled"] = str(pool)
     finetune.tune(recipe, ["train.epochs=1"], budget=1)
     pool.write_text((workspace / "train.xyz").read_text())
-    with pytest.raises(RunFolderError, match=r"begun otherwise: data \(there"):
+    with pytest.raises(RunFolderError, match=r"other settings: data \(there"):
         finetune.tune(recipe, ["train.epochs=1"], budget=2)
 
 
@@ -190,7 +190,7 @@ def test_data_that_change_while_it_works_stop_it(workspace: Path, tmp_path: Path
     assert len(finetune.tune(recipe, budget=2).tried) == 2
 
 
-def test_damaged_folds_are_written_anew(workspace: Path, tmp_path: Path) -> None:
+def test_damaged_folds_are_written_again(workspace: Path, tmp_path: Path) -> None:
     recipe = recipe_of(workspace, tmp_path / "run", train={"epochs": 1}, tune={"folds": 2})
     found = finetune.tune(recipe, budget=1)
     (found.folder / "folds" / "2" / "train.h5").write_bytes(b"xx")
@@ -204,7 +204,7 @@ def test_others_are_refused(whole: TuningResult, workspace: Path, tmp_path: Path
         "tune": {"space": {"train.epochs": [2, 3]}, "measure": "energy_mae"},
     }
     other = recipe_of(workspace, tmp_path / "run", **changes)
-    with pytest.raises(RunFolderError, match="a tuning that was begun otherwise") as refused:
+    with pytest.raises(RunFolderError, match="a tuning with other settings") as refused:
         finetune.tune(other, budget=4, to=whole.folder)
     for told in (
         "train.epochs (there 3, now 4)",
@@ -310,7 +310,7 @@ def test_a_file_in_the_way_is_told_before_anything_is_read(
     for where, told in (
         (["--to", str(ring / "x")], "a symbolic link in it leads back to itself"),
         ([f"output={ring / 'x'}"], "a symbolic link in it leads back to itself"),
-        (["--to", str(Path.cwd())], "is or holds the working folder; name another with --to"),
+        (["--to", str(Path.cwd())], "is or contains the working folder; name another with --to"),
     ):
         done = runner.invoke(app, [command[0], str(path), *where, *command[1:]])
         assert done.exit_code == 2, done.output
