@@ -94,7 +94,7 @@ def test_evaluate_writes_json_csv_and_a_plot(
     (to / "evaluation.json").unlink()
     refused = runner.invoke(app, arguments)
     assert refused.exit_code == 2
-    assert "holds other files ('parity.png') than an evaluation" in refused.stderr
+    assert "contains files ('parity.png') that no evaluation writes" in refused.stderr
 
 
 def test_evaluate_asks_about_energies_that_spread_as_in_hartree(
@@ -158,7 +158,7 @@ def test_md_is_run_once_and_goes_on(run_folder: Path, workspace: Path, tmp_path:
     (tmp_path / "md" / "mine.txt").write_text("")
     refused = runner.invoke(app, [*arguments, "nvt", "--seed", "1", "--overwrite"])
     assert refused.exit_code == 2
-    assert "holds other files ('mine.txt')" in refused.stderr
+    assert "contains files ('mine.txt')" in refused.stderr
     (tmp_path / "md" / "mine.txt").unlink()
     assert runner.invoke(app, [*arguments, "nvt", "--seed", "1", "--overwrite"]).exit_code == 0
 
@@ -228,13 +228,13 @@ def test_tests_of_a_model_file_need_a_place(
         (["scan", model, frames, "--to", str(run_folder)], "is a run folder; choose another --to"),
         (
             ["evaluate", model, frames, "--to", str(run_folder)],
-            "holds other files ('adapter/adapter.json')",
+            "contains files ('adapter/adapter.json')",
         ),
-        (["evaluate", model, frames, "--to", model], "is a file; name a folder"),
-        (["evaluate", model, frames, "--to", f"{model}/x"], "cannot be written: nothing can be"),
-        (["md", model, frames, "--to", bare], "than a test; choose another --to"),
-        (["md", model, frames, "--to", str(hidden), "--overwrite"], "holds other files ('.env')"),
-        (["scan", model, frames, "--to", bare], "than a test; choose another --to"),
+        (["evaluate", model, frames, "--to", model], "is a file. Choose another folder"),
+        (["evaluate", model, frames, "--to", f"{model}/x"], "is a file, so"),
+        (["md", model, frames, "--to", bare], "that no test writes"),
+        (["md", model, frames, "--to", str(hidden), "--overwrite"], "contains files ('.env')"),
+        (["scan", model, frames, "--to", bare], "that no test writes"),
         (["md", model, frames, "--length", "1e12"], "are 2e+15 steps; at most 1e+09"),
         (["evaluate", model, frames, "--device", "cuda:99"], "Choose cpu"),
     ):
@@ -273,7 +273,7 @@ def test_an_earlier_run_needs_overwrite(run_folder: Path, recipe: Path) -> None:
     (run_folder / "mine.txt").write_text("")
     refused = runner.invoke(app, ["validate", str(recipe)])
     assert refused.exit_code == 2
-    assert "holds other files ('mine.txt')" in refused.stderr
+    assert "contains files ('mine.txt')" in refused.stderr
     (run_folder / "mine.txt").unlink()
 
 

@@ -442,7 +442,7 @@ def check_output(folder: Path) -> None:
     names = "|".join(map(re.escape, FILES))
     finished = f"{names}|" if (folder / JSON).is_file() else ""  # without it they are not ours
     ours = re.compile(rf"{finished}\.({names})\.[^.]*")
-    check_folder(folder, ours, "an evaluation", only_ours=True)
+    check_folder(folder, ours, "evaluation", only_ours=True)
 
 
 def _number(value: float) -> float | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from finetune.core import run_files
 from finetune.core.errors import RunFolderError
-from finetune.core.output_folder import check_writable
+from finetune.core.output_folder import check_free
 
 
 def folder_for(path: str | Path, to: str | Path | None, kind: str) -> Path:
@@ -26,7 +26,7 @@ def folder_for(path: str | Path, to: str | Path | None, kind: str) -> Path:
 
 
 def check_folder(
-    folder: Path, ours: re.Pattern[str], what: str = "a test", only_ours: bool = False
+    folder: Path, ours: re.Pattern[str], what: str = "test", only_ours: bool = False
 ) -> None:
     """Refuse a folder of other files than those of an earlier test, or that cannot be written.
 
@@ -39,15 +39,13 @@ def check_folder(
     Raises:
         RunFolderError: Naming what is in the way.
     """
-    if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"'{folder}' is a file; name a folder.")
-    names = _names(folder)
-    other = [name for name in names if not ours.fullmatch(Path(name).name)]
-    if other and (only_ours or len(other) == len(names)):
-        raise RunFolderError(
-            f"'{folder}' holds other files ('{other[0]}') than {what}; choose another --to."
-        )
-    check_writable(folder)
+
+    def foreign(folder: Path) -> str | None:
+        names = _names(folder)
+        other = [name for name in names if not ours.fullmatch(Path(name).name)]
+        return other[0] if other and (only_ours or len(other) == len(names)) else None
+
+    check_free(folder, foreign, what)
 
 
 def clear_folder(folder: Path, ours: re.Pattern[str]) -> None:

@@ -22,6 +22,7 @@ from finetune.core.errors import (
     system_errors,
 )
 from finetune.core.files import write_atomically, write_folder
+from finetune.core.output_folder import check_free
 from finetune.core.run_files import ADAPTER, ADAPTER_RECORD, COMMITTEE, MEMBERS
 from finetune.export.card import card
 from finetune.potentials import domain, storage
@@ -259,12 +260,9 @@ def _check_folder(place: Path, files: Mapping[str, bytes], overwrite: bool) -> N
     if not overwrite:
         raise RunFolderError(f"'{place}' exists. Choose another name, or add --overwrite.")
     there = [item for item in sorted(place.rglob("*")) if not item.is_dir()]
-    other = [str(item.relative_to(place)) for item in there]
-    other = [name for name in other if name not in files]
-    if other:
-        raise RunFolderError(
-            f"'{place}' holds other files ('{other[0]}') than such an export; choose another --to."
-        )
+    names = [str(item.relative_to(place)) for item in there]
+    other = next((name for name in names if name not in files), None)
+    check_free(place, lambda _: other, "such export")
 
 
 @contextmanager

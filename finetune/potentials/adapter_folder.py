@@ -57,11 +57,7 @@ class AdapterRecord(Options):
         return {"kind": self.kind, **self.options}
 
     def check_foundation(self, fingerprint: str, name: str, where: Path) -> None:
-        """Refuse a foundation that the adapter was not trained on.
-
-        Raises:
-            FoundationError: Naming both.
-        """
+        """Refuse a foundation that the adapter was not trained on."""
         if fingerprint != self.foundation.fingerprint:
             raise FoundationError(
                 f"the adapter in '{where}' belongs to the foundation '{self.foundation.name}' "
@@ -70,16 +66,11 @@ class AdapterRecord(Options):
             )
 
     def attach(self, potential: Potential, weights: Path | None) -> Any:
-        """Attach the adapter as it was trained.
+        """Attach the adapter to its foundation, which is in the adapter's precision and is changed.
 
-        Args:
-            potential: The foundation in the adapter's precision; is changed.
-            weights: The adapter's folder; None for the adapter before any training.
-
-        Raises:
-            FoundationError: If the kind is not known here, its options have changed, or an element
-                has no reference energy.
-            RunFolderError: If the weights are missing, damaged or another adapter's.
+        ``weights`` is the adapter's folder; None for the adapter before any training. Raises
+        FoundationError for another kind, other options or a missing reference energy, and
+        RunFolderError for weights that are missing, damaged or another adapter's.
         """
         symbols = [chemical_symbols[number] for number in potential.elements]
         missing = [symbol for symbol in symbols if symbol not in self.reference_energies]
@@ -103,11 +94,7 @@ class AdapterRecord(Options):
         return adapted
 
     def check_files(self, folder: Path) -> None:
-        """Refuse weights in ``folder`` that differ from those that were stored.
-
-        Raises:
-            RunFolderError: Naming the file.
-        """
+        """Refuse weights in ``folder`` that differ from those that were stored."""
         for name, expected in self.sha256.items():
             path = folder / name
             if path.is_file() and digest(path) != expected:  # loading reports a missing file
@@ -130,11 +117,8 @@ def adapters_needed(
 ) -> list[dict[str, Any]]:
     """Return the adapters that a tuned potential needs beyond a plain MACE, in order.
 
-    Args:
-        before: `structure_of` the foundation.
-        tuned: The foundation with the adapter merged, as far as that is possible.
-        inside: Those that the foundation needs already.
-        adapter: Kind and options of the one that was merged.
+    ``before`` is `structure_of` the foundation, which needs those ``inside`` already. In ``tuned``
+    the ``adapter`` (kind and options) is merged, as far as that is possible.
     """
     needed = [dict(item) for item in inside]
     if structure_of(tuned) != before:

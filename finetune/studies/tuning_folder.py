@@ -14,7 +14,6 @@ from finetune.core.errors import RunFolderError, RunStoppedError
 from finetune.core.files import read_json, write_json
 from finetune.core.interruption import StopSignals
 from finetune.core.output_folder import is_unfinished
-from finetune.core.resources import expanded
 from finetune.core.text import shortened
 from finetune.recipe.recipe import Recipe
 
@@ -29,25 +28,12 @@ def place(recipe: Recipe, to: str | Path | None, suffix: str) -> Path:
         RunFolderError: If no folder can be there.
     """
     if to is not None:
-        folder = expanded(to)
+        folder = output_folder.place(to, output_folder.OTHER_TO)
     else:
         output = output_folder.place(recipe.output)
         folder = output.with_name(f"{output.name}-{suffix}")
-    try:
-        here = folder.resolve()
-    except (OSError, RuntimeError):  # before Python 3.13 the latter
-        raise RunFolderError(
-            f"'{folder}' cannot be followed: a symbolic link in it leads back to itself. Name "
-            "another folder with --to."
-        ) from None
-    if Path.cwd().is_relative_to(here):
-        raise RunFolderError(
-            f"'{folder}' is or contains the working folder; name another with --to."
-        )
-    held = next((item for item in (folder, *folder.parents) if item.exists()), folder)
-    if held.exists() and not held.is_dir():
-        what = "" if held == folder else f", so that '{folder}' cannot be made"
-        raise RunFolderError(f"'{held}' is a file{what}; name another folder with --to.")
+    output_folder.refuse_working_folder(folder)
+    output_folder.check_free(folder, lambda _: None, suffix)  # what is in it: see `claim`
     return folder
 
 
@@ -118,11 +104,8 @@ def claim(
     held = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
     marks = [name for name in held if _is(name, {kind.mark}) and (folder / name).is_file()]
     foreign = [name for name in held if name not in marks and not _is(name, kind.ours)]
-    if foreign or (held and not marks):
-        raise RunFolderError(
-            f"'{folder}' holds other files ('{(foreign or held)[0]}') than a {kind.what}; choose "
-            "another folder with --to."
-        )
+    other = next(iter(foreign if marks else held), None)
+    output_folder.check_free(folder, lambda _: other, kind.what)
     continued = mark.is_file() and not overwrite
     if continued:
         before, now = _check_same(folder, kind, asked).get("versions"), asked.get("versions")

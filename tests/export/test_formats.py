@@ -204,7 +204,7 @@ def test_what_is_refused(runs: Path, workspace: Path, tmp_path: Path) -> None:
         (
             lambda: export(runs / "lora", workspace, "bundle", overwrite=True),
             RunFolderError,
-            "holds other files",
+            "contains files",
         ),
     ]
     for call, error, message in refused:

@@ -235,7 +235,7 @@ def test_others_are_refused(whole: TuningResult, workspace: Path, tmp_path: Path
         assert str(refused.value).endswith("Choose another folder with --to, or --overwrite.")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("")
-    with pytest.raises(RunFolderError, match=r"holds other files \('mine.txt'\) than a tuning"):
+    with pytest.raises(RunFolderError, match=r"contains files \('mine.txt'\) that no tuning"):
         finetune.tune(same, budget=1, to=tmp_path / "full", overwrite=True)
     assert (tmp_path / "full" / "mine.txt").exists()
 
@@ -299,8 +299,8 @@ def test_a_file_in_the_way_is_told_before_anything_is_read(
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe_for(tmp_path / "gone", tmp_path / "run").dump())
     for to, told in (
-        (path, "recipe.yaml' is a file; name another folder with --to"),
-        (path / "a" / "b", f"is a file, so that '{path / 'a' / 'b'}' cannot be made; name another"),
+        (path, "recipe.yaml' is a file. Choose another folder with --to"),
+        (path / "a" / "b", f"is a file, so '{path / 'a' / 'b'}' cannot be made. Choose another"),
     ):
         done = runner.invoke(app, [command[0], str(path), *command[1:], "--to", str(to)])
         assert done.exit_code == 2, done.output
@@ -310,7 +310,10 @@ def test_a_file_in_the_way_is_told_before_anything_is_read(
     for where, told in (
         (["--to", str(ring / "x")], "a symbolic link in it leads back to itself"),
         ([f"output={ring / 'x'}"], "a symbolic link in it leads back to itself"),
-        (["--to", str(Path.cwd())], "is or contains the working folder; name another with --to"),
+        (
+            ["--to", str(Path.cwd())],
+            "is or contains the working folder. Choose another",
+        ),
     ):
         done = runner.invoke(app, [command[0], str(path), *where, *command[1:]])
         assert done.exit_code == 2, done.output
