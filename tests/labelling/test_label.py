@@ -125,7 +125,7 @@ def test_pyscf_from_the_command_line(tmp_path: Path) -> None:
     assert f"structure 1 ('{tmp_path}/pool.xyz', structure 1): the basis set" in done.output
     assert "'cc-pvdz' has no I" in done.output
     assert "reference_energies: {H: -13.58" in done.output
-    assert "better off with reference_energies: estimate" in done.output
+    assert "take reference_energies: estimate" in done.output
     (item,) = read_structures(output)
     assert item.level_of_theory == "CCSD(T)/cc-pvdz, frozen core"
     assert item.energy == pytest.approx(-1.1633 * 27.2114, abs=0.02)
