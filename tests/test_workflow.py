@@ -197,7 +197,7 @@ def test_an_earlier_run_is_put_back_when_its_successor_fails(
     with pytest.raises(FinetuneError, match="is or contains the working folder"):
         finetune.run(recipe_for(workspace, "."), overwrite=True)
     (folder / "model" / "notes.txt").write_text("mine")
-    with pytest.raises(FinetuneError, match=r"other files \('model/notes.txt'\)"):
+    with pytest.raises(FinetuneError, match=r"contains files \('model/notes.txt'\)"):
         finetune.run(recipe_for(workspace, folder), overwrite=True)
     assert (folder / "model" / "notes.txt").read_text() == "mine"
 

@@ -27,10 +27,6 @@ def memory_left(
 
     That is the least of limit − usage in its own group and those above it; page cache that nobody
     uses counts as free.
-
-    Args:
-        membership: The file that names its groups.
-        root: Where the file system of control groups is mounted.
     """
     left = []
     for group, (limit, usage, unused) in _groups(membership, root):

@@ -40,17 +40,7 @@ def run_environment(
     data: Mapping[str, Any],
     lineage: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Return the content of a run's ``environment.json``.
-
-    Args:
-        device: What it runs on.
-        seed: Of everything random.
-        foundation: Name of what it starts from.
-        fingerprint: sha256 of that.
-        data: sha256 of structures and labels, and where they come from: the record of each source,
-            and the folders that relative paths were looked up in.
-        lineage: The potentials that the foundation descends from, itself last.
-    """
+    """Return the content of a run's ``environment.json``."""
     return {
         "versions": versions(),
         "platform": platform.platform(),

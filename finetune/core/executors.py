@@ -181,12 +181,7 @@ class Worker:
         self._starting = threading.Lock()
 
     def do(self, request: bytes) -> Any:
-        """Do a pickled job: a function, its arguments and its named arguments.
-
-        Raises:
-            WorkerDiedError: If the process dies, or the work ends early.
-            Exception: What the job raised.
-        """
+        """Do a pickled job: a function, its arguments and its named arguments."""
         if self.process is None:
             self._start()
         try:

@@ -18,11 +18,7 @@ OTHER_TO = "Choose another folder with --to."
 
 
 def place(output: str | Path, advice: str = OTHER_OUTPUT) -> Path:
-    """Return the folder that an output means: ``~`` expanded, symbolic links followed.
-
-    Raises:
-        RunFolderError: If a link leads back to itself.
-    """
+    """Return the folder that an output means: ``~`` expanded, symbolic links followed."""
     folder = expanded(output)
     try:
         folder.stat()
@@ -68,11 +64,7 @@ def refuse_working_folder(folder: Path, advice: str = OTHER_TO) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Check that the folder can be made or written to, by a temporary file without a name.
-
-    Raises:
-        RunFolderError: If none can be made.
-    """
+    """Check that the folder can be made or written to, by a temporary file without a name."""
     existing = next(parent for parent in folder.absolute().parents if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):

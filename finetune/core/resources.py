@@ -46,11 +46,7 @@ def recipes() -> dict[str, Path]:
 
 
 def recipe(name: str) -> Path:
-    """Return a recipe given by path, or by the name of a shipped one.
-
-    Raises:
-        RecipeError: If there is no such file, naming the nearest shipped recipe.
-    """
+    """Return a recipe given by path, or by the name of a shipped one; raises RecipeError."""
     found = find(name)
     if found is not None and found.is_file():
         return found

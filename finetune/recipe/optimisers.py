@@ -56,12 +56,6 @@ class OptimiserRules:
     ) -> None:
         """Refuse what the optimiser would have to ignore.
 
-        Args:
-            train: Settings of the optimisation.
-            losses: The recipe's losses by name.
-            adapter: Kind of adapter.
-            unlabelled: ``data.unlabelled``.
-
         Raises:
             RecipeError: Naming the key.
         """

@@ -127,11 +127,7 @@ def _explained(error: Exception) -> str:
 
 
 def reset_for_overrides(recipe: Any, changes: Any) -> Any:
-    """Return a recipe without the options that its overrides make void.
-
-    Raises:
-        RecipeError: If they name stages that it does not have.
-    """
+    """Return a recipe without the options that its overrides make void; raises RecipeError."""
     _check_stage_names(recipe, changes)
     parts = ["", *(f"stages.{name}." for name in changes.get("stages") or ())]
     for part in parts:

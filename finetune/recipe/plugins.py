@@ -55,12 +55,7 @@ register_adapter = adapters.register
 
 
 def adapter_options(value: Any) -> dict[str, Any]:
-    """Return the options of an adapter, defaults filled in, from its name or a mapping.
-
-    Raises:
-        RecipeError: For an unknown kind.
-        ValueError: With a line for each fault.
-    """
+    """Return the options of an adapter, defaults filled in, from its name or a mapping."""
     if isinstance(value, str):
         value = {"kind": value}
     if not isinstance(value, Mapping):
@@ -88,11 +83,7 @@ def adapter_rules(kind: str) -> AdapterRules:
 
 
 def loss_options(value: Any) -> dict[str, BaseModel]:
-    """Return the options of every loss by the recipe's names.
-
-    Raises:
-        ValueError: With a line for each fault of all losses.
-    """
+    """Return the options of every loss by the recipe's names; raises ValueError."""
     if not isinstance(value, Mapping) or not value:
         raise ValueError("name at least one loss, e.g. `losses: {energy: {weight: 1.0}}`")
     found, faults = {}, []

@@ -39,11 +39,7 @@ KEYS = ("adapter", "data", "losses", "reference_energies", "train")
 
 
 def check_stages(stages: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse names that are no folder's and keys that cannot differ between stages.
-
-    Raises:
-        ValueError: Naming the stage.
-    """
+    """Refuse names that are no folder's and keys that cannot differ between stages."""
     for name, stage in stages.items():
         if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", name):
             raise ValueError(f"the stage name '{name}' must be letters, digits, - and _")

@@ -32,9 +32,6 @@ def prepare_member(
     """Read and check what the first member needs, by stage, and what each member draws.
 
     The others differ in seeds alone.
-
-    Raises:
-        FinetuneError: For whatever would stop the run.
     """
     run_folder.check_output(output_folder.place(recipe.output), overwrite, resume)
     first = next(iter(recipe.member_recipes().values()))
@@ -177,14 +174,7 @@ def _learnt_nothing(members: dict[str, RunResult]) -> list[str]:
 def joined(
     folder: Path, members: dict[str, RunResult], seconds: float, notes: Sequence[str] = ()
 ) -> tuple[RunResult, CommitteeRecord]:
-    """Return the result of the members' mean, its scales fitted on the validation set.
-
-    Args:
-        folder: Of the committee.
-        members: Results by name.
-        seconds: That all took.
-        notes: On the committee, after those of its members.
-    """
+    """Return the result of the members' mean, its scales fitted on the validation set."""
     found = list(members.values())
     valid = _mean([item.valid for item in found])
     tests = [item.test for item in found if item.test is not None]

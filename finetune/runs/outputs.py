@@ -39,12 +39,6 @@ def write(
 ) -> None:
     """Write everything, the result last.
 
-    Args:
-        prepared: The run.
-        tuned: Its merged potential, with MACE's own layers.
-        result: What it found.
-        needed: Adapters that the merged potential needs beyond a plain MACE.
-
     Raises:
         OSError: If the folder cannot be written to.
     """
@@ -71,12 +65,6 @@ def write_potential(
     needed: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write the adapter and the fine-tuned potential, each with where it comes from.
-
-    Args:
-        prepared: The run.
-        tuned: Its merged potential, with MACE's own layers.
-        metrics: Its errors, ready for JSON.
-        needed: Adapters that the merged potential needs beyond a plain MACE.
 
     Raises:
         OSError: If the folder cannot be written to.

@@ -284,11 +284,7 @@ def _combination(weights: Mapping[int, int]) -> str:
 
 
 def labelled(recipe: Recipe, reader: Reader) -> dict[str, Sequence[Structure]]:
-    """Read what a recipe trains, validates and tests on: ``train``, ``valid``, ``test``.
-
-    Raises:
-        DataError: For files that cannot be used.
-    """
+    """Read what a recipe trains, validates and tests on: ``train``, ``valid``, ``test``."""
     data = recipe.data
     train, valid = _held_out(recipe, reader.read(data.train))
     if not isinstance(data.valid, float):
@@ -297,11 +293,7 @@ def labelled(recipe: Recipe, reader: Reader) -> dict[str, Sequence[Structure]]:
 
 
 def unlabelled(recipe: Recipe, reader: Reader) -> Sequence[Structure]:
-    """Read the structures of ``data.unlabelled``, without whatever labels they have.
-
-    Raises:
-        DataError: For files that cannot be used.
-    """
+    """Read the structures of ``data.unlabelled``, without whatever labels they have."""
 
     def bare(structure: Structure) -> Structure:
         return replace(structure, energy=None, forces=None, stress=None)
@@ -317,12 +309,6 @@ def check_draw(
     valid: Sequence[Structure] | None = None,
 ) -> None:
     """Refuse a training set that leaves nothing to learn or to validate on.
-
-    Args:
-        recipe: Which structures are held out and which are drawn.
-        structures: The training set.
-        adapted: What is trained.
-        valid: What validates, if nothing is to be held out for that.
 
     Raises:
         FinetuneError: See `check_labels`, and `Optimiser.check` of the recipe's optimiser.

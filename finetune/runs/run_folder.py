@@ -72,11 +72,7 @@ def check_output(folder: Path, overwrite: bool, resume: Resume = "no") -> bool:
 
 
 def check_origin(folder: Path, recipe: Recipe, environment: Mapping[str, Any]) -> list[str]:
-    """Compare what a run to be resumed was started with; return notes on other versions.
-
-    Raises:
-        RunFolderError: If the recipe, the foundation or the data differ.
-    """
+    """Compare what a run to be resumed was started with; return notes on other versions."""
     different = Recipe.load(folder / RECIPE).differences(recipe)
     if different:
         raise RunFolderError(
@@ -144,13 +140,6 @@ def opened(
     The earlier run waits next to it as ``.NAME.earlier``. It is removed when the run is done, stays
     there while the run can be resumed, and is restored when the run fails. A run that fails before
     its first step leaves nothing.
-
-    Args:
-        folder: The run folder.
-        recipe: Content of ``recipe.yaml``.
-        environment: Content of ``environment.json``.
-        resuming: Whether the folder holds the run already.
-        main: Whether this process is the one that writes; others change nothing.
 
     Raises:
         RunFolderError: If the folder cannot be made or written to.

@@ -33,13 +33,6 @@ def shared_folder(
 ) -> Iterator[tuple[Path, dict[str, Any], Processes]]:
     """Open the folder of a recipe whose runs have folders of their own within.
 
-    Args:
-        recipe: The recipe.
-        prepared: What was read and checked for its runs; not kept.
-        overwrite: Whether an earlier run there may be replaced.
-        resume: Whether an earlier run there is resumed.
-        reporter: Receives what has changed since the earlier run.
-
     Yields:
         The folder, the facts of the environment, and the processes, that of rank 0 being the one
         that writes.
@@ -83,9 +76,6 @@ def prepare_stages(
     """Read and check every stage, with the first one's foundation in place of those to come.
 
     ``whole`` is that of `Preparation`.
-
-    Raises:
-        FinetuneError: For whatever would stop the run.
     """
     run_folder.check_output(output_folder.place(recipe.output), overwrite, resume)
     prepared = {

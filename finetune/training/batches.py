@@ -22,9 +22,6 @@ T = TypeVar("T")
 class Processes:
     """The processes that train together; usually this one alone.
 
-    Args:
-        device: Where this process computes.
-
     Attributes:
         count: How many there are.
         rank: Which of them this is.
@@ -203,14 +200,7 @@ class _Batches(torch.utils.data.Dataset[list[GraphBatch]]):
 
 
 class Feeder:
-    """Yields the batches of an epoch's steps, made here or in worker processes.
-
-    Args:
-        data: The graphs.
-        order: Which of them each step takes.
-        processes: Those that share each step.
-        workers: Worker processes that put batches together ahead of time; 0 for none.
-    """
+    """Yields the batches of an epoch's steps, made here or in worker processes."""
 
     def __init__(
         self, data: TrainingData, order: Order, processes: Processes, workers: int

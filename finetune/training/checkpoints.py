@@ -66,11 +66,7 @@ def write(
     state: Mapping[str, Any],
     keep: int = GENERATIONS,
 ) -> None:
-    """Write the checkpoint of a step into ``folder`` and remove all but the newest ``keep``.
-
-    Raises:
-        OSError: If it cannot be written; those that were there are untouched.
-    """
+    """Write the checkpoint of a step into ``folder`` and remove all but the newest ``keep``."""
     folder.mkdir(parents=True, exist_ok=True)
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     contents = {STATE_TENSORS: save_tensors(stored), STATE: json.dumps(state).encode()}
@@ -88,11 +84,7 @@ def write(
 
 
 def read(folder: Path) -> Checkpoint | None:
-    """Read the newest intact checkpoint; None where there is none at all.
-
-    Raises:
-        RunFolderError: If there are checkpoints and all of them are damaged, saying how.
-    """
+    """Read the newest intact checkpoint; None where there is none at all; raises RunFolderError."""
     faults: list[str] = []
     for path in _generations(folder):
         try:
@@ -243,13 +235,7 @@ class Progress:
 
 
 class WeightAverage:
-    """An exponential moving average of parameters, or the parameters themselves.
-
-    Args:
-        parameters: What is averaged.
-        decay: Share of the old average that each step keeps (it warms up over the first steps);
-            None for no averaging.
-    """
+    """An exponential moving average of parameters, or the parameters themselves."""
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], decay: float | None) -> None:
         self._parameters = parameters
@@ -295,13 +281,7 @@ class WeightAverage:
 
 
 class Weights:
-    """The parameters in training with their moments, average and best values so far.
-
-    Args:
-        parameters: Name -> parameter.
-        optimiser: Their optimiser.
-        average: Their average, over the same parameters in the same order.
-    """
+    """The parameters in training with their moments, average and best values so far."""
 
     def __init__(
         self,
@@ -340,11 +320,7 @@ class Weights:
         return found
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take back what `tensors` returned.
-
-        Raises:
-            KeyError: If something is missing.
-        """
+        """Take back what `tensors` returned; raises KeyError."""
         moments: dict[str, dict[str, torch.Tensor]] = {}
         for place, tensor in tensors.items():
             if place.startswith("moments/"):
@@ -376,14 +352,7 @@ GO_ON = "resume='auto' (command: --resume auto)"
 
 
 class Keeper:
-    """Writes the checkpoints of a run; only in the main process.
-
-    Args:
-        folder: Run folder, for messages.
-        checkpoints: Folder of the checkpoints.
-        seconds: Wall time between checkpoints.
-        main: Whether this process is the one that writes.
-    """
+    """Writes the checkpoints of a run; only in the main process."""
 
     def __init__(self, folder: Path, checkpoints: Path, seconds: float, main: bool) -> None:
         self.folder = folder

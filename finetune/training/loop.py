@@ -101,9 +101,6 @@ class Trainer:
     def run(self, resume: bool = False) -> TrainingOutcome:
         """Train; afterwards the potential holds the best averaged weights, in evaluation mode.
 
-        Args:
-            resume: Whether to continue from the newest intact checkpoint, where there is one.
-
         Raises:
             TrainingError: If the run keeps diverging, naming loss and structures.
             RunStoppedError: On SIGTERM or SIGINT, or when the disk is full; it can be resumed.

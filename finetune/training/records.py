@@ -38,13 +38,7 @@ from finetune.training.checkpoints import Progress, WeightAverage
 
 
 class MetricsLog:
-    """``metrics.jsonl``, a line for each epoch; a resumed run removes what it repeats.
-
-    Args:
-        path: The file.
-        history: The records that it begins with.
-        active: Whether to write at all; one of several processes does.
-    """
+    """``metrics.jsonl``, a line for each epoch; a resumed run removes what it repeats."""
 
     def __init__(self, path: Path, history: Sequence[Record], active: bool = True) -> None:
         self.path = path
@@ -60,12 +54,7 @@ class MetricsLog:
 
 
 def step_values(means: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
-    """Return what of a step's losses is averaged over the epoch.
-
-    Args:
-        means: Each loss by name, before its weight.
-        weights: What each is multiplied by in the total.
-    """
+    """Return what of a step's losses is averaged over the epoch."""
     weighted = {f"loss/{name}": weights[name] * mean for name, mean in means.items()}
     measures = {f"measure/{name}": mean for name, mean in means.items()}
     return {"train/loss": sum(weighted.values()), **weighted, **measures}
@@ -76,10 +65,6 @@ def training_record(means: Mapping[str, float], total: TotalLoss) -> Record:
 
     ``train/loss`` is the total that was optimised, ``loss/NAME`` what each loss added to it (its
     weight included), ``residual/NAME`` the size of its residuals in the unit that ``units`` names.
-
-    Args:
-        means: Means over the epoch of what `step_values` returns.
-        total: The losses.
     """
     record: Record = {}
     units: dict[str, str] = {}
@@ -132,15 +117,7 @@ def _line(record: Record) -> str:
 
 
 class Validator:
-    """Measures a potential in training and makes the records of its epochs.
-
-    Args:
-        potential: The potential in training.
-        average: Of its weights; what is measured.
-        graphs: The validation structures.
-        total: The losses, to record each in the unit of its residual.
-        losses: The recipe's losses, for the validation measure ``loss``.
-    """
+    """Measures a potential in training and makes the records of its epochs."""
 
     def __init__(
         self,
@@ -157,13 +134,7 @@ class Validator:
         self.losses = losses
 
     def record(self, state: Progress, epoch: int, rate: float) -> Record:
-        """Validate, and return what is recorded of an epoch.
-
-        Args:
-            state: Where the run stands; the time that the validation takes is added.
-            epoch: The epoch.
-            rate: Its learning rate.
-        """
+        """Validate, and return what is recorded of an epoch."""
         started = time.perf_counter()
         with self.average.applied():
             measured = errors(predict(self.potential, self.graphs), len(self.graphs))

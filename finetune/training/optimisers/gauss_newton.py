@@ -160,13 +160,7 @@ class GaussNewton(Optimiser):
     def check(
         cls, recipe: Recipe, structures: Sequence[Structure], adapted: AdaptedPotential
     ) -> None:
-        """Refuse what cannot be solved at once.
-
-        Raises:
-            DataError: If the energies are fewer than what reference energies explain of them needs.
-            RecipeError: If the gradients of all labels do not fit into memory, or several processes
-                are to share the work.
-        """
+        """Refuse what cannot be solved at once."""
         if process_count() > 1:
             raise RecipeError(
                 "train.optimiser=gauss-newton works in one process. Run it without torchrun or "

@@ -93,11 +93,7 @@ class Optimiser(ABC):
     def check(
         cls, recipe: Recipe, structures: Sequence[Structure], adapted: AdaptedPotential
     ) -> None:
-        """Refuse a training set that the optimiser cannot learn from.
-
-        Raises:
-            FinetuneError: Saying what it needs.
-        """
+        """Refuse a training set that the optimiser cannot learn from."""
 
     @abstractmethod
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -109,12 +105,7 @@ class Optimiser(ABC):
 
     @abstractmethod
     def step(self, pieces: Sequence[Piece], progress: float) -> StepOutcome | None:
-        """Take a step; None where no loss applies to any piece of it.
-
-        Args:
-            pieces: The pieces of the step that this process works on.
-            progress: Share of the run's steps that are done.
-        """
+        """Take a step; None where no loss applies to any piece of it."""
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate of every group of parameters, times the group's factor."""
@@ -163,12 +154,6 @@ def learning_rate(
     It rises linearly over ``warmup_epochs``, then stays (``constant``), falls along half a cosine
     to one hundredth at the end (``cosine``), or is multiplied by ``plateau_factor`` whenever
     ``plateau_epochs`` epochs have brought no better validation (``plateau``).
-
-    Args:
-        recipe: The settings.
-        epoch: Epochs done.
-        length: Epochs in all; the recipe's if None.
-        values: The validation measure after each epoch so far, for ``plateau``.
     """
     if epoch < recipe.warmup_epochs:
         return recipe.learning_rate * max(epoch / recipe.warmup_epochs, 1e-3)
