@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -388,6 +387,4 @@ def test_help_imports_neither_torch_nor_mace() -> None:
         "import finetune.recipe.recipe;"
         "assert not {'torch', 'mace', 'ase', 'e3nn'} & set(sys.modules)"
     )
-    started = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert time.perf_counter() - started < 10.0

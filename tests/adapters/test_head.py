@@ -50,7 +50,13 @@ def trained(potential: MacePotential, batch: GraphBatch, name: str = "new") -> M
     return merged
 
 
-@pytest.mark.parametrize("name", FOUNDATIONS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name.startswith("two") else pytest.mark.slow)
+        for name in FOUNDATIONS
+    ],
+)
 def test_old_heads_stay_as_they_were(
     name: str, mixed_graphs: list[GraphBatch], tmp_path: Path
 ) -> None:

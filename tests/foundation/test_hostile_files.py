@@ -185,10 +185,10 @@ FORGED = {
 @pytest.mark.parametrize("what", FORGED)
 def test_forged_pickles_are_refused_at_once(what: str, tmp_path: Path) -> None:
     path = archived(tmp_path / "forged.model", FORGED[what], s0=bytes(16))
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(FoundationError, match=r"forged\.model'"):
         load_foundation(path)
-    assert time.perf_counter() - start < 5.0
+    assert time.process_time() - start < 5.0
 
 
 def flipped(content: bytes, draw: random.Random) -> bytes:
@@ -270,7 +270,7 @@ def test_mutated_folders_are_refused(
 
 
 def is_refused(path: Path, named: str) -> bool:
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         load_foundation(path)
         return False
@@ -278,7 +278,7 @@ def is_refused(path: Path, named: str) -> bool:
         assert named in str(error)
         return True
     finally:
-        assert time.perf_counter() - start < 10.0
+        assert time.process_time() - start < 10.0
 
 
 def names_in(folder: Path) -> list[str]:

@@ -58,7 +58,7 @@ SCRIPTS = {
 }
 """Architecture options of the published training scripts, with few channels; that of MH-1 is not
 published, and the last entry is a model of two heads with the same kind of blocks."""
-FAST = {"MACE-MP-0 medium", "MACE-MP-0b3", "MACE-OMOL-0"}
+FAST = {"MACE-OMOL-0"}
 
 
 def built(name: str) -> torch.nn.Module:

@@ -25,7 +25,7 @@ def test_memory_is_that_of_the_process_alone() -> None:
     assert 2**24 < int(done.stdout) < len(ballast)
 
 
-@pytest.mark.parametrize("adapter", ["full", "lora"])
+@pytest.mark.parametrize("adapter", [pytest.param("full", marks=pytest.mark.slow), "lora"])
 def test_a_run_like_one_before_compiles_nothing_that_stays(
     workspace: Path, tmp_path: Path, adapter: str
 ) -> None:

@@ -56,7 +56,10 @@ def one_step(workspace: Path, tmp_path: Path, losses: dict[str, Any]) -> Any:
     return finetune.run(recipe).history[1], before
 
 
-@pytest.mark.parametrize(("distance", "error"), [("squared", "rmse"), ("absolute", "mae")])
+@pytest.mark.parametrize(
+    ("distance", "error"),
+    [("squared", "rmse"), pytest.param("absolute", "mae", marks=pytest.mark.slow)],
+)
 def test_residuals_are_errors_in_physical_units(
     distance: str, error: str, workspace: Path, tmp_path: Path
 ) -> None:
