@@ -23,7 +23,7 @@ from finetune.core.errors import (
 from finetune.data.splitting import bootstrap
 from finetune.export.formats import export
 from finetune.runs.committee import nearly_the_same
-from finetune.runs.validation import summary
+from finetune.runs.preparation import summary
 from finetune.runs.workflow import validate_stages
 from tests.conftest import Heard, committee_recipe, rattled, recipe_for
 from tests.training.test_resume import StopAt

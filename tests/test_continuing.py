@@ -14,7 +14,7 @@ from finetune.core.errors import FoundationError
 from finetune.data.graphs import GraphBatch, concatenate
 from finetune.potentials.description import describe
 from finetune.potentials.loading import load_foundation
-from finetune.runs.validation import described
+from finetune.runs.preparation import described
 from tests.conftest import recipe_for
 
 runner = CliRunner()

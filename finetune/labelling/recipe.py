@@ -13,8 +13,8 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator
 from finetune.core.errors import RecipeError, suggestion, system_errors
 from finetune.core.options import Options, explain, lines
 from finetune.core.units import Units
-from finetune.recipe.overrides import overridden
-from finetune.recipe.overrides import read_yaml as read_mapping
+from finetune.recipe.recipe import overridden
+from finetune.recipe.recipe import read_yaml as read_mapping
 from finetune.recipe.sections import LabelKeys
 
 NAMES = {"hf": "HF", "mp2": "MP2", "ccsd": "CCSD", "ccsd(t)": "CCSD(T)"}

@@ -16,9 +16,8 @@ from finetune.potentials.mace.potential import MacePotential
 from finetune.potentials.potential import Potential
 from finetune.recipe.recipe import Recipe
 from finetune.runs import outputs, run_folder
-from finetune.runs.preparation import Preparation
+from finetune.runs.preparation import Preparation, described
 from finetune.runs.result import RunResult
-from finetune.runs.validation import described
 from finetune.training.batches import Processes
 from finetune.training.loop import Trainer, TrainingOutcome
 from finetune.training.records import Reporter, Several, Silent, trackers

@@ -20,9 +20,8 @@ from finetune.potentials.adapter_folder import (
     write_record,
 )
 from finetune.potentials.potential import Potential
-from finetune.runs.preparation import Preparation
+from finetune.runs.preparation import Preparation, trained
 from finetune.runs.result import RunResult
-from finetune.runs.validation import trained
 
 CITATION = (
     "M. Takamoto, V. Zaverkin, M. Niepert, Physics-Informed Weakly Supervised Learning for "

@@ -1,4 +1,4 @@
-"""What is known of a run before it trains: in words, and as `validate` measures it."""
+"""What `validate` measures without training: labels, errors of the foundation, cost of an epoch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from finetune.core.devices import peak_memory
 from finetune.core.text import counted
 from finetune.data.structures import Coverage
 from finetune.potentials.errors import Errors, errors, predict
-from finetune.potentials.loading import lineage_labels
-from finetune.recipe.plugins import adapter_rules
-from finetune.runs.preparation import Preparation
+from finetune.runs.preparation import Preparation, described, summary, trained
 from finetune.training.loop import Trainer
 from finetune.training.optimisers.optimiser import count_by_group
 from finetune.training.records import Silent
@@ -23,67 +21,6 @@ SHOWN = (
     ("force MAE", "forces_mae", "meV/Å"),
     ("stress MAE", "stress_mae", "meV/Å³"),
 )
-
-
-def summary(prepared: Preparation) -> str:
-    """One line on what is trained on what."""
-    train = prepared.coverage["train"]
-    drawn = ""
-    if prepared.recipe.data.bootstrap is not None:
-        different = len({int(item.identity) for item in prepared.data.train})
-        drawn = f", drawn with replacement, {different} of them different"
-    return (
-        f"{prepared.foundation.name}: {_counts(prepared)} are trained on "
-        f"{len(prepared.data.train)} structures{drawn} ({train.energy} with energies, "
-        f"{train.forces} with forces); {len(prepared.data.valid)} validate, "
-        f"{len(prepared.test)} test"
-    )
-
-
-def described(prepared: Preparation) -> list[str]:
-    """Lines on what is trained on what, from where, and what the kind of adapter decides."""
-    steps = lineage_labels(prepared.lineage)
-    descent = f"continues from {' → '.join(steps)}" if len(steps) > 1 else ""
-    return [
-        line for line in (summary(prepared), trained(prepared), descent, defaults(prepared)) if line
-    ]
-
-
-def trained(prepared: Preparation) -> str:
-    """One line on which blocks of the model are trained, and their shares."""
-    number, own, added = prepared.parameters
-    only_added = number == added
-    blocks = ", ".join(
-        f"{name} {count:,}"
-        + ("" if count == size or only_added else f" ({100 * count / size:.1f} %)")
-        for name, (count, size) in prepared.adapted.shares().items()
-        if count
-    )
-    if only_added:
-        return f"trained: {blocks}; added, {100 * added / own:.3g} % of the foundation's number"
-    return f"trained: {blocks}; {100 * number / (own + added):.3g} % of all parameters"
-
-
-def defaults(prepared: Preparation) -> str:
-    """One line on what adapter or optimiser decides of the training, and why; or nothing."""
-    chosen, kind = prepared.recipe.adapter_defaults, prepared.recipe.adapter["kind"]
-    values = ", ".join(
-        f"{name} {'none' if value is None else f'{value:g}'}" for name, value in chosen.items()
-    )
-    optimiser = prepared.recipe.optimiser
-    by, reason = kind, adapter_rules(kind).training.reason
-    if optimiser.defaults:
-        by, reason = optimiser.name, optimiser.reason
-    return f"defaults of '{by}': {values} ({reason})" if chosen else ""
-
-
-def _counts(prepared: Preparation) -> str:
-    number, own, added = prepared.parameters
-    if not added:
-        return f"{number:,} of {own:,} parameters"
-    if number == added:
-        return f"{added:,} parameters added to the foundation's {own:,}, which stay,"
-    return f"{number:,} of {own + added:,} parameters, {added:,} of them added,"
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,8 @@ from finetune.data.sequences import View
 from finetune.data.structures import Structure
 from finetune.data.writing import write_structures
 from finetune.recipe.loss_options import SUPERVISED
-from finetune.recipe.overrides import read_values
 from finetune.recipe.plugins import adapters
-from finetune.recipe.recipe import Recipe
+from finetune.recipe.recipe import Recipe, read_values
 from finetune.recipe.sections import Choices, DataRecipe, Range
 from finetune.runs.preparation import Preparation, check_draw
 from finetune.studies.scoring import Measure, judged
