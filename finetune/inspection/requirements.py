@@ -11,6 +11,7 @@ from finetune.core.errors import DataError, FoundationError, RecipeError
 from finetune.data.structures import Structure
 from finetune.potentials.loading import Foundation
 from finetune.recipe.loss_options import SUPERVISED
+from finetune.recipe.plugins import adapter_rules
 from finetune.recipe.recipe import Recipe
 
 
@@ -68,6 +69,13 @@ def check_labels(
             f"no loss on labels has a weight above 0 (losses.{switched_off[0]}.weight is 0), and "
             "without labels nothing is learnt about their level of theory. Give it a weight."
         )
+    adapter = recipe.adapter["kind"]
+    for kind in adapter_rules(adapter).needs:
+        if kind not in used or not has_label(train, kind):
+            raise DataError(
+                f"the adapter '{adapter}' trains nothing without a loss on {kind} labels. Add them "
+                f"(losses.{kind}), or choose another adapter."
+            )
     monitored = recipe.train.monitor.partition("_")[0]
     for name, structures, wanted in (
         ("training", train, used),

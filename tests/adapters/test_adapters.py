@@ -9,10 +9,10 @@ import torch
 
 import finetune
 from finetune.adapters.adapter import AdaptedPotential
-from finetune.core.errors import RecipeError, RunFolderError
+from finetune.core.errors import DataError, RecipeError, RunFolderError
 from finetune.data.graphs import GraphBatch, concatenate
 from finetune.recipe.plugins import adapters
-from finetune.runs import outputs as description
+from finetune.runs import preparation as description
 from finetune.testing import tiny_mace
 from tests.conftest import recipe_for
 
@@ -123,3 +123,9 @@ def test_each_kind_says_what_it_trains(workspace: Path, tmp_path: Path) -> None:
     assert stay in summaries["lora"]
     head = f": 56 of {total + 32:,} parameters, 32 of them added, are trained"
     assert head in summaries["head"]
+
+
+def test_a_shift_needs_energies(workspace: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(workspace, tmp_path / "run", adapter="shift", losses={"forces": {}})
+    with pytest.raises(DataError, match="'shift' trains nothing without a loss on energy labels"):
+        finetune.validate(recipe)
