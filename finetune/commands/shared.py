@@ -40,10 +40,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier
 def user_errors(go_on: str = "") -> Iterator[None]:
     """Print an error that the user can correct without a traceback, and exit with its code.
 
-    Of several processes that stop together only the first prints the reason.
-
-    Args:
-        go_on: The command that resumes a run that was stopped.
+    Of several processes that stop together only the first prints. ``go_on`` resumes a stopped run.
     """
     try:
         yield
@@ -61,11 +58,7 @@ def user_errors(go_on: str = "") -> Iterator[None]:
 
 
 def again(*without: str) -> str:
-    """Return the command that resumes this one, without options that erase its results.
-
-    Args:
-        without: Further options to leave out.
-    """
+    """Return the command that resumes this one, without options that erase its results."""
     left_out = {"--overwrite", *without}
     return shlex.join(["piwsl-finetune", *(item for item in sys.argv[1:] if item not in left_out)])
 

@@ -197,20 +197,9 @@ def run_all(
 ) -> Stability:
     """Run every trajectory that is not in the folder yet, and sum up.
 
-    Args:
-        calculators: ASE calculators by name of the potential.
-        fingerprints: What identifies the potentials, by the same names.
-        starts: Starting structures.
-        references: For each of them, frames of the same atoms to compare distributions with.
-        tasks: Which trajectories.
-        settings: What they have in common.
-        folder: Where they go; unfinished trajectories of the same test are resumed.
-        counter: Shows the progress.
-        note: What a reader of the result should know.
-
-    Raises:
-        RunFolderError: If the folder holds another test.
-        RunStoppedError: If a signal came; what was done is saved.
+    The first arguments are by name of the potential. ``references`` are for each start the frames
+    of the same atoms to compare distributions with. Unfinished trajectories are resumed. Raises
+    RunFolderError if the folder holds another test, RunStoppedError (all is saved) for a signal.
     """
     counter = counter or Counter()
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in calculators}
@@ -345,35 +334,22 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 @dataclass(frozen=True)
 class Stability:
-    """The trajectories of a test.
+    """The trajectories of a test."""
 
-    Attributes:
-        folder: Where the trajectories are, a folder for each potential.
-        length: ps of a whole trajectory.
-        names: The potentials, the baseline first.
-        trajectories: By potential, the records of `trajectory.record`.
-        floor: Distance between two halves of the reference, by structure and temperature: the
-            distance between distributions that is due to sampling alone.
-        periodic: Whether any starting structure has a cell in all directions.
-        note: What a reader should know.
-    """
-
-    folder: Path
-    length: float
-    names: tuple[str, ...]
-    trajectories: dict[str, list[dict[str, Any]]]
-    floor: dict[str, float]
-    periodic: bool
+    folder: Path  # has a folder for each potential
+    length: float  # ps of a whole trajectory
+    names: tuple[str, ...]  # the baseline first
+    trajectories: dict[str, list[dict[str, Any]]]  # by potential, of `trajectory.record`
+    floor: dict[str, float]  # between halves of the references: what sampling alone makes
+    periodic: bool  # whether any start has a cell in all directions
     note: str = ""
 
     def summary(self) -> list[dict[str, Any]]:
         """Return one row for each ensemble, temperature and potential.
 
-        ``stable_ps`` is the mean time to failure (ps), where trajectories without failure count
-        with the length of the test; ``drift`` the mean absolute drift of the total energy
-        (meV/atom/ps) of trajectories without a thermostat; ``bond_distance`` (Å) and
-        ``distribution_distance`` means over the trajectories that are long enough; None where
-        nothing was measured.
+        ``stable_ps`` is the mean time to failure (ps), the test's length without one; ``drift`` the
+        mean absolute drift of the total energy of NVE (meV/atom/ps); ``bond_distance`` (Å) and
+        ``distribution_distance`` are means; None where nothing was measured.
         """
         rows = []
         conditions = dict.fromkeys(

@@ -238,19 +238,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Evaluated(Comparison):
-    """A `Comparison` with every statistic, by element and by subset.
+    """A `Comparison` with every statistic, by element and by subset."""
 
-    Attributes:
-        structures: What was evaluated, in the order of the predictions' indices.
-        subset_key: Tag that names the subset of a structure.
-        listed: How many of the worst structures are listed.
-        names: What tables call the potential and its baseline.
-    """
-
-    structures: Sequence[Structure] = ()
+    structures: Sequence[Structure] = ()  # in the order of the predictions' indices
     subset_key: str = SUBSETS
-    listed: int = 5
-    names: tuple[str, str] = NAMES
+    listed: int = 5  # of the worst structures
+    names: tuple[str, str] = NAMES  # of the potential and its baseline, in tables
 
     def potentials(self) -> dict[str, LabelledPredictions]:
         """Return the predictions by the potential's name, those of the baseline first."""
@@ -274,10 +267,10 @@ class Evaluated(Comparison):
         }
 
     def worst(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the structures with the largest errors of the fine-tuned potential.
+        """Return the structures with the largest errors of the fine-tuned potential, eV and Å.
 
         Those ``by_energy`` are ordered by the error per atom with the mean error per atom removed,
-        those ``by_forces`` by the RMSE of the force components. Units are eV and Å.
+        those ``by_forces`` by the RMSE of the force components.
         """
         count, found = len(self.structures), {}
         atoms = np.array([len(item) for item in self.structures])
@@ -344,11 +337,7 @@ class Evaluated(Comparison):
 
     @system_errors()
     def write(self, folder: Path) -> None:
-        """Write JSON, CSV and parity plot into a folder, which is made if it is missing.
-
-        Raises:
-            FinetuneError: If it cannot be written to, or holds anything but an evaluation.
-        """
+        """Write JSON, CSV and parity plot into a folder; refuse a folder of other files."""
         check_output(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / JSON, self.as_dict())
@@ -404,11 +393,7 @@ class Evaluated(Comparison):
 
 @dataclass(frozen=True)
 class EvaluatedCommittee(Evaluated):
-    """An `Evaluated` with errors and standard deviations, by quantity.
-
-    Attributes:
-        calibrations: Of energies per atom and force components, where they have labels.
-    """
+    """An `Evaluated` with errors and standard deviations, by quantity."""
 
     calibrations: Mapping[Quantity, Calibration] = field(default_factory=dict)
 
@@ -433,11 +418,7 @@ class EvaluatedCommittee(Evaluated):
 
 
 def check_output(folder: Path) -> None:
-    """Refuse a folder that holds anything but an earlier evaluation, which may be replaced.
-
-    Raises:
-        RunFolderError: Naming what is in the way.
-    """
+    """Refuse a folder that holds anything but an earlier evaluation, which may be replaced."""
     names = "|".join(map(re.escape, FILES))
     finished = f"{names}|" if (folder / JSON).is_file() else ""  # without it they are not ours
     ours = re.compile(rf"{finished}\.({names})\.[^.]*")

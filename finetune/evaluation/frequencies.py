@@ -34,22 +34,12 @@ RATTLE, MOST = 0.05, 40
 
 
 def frequencies(calculators: Mapping[str, Any], atoms: Atoms, where: str) -> dict[str, Any]:
-    """Relax a structure and find its harmonic frequencies with each potential.
+    """Relax a structure and find its harmonic frequencies with each potential (at Γ, fixed cell).
 
-    Cells stay fixed; their frequencies are those at Γ. Translations and, in molecules, rotations
-    are left out: the 3, 5 or 6 frequencies nearest zero.
-
-    Args:
-        calculators: ASE calculators by name.
-        atoms: Where to start.
-        where: What the result calls it.
-
-    Returns:
-        ``structure`` and, by potential: ``relaxed`` (whether a minimum was found), ``moved`` (RMSD
-        of the minimum from the start, Å, molecules superposed), ``frequencies`` (cm⁻¹, ascending,
-        imaginary ones negative), ``imaginary`` (their number); ``shift``, the mean absolute
-        difference of the first two potentials' frequencies in ascending order, cm⁻¹; None where the
-        numbers differ (one minimum may be linear, the other bent).
+    Returns for each ``relaxed`` (whether a minimum was found), ``moved`` (RMSD from the start, Å,
+    molecules superposed), ``frequencies`` (cm⁻¹, ascending, imaginary ones negative, without the 3,
+    5 or 6 of translations and rotations), ``imaginary`` (their number); and ``shift``, the mean
+    absolute difference of two potentials, None where the numbers differ (linear and bent minima).
     """
     found = {name: _one(calculator, atoms) for name, calculator in calculators.items()}
     result: dict[str, Any] = {"structure": where, "potentials": found, "shift": None}
@@ -115,12 +105,7 @@ def _rigid(atoms: Atoms) -> int:
 
 
 def elsewhere(elements: Sequence[int], apart_from: Sequence[str]) -> list[Atoms]:
-    """Return rattled closed-shell molecules of the G2 set (L. A. Curtiss et al. 1997).
-
-    Args:
-        elements: Atomic numbers that they may contain.
-        apart_from: Formulas (Hill order) to leave out.
-    """
+    """Return rattled closed-shell molecules of the G2 set (Curtiss et al. 1997), by element."""
     random = np.random.default_rng(0)
     found = []
     for name in g2.names:
@@ -140,10 +125,8 @@ def elsewhere(elements: Sequence[int], apart_from: Sequence[str]) -> list[Atoms]
 def change(tuned: Potential, baseline: Potential, frames: Sequence[Atoms]) -> dict[str, Any]:
     """Measure the errors of a potential with the predictions of its baseline as labels.
 
-    Returns:
-        ``structures``; every statistic of `Measured` (eV, Å); ``forces_rms``, the root mean square
-        of the baseline's force components (eV/Å), and ``relative``, the RMS change of forces as a
-        share of it, or of `SMALLEST_FORCE` where it is smaller.
+    Adds to the statistics of `Measured` (eV, Å) ``forces_rms`` of the baseline's force components
+    (eV/Å), and ``relative``, the RMS change as a share of it (or of `SMALLEST_FORCE`, if larger).
     """
     cutoff = max(tuned.cutoff, baseline.cutoff)
     graphs = []

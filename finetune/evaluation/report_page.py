@@ -51,15 +51,12 @@ def report(path: str | Path, device: str = "auto", dtype: str = "float64") -> Pa
     """Write ``report.html`` again, with the dynamics and scans that were run since.
 
     Errors are measured again on the files that the recipe names, if they can still be read; else
-    the page shows the errors on record.
+    the page shows the errors on record. The stages of a run in stages get their reports, too.
 
     Args:
-        path: A run folder, or the folder of a run in stages, whose stages then get their reports.
+        path: A run folder, or the folder of a run in stages.
         device: ``auto``, ``cpu`` or a CUDA device.
         dtype: ``float64`` or ``float32``.
-
-    Returns:
-        The page, or the page that links to those of the stages.
 
     Raises:
         RunFolderError: If there is no finished run, or its files are damaged.
@@ -159,32 +156,18 @@ def _errors(
 
 @dataclass(frozen=True)
 class Page:
-    """What the report of a run shows.
-
-    Attributes:
-        name: Of the run.
-        story: How the training ended: ``epochs``, ``ending``, ``best_epoch``, ``seconds``.
-        notes: The run's notes and warnings.
-        history: One record for each epoch.
-        shown: Errors; an `Evaluated` adds elements, subsets and the worst structures.
-        recipe: The recipe.
-        environment: Content of ``environment.json``.
-        stability: Content of ``stability.json``, if dynamics were run.
-        scans: Content of ``scans.json``, if scans were made.
-        calibrations: Of a committee, by quantity; empty for a single run.
-        members: Names of the members of a committee.
-    """
+    """What the report of a run shows."""
 
     name: str
-    story: Mapping[str, Any]
+    story: Mapping[str, Any]  # of the training: epochs, ending, best_epoch, seconds
     notes: Sequence[str]
-    history: Sequence[dict[str, Any]]
-    shown: Comparison
+    history: Sequence[dict[str, Any]]  # one record for each epoch
+    shown: Comparison  # an `Evaluated` adds elements, subsets and the worst structures
     recipe: Recipe
     environment: Mapping[str, Any]
-    stability: Mapping[str, Any] | None = None
-    scans: Mapping[str, Any] | None = None
-    calibrations: Mapping[Quantity, Calibration] = field(default_factory=dict)
+    stability: Mapping[str, Any] | None = None  # content of stability.json
+    scans: Mapping[str, Any] | None = None  # content of scans.json
+    calibrations: Mapping[Quantity, Calibration] = field(default_factory=dict)  # of a committee
     members: Sequence[str] = ()
 
 

@@ -205,20 +205,12 @@ def _forgetting(
 
 @dataclass(frozen=True)
 class Scans:
-    """The checks of a potential and its baseline.
+    """The checks of a potential and its baseline."""
 
-    Attributes:
-        names: The potentials, the baseline first.
-        curves: Of every kind.
-        frequencies: From `frequencies.frequencies`, for each structure.
-        forgetting: From `frequencies.change`, by set of structures; empty without a baseline.
-        note: What a reader should know.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # the baseline first
     curves: Sequence[Curve]
-    frequencies: Sequence[dict[str, Any]]
-    forgetting: dict[str, dict[str, Any]]
+    frequencies: Sequence[dict[str, Any]]  # of `frequencies.frequencies`, by structure
+    forgetting: dict[str, dict[str, Any]]  # of `frequencies.change`, by set of structures
     note: str = ""
 
     def checks(self) -> list[dict[str, Any]]:
@@ -264,11 +256,7 @@ class Scans:
 
     @system_errors()
     def write(self, folder: Path) -> None:
-        """Write ``scans.json`` and a figure for each kind of curve, in place of earlier ones.
-
-        Raises:
-            FinetuneError: If it cannot be written to.
-        """
+        """Write ``scans.json`` and a figure for each kind of curve, in place of earlier ones."""
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / RESULT, self.as_dict())
         for kind, curves in self._by_kind().items():

@@ -12,14 +12,7 @@ from finetune.evaluation.statistics import QUANTITIES, Measured
 
 
 def new_table(title: str, left: Sequence[str], right: Sequence[str], caption: str = "") -> Table:
-    """Return an empty table.
-
-    Args:
-        title: Stands above; not read as markup, nor is the caption.
-        left: Headers of the columns of text, which come first.
-        right: Headers of the columns of numbers.
-        caption: Stands below.
-    """
+    """Return an empty table: columns of text, then of numbers; title and caption are no markup."""
     table = Table(
         title=Text(title, style="table.title"),
         title_justify="left",
@@ -96,15 +89,7 @@ def grouped(title: str, measured: Mapping[str, Mapping[str, Measured]]) -> Table
 
 
 def worst(title: str, rows: Sequence[Mapping[str, Any]], several: bool) -> Table:
-    """Return a row for each of the worst structures.
-
-    File and place are shown where the index is not the place: for several files, or part of one.
-
-    Args:
-        title: Of the table.
-        rows: A list of `Evaluated.worst`.
-        several: Whether the structures are from several files.
-    """
+    """Return a table of `Evaluated.worst`, with places where the index does not say them."""
     several = several or any(str(row["index"]) != place_of(row["where"])[1] for row in rows)
     errors = ["E error*\nmeV/atom", "F RMSE\nmeV/Å", "F max\nmeV/Å"]
     table = new_table(title, [], ["index", *errors], "* the mean error per atom removed")

@@ -105,12 +105,7 @@ class PotentialCalculator(Calculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = all_changes,
     ) -> None:
-        """Evaluate the potential; called by ASE.
-
-        Raises:
-            FoundationError: For an element that the potential does not know.
-            DataError: For a geometry that cannot be evaluated (colliding or non-finite atoms).
-        """
+        """Evaluate the potential; called by ASE. Errors are those of `calculate_many`."""
         super().calculate(atoms, properties, system_changes)
         where = f"{self.atoms.get_chemical_formula()} given to the calculator"
         self.results = self._evaluate([self._graph(self.atoms, where)])[0]

@@ -39,11 +39,7 @@ model = PeftModel.from_pretrained(base, "{path}", config=config)
 def card(metadata: Mapping[str, Any], path: str, fingerprint: str, peft: bool = False) -> str:
     """Return a model card in Markdown, with the header that model hubs read.
 
-    Args:
-        metadata: What is stored with the potential or adapter.
-        path: Name of the folder, for the example.
-        fingerprint: Of the potential, or of the foundation that an adapter belongs to.
-        peft: Whether it is peft's adapter.
+    ``fingerprint`` is that of the potential, or of the foundation that a peft adapter belongs to.
     """
     origin = metadata.get("foundation") or {}
     name, licence = metadata.get("name") or path, metadata.get("license")

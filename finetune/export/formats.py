@@ -205,11 +205,7 @@ def write_mace(
 
 
 def check_plain(foundation: Foundation) -> None:
-    """Refuse a potential that adapters have made more than a plain MACE, naming them.
-
-    Raises:
-        FoundationError: If there are such adapters.
-    """
+    """Refuse a potential that adapters have made more than a plain MACE, naming them."""
     if foundation.adapters:
         kinds = " and ".join(f"'{item['kind']}'" for item in foundation.adapters)
         raise FoundationError(

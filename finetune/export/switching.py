@@ -280,20 +280,13 @@ class AdaptedFoundation:
 
 @dataclass(frozen=True)
 class LoadedAdapter:
-    """An adapter in memory.
-
-    Attributes:
-        record: Kind, options, foundation and reference energies.
-        potential: The foundation with the adapter merged into it.
-        trained: Names of the parameters that it could change.
-        sources: What it was read from or is the average of: path -> weight.
-        needed: Adapters that the potential needs beyond a plain MACE.
-    """
+    """An adapter in memory."""
 
     record: AdapterRecord
-    potential: Potential
-    trained: frozenset[str] = field(repr=False)
-    sources: dict[str, float]
+    potential: Potential  # the foundation with the adapter merged into it
+    trained: frozenset[str] = field(repr=False)  # parameters that it could change
+    sources: dict[str, float]  # what it was read from or averages: path -> weight
+    # adapters that the potential needs beyond a plain MACE
     needed: list[dict[str, Any]] = field(default_factory=list)
 
 
