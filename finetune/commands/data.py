@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer import Argument, Option
 
 from finetune.commands.shared import AsJson, Device, Precision, user_errors
 from finetune.core.errors import DataError
@@ -24,32 +25,26 @@ app = typer.Typer(
     help="Inspect, split, convert and select structures and their labels.", no_args_is_help=True
 )
 
-Files = Annotated[
-    list[str], typer.Argument(metavar="FILE…", help="Files, folders, or quoted patterns.")
-]
-EnergyKey = Annotated[str, typer.Option(help="Name of the energies.")]
-ForcesKey = Annotated[str, typer.Option(help="Name of the forces.")]
-StressKey = Annotated[str, typer.Option(help="Name of the stresses.")]
+Files = Annotated[list[str], Argument(metavar="FILE…", help="Files, folders, or quoted patterns.")]
+EnergyKey = Annotated[str, Option(help="Name of the energies.")]
+ForcesKey = Annotated[str, Option(help="Name of the forces.")]
+StressKey = Annotated[str, Option(help="Name of the stresses.")]
 UnitsOption = Annotated[
-    Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
-    typer.Option("--units", help="energy=Hartree, length=Bohr, forces=-eV/Å, stress=GPa …"),
+    list[str] | None,
+    Option("--units", help="energy=Hartree, length=Bohr, forces=-eV/Å, stress=GPa …"),
 ]
 SkipFaulty = Annotated[
-    bool,
-    typer.Option("--skip-faulty", help="Leave out structures that cannot be used, and list them."),
+    bool, Option("--skip-faulty", help="Leave out structures that cannot be used, and list them.")
 ]
-Seed = Annotated[int, typer.Option(help="Seed of the random order.", min=0)]
-Tolerance = Annotated[
-    float, typer.Option(help="Å by which distances of duplicates may differ.", min=0.0)
-]
+Seed = Annotated[int, Option(help="Seed of the random order.", min=0)]
+Tolerance = Annotated[float, Option(help="Å by which distances of duplicates may differ.", min=0.0)]
 ENERGY, FORCES, STRESS = "REF_energy", "REF_forces", "REF_stress"
 
 
 @app.command()
 def inspect(
     files: Annotated[
-        list[str],
-        typer.Argument(metavar="FILE…", help="Files, folders, quoted patterns, or one recipe."),
+        list[str], Argument(metavar="FILE…", help="Files, folders, quoted patterns, or one recipe.")
     ],
     energy_key: EnergyKey = ENERGY,
     forces_key: ForcesKey = FORCES,
@@ -57,8 +52,7 @@ def inspect(
     units: UnitsOption = None,
     tolerance: Tolerance = 0.001,
     plot: Annotated[
-        Optional[Path],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
-        typer.Option("--plot", help="Picture to write: .png, .pdf or .svg."),
+        Path | None, Option("--plot", help="Picture to write: .png, .pdf or .svg.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -92,19 +86,17 @@ def inspect(
 @app.command()
 def split(
     files: Files,
-    to: Annotated[Path, typer.Option("--to", help="Folder for train, valid and test.")],
+    to: Annotated[Path, Option("--to", help="Folder for train, valid and test.")],
     train: Annotated[
-        float, typer.Option(help="Fraction below 1, or number of structures; 0 means the rest.")
+        float, Option(help="Fraction below 1, or number of structures; 0 means the rest.")
     ] = 0.0,
-    valid: Annotated[float, typer.Option(help="The same; 0 means no such part.")] = 0.1,
-    test: Annotated[float, typer.Option(help="The same; 0 means no such part.")] = 0.1,
-    by: Annotated[str, typer.Option(help="random, composition, block or energy.")] = "random",
-    block: Annotated[
-        int, typer.Option(help="Number of structures in a trajectory block.", min=1)
-    ] = 20,
+    valid: Annotated[float, Option(help="The same; 0 means no such part.")] = 0.1,
+    test: Annotated[float, Option(help="The same; 0 means no such part.")] = 0.1,
+    by: Annotated[str, Option(help="random, composition, block or energy.")] = "random",
+    block: Annotated[int, Option(help="Number of structures in a trajectory block.", min=1)] = 20,
     seed: Seed = 0,
     tolerance: Tolerance = 0.001,
-    suffix: Annotated[str, typer.Option(help="xyz or h5.")] = "xyz",
+    suffix: Annotated[str, Option(help="xyz or h5.")] = "xyz",
     energy_key: EnergyKey = ENERGY,
     forces_key: ForcesKey = FORCES,
     stress_key: StressKey = STRESS,
@@ -145,7 +137,7 @@ def split(
 @app.command()
 def convert(
     files: Files,
-    to: Annotated[Path, typer.Option("--to", help="File to write: .h5 (store) or .xyz.")],
+    to: Annotated[Path, Option("--to", help="File to write: .h5 (store) or .xyz.")],
     energy_key: EnergyKey = ENERGY,
     forces_key: ForcesKey = FORCES,
     stress_key: StressKey = STRESS,
@@ -167,8 +159,8 @@ def convert(
 
 
 def store(
-    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Labelled structures.")],
-    to: Annotated[Path, typer.Option("--to", help="HDF5 file to write, e.g. train.h5.")],
+    files: Annotated[list[str], Argument(metavar="FILE…", help="Labelled structures.")],
+    to: Annotated[Path, Option("--to", help="HDF5 file to write, e.g. train.h5.")],
     energy_key: EnergyKey = ENERGY,
     forces_key: ForcesKey = FORCES,
     stress_key: StressKey = STRESS,
@@ -183,19 +175,18 @@ def store(
 
 @app.command()
 def select(
-    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Structures to choose from.")],
-    to: Annotated[Path, typer.Option("--to", help="File to write: .xyz or .h5.")],
-    count: Annotated[int, typer.Option(help="How many to choose.", min=1)] = 50,
+    files: Annotated[list[str], Argument(metavar="FILE…", help="Structures to choose from.")],
+    to: Annotated[Path, Option("--to", help="File to write: .xyz or .h5.")],
+    count: Annotated[int, Option(help="How many to choose.", min=1)] = 50,
     foundation: Annotated[
-        str, typer.Option(help="Choose the farthest points by the descriptors of this potential.")
+        str, Option(help="Choose the farthest points by the descriptors of this potential.")
     ] = "",
     committee: Annotated[
-        Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
-        typer.Option(help="Folder of a committee, or of each run: choose where forces differ."),
+        list[str] | None,
+        Option(help="Folder of a committee, or of each run: choose where forces differ."),
     ] = None,
     labelled: Annotated[
-        Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
-        typer.Option(help="Structures that have labels already: choose far from these."),
+        list[str] | None, Option(help="Structures that have labels already: choose far from these.")
     ] = None,
     energy_key: EnergyKey = ENERGY,
     forces_key: ForcesKey = FORCES,

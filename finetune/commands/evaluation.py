@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.console import Console
+from typer import Argument, Option
 
 from finetune.commands.shared import (
     AsJson,
@@ -25,12 +25,12 @@ from finetune.commands.shared import (
 )
 
 Against = Annotated[
-    str | None, typer.Option(help="Baseline, instead of the foundation that RUN was tuned from.")
+    str | None, Option(help="Baseline, instead of the foundation that RUN was tuned from.")
 ]
-AgainstHead = Annotated[str | None, typer.Option(help="Head of the baseline that predicts.")]
+AgainstHead = Annotated[str | None, Option(help="Head of the baseline that predicts.")]
 Files = Annotated[
     list[str] | None,
-    typer.Argument(
+    Argument(
         metavar="[FILE…]",
         help="Structures; by default those that the run was tested on.",
         show_default=False,
@@ -40,23 +40,23 @@ Files = Annotated[
 
 def evaluate(
     path: PotentialName,
-    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Labelled structures.")],
-    energy_key: Annotated[str, typer.Option(help="Name of the energies in the files.")] = "",
-    forces_key: Annotated[str, typer.Option(help="Name of the forces in the files.")] = "",
-    stress_key: Annotated[str, typer.Option(help="Name of the stresses in the files.")] = "",
+    files: Annotated[list[str], Argument(metavar="FILE…", help="Labelled structures.")],
+    energy_key: Annotated[str, Option(help="Name of the energies in the files.")] = "",
+    forces_key: Annotated[str, Option(help="Name of the forces in the files.")] = "",
+    stress_key: Annotated[str, Option(help="Name of the stresses in the files.")] = "",
     subset_key: Annotated[
-        str, typer.Option(help="Tag in the files that names the subset of a structure.")
+        str, Option(help="Tag in the files that names the subset of a structure.")
     ] = "config_type",
     against: Against = None,
     head: Head = None,
     against_head: AgainstHead = None,
-    worst: Annotated[int, typer.Option(help="Worst structures to list.", min=0)] = 5,
+    worst: Annotated[int, Option(help="Worst structures to list.", min=0)] = 5,
     to: Annotated[
-        Path | None, typer.Option("--to", help="Folder for JSON, CSV and the parity plot.")
+        Path | None, Option("--to", help="Folder for JSON, CSV and the parity plot.")
     ] = None,
     device: Device = "auto",
     precision: Precision = "float64",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in eV and Å.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON in eV and Å.")] = False,
 ) -> None:
     """Test a fine-tuned potential and its foundation on labelled structures."""
     with user_errors():
@@ -98,33 +98,30 @@ def md(
     path: PotentialName,
     files: Files = None,
     ensemble: Annotated[
-        list[str] | None,
-        typer.Option(help="nvt (Langevin) or nve; may be given twice. Both by default."),
+        list[str] | None, Option(help="nvt (Langevin) or nve; may be given twice. Both by default.")
     ] = None,
     temperature: Annotated[
-        list[float] | None, typer.Option(help="K; may be given several times. 300 by default.")
+        list[float] | None, Option(help="K; may be given several times. 300 by default.")
     ] = None,
-    structures: Annotated[int, typer.Option(help="Structures to start from.")] = 1,
-    replicas: Annotated[int, typer.Option(help="Trajectories from each.")] = 3,
-    length: Annotated[float, typer.Option(help="ps of a trajectory.")] = 5.0,
-    time_step: Annotated[float, typer.Option(help="fs.")] = 0.5,
-    friction: Annotated[float, typer.Option(help="Of the thermostat, 1/fs.")] = 0.01,
-    interval: Annotated[float, typer.Option(help="fs between saved frames.")] = 10.0,
+    structures: Annotated[int, Option(help="Structures to start from.")] = 1,
+    replicas: Annotated[int, Option(help="Trajectories from each.")] = 3,
+    length: Annotated[float, Option(help="ps of a trajectory.")] = 5.0,
+    time_step: Annotated[float, Option(help="fs.")] = 0.5,
+    friction: Annotated[float, Option(help="Of the thermostat, 1/fs.")] = 0.01,
+    interval: Annotated[float, Option(help="fs between saved frames.")] = 10.0,
     bond_limit: Annotated[
-        float, typer.Option(help="Å that a bond may be off; 0 checks none (liquids, reactions).")
+        float, Option(help="Å that a bond may be off; 0 checks none (liquids, reactions).")
     ] = 0.5,
-    seed: Annotated[int, typer.Option(help="Of velocities and noise.", min=0)] = 0,
+    seed: Annotated[int, Option(help="Of velocities and noise.", min=0)] = 0,
     reference: Annotated[
-        list[str] | None, typer.Option(help="Frames to compare distances with; FILE by default.")
+        list[str] | None, Option(help="Frames to compare distances with; FILE by default.")
     ] = None,
     against: Against = None,
     head: Head = None,
     against_head: AgainstHead = None,
     to: Annotated[
         Path | None,
-        typer.Option(
-            "--to", help="Folder for trajectories and results.", show_default="RUN/stability"
-        ),
+        Option("--to", help="Folder for trajectories and results.", show_default="RUN/stability"),
     ] = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
@@ -172,26 +169,24 @@ def scan(
     files: Files = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="dimers, coordinates, labelled, frequencies or forgetting; may be given several "
             "times. All by default."
         ),
     ] = None,
-    structures: Annotated[int, typer.Option(help="Structures to scan and relax.")] = 1,
+    structures: Annotated[int, Option(help="Structures to scan and relax.")] = 1,
     element: Annotated[
-        list[str] | None,
-        typer.Option(help="Of pairs of atoms; by default those of the structures."),
+        list[str] | None, Option(help="Of pairs of atoms; by default those of the structures.")
     ] = None,
     away: Annotated[
         list[str] | None,
-        typer.Option(help="Structures away from the training set; G2 molecules by default."),
+        Option(help="Structures away from the training set; G2 molecules by default."),
     ] = None,
     against: Against = None,
     head: Head = None,
     against_head: AgainstHead = None,
     to: Annotated[
-        Path | None,
-        typer.Option("--to", help="Folder for JSON and figures.", show_default="RUN/scans"),
+        Path | None, Option("--to", help="Folder for JSON and figures.", show_default="RUN/scans")
     ] = None,
     device: Device = "auto",
     precision: Precision = "float64",
@@ -231,7 +226,7 @@ def scan(
 
 
 def report(
-    path: Annotated[str, typer.Argument(metavar="RUN", help="Run folder.")],
+    path: Annotated[str, Argument(metavar="RUN", help="Run folder.")],
     device: Device = "auto",
     precision: Precision = "float64",
 ) -> None:

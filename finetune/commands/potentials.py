@@ -5,24 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.console import Console
 from rich.table import Table
+from typer import Argument, Option
 
 from finetune.commands.shared import Head, Overwrite, Precision, tell, tell_written, user_errors
 
 
 def export(
     path: Annotated[
-        str,
-        typer.Argument(metavar="RUN", help="Run folder, committee, bundle, .model file or name."),
+        str, Argument(metavar="RUN", help="Run folder, committee, bundle, .model file or name.")
     ],
-    to: Annotated[Path, typer.Option("--to", help="File to write, e.g. tuned.model, or folder.")],
+    to: Annotated[Path, Option("--to", help="File to write, e.g. tuned.model, or folder.")],
     format: Annotated[
         str,
-        typer.Option(
-            help="mace (.model), lammps (TorchScript), lammps-mliap, adapter (peft) or bundle."
-        ),
+        Option(help="mace (.model), lammps (TorchScript), lammps-mliap, adapter (peft) or bundle."),
     ] = "mace",
     precision: Precision = "float64",
     head: Head = None,
@@ -40,13 +37,13 @@ def export(
 
 def foundations(
     name: Annotated[
-        str, typer.Argument(metavar="[NAME|PATH]", help="Foundation to describe; none lists all.")
+        str, Argument(metavar="[NAME|PATH]", help="Foundation to describe; none lists all.")
     ] = "",
     download: Annotated[
-        bool, typer.Option("--download", help="Download it into MACE's cache first.")
+        bool, Option("--download", help="Download it into MACE's cache first.")
     ] = False,
     accept_licence: Annotated[
-        bool, typer.Option("--accept-licence", help="Accept an academic licence; downloads too.")
+        bool, Option("--accept-licence", help="Accept an academic licence; downloads too.")
     ] = False,
 ) -> None:
     """List the foundation potentials, or describe one."""

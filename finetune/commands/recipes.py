@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from finetune.commands.shared import user_errors
 from finetune.core.errors import RunFolderError
 
 
 def recipes(
-    name: Annotated[str, typer.Argument(help="Recipe to print or copy; none lists all.")] = "",
-    to: Annotated[
-        Optional[Path],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
-        typer.Option("--to", help="Copy the recipe to this file."),
-    ] = None,
+    name: Annotated[str, Argument(help="Recipe to print or copy; none lists all.")] = "",
+    to: Annotated[Path | None, Option("--to", help="Copy the recipe to this file.")] = None,
 ) -> None:
     """List the shipped recipes, print one, or copy it to make it your own."""
     from finetune.core import resources
@@ -39,7 +36,7 @@ def recipes(
 
 def schema(
     labels: Annotated[
-        bool, typer.Option("--label", help="Of recipes for `label` instead of `run`.")
+        bool, Option("--label", help="Of recipes for `label` instead of `run`.")
     ] = False,
 ) -> None:
     """Print the JSON schema of recipes, for editors that complete and check YAML."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from typing import Annotated, Any, cast
 
-import typer
 from rich.console import Console
 from rich.markup import escape
+from typer import Option
 
 from finetune.commands.shared import (
     Overrides,
@@ -23,9 +23,7 @@ from finetune.core.environment import process_rank
 
 Resume = Annotated[
     str,
-    typer.Option(
-        help="auto: continue from a checkpoint in the output folder; must: fail without one."
-    ),
+    Option(help="auto: continue from a checkpoint in the output folder; must: fail without one."),
 ]
 
 
@@ -38,14 +36,14 @@ def run(
     plain: Plain = False,
     committee: Annotated[
         int,
-        typer.Option(
+        Option(
             help="Train a committee of N members with different seeds, for uncertainties.",
             metavar="N",
             min=0,
             show_default=False,
         ),
     ] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate only.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Validate only.")] = False,
 ) -> None:
     """Fine-tune by a recipe, test against the foundation, write the run folder."""
     if committee:
@@ -91,7 +89,7 @@ def validate(
     overrides: Overrides = None,
     overwrite: Overwrite = False,
     resume: Resume = "no",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in eV, Å, s, bytes.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON in eV, Å, s, bytes.")] = False,
 ) -> None:
     """Check a recipe, its files, labels and foundation, and measure a step; write nothing."""
     console = Console()

@@ -44,14 +44,7 @@ from finetune.evaluation.distances import (
 )
 from finetune.evaluation.folder import check_folder, clear_folder, folder_for
 from finetune.evaluation.tables import cell, new_table
-from finetune.evaluation.trajectory import (
-    RECORDED,
-    Ensemble,
-    Settings,
-    Task,
-    TrajectoryRun,
-    record,
-)
+from finetune.evaluation.trajectory import RECORDED, Ensemble, Settings, Task, TrajectoryRun, record
 from finetune.export.calculator import PotentialCalculator
 
 RESULT = "stability.json"
