@@ -40,21 +40,7 @@ def main(
     """Fine-tune pretrained interatomic potentials on sparse ab initio labels."""
 
 
-for command in (
-    run,
-    validate,
-    tune,
-    compare,
-    evaluate,
-    md,
-    scan,
-    report,
-    export,
-    label,
-    store,
-    recipes,
-    foundations,
-    schema,
-):
+_TRAINING, _TESTING = (run, validate, tune, compare), (evaluate, md, scan, report)
+for command in (*_TRAINING, *_TESTING, export, label, store, recipes, foundations, schema):
     app.command()(command)
 app.add_typer(data.app, name="data")

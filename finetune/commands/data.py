@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from textwrap import fill
+from textwrap import TextWrapper
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -58,11 +58,10 @@ def inspect(
 ) -> None:
     """Report what structures contain and what looks wrong: units, outliers, duplicates, leaks."""
     with user_errors():
-        from finetune.inspection.report import check_plot, draw
-        from finetune.inspection.report import inspect as look
+        from finetune.inspection import report
 
         if plot is not None:
-            check_plot(plot)
+            report.check_plot(plot)
         if len(files) == 1 and files[0].endswith((".yaml", ".yml")):
             reader, sources = _of_recipe(files[0])
         else:
@@ -70,17 +69,15 @@ def inspect(
             sources = {name: [name] for name in files}
         sets = {name: reader.read(items, need_labels=False) for name, items in sources.items()}
         reader.check_named()
-        found = look(sets, tolerance)
+        found = report.inspect(sets, tolerance)
         if plot is not None:
-            draw(found, plot)
+            report.draw(found, plot)
     if as_json:
         print(json.dumps({**found.as_dict(), "files": reader.as_dicts()}, indent=2))
         return
-    lines = [
-        ", ".join([f"{r.source}: {r.format}", *(f"{name} {u}" for name, u in r.units.items())])
-        for r in reader.records
-    ]
-    _say([*lines, *found.lines(), *reader.notes()], wrapped=True)
+    units_of = [(r, [f"{name} {unit}" for name, unit in r.units.items()]) for r in reader.records]
+    files_read = [", ".join([f"{r.source}: {r.format}", *named]) for r, named in units_of]
+    _say([*files_read, *found.lines(), *reader.notes()], wrapped=True)
 
 
 @app.command()
@@ -108,30 +105,24 @@ def split(
     Duplicates stay in one part.
     """
     with user_errors():
-        from finetune.data.splitting import KINDS, shortfalls
-        from finetune.data.splitting import split as divide
+        from finetune.data import splitting
         from finetune.data.writing import write_parts
 
-        if by not in KINDS:
-            raise DataError(f"--by is '{by}'; choose {', '.join(KINDS)}.")
+        if by not in splitting.KINDS:
+            raise DataError(f"--by is '{by}'; choose {', '.join(splitting.KINDS)}.")
         reader = _reader((energy_key, forces_key, stress_key), units, skip_faulty)
         structures = reader.read(files, need_labels=False)
         reader.check_named()
         reader.check_unread()
         asked = {"train": train, "valid": valid, "test": test}
         sizes = {name: size for name, size in asked.items() if size or name == "train"}
-        parts = divide(structures, sizes, cast(Any, by), seed, block, tolerance)
-        facts = {
-            "files": reader.as_dicts(),
-            "by": by,
-            "block": block if by == "block" else None,
-            "seed": seed,
-            "tolerance": tolerance,
-            "asked": asked,
-        }
+        parts = splitting.split(structures, sizes, cast(Any, by), seed, block, tolerance)
+        facts = {"files": reader.as_dicts(), "by": by, "block": block if by == "block" else None}
+        facts |= {"seed": seed, "tolerance": tolerance, "asked": asked}
         counts = write_parts(to, structures, parts, suffix, facts)
-    _say([f"wrote {count} structures to {path}" for path, count in counts.items()])
-    _say([*shortfalls(parts, len(structures), sizes, by), *_names(reader), *reader.notes()])
+    missed = splitting.shortfalls(parts, len(structures), sizes, by)
+    written = [f"wrote {count} structures to {path}" for path, count in counts.items()]
+    _say([*written, *missed, *_names(reader), *reader.notes()])
 
 
 @app.command()
@@ -242,16 +233,12 @@ def _reader(keys: tuple[str, str, str], units: list[str] | None, skip: bool) -> 
 def _names(reader: Reader) -> list[str]:
     """Return a note on the names of labels in the new file, where they had other names."""
     usual = {"energy": ENERGY, "forces": FORCES, "stress": STRESS}
-    new = {
-        getattr(reader.keys, quantity): name
-        for quantity, name in usual.items()
-        if quantity in reader.found and getattr(reader.keys, quantity) != name
-    }
-    listed = ", ".join(f"'{name}' is '{changed}'" for name, changed in new.items())
-    note = (
-        f"In the new files, {listed}: they need no keys. `data convert` renames labels elsewhere."
-    )
-    return [note] if new else []
+    named = [
+        (getattr(reader.keys, key), name) for key, name in usual.items() if key in reader.found
+    ]
+    new = ", ".join(f"'{old}' is '{name}'" for old, name in named if old != name)
+    rest = "they need no keys. `data convert` renames labels elsewhere."
+    return [f"In the new files, {new}: {rest}"] if new else []
 
 
 def _of_recipe(name: str) -> tuple[Reader, dict[str, Any]]:
@@ -269,13 +256,10 @@ def _of_recipe(name: str) -> tuple[Reader, dict[str, Any]]:
 def _say(lines: Iterable[str], wrapped: bool = False) -> None:
     """Print lines; if asked for, long ones are wrapped and indented on a terminal."""
     console = Console()
+    wrapper = TextWrapper(
+        console.width, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
+    )
     for line in lines:
         if wrapped and console.is_terminal:
-            line = fill(
-                line,
-                console.width,
-                subsequent_indent="  ",
-                break_on_hyphens=False,
-                break_long_words=False,
-            )
+            line = wrapper.fill(line)
         console.print(escape(line), soft_wrap=True, highlight=False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from rich.console import Console
+from rich.table import Table
 from typer import Argument, Option
 
 from finetune.commands.shared import (
@@ -60,18 +62,17 @@ def evaluate(
 ) -> None:
     """Test a fine-tuned potential and its foundation on labelled structures."""
     with user_errors():
-        from finetune.evaluation.evaluation import check_output
-        from finetune.evaluation.evaluation import evaluate as evaluate_files
+        from finetune.evaluation import evaluation
 
         if to is not None:
-            check_output(to)
+            evaluation.check_output(to)
         given = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
-        found = evaluate_files(
+        found = evaluation.evaluate(
             path,
             files,
-            keys={name: key for name, key in given.items() if key},
-            device=device,
-            dtype=precision,
+            {name: key for name, key in given.items() if key},
+            device,
+            precision,
             against=against,
             head=head,
             against_head=against_head,
@@ -80,18 +81,8 @@ def evaluate(
         )
         if to is not None:
             found.write(to)
-    if as_json:
-        tell_json(found.as_dict())
-        return
-    console = Console()
-    for table in found.tables():
-        console.print(table)
-    if len(found.lineage) > 1:
-        tell(console, f"lineage: {' → '.join(found.lineage)}")
-    if found.note:
-        tell(console, found.note)
-    if to is not None:
-        tell_written(console, to)
+    lineage = f"lineage: {' → '.join(found.lineage)}" if len(found.lineage) > 1 else ""
+    _show(found, as_json, found.tables, [lineage, found.note], to)
 
 
 def md(
@@ -155,13 +146,7 @@ def md(
             dtype=precision,
             counter=Counter(None if quiet else console, plain),
         )
-    if as_json:
-        tell_json(found.as_dict())
-        return
-    console.print(found.table())
-    if found.note:
-        tell(console, found.note)
-    tell_written(console, found.folder)
+    _show(found, as_json, lambda: [found.table()], [found.note], found.folder)
 
 
 def scan(
@@ -197,13 +182,12 @@ def scan(
     console = Console(stderr=as_json)
     with user_errors():
         from finetune.core.counter import Counter
-        from finetune.evaluation.scans import CHECKS
-        from finetune.evaluation.scans import scan as run_scans
+        from finetune.evaluation import scans
 
-        found = run_scans(
+        found = scans.scan(
             path,
             files or (),
-            only=only or CHECKS,
+            only=only or scans.CHECKS,
             structures=structures,
             elements=element or (),
             away=away or (),
@@ -215,14 +199,8 @@ def scan(
             dtype=precision,
             counter=Counter(None if quiet else console),
         )
-    if as_json:
-        tell_json(found.as_dict())
-        return
-    for table in found.tables():
-        console.print(table)
-    for line in filter(None, (found.verdict(), found.note)):
-        tell(console, line)
-    tell_written(console, to or Path(path) / "scans")
+    folder = to or Path(path) / "scans"
+    _show(found, as_json, found.tables, [found.verdict(), found.note], folder)
 
 
 def report(
@@ -236,3 +214,19 @@ def report(
 
         page = write_page(path, device, precision)
     tell_written(Console(), page)
+
+
+def _show(
+    found: Any, as_json: bool, tables: Callable[[], list[Table]], lines: list[str], to: Path | None
+) -> None:
+    """Print a result as JSON, or its tables, the lines that are not empty, and where it is."""
+    if as_json:
+        tell_json(found.as_dict())
+        return
+    console = Console()
+    for table in tables():
+        console.print(table)
+    for line in filter(None, lines):
+        tell(console, line)
+    if to is not None:
+        tell_written(console, to)

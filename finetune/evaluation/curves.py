@@ -50,9 +50,7 @@ class Curve:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Curve:
         """Return the curve of which `as_dict` returned the content."""
-        energies = {
-            name: np.array(found, dtype=np.float64) for name, found in content["energies"].items()
-        }
+        energies = {name: np.array(found, float) for name, found in content["energies"].items()}
         labels = None if content["labels"] is None else np.array(content["labels"])
         kept = {key: content[key] for key in ("kind", "name", "unit", "wall")}
         return cls(**kept, values=np.array(content["values"]), energies=energies, labels=labels)
@@ -78,8 +76,7 @@ def checked(values: Array, energies: Array, wall: float | None) -> dict[str, Any
     """
     found: dict[str, Any] = {"minimum": None, "range": None}
     if np.isfinite(energies).all():
-        found["minimum"] = float(values[energies.argmin()])
-        found["range"] = float(np.ptp(energies))
+        found = {"minimum": float(values[energies.argmin()]), "range": float(np.ptp(energies))}
     if wall is None:
         return found
     inwards = energies[values <= wall][::-1]
@@ -106,11 +103,8 @@ def labelled_errors(energies: Array, labels: Array | None) -> dict[str, Any]:
         return {}
     difference = energies - labels
     difference = np.abs(difference - difference.mean())
-    return {
-        "mae": float(difference.mean()),
-        "max": float(difference.max()),
-        "label_range": float(np.ptp(labels)),
-    }
+    found = {"mae": difference.mean(), "max": difference.max(), "label_range": np.ptp(labels)}
+    return {name: float(value) for name, value in found.items()}
 
 
 def energies_of(
@@ -205,19 +199,15 @@ def _hinges(atoms: Atoms) -> Iterator[Hinge]:
     degrees = np.bincount(pairs.ravel(), minlength=len(atoms))
     seen = set()
     for index, (first, second) in enumerate(pairs.tolist()):
-        ends = ((int(atoms.numbers[i]), int(degrees[i])) for i in (first, second))
-        kind = tuple(sorted(ends))
+        kind = tuple(sorted((int(atoms.numbers[i]), int(degrees[i])) for i in (first, second)))
         others = np.delete(pairs, index, axis=0)
         links = (np.ones(len(others)), (others[:, 0], others[:, 1]))
         part = connected_components(coo_array(links, shape=(len(atoms),) * 2), directed=False)[1]
         if kind in seen or part[first] == part[second]:
             continue
         seen.add(kind)
-        sides = [np.flatnonzero(part == part[end]) for end in (first, second)]
-        if len(sides[0]) < len(sides[1]):
-            yield second, first, sides[0]
-        else:
-            yield first, second, sides[1]
+        here, there = (np.flatnonzero(part == part[end]) for end in (first, second))
+        yield (second, first, here) if len(here) < len(there) else (first, second, there)
 
 
 def _moved(atoms: Atoms, moving: NDArray[np.intp], positions: Array) -> Atoms:

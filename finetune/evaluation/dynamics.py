@@ -9,7 +9,7 @@ import re
 from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -129,19 +129,15 @@ def md(
             f"no structure of the reference has the same atoms as {chosen[0].where}, in the same "
             "order and, of molecules, with the same bonds. Name another --reference."
         )
-    tasks = [
-        Task(cast(Ensemble, ensemble), float(temperature), index, replica)
-        for ensemble in dict.fromkeys(ensembles)
-        for temperature in dict.fromkeys(temperatures)
-        for index in range(len(starts))
-        for replica in range(replicas)
-    ]
+    conditions = product(dict.fromkeys(ensembles), dict.fromkeys(map(float, temperatures)))
+    places = product(range(len(starts)), range(replicas))
+    tasks = [Task(cast(Ensemble, e), t, *place) for (e, t), place in product(conditions, places)]
     calculators = {name: PotentialCalculator(item) for name, item in pair.potentials.items()}
     fingerprints = {name: item.fingerprint for name, item in pair.opened.items()}
+    test = (calculators, fingerprints, starts, compared, tasks, settings, folder)
     with alone(folder):
         if overwrite:
             clear_folder(folder, FILES)
-        test = (calculators, fingerprints, starts, compared, tasks, settings, folder)
         return run_all(*test, counter, pair.note)
 
 
@@ -196,11 +192,9 @@ def run_all(
     """
     counter = counter or Counter()
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in calculators}
-    lengths = [
-        mean_lengths(find_bonds(atoms), known)
-        for atoms, known in zip(starts, references, strict=True)
-    ]
-    places = {name: folder / _file_name(name) for name in calculators}
+    both = zip(starts, references, strict=True)
+    lengths = [mean_lengths(find_bonds(atoms), known) for atoms, known in both]
+    places = {name: folder / re.sub(r"[^\w.-]", "_", name) for name in calculators}
     jobs = []
     for name, task in product(calculators, tasks):
         start, known = starts[task.structure], references[task.structure]
@@ -220,17 +214,12 @@ def run_all(
             known = at_temperature(references[task.structure], task.temperature)
             place.mkdir(parents=True, exist_ok=True)
             counter.name(f"{name} {task.name}")
-            run = TrajectoryRun(
-                *(start, calculators[name], task, settings, identity, place),
-                lengths=lengths[task.structure],
-            )
+            given = (start, calculators[name], task, settings, identity, place)
+            run = TrajectoryRun(*given, lengths[task.structure])
             if not run.run(lambda: signals.received is not None, counter.advance):
                 assert signals.received is not None
-                raise RunStoppedError(
-                    f"{name} {task.name} at {run.progress.step} of {settings.steps} steps; "
-                    "all is saved.",
-                    128 + signals.received,
-                )
+                reached = f"{name} {task.name} at {run.progress.step} of {settings.steps} steps"
+                raise RunStoppedError(f"{reached}; all is saved.", 128 + signals.received)
             item = record(run, _compared(run, known))
             found[name].append(item)
             counter.advance(settings.steps - item["steps"])
@@ -259,11 +248,9 @@ def _identity(
     settings: Settings,
 ) -> str:
     """Return what must be the same for a trajectory to be used or resumed, as JSON."""
+    compared = [array for atoms in reference for array in (atoms.positions, atoms.cell.array)]
     arrays = [start.numbers, start.positions, start.cell.array, start.pbc]
-    if lengths is not None:
-        arrays.append(lengths)
-    else:
-        arrays += [array for atoms in reference for array in (atoms.positions, atoms.cell.array)]
+    arrays += compared if lengths is None else [lengths]
     geometry = hashlib.sha256()
     for array in arrays:
         geometry.update(np.ascontiguousarray(array).tobytes())
@@ -290,10 +277,6 @@ def _done(path: Path, identity: str) -> dict[str, Any] | None:
             "reference. Choose another --to, or add --overwrite."
         )
     return found
-
-
-def _file_name(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
 
 
 def _compared(run: TrajectoryRun, known: Sequence[Atoms]) -> dict[str, Any]:
@@ -345,18 +328,12 @@ class Stability:
         ``distribution_distance`` are means; None where nothing was measured.
         """
         rows = []
-        conditions = dict.fromkeys(
-            (item["ensemble"], item["temperature"])
-            for items in self.trajectories.values()
-            for item in items
-        )
+        records = chain.from_iterable(self.trajectories.values())
+        conditions = dict.fromkeys((item["ensemble"], item["temperature"]) for item in records)
         measured = ("mean_temperature", "bond_distance", "distribution_distance")
         for (ensemble, temperature), name in product(conditions, self.names):
-            chosen = [
-                item
-                for item in self.trajectories[name]
-                if (item["ensemble"], item["temperature"]) == (ensemble, temperature)
-            ]
+            here, of_potential = (ensemble, temperature), self.trajectories[name]
+            chosen = [r for r in of_potential if (r["ensemble"], r["temperature"]) == here]
             drifts = [item["drift"] for item in chosen if item["drift"] is not None]
             rows.append(
                 {

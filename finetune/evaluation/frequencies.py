@@ -86,10 +86,8 @@ def _vibrations(atoms: Atoms) -> tuple[list[float], Array]:
     with tempfile.TemporaryDirectory() as folder:
         work = Vibrations(atoms, name=f"{folder}/vibrations", delta=DISPLACEMENT)
         work.run()
-        complex_values = work.get_frequencies()
-        values = np.where(
-            complex_values.imag != 0, -np.abs(complex_values.imag), complex_values.real
-        )
+        found = work.get_frequencies()
+        values = np.where(found.imag != 0, -np.abs(found.imag), found.real)
         mode = work.get_mode(int(values.argmin()))
     order = np.argsort(np.abs(values), kind="stable")
     step = WAY_DOWN * mode / np.linalg.norm(mode, axis=1).max()
@@ -110,15 +108,11 @@ def elsewhere(elements: Sequence[int], apart_from: Sequence[str]) -> list[Atoms]
     found = []
     for name in g2.names:
         atoms = g2[name]
-        if (
-            len(atoms) < 2
-            or atoms.get_initial_magnetic_moments().any()
-            or not set(atoms.numbers.tolist()) <= set(elements)
-            or atoms.get_chemical_formula() in apart_from
-        ):
-            continue
-        atoms.positions += random.normal(0.0, RATTLE, atoms.positions.shape)
-        found.append(Atoms(atoms.numbers, atoms.positions))
+        known = set(atoms.numbers.tolist()) <= set(elements)
+        closed = len(atoms) > 1 and not atoms.get_initial_magnetic_moments().any()
+        if known and closed and atoms.get_chemical_formula() not in apart_from:
+            atoms.positions += random.normal(0.0, RATTLE, atoms.positions.shape)
+            found.append(Atoms(atoms.numbers, atoms.positions))
     return found[:MOST]
 
 
@@ -132,24 +126,15 @@ def change(tuned: Potential, baseline: Potential, frames: Sequence[Atoms]) -> di
     graphs = []
     for atoms in frames:
         graph = unlabelled(atoms, cutoff)
-        item = graph.to(baseline.device, baseline.dtype)
-        labels = baseline(item, create_graph=False)
-        graphs.append(
-            replace(
-                graph,
-                energy=labels.energy.detach().cpu(),
-                has_energy=torch.ones_like(graph.has_energy),
-                forces=labels.forces.detach().cpu().double(),
-                has_forces=torch.ones_like(graph.has_forces),
-            )
-        )
+        labels = baseline(graph.to(baseline.device, baseline.dtype), create_graph=False)
+        energy, forces = labels.energy.detach().cpu(), labels.forces.detach().cpu().double()
+        known = {
+            name: torch.ones_like(getattr(graph, name)) for name in ("has_energy", "has_forces")
+        }
+        graphs.append(replace(graph, energy=energy, forces=forces, **known))
     predictions = predict(tuned, graphs)
     measured = measure(predictions)
     size = float(np.sqrt(np.square(predictions.forces[1]).mean()))
-    rmse = measured.statistics["forces"].rmse
-    return {
-        "structures": len(frames),
-        **measured.as_dict(),
-        "forces_rms": size,
-        "relative": rmse / max(size, SMALLEST_FORCE),
-    }
+    relative = measured.statistics["forces"].rmse / max(size, SMALLEST_FORCE)
+    found = {"structures": len(frames), **measured.as_dict()}
+    return {**found, "forces_rms": size, "relative": relative}

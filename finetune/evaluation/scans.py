@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter as Tally
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,11 +132,8 @@ def scan(
     chosen = [_named(item) for item in evenly_spaced(found, structures)]
     curves: list[Curve] = []
     harmonic, forgotten, notes = [], {}, [pair.note]
-    with counter.start(len(CHECKS)):
-        for check in CHECKS:
-            if check not in only:
-                counter.advance(1)
-                continue
+    with counter.start(len(set(only))):
+        for check in filter(only.__contains__, CHECKS):
             counter.name(check)
             if check == "dimers":
                 curves += dimers(potentials, _elements(pair, elements, found))
@@ -225,22 +223,17 @@ class Scans:
     def tables(self) -> list[Table]:
         """Return the tables for the terminal."""
         found = [_curve_table(kind, curves) for kind, curves in self._by_kind().items() if curves]
-        if self.frequencies:
-            found.append(self._frequency_table())
-        if self.forgetting:
-            found.append(self._forgetting_table())
-        return found
+        found += [self._frequency_table()] if self.frequencies else []
+        return found + ([self._forgetting_table()] if self.forgetting else [])
 
     def verdict(self) -> str:
         """Return in a line whether walls have holes."""
         if not any(curve.wall is not None for curve in self.curves):
             return ""
-        found = {name: 0 for name in self.names}
-        for check in self.holes:
-            found[check["potential"]] += 1
-        if not any(found.values()):
+        found = Tally(check["potential"] for check in self.holes)
+        if not found:
             return "no wall has a hole"
-        counted = ", ".join(f"{name} {count}" for name, count in found.items())
+        counted = ", ".join(f"{name} {found[name]}" for name in self.names)
         return f"warning: walls with holes, into which atoms may fall: {counted}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -311,9 +304,7 @@ def _curve_table(kind: str, curves: Sequence[Curve]) -> Table:
     table = new_table(TITLES[kind], ["scan", "potential"], [*columns.values()], LEGENDS[kind])
     for curve in curves:
         for place, check in enumerate(curve.check()):
-            cells = [
-                cell(check[key], 1, 1000) if key in ("mae", "max") else cell(check[key])
-                for key in columns
-            ]
+            milli = {key: (1, 1000) for key in ("mae", "max")}
+            cells = [cell(check[key], *milli.get(key, ())) for key in columns]
             table.add_row(Text(curve.name if place == 0 else ""), Text(check["potential"]), *cells)
     return table

@@ -40,11 +40,8 @@ def overall(title: str, measured: Mapping[str, Measured], caption: str = "") -> 
     """Return the errors of each potential over all structures."""
     table = new_table(title, ["error"], ["MAE", "RMSE", "max", "R²"], caption)
     for quantity, (called, unit) in QUANTITIES.items():
-        present = {
-            name: item.statistics[quantity]
-            for name, item in measured.items()
-            if quantity in item.statistics
-        }
+        several = {name: item.statistics.get(quantity) for name, item in measured.items()}
+        present = {name: found for name, found in several.items() if found is not None}
         if not present:
             continue
         table.add_row(Text(f"{called} [{unit}]"))
@@ -52,10 +49,8 @@ def overall(title: str, measured: Mapping[str, Measured], caption: str = "") -> 
             cells = map(_milli, (found.mae, found.rmse, found.max))
             table.add_row(Text(f"  {name}"), *cells, _r2(found.r2))
         if len(present) == 2:
-            before, after = present.values()
-            changes = [
-                percent(getattr(before, key), getattr(after, key)) for key in ("mae", "rmse", "max")
-            ]
+            both = zip(*((m.mae, m.rmse, m.max) for m in present.values()), strict=True)
+            changes = [percent(before, after) for before, after in both]
             table.add_row(Text("  change", style="dim"), *changes)
         table.add_section()
     directed = {name: c for name, m in measured.items() if (c := m.force_cosine) is not None}
@@ -69,11 +64,9 @@ def overall(title: str, measured: Mapping[str, Measured], caption: str = "") -> 
 def grouped(title: str, measured: Mapping[str, Mapping[str, Measured]]) -> Table:
     """Return a row for each group, with its MAEs for each potential (potential -> group)."""
     *_, last = measured.values()
-    shown = {
-        quantity: short
-        for quantity, short in (("energy_per_atom", "E MAE/atom"), ("forces", "F MAE"))
-        if any(quantity in item.statistics for item in last.values())
-    }
+    shorts = {"energy_per_atom": "E MAE/atom", "forces": "F MAE"}
+    labelled = {quantity for item in last.values() for quantity in item.statistics}
+    shown = {quantity: short for quantity, short in shorts.items() if quantity in labelled}
     table = new_table(
         title,
         ["group"],

@@ -141,10 +141,9 @@ class Watch:
         moved = abs(potential + kinetic - self.total)
         if self.ensemble == "nve" and moved > self.limits.drift * len(atoms):
             return "energy"
-        if self.limits.bond > 0 and len(self.lengths):
-            off = np.abs(self.bonds.measure(atoms) - self.lengths)
-            if off.max() > self.limits.bond:
-                return "bond"
+        off = np.abs(self.bonds.measure(atoms) - self.lengths)
+        if off.max(initial=0.0) > self.limits.bond > 0:
+            return "bond"
         if not pairs:
             return None
         if (_alone(atoms, self.limits.lost) & ~self.alone).any():
@@ -194,8 +193,7 @@ class TrajectoryRun:
         self.atoms.calc = calculator
         spread = np.sqrt(self.atoms.get_masses() * units.kB * task.temperature)
         self.atoms.set_momenta(spread[:, None] * self.rng.standard_normal((len(start), 3)))
-        limits = settings.limits
-        self.watch = Watch(self.atoms, limits, task.temperature, task.ensemble, lengths)
+        self.watch = Watch(self.atoms, settings.limits, task.temperature, task.ensemble, lengths)
         self.progress = self._restored() or Progress(0, None, [])
 
     def run(self, stop: Callable[[], bool], tick: Callable[[int], None]) -> bool:
@@ -244,14 +242,8 @@ class TrajectoryRun:
         step = self.settings.time_step * units.fs
         if self.task.ensemble == "nve":
             return VelocityVerlet(self.atoms, timestep=step)
-        return Langevin(
-            self.atoms,
-            timestep=step,
-            temperature_K=self.task.temperature,
-            friction=self.settings.friction / units.fs,
-            fixcm=False,
-            rng=self.rng,
-        )
+        bath = {"temperature_K": self.task.temperature, "rng": self.rng, "fixcm": False}
+        return Langevin(self.atoms, step, friction=self.settings.friction / units.fs, **bath)
 
     def _keep(self, frames: Any) -> None:
         atoms, time_ps = self.atoms, self.progress.step * self.settings.time_step / 1000.0
@@ -313,15 +305,16 @@ def record(run: TrajectoryRun, measured: dict[str, Any]) -> dict[str, Any]:
     progress, atoms = run.progress, len(run.atoms)
     rows = np.array(progress.rows).reshape(-1, 4)
     time_ps, total = rows[:, 0], rows[:, 1] + rows[:, 2]
-    enough = run.task.ensemble == "nve" and len(rows) >= 3
-    slope = np.polyfit(time_ps, total, 1)[0] if enough else None
+    drift = None
+    if run.task.ensemble == "nve" and len(rows) >= 3:
+        drift = float(1000.0 * np.polyfit(time_ps, total, 1)[0] / atoms)
     found = {
         "identity": json.loads(run.identity),
         **asdict(run.task),
         "steps": progress.step,
         "stable_ps": progress.step * run.settings.time_step / 1000.0,
         "failure": progress.fault,
-        "drift": None if slope is None else float(1000.0 * slope / atoms),
+        "drift": drift,
         "mean_temperature": float(rows[:, 3].mean()) if len(rows) else None,
         **measured,
         "trajectory": run.frames.name,

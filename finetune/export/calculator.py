@@ -32,11 +32,9 @@ def load_calculator(
 ) -> PotentialCalculator:
     """Open a run folder, or anything that `load_foundation` opens, as an ASE calculator.
 
-    The folder of a committee opens as a `CommitteeCalculator`.
-
     Args:
         path: Run folder, its ``model`` or ``adapter`` folder, a bundle, a MACE file, or the name of
-            a foundation.
+            a foundation. The folder of a committee opens as a `CommitteeCalculator`.
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, …
         dtype: ``float64`` (geometry optimisation, frequencies) or ``float32`` (fast dynamics).
         warn_far: Whether to warn of structures far from the training set; takes one more evaluation
@@ -45,8 +43,7 @@ def load_calculator(
     Raises:
         FoundationError: If there is nothing to open, it is damaged, or it has no summary of a
             training set to compare with.
-        RecipeError: If the device or the dtype is unknown, or ``warn_far`` is neither true nor
-            false.
+        RecipeError: If the device, the dtype or ``warn_far`` is none of these.
     """
     if not isinstance(warn_far, bool):
         raise RecipeError(f"warn_far is {warn_far!r:.40}; set it to True or False.")
@@ -77,13 +74,7 @@ class PotentialCalculator(Calculator):
             that follows one within.
     """
 
-    implemented_properties: ClassVar[list[str]] = [
-        "energy",
-        "free_energy",
-        "energies",
-        "forces",
-        "stress",
-    ]
+    implemented_properties: ClassVar = ["energy", "free_energy", "energies", "forces", "stress"]
 
     def __init__(self, potential: Potential, trained_on: Domain | None = None) -> None:
         super().__init__()
@@ -120,12 +111,11 @@ class PotentialCalculator(Calculator):
             batch_size: Structures evaluated together; memory grows with their atoms.
 
         Returns:
-            For each structure the results that a calculation of it alone would give, to rounding:
-            ``energy``, ``forces``, …
+            For each structure the results of a calculation of it alone, to rounding.
 
         Raises:
             DataError: For a geometry that cannot be evaluated (naming its index), anything but a
-                list of structures, or a batch size that is no positive integer.
+                list, or a batch size below 1.
             FoundationError: For an element that the potential does not know.
         """
         structures = _listed(structures)
@@ -177,26 +167,19 @@ class PotentialCalculator(Calculator):
             how = f"is {distance:.3g} times as far from the training set as the limit"
             if np.isinf(distance):
                 how = "has elements that no training structure has"
-            warnings.warn(
-                f"{where} {how}: energy and forces are extrapolated.",
-                FarFromTrainingWarning,
-                stacklevel=2,
-            )
+            message = f"{where} {how}: energy and forces are extrapolated."
+            warnings.warn(message, FarFromTrainingWarning, stacklevel=2)
         self._far = distance > 1
 
 
 class CommitteeCalculator(PotentialCalculator):
     """The mean of a committee's members for ASE, and their standard deviation.
 
-    The results of `PotentialCalculator` are means. Further results are ``energy_std`` (eV),
+    The results of `PotentialCalculator`, whose arguments it takes, are means. ``energy_std`` (eV),
     ``forces_std`` ``[n, 3]`` (eV/Å) and, for periodic structures, ``stress_std`` (eV/Å³, Voigt
-    order): population standard deviations over the members, by component. The members' predictions
-    are ``energy_comm`` ``[members]`` and ``forces_comm`` ``[members, n, 3]``, as in MACE's own
-    calculator.
-
-    Args:
-        potential: The committee, on its device and in its dtype.
-        trained_on: Summary of the first member's training set; see `PotentialCalculator`.
+    order) are population standard deviations over the members, by component. The members'
+    predictions are ``energy_comm`` ``[members]`` and ``forces_comm`` ``[members, n, 3]``, as in
+    MACE's own calculator.
 
     Attributes:
         scale: Factors on ``energy_std`` and ``forces_std`` that give them the size of the errors on

@@ -13,14 +13,9 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from finetune.core import errors
 from finetune.core.devices import choose_dtype
-from finetune.core.errors import (
-    FoundationError,
-    RecipeError,
-    RunFolderError,
-    suggestion,
-    system_errors,
-)
+from finetune.core.errors import FoundationError, RecipeError, RunFolderError, system_errors
 from finetune.core.files import write_atomically, write_folder
 from finetune.core.run_files import ADAPTER, ADAPTER_RECORD, COMMITTEE, MEMBERS
 from finetune.export.card import card
@@ -75,7 +70,7 @@ def export(
     place, dtype = Path(to).expanduser(), choose_dtype(precision)
     if format not in get_args(Format):
         raise RecipeError(
-            f"no format '{format}'.{suggestion(format, get_args(Format))} Choose from "
+            f"no format '{format}'.{errors.suggestion(format, get_args(Format))} Choose from "
             f"{', '.join(get_args(Format))}."
         )
     source = locate(str(path)) if format != "adapter" else Path(str(path)).expanduser()
@@ -114,12 +109,9 @@ def _members(place: Path) -> dict[str, str]:
     """Return the folders of a committee's members by name; nothing for a single potential."""
     if not (place / COMMITTEE).is_file():
         return {}
-    found = {}
-    for number, member in enumerate(read_committee(place).members, 1):
-        folder = place / member
-        run = folder.parent  # it has the member's adapter, too
-        found[str(number)] = str(run if run.parent.name == MEMBERS else folder)
-    return found
+    folders = [place / member for member in read_committee(place).members]
+    runs = [f.parent if f.parent.parent.name == MEMBERS else f for f in folders]  # with adapters
+    return {str(number): str(run) for number, run in enumerate(runs, 1)}
 
 
 def _file(opened: Foundation, format: str, dtype: torch.dtype) -> bytes:
@@ -160,9 +152,8 @@ def _bundle(path: str) -> dict[str, bytes]:
     else:
         opened = load_foundation(path)
         with TemporaryDirectory() as folder:
-            config = storage.save(
-                opened.potential, Path(folder), opened.metadata, adapters=opened.adapters
-            )
+            given = (opened.potential, Path(folder), opened.metadata)
+            config = storage.save(*given, adapters=opened.adapters)
             files = _read(Path(folder), (CONFIG, storage.WEIGHTS))
     adapter = Path(path).expanduser() / ADAPTER
     if (adapter / ADAPTER_RECORD).is_file():
@@ -189,10 +180,10 @@ def write_mace(
     Args:
         potential: Merged potential; its reference energies go into the model.
         path: File to write, by custom named ``*.model``.
-        dtype: Type of the weights in the file.
+        dtype: Of the weights in the file.
         overwrite: Whether an existing file may be replaced.
-        metadata: JSON values to store with it: level of theory, lineage. They become an entry of
-            the zip archive that a ``.model`` file is, which torch and MACE ignore.
+        metadata: JSON values for an entry of the zip archive that a ``.model`` file is, which torch
+            and MACE ignore: level of theory, lineage.
 
     Raises:
         FoundationError: If the potential is more than a plain MACE.
@@ -255,8 +246,7 @@ def _check_folder(place: Path, files: Mapping[str, bytes], overwrite: bool) -> N
     if not overwrite:
         raise RunFolderError(f"'{place}' exists. Choose another name, or add --overwrite.")
     there = [item for item in sorted(place.rglob("*")) if not item.is_dir()]
-    other = [str(item.relative_to(place)) for item in there]
-    other = [name for name in other if name not in files]
+    other = [name for name in (str(item.relative_to(place)) for item in there) if name not in files]
     if other:
         raise RunFolderError(
             f"'{place}' holds other files ('{other[0]}') than such an export; choose another --to."

@@ -113,10 +113,7 @@ class AdaptedFoundation:
 
         Args:
             path: Run folder, or a run's ``adapter`` folder.
-            name: Its name; the name of the run folder if None.
-
-        Returns:
-            The name.
+            name: Its name, which is returned; the name of the run folder if None.
 
         Raises:
             FoundationError: If there is no adapter, it belongs to another foundation, or the name
@@ -141,20 +138,13 @@ class AdaptedFoundation:
         return name
 
     def set_adapter(self, name: str) -> None:
-        """Make an adapter the active one.
-
-        Raises:
-            FoundationError: If there is none of that name.
-        """
+        """Make an adapter the active one; raises FoundationError for an unknown name."""
         self._known(name)
         self._active = name
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
-        """Predict with the foundation alone, exactly as it was opened, within a ``with`` block.
-
-        Afterwards the adapter that was active before is active again.
-        """
+        """Predict with the foundation alone within a ``with`` block, exactly as it was opened."""
         before, self._active = self._active, None
         try:
             yield
@@ -162,11 +152,7 @@ class AdaptedFoundation:
             self._active = before if before in self._loaded else None
 
     def delete_adapter(self, name: str) -> None:
-        """Remove an adapter; if it was active, the foundation predicts.
-
-        Raises:
-            FoundationError: If there is none of that name.
-        """
+        """Remove an adapter by name; if it was active, the foundation predicts."""
         self._known(name)
         del self._loaded[name]
         if self._active == name:
@@ -187,22 +173,19 @@ class AdaptedFoundation:
             name: Name of the average.
 
         Raises:
-            FoundationError: For an unknown or taken name, another number of weights than adapters,
-                or adapters that cannot be averaged.
+            FoundationError: For adapters, weights or a name that cannot be used.
         """
         _check_weights(adapters, weights)
         self._check_free(name)
         loaded = [self._known(item) for item in adapters]
-        if weights is None:
-            weights = [1.0 / len(loaded) for _ in loaded]
+        weights = [1.0 / len(loaded)] * len(loaded) if weights is None else weights
         first = loaded[0]
         for item, called in zip(loaded, adapters, strict=True):
             _check_alike(first, item, adapters[0], called)
         start = first.record.attach(self._fresh(first.record), None).merge()
         start.set_references(self._fresh(first.record).references())
-        average = _combined(
-            self._placed(start, first.needed), [item.potential for item in loaded], weights
-        )
+        parts = [item.potential for item in loaded]
+        average = _combined(self._placed(start, first.needed), parts, weights)
         sources: dict[str, float] = {}
         for item, weight in zip(loaded, weights, strict=True):
             for path, part in item.sources.items():
@@ -216,13 +199,11 @@ class AdaptedFoundation:
 
     @system_errors()
     def save(self, folder: str | Path) -> None:
-        """Store the foundation with the active adapter merged into it.
-
-        `load_calculator`, the commands and recipes open the folder as they open a run folder.
+        """Store the foundation with the active adapter merged into it, to open like a run folder.
 
         Raises:
             FoundationError: If no adapter is active.
-            RunFolderError: If the folder is there already.
+            RunFolderError: If the folder exists.
         """
         if self._active is None:
             raise FoundationError("no adapter is active: choose one with set_adapter first.")
@@ -231,8 +212,7 @@ class AdaptedFoundation:
             raise RunFolderError(f"'{place}' exists. Choose another name.")
         metadata = dict(chosen.record.metadata)
         average = metadata.pop("average", None)  # a step of the lineage
-        metadata = {
-            **metadata,
+        metadata |= {
             "name": self._active,
             "foundation": chosen.record.foundation.model_dump(),
             "lineage": [*lineage(self.foundation), *filter(None, [average])],
@@ -320,7 +300,7 @@ def _check_weights(names: Any, weights: Any) -> None:
         return
     found = list(weights) if hasattr(weights, "__len__") else weights
     numbers = isinstance(found, list) and all(
-        isinstance(item, Real) and math.isfinite(item) for item in found
+        isinstance(x, Real) and math.isfinite(x) for x in found
     )
     if not numbers or not names or len(found) != len(names):
         raise FoundationError(
