@@ -58,12 +58,19 @@ def inspect(
 ) -> None:
     """Report what structures contain and what looks wrong: units, outliers, duplicates, leaks."""
     with user_errors():
+        from finetune.core import resources
+        from finetune.data.reading import Reader
         from finetune.inspection import report
+        from finetune.recipe.recipe import Recipe
 
         if plot is not None:
             report.check_plot(plot)
         if len(files) == 1 and files[0].endswith((".yaml", ".yml")):
-            reader, sources = _of_recipe(files[0])
+            path = resources.recipe(files[0])
+            data = Recipe.load(path).data
+            sets_of: dict[str, Any] = {"train": data.train, "valid": data.valid, "test": data.test}
+            sources = {k: v for k, v in sets_of.items() if v and not isinstance(v, float)}
+            reader = Reader(data.keys, data.units, "skip", path.parent)
         else:
             reader = _reader((energy_key, forces_key, stress_key), units, skip=True)
             sources = {name: [name] for name in files}
@@ -117,7 +124,8 @@ def split(
         asked = {"train": train, "valid": valid, "test": test}
         sizes = {name: size for name, size in asked.items() if size or name == "train"}
         parts = splitting.split(structures, sizes, cast(Any, by), seed, block, tolerance)
-        facts = {"files": reader.as_dicts(), "by": by, "block": block if by == "block" else None}
+        blocks = block if by == "block" else None
+        facts: dict[str, Any] = {"files": reader.as_dicts(), "by": by, "block": blocks}
         facts |= {"seed": seed, "tolerance": tolerance, "asked": asked}
         counts = write_parts(to, structures, parts, suffix, facts)
     missed = splitting.shortfalls(parts, len(structures), sizes, by)
@@ -239,18 +247,6 @@ def _names(reader: Reader) -> list[str]:
     new = ", ".join(f"'{old}' is '{name}'" for old, name in named if old != name)
     rest = "they need no keys. `data convert` renames labels elsewhere."
     return [f"In the new files, {new}: {rest}"] if new else []
-
-
-def _of_recipe(name: str) -> tuple[Reader, dict[str, Any]]:
-    from finetune.core import resources
-    from finetune.data.reading import Reader
-    from finetune.recipe.recipe import Recipe
-
-    path = resources.recipe(name)
-    data = Recipe.load(path).data
-    sources = {"train": data.train, "valid": data.valid, "test": data.test}
-    named = {key: value for key, value in sources.items() if value and not isinstance(value, float)}
-    return Reader(data.keys, data.units, "skip", path.parent), named
 
 
 def _say(lines: Iterable[str], wrapped: bool = False) -> None:

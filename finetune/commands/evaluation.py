@@ -10,21 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from typer import Argument, Option
 
-from finetune.commands.shared import (
-    AsJson,
-    Device,
-    Head,
-    Overwrite,
-    Plain,
-    PotentialName,
-    Precision,
-    Quiet,
-    again,
-    tell,
-    tell_json,
-    tell_written,
-    user_errors,
-)
+from finetune.commands import shared
+from finetune.commands.shared import again, tell, tell_json, tell_written, user_errors
 
 Against = Annotated[
     str | None, Option(help="Baseline, instead of the foundation that RUN was tuned from.")
@@ -41,7 +28,7 @@ Files = Annotated[
 
 
 def evaluate(
-    path: PotentialName,
+    path: shared.PotentialName,
     files: Annotated[list[str], Argument(metavar="FILE…", help="Labelled structures.")],
     energy_key: Annotated[str, Option(help="Name of the energies in the files.")] = "",
     forces_key: Annotated[str, Option(help="Name of the forces in the files.")] = "",
@@ -50,14 +37,14 @@ def evaluate(
         str, Option(help="Tag in the files that names the subset of a structure.")
     ] = "config_type",
     against: Against = None,
-    head: Head = None,
+    head: shared.Head = None,
     against_head: AgainstHead = None,
     worst: Annotated[int, Option(help="Worst structures to list.", min=0)] = 5,
     to: Annotated[
         Path | None, Option("--to", help="Folder for JSON, CSV and the parity plot.")
     ] = None,
-    device: Device = "auto",
-    precision: Precision = "float64",
+    device: shared.Device = "auto",
+    precision: shared.Precision = "float64",
     as_json: Annotated[bool, Option("--json", help="Print JSON in eV and Å.")] = False,
 ) -> None:
     """Test a fine-tuned potential and its foundation on labelled structures."""
@@ -67,17 +54,10 @@ def evaluate(
         if to is not None:
             evaluation.check_output(to)
         given = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
+        keys = {name: key for name, key in given.items() if key}
+        pair = {"against": against, "head": head, "against_head": against_head}
         found = evaluation.evaluate(
-            path,
-            files,
-            {name: key for name, key in given.items() if key},
-            device,
-            precision,
-            against=against,
-            head=head,
-            against_head=against_head,
-            subset_key=subset_key,
-            worst=worst,
+            path, files, keys, device, precision, subset_key=subset_key, worst=worst, **pair
         )
         if to is not None:
             found.write(to)
@@ -86,7 +66,7 @@ def evaluate(
 
 
 def md(
-    path: PotentialName,
+    path: shared.PotentialName,
     files: Files = None,
     ensemble: Annotated[
         list[str] | None, Option(help="nvt (Langevin) or nve; may be given twice. Both by default.")
@@ -108,18 +88,18 @@ def md(
         list[str] | None, Option(help="Frames to compare distances with; FILE by default.")
     ] = None,
     against: Against = None,
-    head: Head = None,
+    head: shared.Head = None,
     against_head: AgainstHead = None,
     to: Annotated[
         Path | None,
         Option("--to", help="Folder for trajectories and results.", show_default="RUN/stability"),
     ] = None,
-    overwrite: Overwrite = False,
-    device: Device = "auto",
-    precision: Precision = "float64",
-    quiet: Quiet = False,
-    plain: Plain = False,
-    as_json: AsJson = False,
+    overwrite: shared.Overwrite = False,
+    device: shared.Device = "auto",
+    precision: shared.Precision = "float64",
+    quiet: shared.Quiet = False,
+    plain: shared.Plain = False,
+    as_json: shared.AsJson = False,
 ) -> None:
     """Run molecular dynamics until it fails, also with the foundation; resume a stopped test."""
     console = Console(stderr=as_json)
@@ -150,7 +130,7 @@ def md(
 
 
 def scan(
-    path: PotentialName,
+    path: shared.PotentialName,
     files: Files = None,
     only: Annotated[
         list[str] | None,
@@ -168,15 +148,15 @@ def scan(
         Option(help="Structures away from the training set; G2 molecules by default."),
     ] = None,
     against: Against = None,
-    head: Head = None,
+    head: shared.Head = None,
     against_head: AgainstHead = None,
     to: Annotated[
         Path | None, Option("--to", help="Folder for JSON and figures.", show_default="RUN/scans")
     ] = None,
-    device: Device = "auto",
-    precision: Precision = "float64",
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    device: shared.Device = "auto",
+    precision: shared.Precision = "float64",
+    quiet: shared.Quiet = False,
+    as_json: shared.AsJson = False,
 ) -> None:
     """Check walls, bonds, torsions, frequencies and forgetting, also of the foundation."""
     console = Console(stderr=as_json)
@@ -205,8 +185,8 @@ def scan(
 
 def report(
     path: Annotated[str, Argument(metavar="RUN", help="Run folder.")],
-    device: Device = "auto",
-    precision: Precision = "float64",
+    device: shared.Device = "auto",
+    precision: shared.Precision = "float64",
 ) -> None:
     """Write the page of a run again, with the dynamics and scans that were run since."""
     with user_errors():

@@ -22,7 +22,9 @@ def recipes(
     with user_errors():
         if not name:
             for shipped, path in resources.recipes().items():
-                print(f"{shipped:28} {_first_comment(path)}")
+                lines = path.read_text(encoding="utf-8").splitlines()
+                comment = next((line.lstrip("# ") for line in lines if line.startswith("#")), "")
+                print(f"{shipped:28} {comment}")
             return
         text = resources.recipe(name).read_text(encoding="utf-8")
         if to is None:
@@ -44,9 +46,3 @@ def schema(
     from finetune.recipe.schema import recipe_schema
 
     print(json.dumps(LabelRecipe.model_json_schema() if labels else recipe_schema(), indent=2))
-
-
-def _first_comment(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    comments = [line.lstrip("# ") for line in lines if line.startswith("#")]
-    return comments[0] if comments else ""

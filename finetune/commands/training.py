@@ -9,16 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from typer import Option
 
-from finetune.commands.shared import (
-    Overrides,
-    Overwrite,
-    Plain,
-    Quiet,
-    RecipeName,
-    tell,
-    tell_json,
-    user_errors,
-)
+from finetune.commands import shared
+from finetune.commands.shared import tell, tell_json, user_errors
 from finetune.core.environment import process_rank
 
 Resume = Annotated[
@@ -28,12 +20,12 @@ Resume = Annotated[
 
 
 def run(
-    recipe: RecipeName,
-    overrides: Overrides = None,
-    overwrite: Overwrite = False,
+    recipe: shared.RecipeName,
+    overrides: shared.Overrides = None,
+    overwrite: shared.Overwrite = False,
     resume: Resume = "no",
-    quiet: Quiet = False,
-    plain: Plain = False,
+    quiet: shared.Quiet = False,
+    plain: shared.Plain = False,
     committee: Annotated[
         int,
         Option(
@@ -57,12 +49,9 @@ def run(
         from finetune.runs.workflow import run as run_recipe
         from finetune.training.records import reporter_for
 
+        shown, asked = reporter_for(console, quiet, plain), cast(Any, resume)
         result = run_recipe(
-            recipe,
-            overrides or [],
-            overwrite=overwrite,
-            resume=cast(Any, resume),
-            reporter=reporter_for(console, quiet, plain),
+            recipe, overrides or [], overwrite=overwrite, resume=asked, reporter=shown
         )
     for name, stage in result.stages.items():
         tell(console, f"stage {name}: {stage.summary}")
@@ -77,17 +66,16 @@ def run(
         console.print(table(result.shown_calibrations, result.shown.source))
     console.print(escape(result.summary))
     if not quiet:
-        console.print(
-            f"run folder  {escape(str(result.folder))}\n"
-            f"use it      finetune.load_calculator({escape(repr(str(result.folder)))})",
-            soft_wrap=True,
-        )
+        folder = str(result.folder)
+        console.print(f"run folder  {escape(folder)}", soft_wrap=True)
+        use = f"finetune.load_calculator({escape(repr(folder))})"
+        console.print(f"use it      {use}", soft_wrap=True)
 
 
 def validate(
-    recipe: RecipeName,
-    overrides: Overrides = None,
-    overwrite: Overwrite = False,
+    recipe: shared.RecipeName,
+    overrides: shared.Overrides = None,
+    overwrite: shared.Overwrite = False,
     resume: Resume = "no",
     as_json: Annotated[bool, Option("--json", help="Print JSON in eV, Å, s, bytes.")] = False,
 ) -> None:
@@ -97,9 +85,8 @@ def validate(
         from finetune.runs.validation import measured
         from finetune.runs.workflow import validate_stages
 
-        stages = validate_stages(
-            recipe, overrides or [], overwrite=overwrite, resume=cast(Any, resume)
-        )
+        asked = cast(Any, resume)
+        stages = validate_stages(recipe, overrides or [], overwrite=overwrite, resume=asked)
         found = {name: measured(prepared) for name, prepared in stages.items()}
     if as_json:
         content = {name: item.as_dict() for name, item in found.items()}

@@ -128,10 +128,8 @@ def change(tuned: Potential, baseline: Potential, frames: Sequence[Atoms]) -> di
         graph = unlabelled(atoms, cutoff)
         labels = baseline(graph.to(baseline.device, baseline.dtype), create_graph=False)
         energy, forces = labels.energy.detach().cpu(), labels.forces.detach().cpu().double()
-        known = {
-            name: torch.ones_like(getattr(graph, name)) for name in ("has_energy", "has_forces")
-        }
-        graphs.append(replace(graph, energy=energy, forces=forces, **known))
+        graph = replace(graph, energy=energy, has_energy=torch.ones_like(graph.has_energy))
+        graphs.append(replace(graph, forces=forces, has_forces=torch.ones_like(graph.has_forces)))
     predictions = predict(tuned, graphs)
     measured = measure(predictions)
     size = float(np.sqrt(np.square(predictions.forces[1]).mean()))

@@ -134,10 +134,10 @@ class PotentialCalculator(Calculator):
     def _graph(self, atoms: Atoms, where: str) -> GraphBatch:
         structure = without_labels(atoms, where)
         check_geometry(structure)
-        given = {"charge": structure.charge}
-        if len(structure) > 1:  # the spin of a free atom follows from its element
-            given["spin"] = structure.spin - 1
-        for name, value in given.items():
+        unpaired = (
+            structure.spin - 1 if len(structure) > 1 else 0
+        )  # atoms: follows from the element
+        for name, value in (("charge", structure.charge), ("spin", unpaired)):
             if value and name not in self.potential.further_inputs:
                 warnings.warn(
                     f"the potential has no input for the {name} ({getattr(structure, name)}) of "
@@ -159,8 +159,7 @@ class PotentialCalculator(Calculator):
         return found
 
     def _predicted(self, batch: GraphBatch, stress: bool) -> list[dict[str, Any]]:
-        found = self.potential(batch, forces=True, stress=stress, create_graph=False)
-        return separated(found, batch)
+        return separated(self.potential(batch, stress=stress, create_graph=False), batch)
 
     def _warn(self, distance: float, where: str) -> None:
         if distance > 1 and not self._far:

@@ -27,7 +27,7 @@ from finetune.potentials.loading import Foundation, load_foundation, locate
 from finetune.potentials.mace import lammps
 from finetune.potentials.mace.potential import MacePotential
 from finetune.potentials.potential import Potential
-from finetune.potentials.storage import CONFIG, StoredConfig
+from finetune.potentials.storage import CONFIG
 
 Format = Literal["mace", "lammps", "lammps-mliap", "adapter", "bundle"]
 ENDINGS = {"mace": ".model", "lammps": ".pt", "lammps-mliap": ".pt"}
@@ -45,7 +45,7 @@ def export(
     overwrite: bool = False,
     head: str | None = None,
 ) -> Path:
-    """Write a potential in the format that another program reads.
+    """Write a potential in the format that another program reads, and return what was written.
 
     Args:
         path: Run folder, folder of a committee, bundle, MACE file, or name of a foundation.
@@ -58,12 +58,8 @@ def export(
         overwrite: Whether an earlier export may be replaced.
         head: Head that predicts, where there are several.
 
-    Returns:
-        What was written.
-
     Raises:
-        RecipeError: For an unknown format or precision, and for the folder of a committee that is
-            named like a file.
+        RecipeError: For an unknown format or precision, or a committee's folder named like a file.
         FoundationError: If there is no potential, or it cannot be written in this format.
         RunFolderError: If something is in the way.
     """
@@ -137,15 +133,13 @@ def _adapter(path: str) -> dict[str, bytes]:
         )
     files = _read(folder, (*PEFT, ADAPTER_RECORD))
     metadata = {**record.metadata, "foundation": record.foundation.model_dump()}
-    name = str(metadata.get("name") or folder.name)
-    text = card(metadata, name, record.foundation.fingerprint, peft=True)
-    return {**files, CARD: text.encode()}
+    name, fingerprint = str(metadata.get("name") or folder.name), record.foundation.fingerprint
+    return {**files, CARD: card(metadata, name, fingerprint, peft=True).encode()}
 
 
 def _bundle(path: str) -> dict[str, bytes]:
     """Return the files of a stored potential, its adapter if it has one, and a card."""
     place = locate(path)
-    config: StoredConfig
     if (place / CONFIG).is_file():
         config, _ = storage.read(place)
         files = _read(place, (CONFIG, storage.WEIGHTS, domain.FILE))

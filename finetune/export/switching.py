@@ -21,14 +21,8 @@ from finetune.core.prediction import Prediction
 from finetune.core.run_files import ADAPTER
 from finetune.data.graphs import GraphBatch
 from finetune.export.calculator import PotentialCalculator
-from finetune.potentials import storage
-from finetune.potentials.adapter_folder import (
-    AdapterRecord,
-    adapters_needed,
-    locate_adapter,
-    read_adapter,
-    structure_of,
-)
+from finetune.potentials import adapter_folder, storage
+from finetune.potentials.adapter_folder import AdapterRecord
 from finetune.potentials.committee import share
 from finetune.potentials.loading import Foundation, level_of_theory, lineage, load_foundation
 from finetune.potentials.potential import Potential
@@ -54,8 +48,7 @@ class AdaptedFoundation:
         head: Head of a foundation that has several, for predictions without an adapter.
 
     Raises:
-        FoundationError: If there is no such foundation, it is opened with another head already, or
-            an adapter belongs to another.
+        FoundationError: If there is no such foundation or head, or an adapter belongs to another.
         RunFolderError: If the weights of an adapter are missing or damaged.
         RecipeError: If the device or the dtype is unknown.
     """
@@ -120,19 +113,20 @@ class AdaptedFoundation:
                 is taken.
             RunFolderError: If its weights are missing or damaged.
         """
-        folder = locate_adapter(path)
+        folder = adapter_folder.locate_adapter(path)
         if name is None:
             resolved = folder.resolve()
             name = resolved.parent.name if resolved.name == ADAPTER else resolved.name
         self._check_free(name)
-        record = read_adapter(folder)
+        record = adapter_folder.read_adapter(folder)
         record.check_foundation(self.foundation.fingerprint, self.foundation.name, folder)
         fresh = self._fresh(record)
-        before = structure_of(fresh)
+        before = adapter_folder.structure_of(fresh)
         adapted = record.attach(fresh, folder)
         trained = frozenset(adapted.trainable_parameters())
         tuned = adapted.merge()
-        needed = adapters_needed(before, tuned, self.foundation.adapters, record.adapter)
+        inherited = self.foundation.adapters
+        needed = adapter_folder.adapters_needed(before, tuned, inherited, record.adapter)
         potential = self._placed(tuned, needed)
         self._keep(name, LoadedAdapter(record, potential, trained, {str(folder): 1.0}, needed))
         return name
@@ -246,8 +240,8 @@ class AdaptedFoundation:
         potential, precision = self.foundation.potential, choose_dtype(record.precision)
         if (potential.dtype, self.foundation.head) == (precision, record.foundation.head):
             return deepcopy(potential).cpu()
-        adapters = self.foundation.adapters
-        return storage.reopened(potential, precision, record.foundation.head, adapters=adapters)[0]
+        head, adapters = record.foundation.head, self.foundation.adapters
+        return storage.reopened(potential, precision, head, adapters=adapters)[0]
 
     def _placed(self, potential: Potential, needed: Sequence[Mapping[str, Any]]) -> Potential:
         """Return a potential on the device and in the dtype, with unchanged weights shared."""
@@ -326,17 +320,14 @@ def _check_alike(first: LoadedAdapter, other: LoadedAdapter, name: str, called: 
     raise FoundationError(f"'{name}' and '{called}' cannot be averaged: they {differing}.")
 
 
-def _combined(
-    start: Potential, potentials: Sequence[Potential], weights: Sequence[float]
-) -> Potential:
+def _combined(start: Potential, potentials: list[Potential], weights: Sequence[float]) -> Potential:
     """Return W₀ + Σ wₖ (Wₖ − W₀) of weights and reference energies, summed in double precision."""
     found = deepcopy(start)
     others = [dict(item.named_parameters()) for item in potentials]
     for name, parameter in found.named_parameters():
         parameter.data = _average(parameter, [other[name] for other in others], weights)
-    energies = _average(
-        start.reference_energies, [item.reference_energies for item in potentials], weights
-    )
+    references = [item.reference_energies for item in potentials]
+    energies = _average(start.reference_energies, references, weights)
     found.set_references(dict(zip(found.elements, energies.tolist(), strict=True)))
     return found
 
@@ -355,19 +346,14 @@ def _average(
 def _average_record(loaded: Sequence[LoadedAdapter], sources: Mapping[str, float]) -> AdapterRecord:
     """Return the record of an average: what all parts agree on, and the parts in the lineage."""
     records = [item.record for item in loaded]
-    metadata = {
-        key: value
-        for key, value in records[0].metadata.items()
-        if key not in OF_ONE_RUN and all(item.metadata.get(key) == value for item in records)
-    }
+    first = {key: value for key, value in records[0].metadata.items() if key not in OF_ONE_RUN}
+    same = {key for key in first if all(item.metadata.get(key) == first[key] for item in records)}
+    metadata = {key: value for key, value in first.items() if key in same}
     for key in ("level_of_theory", "compositions"):
         found = [item.metadata.get(key) or [] for item in records]
         listed = [[value] if isinstance(value, str) else value for value in found]
         metadata[key] = sorted({str(value) for values in listed for value in values}) or None
     parts = ", ".join(f"{weight:g} × {path}" for path, weight in sources.items())
-    metadata["average"] = {
-        "name": f"average of {parts}",
-        "fingerprint": None,
-        "level_of_theory": level_of_theory(metadata),
-    }
+    step = {"name": f"average of {parts}", "fingerprint": None}
+    metadata["average"] = {**step, "level_of_theory": level_of_theory(metadata)}
     return records[0].model_copy(update={"metadata": metadata})
