@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from finetune import __version__
 from finetune.commands import data
@@ -33,28 +34,13 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def main(
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
+        bool, Option("--version", callback=_print_version, is_eager=True, help="Print it.")
     ] = False,
 ) -> None:
     """Fine-tune pretrained interatomic potentials on sparse ab initio labels."""
 
 
-for command in (
-    run,
-    validate,
-    tune,
-    compare,
-    evaluate,
-    md,
-    scan,
-    report,
-    export,
-    label,
-    store,
-    recipes,
-    foundations,
-    schema,
-):
+_TRAINING, _TESTING = (run, validate, tune, compare), (evaluate, md, scan, report)
+for command in (*_TRAINING, *_TESTING, export, label, store, recipes, foundations, schema):
     app.command()(command)
 app.add_typer(data.app, name="data")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from textwrap import fill
-from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
+from textwrap import TextWrapper
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer import Argument, Option
 
 from finetune.commands.shared import AsJson, Device, Precision, user_errors
 from finetune.core.errors import DataError
@@ -24,32 +25,26 @@ app = typer.Typer(
     help="Inspect, split, convert and select structures and their labels.", no_args_is_help=True
 )
 
-Files = Annotated[
-    list[str], typer.Argument(metavar="FILE…", help="Files, folders, or quoted patterns.")
-]
-EnergyKey = Annotated[str, typer.Option(help="Name of the energies.")]
-ForcesKey = Annotated[str, typer.Option(help="Name of the forces.")]
-StressKey = Annotated[str, typer.Option(help="Name of the stresses.")]
+Files = Annotated[list[str], Argument(metavar="FILE…", help="Files, folders, or quoted patterns.")]
+EnergyKey = Annotated[str, Option(help="Name of the energies.")]
+ForcesKey = Annotated[str, Option(help="Name of the forces.")]
+StressKey = Annotated[str, Option(help="Name of the stresses.")]
 UnitsOption = Annotated[
-    Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
-    typer.Option("--units", help="energy=Hartree, length=Bohr, forces=-eV/Å, stress=GPa …"),
+    list[str] | None,
+    Option("--units", help="energy=Hartree, length=Bohr, forces=-eV/Å, stress=GPa …"),
 ]
 SkipFaulty = Annotated[
-    bool,
-    typer.Option("--skip-faulty", help="Leave out structures that cannot be used, and list them."),
+    bool, Option("--skip-faulty", help="Leave out structures that cannot be used, and list them.")
 ]
-Seed = Annotated[int, typer.Option(help="Seed of the random order.", min=0)]
-Tolerance = Annotated[
-    float, typer.Option(help="Å by which distances of duplicates may differ.", min=0.0)
-]
+Seed = Annotated[int, Option(help="Seed of the random order.", min=0)]
+Tolerance = Annotated[float, Option(help="Å by which distances of duplicates may differ.", min=0.0)]
 ENERGY, FORCES, STRESS = "REF_energy", "REF_forces", "REF_stress"
 
 
 @app.command()
 def inspect(
     files: Annotated[
-        list[str],
-        typer.Argument(metavar="FILE…", help="Files, folders, quoted patterns, or one recipe."),
+        list[str], Argument(metavar="FILE…", help="Files, folders, quoted patterns, or one recipe.")
     ],
     energy_key: EnergyKey = ENERGY,
     forces_key: ForcesKey = FORCES,
@@ -57,54 +52,55 @@ def inspect(
     units: UnitsOption = None,
     tolerance: Tolerance = 0.001,
     plot: Annotated[
-        Optional[Path],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
-        typer.Option("--plot", help="Picture to write: .png, .pdf or .svg."),
+        Path | None, Option("--plot", help="Picture to write: .png, .pdf or .svg.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Report what structures contain and what looks wrong: units, outliers, duplicates, leaks."""
     with user_errors():
-        from finetune.inspection.report import check_plot, draw
-        from finetune.inspection.report import inspect as look
+        from finetune.core import resources
+        from finetune.data.reading import Reader
+        from finetune.inspection import report
+        from finetune.recipe.recipe import Recipe
 
         if plot is not None:
-            check_plot(plot)
+            report.check_plot(plot)
         if len(files) == 1 and files[0].endswith((".yaml", ".yml")):
-            reader, sources = _of_recipe(files[0])
+            path = resources.recipe(files[0])
+            data = Recipe.load(path).data
+            sets_of: dict[str, Any] = {"train": data.train, "valid": data.valid, "test": data.test}
+            sources = {k: v for k, v in sets_of.items() if v and not isinstance(v, float)}
+            reader = Reader(data.keys, data.units, "skip", path.parent)
         else:
             reader = _reader((energy_key, forces_key, stress_key), units, skip=True)
             sources = {name: [name] for name in files}
         sets = {name: reader.read(items, need_labels=False) for name, items in sources.items()}
         reader.check_named()
-        found = look(sets, tolerance)
+        found = report.inspect(sets, tolerance)
         if plot is not None:
-            draw(found, plot)
+            report.draw(found, plot)
     if as_json:
         print(json.dumps({**found.as_dict(), "files": reader.as_dicts()}, indent=2))
         return
-    lines = [
-        ", ".join([f"{r.source}: {r.format}", *(f"{name} {u}" for name, u in r.units.items())])
-        for r in reader.records
-    ]
-    _say([*lines, *found.lines(), *reader.notes()], wrapped=True)
+    units_of = [(r, [f"{name} {unit}" for name, unit in r.units.items()]) for r in reader.records]
+    files_read = [", ".join([f"{r.source}: {r.format}", *named]) for r, named in units_of]
+    _say([*files_read, *found.lines(), *reader.notes()], wrapped=True)
 
 
 @app.command()
 def split(
     files: Files,
-    to: Annotated[Path, typer.Option("--to", help="Folder for train, valid and test.")],
+    to: Annotated[Path, Option("--to", help="Folder for train, valid and test.")],
     train: Annotated[
-        float, typer.Option(help="Fraction below 1, or number of structures; 0 means the rest.")
+        float, Option(help="Fraction below 1, or number of structures; 0 means the rest.")
     ] = 0.0,
-    valid: Annotated[float, typer.Option(help="The same; 0 means no such part.")] = 0.1,
-    test: Annotated[float, typer.Option(help="The same; 0 means no such part.")] = 0.1,
-    by: Annotated[str, typer.Option(help="random, composition, block or energy.")] = "random",
-    block: Annotated[
-        int, typer.Option(help="Number of structures in a trajectory block.", min=1)
-    ] = 20,
+    valid: Annotated[float, Option(help="The same; 0 means no such part.")] = 0.1,
+    test: Annotated[float, Option(help="The same; 0 means no such part.")] = 0.1,
+    by: Annotated[str, Option(help="random, composition, block or energy.")] = "random",
+    block: Annotated[int, Option(help="Number of structures in a trajectory block.", min=1)] = 20,
     seed: Seed = 0,
     tolerance: Tolerance = 0.001,
-    suffix: Annotated[str, typer.Option(help="xyz or h5.")] = "xyz",
+    suffix: Annotated[str, Option(help="xyz or h5.")] = "xyz",
     energy_key: EnergyKey = ENERGY,
     forces_key: ForcesKey = FORCES,
     stress_key: StressKey = STRESS,
@@ -116,36 +112,31 @@ def split(
     Duplicates stay in one part.
     """
     with user_errors():
-        from finetune.data.splitting import KINDS, shortfalls
-        from finetune.data.splitting import split as divide
+        from finetune.data import splitting
         from finetune.data.writing import write_parts
 
-        if by not in KINDS:
-            raise DataError(f"--by is '{by}'; choose {', '.join(KINDS)}.")
+        if by not in splitting.KINDS:
+            raise DataError(f"--by is '{by}'; choose {', '.join(splitting.KINDS)}.")
         reader = _reader((energy_key, forces_key, stress_key), units, skip_faulty)
         structures = reader.read(files, need_labels=False)
         reader.check_named()
         reader.check_unread()
         asked = {"train": train, "valid": valid, "test": test}
         sizes = {name: size for name, size in asked.items() if size or name == "train"}
-        parts = divide(structures, sizes, cast(Any, by), seed, block, tolerance)
-        facts = {
-            "files": reader.as_dicts(),
-            "by": by,
-            "block": block if by == "block" else None,
-            "seed": seed,
-            "tolerance": tolerance,
-            "asked": asked,
-        }
+        parts = splitting.split(structures, sizes, cast(Any, by), seed, block, tolerance)
+        blocks = block if by == "block" else None
+        facts: dict[str, Any] = {"files": reader.as_dicts(), "by": by, "block": blocks}
+        facts |= {"seed": seed, "tolerance": tolerance, "asked": asked}
         counts = write_parts(to, structures, parts, suffix, facts)
-    _say([f"wrote {count} structures to {path}" for path, count in counts.items()])
-    _say([*shortfalls(parts, len(structures), sizes, by), *_names(reader), *reader.notes()])
+    missed = splitting.shortfalls(parts, len(structures), sizes, by)
+    written = [f"wrote {count} structures to {path}" for path, count in counts.items()]
+    _say([*written, *missed, *_names(reader), *reader.notes()])
 
 
 @app.command()
 def convert(
     files: Files,
-    to: Annotated[Path, typer.Option("--to", help="File to write: .h5 (store) or .xyz.")],
+    to: Annotated[Path, Option("--to", help="File to write: .h5 (store) or .xyz.")],
     energy_key: EnergyKey = ENERGY,
     forces_key: ForcesKey = FORCES,
     stress_key: StressKey = STRESS,
@@ -167,8 +158,8 @@ def convert(
 
 
 def store(
-    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Labelled structures.")],
-    to: Annotated[Path, typer.Option("--to", help="HDF5 file to write, e.g. train.h5.")],
+    files: Annotated[list[str], Argument(metavar="FILE…", help="Labelled structures.")],
+    to: Annotated[Path, Option("--to", help="HDF5 file to write, e.g. train.h5.")],
     energy_key: EnergyKey = ENERGY,
     forces_key: ForcesKey = FORCES,
     stress_key: StressKey = STRESS,
@@ -183,19 +174,18 @@ def store(
 
 @app.command()
 def select(
-    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Structures to choose from.")],
-    to: Annotated[Path, typer.Option("--to", help="File to write: .xyz or .h5.")],
-    count: Annotated[int, typer.Option(help="How many to choose.", min=1)] = 50,
+    files: Annotated[list[str], Argument(metavar="FILE…", help="Structures to choose from.")],
+    to: Annotated[Path, Option("--to", help="File to write: .xyz or .h5.")],
+    count: Annotated[int, Option(help="How many to choose.", min=1)] = 50,
     foundation: Annotated[
-        str, typer.Option(help="Choose the farthest points by the descriptors of this potential.")
+        str, Option(help="Choose the farthest points by the descriptors of this potential.")
     ] = "",
     committee: Annotated[
-        Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
-        typer.Option(help="Folder of a committee, or of each run: choose where forces differ."),
+        list[str] | None,
+        Option(help="Folder of a committee, or of each run: choose where forces differ."),
     ] = None,
     labelled: Annotated[
-        Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
-        typer.Option(help="Structures that have labels already: choose far from these."),
+        list[str] | None, Option(help="Structures that have labels already: choose far from these.")
     ] = None,
     energy_key: EnergyKey = ENERGY,
     forces_key: ForcesKey = FORCES,
@@ -251,40 +241,21 @@ def _reader(keys: tuple[str, str, str], units: list[str] | None, skip: bool) -> 
 def _names(reader: Reader) -> list[str]:
     """Return a note on the names of labels in the new file, where they had other names."""
     usual = {"energy": ENERGY, "forces": FORCES, "stress": STRESS}
-    new = {
-        getattr(reader.keys, quantity): name
-        for quantity, name in usual.items()
-        if quantity in reader.found and getattr(reader.keys, quantity) != name
-    }
-    listed = ", ".join(f"'{name}' is '{changed}'" for name, changed in new.items())
-    note = (
-        f"In the new files, {listed}: they need no keys. `data convert` renames labels elsewhere."
-    )
-    return [note] if new else []
-
-
-def _of_recipe(name: str) -> tuple[Reader, dict[str, Any]]:
-    from finetune.core import resources
-    from finetune.data.reading import Reader
-    from finetune.recipe.recipe import Recipe
-
-    path = resources.recipe(name)
-    data = Recipe.load(path).data
-    sources = {"train": data.train, "valid": data.valid, "test": data.test}
-    named = {key: value for key, value in sources.items() if value and not isinstance(value, float)}
-    return Reader(data.keys, data.units, "skip", path.parent), named
+    named = [
+        (getattr(reader.keys, key), name) for key, name in usual.items() if key in reader.found
+    ]
+    new = ", ".join(f"'{old}' is '{name}'" for old, name in named if old != name)
+    rest = "they need no keys. `data convert` renames labels elsewhere."
+    return [f"In the new files, {new}: {rest}"] if new else []
 
 
 def _say(lines: Iterable[str], wrapped: bool = False) -> None:
     """Print lines; if asked for, long ones are wrapped and indented on a terminal."""
     console = Console()
+    wrapper = TextWrapper(
+        console.width, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
+    )
     for line in lines:
         if wrapped and console.is_terminal:
-            line = fill(
-                line,
-                console.width,
-                subsequent_indent="  ",
-                break_on_hyphens=False,
-                break_long_words=False,
-            )
+            line = wrapper.fill(line)
         console.print(escape(line), soft_wrap=True, highlight=False)

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import typer
 from rich.console import Console
+from rich.table import Table
+from typer import Argument, Option
 
-from finetune.commands.shared import (
-    AsJson,
-    Device,
-    Head,
-    Overwrite,
-    Plain,
-    PotentialName,
-    Precision,
-    Quiet,
-    again,
-    tell,
-    tell_json,
-    tell_written,
-    user_errors,
-)
+from finetune.commands import shared
+from finetune.commands.shared import again, tell, tell_json, tell_written, user_errors
 
 Against = Annotated[
-    str | None, typer.Option(help="Baseline, instead of the foundation that RUN was tuned from.")
+    str | None, Option(help="Baseline, instead of the foundation that RUN was tuned from.")
 ]
-AgainstHead = Annotated[str | None, typer.Option(help="Head of the baseline that predicts.")]
+AgainstHead = Annotated[str | None, Option(help="Head of the baseline that predicts.")]
 Files = Annotated[
     list[str] | None,
-    typer.Argument(
+    Argument(
         metavar="[FILE…]",
         help="Structures; by default those that the run was tested on.",
         show_default=False,
@@ -39,99 +28,78 @@ Files = Annotated[
 
 
 def evaluate(
-    path: PotentialName,
-    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Labelled structures.")],
-    energy_key: Annotated[str, typer.Option(help="Name of the energies in the files.")] = "",
-    forces_key: Annotated[str, typer.Option(help="Name of the forces in the files.")] = "",
-    stress_key: Annotated[str, typer.Option(help="Name of the stresses in the files.")] = "",
+    path: shared.PotentialName,
+    files: Annotated[list[str], Argument(metavar="FILE…", help="Labelled structures.")],
+    energy_key: Annotated[str, Option(help="Name of the energies in the files.")] = "",
+    forces_key: Annotated[str, Option(help="Name of the forces in the files.")] = "",
+    stress_key: Annotated[str, Option(help="Name of the stresses in the files.")] = "",
     subset_key: Annotated[
-        str, typer.Option(help="Tag in the files that names the subset of a structure.")
+        str, Option(help="Tag in the files that names the subset of a structure.")
     ] = "config_type",
     against: Against = None,
-    head: Head = None,
+    head: shared.Head = None,
     against_head: AgainstHead = None,
-    worst: Annotated[int, typer.Option(help="Worst structures to list.", min=0)] = 5,
+    worst: Annotated[int, Option(help="Worst structures to list.", min=0)] = 5,
     to: Annotated[
-        Path | None, typer.Option("--to", help="Folder for JSON, CSV and the parity plot.")
+        Path | None, Option("--to", help="Folder for JSON, CSV and the parity plot.")
     ] = None,
-    device: Device = "auto",
-    precision: Precision = "float64",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in eV and Å.")] = False,
+    device: shared.Device = "auto",
+    precision: shared.Precision = "float64",
+    as_json: Annotated[bool, Option("--json", help="Print JSON in eV and Å.")] = False,
 ) -> None:
     """Test a fine-tuned potential and its foundation on labelled structures."""
     with user_errors():
-        from finetune.evaluation.evaluation import check_output
-        from finetune.evaluation.evaluation import evaluate as evaluate_files
+        from finetune.evaluation import evaluation
 
         if to is not None:
-            check_output(to)
+            evaluation.check_output(to)
         given = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
-        found = evaluate_files(
-            path,
-            files,
-            keys={name: key for name, key in given.items() if key},
-            device=device,
-            dtype=precision,
-            against=against,
-            head=head,
-            against_head=against_head,
-            subset_key=subset_key,
-            worst=worst,
+        keys = {name: key for name, key in given.items() if key}
+        pair = {"against": against, "head": head, "against_head": against_head}
+        found = evaluation.evaluate(
+            path, files, keys, device, precision, subset_key=subset_key, worst=worst, **pair
         )
         if to is not None:
             found.write(to)
-    if as_json:
-        tell_json(found.as_dict())
-        return
-    console = Console()
-    for table in found.tables():
-        console.print(table)
-    if len(found.lineage) > 1:
-        tell(console, f"lineage: {' → '.join(found.lineage)}")
-    if found.note:
-        tell(console, found.note)
-    if to is not None:
-        tell_written(console, to)
+    lineage = f"lineage: {' → '.join(found.lineage)}" if len(found.lineage) > 1 else ""
+    _show(found, as_json, found.tables, [lineage, found.note], to)
 
 
 def md(
-    path: PotentialName,
+    path: shared.PotentialName,
     files: Files = None,
     ensemble: Annotated[
-        list[str] | None,
-        typer.Option(help="nvt (Langevin) or nve; may be given twice. Both by default."),
+        list[str] | None, Option(help="nvt (Langevin) or nve; may be given twice. Both by default.")
     ] = None,
     temperature: Annotated[
-        list[float] | None, typer.Option(help="K; may be given several times. 300 by default.")
+        list[float] | None, Option(help="K; may be given several times. 300 by default.")
     ] = None,
-    structures: Annotated[int, typer.Option(help="Structures to start from.")] = 1,
-    replicas: Annotated[int, typer.Option(help="Trajectories from each.")] = 3,
-    length: Annotated[float, typer.Option(help="ps of a trajectory.")] = 5.0,
-    time_step: Annotated[float, typer.Option(help="fs.")] = 0.5,
-    friction: Annotated[float, typer.Option(help="Of the thermostat, 1/fs.")] = 0.01,
-    interval: Annotated[float, typer.Option(help="fs between saved frames.")] = 10.0,
+    structures: Annotated[int, Option(help="Structures to start from.")] = 1,
+    replicas: Annotated[int, Option(help="Trajectories from each.")] = 3,
+    length: Annotated[float, Option(help="ps of a trajectory.")] = 5.0,
+    time_step: Annotated[float, Option(help="fs.")] = 0.5,
+    friction: Annotated[float, Option(help="Of the thermostat, 1/fs.")] = 0.01,
+    interval: Annotated[float, Option(help="fs between saved frames.")] = 10.0,
     bond_limit: Annotated[
-        float, typer.Option(help="Å that a bond may be off; 0 checks none (liquids, reactions).")
+        float, Option(help="Å that a bond may be off; 0 checks none (liquids, reactions).")
     ] = 0.5,
-    seed: Annotated[int, typer.Option(help="Of velocities and noise.", min=0)] = 0,
+    seed: Annotated[int, Option(help="Of velocities and noise.", min=0)] = 0,
     reference: Annotated[
-        list[str] | None, typer.Option(help="Frames to compare distances with; FILE by default.")
+        list[str] | None, Option(help="Frames to compare distances with; FILE by default.")
     ] = None,
     against: Against = None,
-    head: Head = None,
+    head: shared.Head = None,
     against_head: AgainstHead = None,
     to: Annotated[
         Path | None,
-        typer.Option(
-            "--to", help="Folder for trajectories and results.", show_default="RUN/stability"
-        ),
+        Option("--to", help="Folder for trajectories and results.", show_default="RUN/stability"),
     ] = None,
-    overwrite: Overwrite = False,
-    device: Device = "auto",
-    precision: Precision = "float64",
-    quiet: Quiet = False,
-    plain: Plain = False,
-    as_json: AsJson = False,
+    overwrite: shared.Overwrite = False,
+    device: shared.Device = "auto",
+    precision: shared.Precision = "float64",
+    quiet: shared.Quiet = False,
+    plain: shared.Plain = False,
+    as_json: shared.AsJson = False,
 ) -> None:
     """Run molecular dynamics until it fails, also with the foundation; resume a stopped test."""
     console = Console(stderr=as_json)
@@ -158,57 +126,48 @@ def md(
             dtype=precision,
             counter=Counter(None if quiet else console, plain),
         )
-    if as_json:
-        tell_json(found.as_dict())
-        return
-    console.print(found.table())
-    if found.note:
-        tell(console, found.note)
-    tell_written(console, found.folder)
+    _show(found, as_json, lambda: [found.table()], [found.note], found.folder)
 
 
 def scan(
-    path: PotentialName,
+    path: shared.PotentialName,
     files: Files = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="dimers, coordinates, labelled, frequencies or forgetting; may be given several "
             "times. All by default."
         ),
     ] = None,
-    structures: Annotated[int, typer.Option(help="Structures to scan and relax.")] = 1,
+    structures: Annotated[int, Option(help="Structures to scan and relax.")] = 1,
     element: Annotated[
-        list[str] | None,
-        typer.Option(help="Of pairs of atoms; by default those of the structures."),
+        list[str] | None, Option(help="Of pairs of atoms; by default those of the structures.")
     ] = None,
     away: Annotated[
         list[str] | None,
-        typer.Option(help="Structures away from the training set; G2 molecules by default."),
+        Option(help="Structures away from the training set; G2 molecules by default."),
     ] = None,
     against: Against = None,
-    head: Head = None,
+    head: shared.Head = None,
     against_head: AgainstHead = None,
     to: Annotated[
-        Path | None,
-        typer.Option("--to", help="Folder for JSON and figures.", show_default="RUN/scans"),
+        Path | None, Option("--to", help="Folder for JSON and figures.", show_default="RUN/scans")
     ] = None,
-    device: Device = "auto",
-    precision: Precision = "float64",
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    device: shared.Device = "auto",
+    precision: shared.Precision = "float64",
+    quiet: shared.Quiet = False,
+    as_json: shared.AsJson = False,
 ) -> None:
     """Check walls, bonds, torsions, frequencies and forgetting, also of the foundation."""
     console = Console(stderr=as_json)
     with user_errors():
         from finetune.core.counter import Counter
-        from finetune.evaluation.scans import CHECKS
-        from finetune.evaluation.scans import scan as run_scans
+        from finetune.evaluation import scans
 
-        found = run_scans(
+        found = scans.scan(
             path,
             files or (),
-            only=only or CHECKS,
+            only=only or scans.CHECKS,
             structures=structures,
             elements=element or (),
             away=away or (),
@@ -220,20 +179,14 @@ def scan(
             dtype=precision,
             counter=Counter(None if quiet else console),
         )
-    if as_json:
-        tell_json(found.as_dict())
-        return
-    for table in found.tables():
-        console.print(table)
-    for line in filter(None, (found.verdict(), found.note)):
-        tell(console, line)
-    tell_written(console, to or Path(path) / "scans")
+    folder = to or Path(path) / "scans"
+    _show(found, as_json, found.tables, [found.verdict(), found.note], folder)
 
 
 def report(
-    path: Annotated[str, typer.Argument(metavar="RUN", help="Run folder.")],
-    device: Device = "auto",
-    precision: Precision = "float64",
+    path: Annotated[str, Argument(metavar="RUN", help="Run folder.")],
+    device: shared.Device = "auto",
+    precision: shared.Precision = "float64",
 ) -> None:
     """Write the page of a run again, with the dynamics and scans that were run since."""
     with user_errors():
@@ -241,3 +194,19 @@ def report(
 
         page = write_page(path, device, precision)
     tell_written(Console(), page)
+
+
+def _show(
+    found: Any, as_json: bool, tables: Callable[[], list[Table]], lines: list[str], to: Path | None
+) -> None:
+    """Print a result as JSON, or its tables, the lines that are not empty, and where it is."""
+    if as_json:
+        tell_json(found.as_dict())
+        return
+    console = Console()
+    for table in tables():
+        console.print(table)
+    for line in filter(None, lines):
+        tell(console, line)
+    if to is not None:
+        tell_written(console, to)

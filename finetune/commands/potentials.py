@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.console import Console
 from rich.table import Table
+from typer import Argument, Option
 
 from finetune.commands.shared import Head, Overwrite, Precision, tell, tell_written, user_errors
 
 
 def export(
     path: Annotated[
-        str,
-        typer.Argument(metavar="RUN", help="Run folder, committee, bundle, .model file or name."),
+        str, Argument(metavar="RUN", help="Run folder, committee, bundle, .model file or name.")
     ],
-    to: Annotated[Path, typer.Option("--to", help="File to write, e.g. tuned.model, or folder.")],
+    to: Annotated[Path, Option("--to", help="File to write, e.g. tuned.model, or folder.")],
     format: Annotated[
         str,
-        typer.Option(
-            help="mace (.model), lammps (TorchScript), lammps-mliap, adapter (peft) or bundle."
-        ),
+        Option(help="mace (.model), lammps (TorchScript), lammps-mliap, adapter (peft) or bundle."),
     ] = "mace",
     precision: Precision = "float64",
     head: Head = None,
@@ -40,13 +38,13 @@ def export(
 
 def foundations(
     name: Annotated[
-        str, typer.Argument(metavar="[NAME|PATH]", help="Foundation to describe; none lists all.")
+        str, Argument(metavar="[NAME|PATH]", help="Foundation to describe; none lists all.")
     ] = "",
     download: Annotated[
-        bool, typer.Option("--download", help="Download it into MACE's cache first.")
+        bool, Option("--download", help="Download it into MACE's cache first.")
     ] = False,
     accept_licence: Annotated[
-        bool, typer.Option("--accept-licence", help="Accept an academic licence; downloads too.")
+        bool, Option("--accept-licence", help="Accept an academic licence; downloads too.")
     ] = False,
 ) -> None:
     """List the foundation potentials, or describe one."""
@@ -69,22 +67,19 @@ def _catalogue(width: int) -> Table:
     """Return the catalogue; a narrow terminal gets fewer columns, but complete names."""
     from finetune.potentials.catalogue import entries
 
-    columns: dict[str, list[str]] = {
-        title: [] for title in ("name", "level of theory", "where", "elements", "licence", "MB")
-    }
-    for entry in entries():
-        size = "" if entry.size is None else f"{entry.size / 1e6:.0f}"
-        cells = (entry.name, entry.level_of_theory, entry.state, str(entry.elements), entry.licence)
-        for column, cell in zip(columns.values(), (*cells, size), strict=True):
-            column.append(cell)
-    widths = [max(map(len, [title, *cells])) + 2 for title, cells in columns.items()]
-    fitting = sum(sum(widths[: place + 1]) <= width for place in range(len(widths)))
-    shown = list(columns)[: max(fitting, 1)]
+    titles = ("name", "level of theory", "where", "elements", "licence", "MB")
+    rows = []
+    for item in entries():
+        size = "" if item.size is None else f"{item.size / 1e6:.0f}"
+        facts = (item.name, item.level_of_theory, item.state, str(item.elements), item.licence)
+        rows.append((*facts, size))
+    widths = [max(map(len, column)) + 2 for column in zip(titles, *rows, strict=True)]
+    shown = max(sum(total <= width for total in accumulate(widths)), 1)
     table = Table(box=None, caption_justify="left")
-    for title in shown:
-        table.add_column(title, overflow="fold", no_wrap=len(shown) > 1)
-    for row in zip(*(columns[title] for title in shown), strict=True):
-        table.add_row(*row)
-    if len(shown) < len(columns):
-        table.caption = f"a wider terminal shows: {', '.join(list(columns)[len(shown) :])}"
+    for title in titles[:shown]:
+        table.add_column(title, overflow="fold", no_wrap=shown > 1)
+    for row in rows:
+        table.add_row(*row[:shown])
+    if shown < len(titles):
+        table.caption = f"a wider terminal shows: {', '.join(titles[shown:])}"
     return table

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from finetune.commands.shared import user_errors
 from finetune.core.errors import RunFolderError
 
 
 def recipes(
-    name: Annotated[str, typer.Argument(help="Recipe to print or copy; none lists all.")] = "",
-    to: Annotated[
-        Optional[Path],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
-        typer.Option("--to", help="Copy the recipe to this file."),
-    ] = None,
+    name: Annotated[str, Argument(help="Recipe to print or copy; none lists all.")] = "",
+    to: Annotated[Path | None, Option("--to", help="Copy the recipe to this file.")] = None,
 ) -> None:
     """List the shipped recipes, print one, or copy it to make it your own."""
     from finetune.core import resources
@@ -25,7 +22,9 @@ def recipes(
     with user_errors():
         if not name:
             for shipped, path in resources.recipes().items():
-                print(f"{shipped:28} {_first_comment(path)}")
+                lines = path.read_text(encoding="utf-8").splitlines()
+                comment = next((line.lstrip("# ") for line in lines if line.startswith("#")), "")
+                print(f"{shipped:28} {comment}")
             return
         text = resources.recipe(name).read_text(encoding="utf-8")
         if to is None:
@@ -39,7 +38,7 @@ def recipes(
 
 def schema(
     labels: Annotated[
-        bool, typer.Option("--label", help="Of recipes for `label` instead of `run`.")
+        bool, Option("--label", help="Of recipes for `label` instead of `run`.")
     ] = False,
 ) -> None:
     """Print the JSON schema of recipes, for editors that complete and check YAML."""
@@ -47,9 +46,3 @@ def schema(
     from finetune.recipe.schema import recipe_schema
 
     print(json.dumps(LabelRecipe.model_json_schema() if labels else recipe_schema(), indent=2))
-
-
-def _first_comment(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    comments = [line.lstrip("# ") for line in lines if line.startswith("#")]
-    return comments[0] if comments else ""

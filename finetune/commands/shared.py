@@ -13,37 +13,33 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer import Argument, Option
 
 from finetune.core.environment import process_count, process_rank
 from finetune.core.errors import FinetuneError, RunStoppedError, TrainingError
 
-RecipeName = Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped recipe.")]
+RecipeName = Annotated[str, Argument(help="Recipe file, or the name of a shipped recipe.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="Overrides: train.learning_rate=1e-4 output=runs/mine", show_default=False),
+    Argument(help="Overrides: train.learning_rate=1e-4 output=runs/mine", show_default=False),
 ]
 PotentialName = Annotated[
-    str, typer.Argument(metavar="RUN", help="Run folder, .model file, or foundation by name.")
+    str, Argument(metavar="RUN", help="Run folder, .model file, or foundation by name.")
 ]
-Head = Annotated[
-    str | None, typer.Option(help="Head of RUN that predicts, where there are several.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")]
-Precision = Annotated[str, typer.Option(help="float64 or float32.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the tables.")]
-Plain = Annotated[bool, typer.Option("--plain", help="Print lines instead of a progress bar.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
+Head = Annotated[str | None, Option(help="Head of RUN that predicts, where there are several.")]
+Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:0 …")]
+Precision = Annotated[str, Option(help="float64 or float32.")]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="Print only the tables.")]
+Plain = Annotated[bool, Option("--plain", help="Print lines instead of a progress bar.")]
+AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace an earlier result.")]
 
 
 @contextmanager
 def user_errors(go_on: str = "") -> Iterator[None]:
     """Print an error that the user can correct without a traceback, and exit with its code.
 
-    Of several processes that stop together only the first prints the reason.
-
-    Args:
-        go_on: The command that resumes a run that was stopped.
+    Of several processes that stop together only the first prints. ``go_on`` resumes a stopped run.
     """
     try:
         yield
@@ -61,11 +57,7 @@ def user_errors(go_on: str = "") -> Iterator[None]:
 
 
 def again(*without: str) -> str:
-    """Return the command that resumes this one, without options that erase its results.
-
-    Args:
-        without: Further options to leave out.
-    """
+    """Return the command that resumes this one, without options that erase its results."""
     left_out = {"--overwrite", *without}
     return shlex.join(["piwsl-finetune", *(item for item in sys.argv[1:] if item not in left_out)])
 

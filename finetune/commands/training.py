@@ -5,47 +5,37 @@ from __future__ import annotations
 import shlex
 from typing import Annotated, Any, cast
 
-import typer
 from rich.console import Console
 from rich.markup import escape
+from typer import Option
 
-from finetune.commands.shared import (
-    Overrides,
-    Overwrite,
-    Plain,
-    Quiet,
-    RecipeName,
-    tell,
-    tell_json,
-    user_errors,
-)
+from finetune.commands import shared
+from finetune.commands.shared import tell, tell_json, user_errors
 from finetune.core.environment import process_rank
 
 Resume = Annotated[
     str,
-    typer.Option(
-        help="auto: continue from a checkpoint in the output folder; must: fail without one."
-    ),
+    Option(help="auto: continue from a checkpoint in the output folder; must: fail without one."),
 ]
 
 
 def run(
-    recipe: RecipeName,
-    overrides: Overrides = None,
-    overwrite: Overwrite = False,
+    recipe: shared.RecipeName,
+    overrides: shared.Overrides = None,
+    overwrite: shared.Overwrite = False,
     resume: Resume = "no",
-    quiet: Quiet = False,
-    plain: Plain = False,
+    quiet: shared.Quiet = False,
+    plain: shared.Plain = False,
     committee: Annotated[
         int,
-        typer.Option(
+        Option(
             help="Train a committee of N members with different seeds, for uncertainties.",
             metavar="N",
             min=0,
             show_default=False,
         ),
     ] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate only.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Validate only.")] = False,
 ) -> None:
     """Fine-tune by a recipe, test against the foundation, write the run folder."""
     if committee:
@@ -59,12 +49,9 @@ def run(
         from finetune.runs.workflow import run as run_recipe
         from finetune.training.records import reporter_for
 
+        shown, asked = reporter_for(console, quiet, plain), cast(Any, resume)
         result = run_recipe(
-            recipe,
-            overrides or [],
-            overwrite=overwrite,
-            resume=cast(Any, resume),
-            reporter=reporter_for(console, quiet, plain),
+            recipe, overrides or [], overwrite=overwrite, resume=asked, reporter=shown
         )
     for name, stage in result.stages.items():
         tell(console, f"stage {name}: {stage.summary}")
@@ -79,19 +66,18 @@ def run(
         console.print(table(result.shown_calibrations, result.shown.source))
     console.print(escape(result.summary))
     if not quiet:
-        console.print(
-            f"run folder  {escape(str(result.folder))}\n"
-            f"use it      finetune.load_calculator({escape(repr(str(result.folder)))})",
-            soft_wrap=True,
-        )
+        folder = str(result.folder)
+        console.print(f"run folder  {escape(folder)}", soft_wrap=True)
+        use = f"finetune.load_calculator({escape(repr(folder))})"
+        console.print(f"use it      {use}", soft_wrap=True)
 
 
 def validate(
-    recipe: RecipeName,
-    overrides: Overrides = None,
-    overwrite: Overwrite = False,
+    recipe: shared.RecipeName,
+    overrides: shared.Overrides = None,
+    overwrite: shared.Overwrite = False,
     resume: Resume = "no",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in eV, Å, s, bytes.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON in eV, Å, s, bytes.")] = False,
 ) -> None:
     """Check a recipe, its files, labels and foundation, and measure a step; write nothing."""
     console = Console()
@@ -99,9 +85,8 @@ def validate(
         from finetune.runs.validation import measured
         from finetune.runs.workflow import validate_stages
 
-        stages = validate_stages(
-            recipe, overrides or [], overwrite=overwrite, resume=cast(Any, resume)
-        )
+        asked = cast(Any, resume)
+        stages = validate_stages(recipe, overrides or [], overwrite=overwrite, resume=asked)
         found = {name: measured(prepared) for name, prepared in stages.items()}
     if as_json:
         content = {name: item.as_dict() for name, item in found.items()}

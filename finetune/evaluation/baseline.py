@@ -28,19 +28,12 @@ NAMES = TUNED, FOUNDATION = "fine-tuned", "foundation"
 
 @dataclass(frozen=True)
 class Pair:
-    """A potential under test and its baseline, both opened.
-
-    Attributes:
-        tested: The potential under test.
-        baseline: The potential that it is compared with, or None.
-        names: What tables call the two.
-        note: Why the baseline is missing, if there should be one.
-    """
+    """A potential under test and its baseline, both opened."""
 
     tested: Foundation
     baseline: Foundation | None
-    names: tuple[str, str]
-    note: str = ""
+    names: tuple[str, str]  # of the two, in tables
+    note: str = ""  # why the baseline is missing, if there should be one
 
     @property
     def opened(self) -> dict[str, Foundation]:
@@ -82,10 +75,6 @@ def open_pair(
 
     A foundation gets the reference energies of the potential that was tuned from it, so that only
     the weights differ; any other baseline keeps its own.
-
-    Raises:
-        FoundationError: If a potential that is named cannot be opened, or both are the same.
-        RecipeError: If the device or the dtype is unknown.
     """
     opened_as = choose_dtype(dtype), choose_device(device)
     if against is None and against_head is not None:
@@ -137,11 +126,7 @@ def _distinct_names(*opened: tuple[str | Path, str | None]) -> tuple[str, str]:
 def structures_for(
     pair: Pair, path: str | Path, files: str | Path | Sequence[str | Path]
 ) -> Sequence[Structure]:
-    """Read structures, by default those that the run at ``path`` was tested on; check the elements.
-
-    Raises:
-        DataError: If there are none, or a potential does not know an element.
-    """
+    """Read structures, by default those of the run's test; refuse none, and unknown elements."""
     if not files:
         own = pair.data.get("test") or pair.data.get("valid")
         if not isinstance(own, (str, list)):
@@ -153,11 +138,7 @@ def structures_for(
 
 
 def own_files(path: str | Path, sources: str | Sequence[str]) -> list[str]:
-    """Return the data files of a run as they can be found from here.
-
-    Files that are not at their relative path are looked for where the run was started and next to
-    its recipe; ``environment.json`` in a run folder records both.
-    """
+    """Return a run's data files: as named, from where it was started, or next to its recipe."""
     try:
         folders = read_json(Path(path) / run_files.ENVIRONMENT)["data"]["folders"]
     except (OSError, ValueError, LookupError, TypeError):
@@ -177,11 +158,7 @@ def _exists(source: str) -> bool:
 
 
 def check_known_elements(pair: Pair, structures: Sequence[Structure]) -> None:
-    """Refuse structures with elements that a potential does not know.
-
-    Raises:
-        DataError: Naming the first.
-    """
+    """Refuse structures with elements that a potential does not know, naming the first."""
     for opened in pair.opened.values():
         check_elements({"data": structures}, opened)
 

@@ -29,17 +29,11 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Calibration:
-    """Errors of a committee's mean and its standard deviations.
+    """Errors of a committee's mean and its standard deviations."""
 
-    Attributes:
-        errors: Mean minus label ``[n]``, eV/atom or eV/Å.
-        deviations: Standard deviation over the members ``[n]``.
-        scale: Factor on the deviations that was fitted on validation; None where there is none.
-    """
-
-    errors: Array
-    deviations: Array
-    scale: float | None = None
+    errors: Array  # mean minus label [n], eV/atom or eV/Å
+    deviations: Array  # over the members [n]
+    scale: float | None = None  # factor on the deviations, fitted on validation
 
     def observed(self, scale: float = 1.0) -> Array:
         """Return the fraction of errors within the interval expected to contain each of `LEVELS`.
@@ -53,10 +47,7 @@ class Calibration:
         return found
 
     def area(self, scale: float = 1.0) -> float:
-        """Return the miscalibration area: mean of |observed − expected fraction|, 0 to 0.5.
-
-        As Tran et al., Mach. Learn.: Sci. Technol. 1, 025006 (2020), define it.
-        """
+        """Return the mean of |observed − expected fraction| (doi:10.1088/2632-2153/ab7e1a)."""
         return float(trapezoid(np.abs(self.observed(scale) - LEVELS), LEVELS))
 
     @property
@@ -110,9 +101,8 @@ def calibrations(
 def fitted_scales(members: Sequence[LabelledPredictions]) -> dict[Quantity, float | None]:
     """Return the factors that make the miscalibration area smallest, on validation structures.
 
-    (The maximum-likelihood factor for normal errors, the root mean square of error over deviation,
-    depends on the few structures on which a small committee happens to agree.) None where there are
-    no labels, or where the members agree on all structures.
+    None without labels, or where all members agree. (The maximum-likelihood factor, the root mean
+    square of error over deviation, depends on the few structures on which members happen to agree.)
     """
     scales: dict[Quantity, float | None] = dict.fromkeys(TITLES)
     for quantity, item in calibrations(members, {}).items():

@@ -28,26 +28,15 @@ HOLE = 0.01
 
 @dataclass(frozen=True)
 class Curve:
-    """Energies of potentials along a coordinate.
+    """Energies of potentials along a coordinate."""
 
-    Attributes:
-        kind: ``dimer``, ``bond``, ``torsion``, ``volume`` or ``labelled``.
-        name: Which of them, such as ``C-O``.
-        unit: Of the coordinate.
-        values: The coordinate ``[k]``, ascending.
-        energies: By potential ``[k]``, eV. Of dimers relative to the free atoms, of labelled scans
-            total energies, else relative to the structure given.
-        labels: Labelled energies ``[k]``, eV; None without.
-        wall: Value below which the energy has to rise inwards; None where there is no wall.
-    """
-
-    kind: str
-    name: str
+    kind: str  # dimer, bond, torsion, volume or labelled
+    name: str  # such as C-O
     unit: str
-    values: Array
-    energies: dict[str, Array]
-    labels: Array | None = None
-    wall: float | None = None
+    values: Array  # the coordinate [k], ascending
+    energies: dict[str, Array]  # eV [k]: to free atoms (dimer), total (labelled), to the start
+    labels: Array | None = None  # eV [k]
+    wall: float | None = None  # value below which the energy has to rise inwards
 
     def check(self) -> list[dict[str, Any]]:
         """Return for each potential what the curve shows: see `checked`."""
@@ -61,9 +50,7 @@ class Curve:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Curve:
         """Return the curve of which `as_dict` returned the content."""
-        energies = {
-            name: np.array(found, dtype=np.float64) for name, found in content["energies"].items()
-        }
+        energies = {name: np.array(found, float) for name, found in content["energies"].items()}
         labels = None if content["labels"] is None else np.array(content["labels"])
         kept = {key: content[key] for key in ("kind", "name", "unit", "wall")}
         return cls(**kept, values=np.array(content["values"]), energies=energies, labels=labels)
@@ -89,8 +76,7 @@ def checked(values: Array, energies: Array, wall: float | None) -> dict[str, Any
     """
     found: dict[str, Any] = {"minimum": None, "range": None}
     if np.isfinite(energies).all():
-        found["minimum"] = float(values[energies.argmin()])
-        found["range"] = float(np.ptp(energies))
+        found = {"minimum": float(values[energies.argmin()]), "range": float(np.ptp(energies))}
     if wall is None:
         return found
     inwards = energies[values <= wall][::-1]
@@ -112,20 +98,13 @@ def checked(values: Array, energies: Array, wall: float | None) -> dict[str, Any
 
 
 def labelled_errors(energies: Array, labels: Array | None) -> dict[str, Any]:
-    """Compare a curve with labels, the mean difference removed.
-
-    ``mae`` and ``max`` are the mean and largest absolute difference, ``label_range`` the height of
-    the labelled curve, all eV.
-    """
+    """Return mean and largest difference from labels, mean removed, and the labels' range, eV."""
     if labels is None:
         return {}
     difference = energies - labels
     difference = np.abs(difference - difference.mean())
-    return {
-        "mae": float(difference.mean()),
-        "max": float(difference.max()),
-        "label_range": float(np.ptp(labels)),
-    }
+    found = {"mae": difference.mean(), "max": difference.max(), "label_range": np.ptp(labels)}
+    return {name: float(value) for name, value in found.items()}
 
 
 def energies_of(
@@ -160,15 +139,10 @@ BOND_WALL, CELL_WALL = 0.85, 0.9
 
 
 def scans(potentials: Mapping[str, Potential], atoms: Atoms, where: str) -> list[Curve]:
-    """Return the scans of one structure: of its volume if periodic, else of bonds and torsions.
+    """Scan the volume of a periodic structure, or the bonds and torsions of a molecule.
 
     Bonds within rings are left out, and of bonds between the same elements with the same numbers of
     neighbours only the first is scanned. Only the coordinate changes; the rest stays as given.
-
-    Args:
-        potentials: By name.
-        atoms: The structure.
-        where: What the curves call it.
     """
     if atoms.pbc.all():
         return [_volume(potentials, atoms, where)]
@@ -225,19 +199,15 @@ def _hinges(atoms: Atoms) -> Iterator[Hinge]:
     degrees = np.bincount(pairs.ravel(), minlength=len(atoms))
     seen = set()
     for index, (first, second) in enumerate(pairs.tolist()):
-        ends = ((int(atoms.numbers[i]), int(degrees[i])) for i in (first, second))
-        kind = tuple(sorted(ends))
+        kind = tuple(sorted((int(atoms.numbers[i]), int(degrees[i])) for i in (first, second)))
         others = np.delete(pairs, index, axis=0)
         links = (np.ones(len(others)), (others[:, 0], others[:, 1]))
         part = connected_components(coo_array(links, shape=(len(atoms),) * 2), directed=False)[1]
         if kind in seen or part[first] == part[second]:
             continue
         seen.add(kind)
-        sides = [np.flatnonzero(part == part[end]) for end in (first, second)]
-        if len(sides[0]) < len(sides[1]):
-            yield second, first, sides[0]
-        else:
-            yield first, second, sides[1]
+        here, there = (np.flatnonzero(part == part[end]) for end in (first, second))
+        yield (second, first, here) if len(here) < len(there) else (first, second, there)
 
 
 def _moved(atoms: Atoms, moving: NDArray[np.intp], positions: Array) -> Atoms:
@@ -261,12 +231,7 @@ POINTS = 120
 
 
 def dimers(potentials: Mapping[str, Potential], elements: Sequence[int]) -> list[Curve]:
-    """Return the energy of each pair of elements, relative to the free atoms, out to the cutoff.
-
-    Args:
-        potentials: By name.
-        elements: Atomic numbers.
-    """
+    """Return the energy of each pair of elements, relative to the free atoms, out to the cutoff."""
     cutoff = max(potential.cutoff for potential in potentials.values())
     free = energies_of(potentials, [Atoms([number]) for number in elements])
     curves = []
@@ -293,10 +258,7 @@ FEWEST = 3
 def labelled_scans(
     potentials: Mapping[str, Potential], structures: Sequence[Structure]
 ) -> list[Curve]:
-    """Return a curve for each scan among structures: those with a ``scan_value`` and an energy.
-
-    Structures belong to one scan if they have the same atoms and the same ``config_type``.
-    """
+    """Return a curve for each ``config_type`` and formula with a ``scan_value`` and an energy."""
     found: dict[tuple[str, bytes], list[Structure]] = defaultdict(list)
     for item in structures:
         if item.energy is not None and isinstance(item.tags.get(VALUE), float):

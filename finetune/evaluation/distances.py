@@ -27,17 +27,11 @@ FEWEST = 10
 
 @dataclass(frozen=True)
 class Bonds:
-    """The bonds of a structure, each once.
+    """The bonds of a structure, each once."""
 
-    Attributes:
-        pairs: Indices of the two atoms ``[b, 2]``.
-        shifts: Lattice translations of the second ``[b, 3]``.
-        lengths: Å ``[b]``.
-    """
-
-    pairs: NDArray[np.int64]
-    shifts: Array
-    lengths: Array
+    pairs: NDArray[np.int64]  # indices of the two atoms [b, 2]
+    shifts: Array  # lattice translations of the second [b, 3]
+    lengths: Array  # Å [b]
 
     def measure(self, atoms: Atoms) -> Array:
         """Return the lengths ``[b]``, Å, in another geometry of the same atoms, not wrapped."""
@@ -60,24 +54,14 @@ def find_bonds(atoms: Atoms) -> Bonds:
 
 
 def mean_lengths(bonds: Bonds, frames: Sequence[Atoms]) -> Array | None:
-    """Return the mean length of each bond over frames of the same molecule ``[b]``, Å.
-
-    None without frames, and in cells, where frames may be wrapped.
-    """
+    """Return mean bond lengths ``[b]``, Å; None without frames, and in cells (may be wrapped)."""
     if not frames or bonds.shifts.any() or any(atoms.pbc.any() for atoms in frames):
         return None
     return np.asarray(np.mean([bonds.measure(atoms) for atoms in frames], axis=0))
 
 
 def comparable(frame: Atoms, start: Atoms, bonds: bool) -> bool:
-    """Return whether a frame has the same atoms as a start, in the same order.
-
-    Args:
-        frame: The frame.
-        start: The start.
-        bonds: Whether molecules must have the same bonds too. The bond lengths of isomers and
-            dissociated molecules cannot be compared.
-    """
+    """Return whether a frame has the start's atoms in the same order, and the same ``bonds``."""
     if not (np.array_equal(frame.numbers, start.numbers) and (frame.pbc == start.pbc).all()):
         return False
     if not bonds or start.pbc.any():
@@ -133,11 +117,9 @@ def distribution_distance(frames: Sequence[Atoms], reference: Sequence[Atoms]) -
 def bond_distances(
     bonds: Bonds, frames: Sequence[Atoms], reference: Sequence[Atoms]
 ) -> dict[str, float]:
-    """Return how far the lengths of each type of bond differ from the reference's, Å.
+    """Return the first Wasserstein distance, Å, of the lengths of each type of bond (``C-H``).
 
-    The measure is the first Wasserstein distance between the two distributions of lengths, by type
-    of bond, such as ``C-H``. Both sets have the same atoms in the same order. Nothing is returned
-    for fewer than `FEWEST` frames, and in cells, where frames may be wrapped.
+    None are returned for fewer than `FEWEST` frames, and in cells, where frames may be wrapped.
     """
     if min(len(frames), len(reference)) < FEWEST or frames[0].pbc.any():
         return {}

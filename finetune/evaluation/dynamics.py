@@ -9,7 +9,7 @@ import re
 from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -44,14 +44,7 @@ from finetune.evaluation.distances import (
 )
 from finetune.evaluation.folder import check_folder, clear_folder, folder_for
 from finetune.evaluation.tables import cell, new_table
-from finetune.evaluation.trajectory import (
-    RECORDED,
-    Ensemble,
-    Settings,
-    Task,
-    TrajectoryRun,
-    record,
-)
+from finetune.evaluation.trajectory import RECORDED, Ensemble, Settings, Task, TrajectoryRun, record
 from finetune.export.calculator import PotentialCalculator
 
 RESULT = "stability.json"
@@ -136,19 +129,15 @@ def md(
             f"no structure of the reference has the same atoms as {chosen[0].where}, in the same "
             "order and, of molecules, with the same bonds. Name another --reference."
         )
-    tasks = [
-        Task(cast(Ensemble, ensemble), float(temperature), index, replica)
-        for ensemble in dict.fromkeys(ensembles)
-        for temperature in dict.fromkeys(temperatures)
-        for index in range(len(starts))
-        for replica in range(replicas)
-    ]
+    conditions = product(dict.fromkeys(ensembles), dict.fromkeys(map(float, temperatures)))
+    places = product(range(len(starts)), range(replicas))
+    tasks = [Task(cast(Ensemble, e), t, *place) for (e, t), place in product(conditions, places)]
     calculators = {name: PotentialCalculator(item) for name, item in pair.potentials.items()}
     fingerprints = {name: item.fingerprint for name, item in pair.opened.items()}
+    test = (calculators, fingerprints, starts, compared, tasks, settings, folder)
     with alone(folder):
         if overwrite:
             clear_folder(folder, FILES)
-        test = (calculators, fingerprints, starts, compared, tasks, settings, folder)
         return run_all(*test, counter, pair.note)
 
 
@@ -197,28 +186,15 @@ def run_all(
 ) -> Stability:
     """Run every trajectory that is not in the folder yet, and sum up.
 
-    Args:
-        calculators: ASE calculators by name of the potential.
-        fingerprints: What identifies the potentials, by the same names.
-        starts: Starting structures.
-        references: For each of them, frames of the same atoms to compare distributions with.
-        tasks: Which trajectories.
-        settings: What they have in common.
-        folder: Where they go; unfinished trajectories of the same test are resumed.
-        counter: Shows the progress.
-        note: What a reader of the result should know.
-
-    Raises:
-        RunFolderError: If the folder holds another test.
-        RunStoppedError: If a signal came; what was done is saved.
+    The first arguments are by name of the potential. ``references`` are for each start the frames
+    of the same atoms to compare distributions with. Unfinished trajectories are resumed. Raises
+    RunFolderError if the folder holds another test, RunStoppedError (all is saved) for a signal.
     """
     counter = counter or Counter()
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in calculators}
-    lengths = [
-        mean_lengths(find_bonds(atoms), known)
-        for atoms, known in zip(starts, references, strict=True)
-    ]
-    places = {name: folder / _file_name(name) for name in calculators}
+    both = zip(starts, references, strict=True)
+    lengths = [mean_lengths(find_bonds(atoms), known) for atoms, known in both]
+    places = {name: folder / re.sub(r"[^\w.-]", "_", name) for name in calculators}
     jobs = []
     for name, task in product(calculators, tasks):
         start, known = starts[task.structure], references[task.structure]
@@ -238,17 +214,12 @@ def run_all(
             known = at_temperature(references[task.structure], task.temperature)
             place.mkdir(parents=True, exist_ok=True)
             counter.name(f"{name} {task.name}")
-            run = TrajectoryRun(
-                *(start, calculators[name], task, settings, identity, place),
-                lengths=lengths[task.structure],
-            )
+            given = (start, calculators[name], task, settings, identity, place)
+            run = TrajectoryRun(*given, lengths[task.structure])
             if not run.run(lambda: signals.received is not None, counter.advance):
                 assert signals.received is not None
-                raise RunStoppedError(
-                    f"{name} {task.name} at {run.progress.step} of {settings.steps} steps; "
-                    "all is saved.",
-                    128 + signals.received,
-                )
+                reached = f"{name} {task.name} at {run.progress.step} of {settings.steps} steps"
+                raise RunStoppedError(f"{reached}; all is saved.", 128 + signals.received)
             item = record(run, _compared(run, known))
             found[name].append(item)
             counter.advance(settings.steps - item["steps"])
@@ -277,11 +248,9 @@ def _identity(
     settings: Settings,
 ) -> str:
     """Return what must be the same for a trajectory to be used or resumed, as JSON."""
+    compared = [array for atoms in reference for array in (atoms.positions, atoms.cell.array)]
     arrays = [start.numbers, start.positions, start.cell.array, start.pbc]
-    if lengths is not None:
-        arrays.append(lengths)
-    else:
-        arrays += [array for atoms in reference for array in (atoms.positions, atoms.cell.array)]
+    arrays += compared if lengths is None else [lengths]
     geometry = hashlib.sha256()
     for array in arrays:
         geometry.update(np.ascontiguousarray(array).tobytes())
@@ -308,10 +277,6 @@ def _done(path: Path, identity: str) -> dict[str, Any] | None:
             "reference. Choose another --to, or add --overwrite."
         )
     return found
-
-
-def _file_name(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
 
 
 def _compared(run: TrajectoryRun, known: Sequence[Atoms]) -> dict[str, Any]:
@@ -345,49 +310,30 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 @dataclass(frozen=True)
 class Stability:
-    """The trajectories of a test.
+    """The trajectories of a test."""
 
-    Attributes:
-        folder: Where the trajectories are, a folder for each potential.
-        length: ps of a whole trajectory.
-        names: The potentials, the baseline first.
-        trajectories: By potential, the records of `trajectory.record`.
-        floor: Distance between two halves of the reference, by structure and temperature: the
-            distance between distributions that is due to sampling alone.
-        periodic: Whether any starting structure has a cell in all directions.
-        note: What a reader should know.
-    """
-
-    folder: Path
-    length: float
-    names: tuple[str, ...]
-    trajectories: dict[str, list[dict[str, Any]]]
-    floor: dict[str, float]
-    periodic: bool
+    folder: Path  # has a folder for each potential
+    length: float  # ps of a whole trajectory
+    names: tuple[str, ...]  # the baseline first
+    trajectories: dict[str, list[dict[str, Any]]]  # by potential, of `trajectory.record`
+    floor: dict[str, float]  # between halves of the references: what sampling alone makes
+    periodic: bool  # whether any start has a cell in all directions
     note: str = ""
 
     def summary(self) -> list[dict[str, Any]]:
         """Return one row for each ensemble, temperature and potential.
 
-        ``stable_ps`` is the mean time to failure (ps), where trajectories without failure count
-        with the length of the test; ``drift`` the mean absolute drift of the total energy
-        (meV/atom/ps) of trajectories without a thermostat; ``bond_distance`` (Å) and
-        ``distribution_distance`` means over the trajectories that are long enough; None where
-        nothing was measured.
+        ``stable_ps`` is the mean time to failure (ps), the test's length without one; ``drift`` the
+        mean absolute drift of the total energy of NVE (meV/atom/ps); ``bond_distance`` (Å) and
+        ``distribution_distance`` are means; None where nothing was measured.
         """
         rows = []
-        conditions = dict.fromkeys(
-            (item["ensemble"], item["temperature"])
-            for items in self.trajectories.values()
-            for item in items
-        )
+        records = chain.from_iterable(self.trajectories.values())
+        conditions = dict.fromkeys((item["ensemble"], item["temperature"]) for item in records)
         measured = ("mean_temperature", "bond_distance", "distribution_distance")
         for (ensemble, temperature), name in product(conditions, self.names):
-            chosen = [
-                item
-                for item in self.trajectories[name]
-                if (item["ensemble"], item["temperature"]) == (ensemble, temperature)
-            ]
+            here, of_potential = (ensemble, temperature), self.trajectories[name]
+            chosen = [r for r in of_potential if (r["ensemble"], r["temperature"]) == here]
             drifts = [item["drift"] for item in chosen if item["drift"] is not None]
             rows.append(
                 {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -22,18 +22,11 @@ from finetune.core.output_folder import remove_unfinished
 from finetune.data.graphs import GraphBatch, graph
 from finetune.data.reading import Reader
 from finetune.data.structures import Structure
-from finetune.evaluation import calibration, plots, tables
+from finetune.evaluation import calibration, plots, statistics, tables
 from finetune.evaluation.baseline import NAMES, check_known_elements, open_pair
 from finetune.evaluation.calibration import Calibration, Quantity, calibrations
 from finetune.evaluation.folder import check_folder
-from finetune.evaluation.statistics import (
-    Measured,
-    by_element,
-    by_subset,
-    energy_errors,
-    force_errors,
-    measure,
-)
+from finetune.evaluation.statistics import Measured, energy_errors, force_errors
 from finetune.inspection.data_warnings import ignored_inputs, unusual_spread
 from finetune.inspection.requirements import foreign_compositions
 from finetune.potentials import loading as lineage
@@ -50,13 +43,9 @@ OTHER_ORIGIN = (
     "note: the labels have a different zero of energy than the potential (another level of theory, "
     "other reference energies). Read the errors of energies with the mean error removed."
 )
-FILES = JSON, STATISTICS, STRUCTURES, PARITY, CALIBRATION = (
-    "evaluation.json",
-    "statistics.csv",
-    "structures.csv",
-    "parity.png",
-    "calibration.png",
-)
+JSON, STATISTICS, STRUCTURES = "evaluation.json", "statistics.csv", "structures.csv"
+PARITY, CALIBRATION = "parity.png", "calibration.png"
+FILES = (JSON, STATISTICS, STRUCTURES, PARITY, CALIBRATION)
 
 
 @system_errors()
@@ -123,15 +112,12 @@ def evaluate(
         pair.note,
         *reader.notes(),
     ]
-    shown: dict[str, Any] = {
-        **vars(found),
+    shown: dict[str, Any] = vars(found) | {
         "note": " ".join(filter(None, notes)),
         "lineage": lineage.lineage_labels(lineage.lineage(pair.tested)),
-        "structures": structures,
-        "subset_key": subset_key,
-        "listed": worst,
-        "names": pair.names,
     }
+    shown |= {"structures": structures, "subset_key": subset_key, "listed": worst}
+    shown |= {"names": pair.names}
     if isinstance(tested, CommitteePotential):
         members = [predict(member, graphs) for member in tested.predicting]
         return EvaluatedCommittee(**shown, calibrations=calibrations(members, tested.scale))
@@ -196,10 +182,12 @@ class Comparison:
     lineage: tuple[str, ...] = ()
     baseline: str = "foundation"
 
-    def rows(self) -> list[tuple[str, str, float | None, float]]:
+    def rows(
+        self, shown: Iterable[tuple[str, str, str]] = ROWS
+    ) -> list[tuple[str, str, float | None, float]]:
         """Return (title, unit, foundation, fine-tuned) for every quantity with labels."""
         found = []
-        for title, name, unit in ROWS:
+        for title, name, unit in shown:
             after = getattr(self.finetuned, name)
             before = getattr(self.foundation, name) if self.foundation is not None else None
             if after is not None:
@@ -239,19 +227,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Evaluated(Comparison):
-    """A `Comparison` with every statistic, by element and by subset.
+    """A `Comparison` with every statistic, by element and by subset."""
 
-    Attributes:
-        structures: What was evaluated, in the order of the predictions' indices.
-        subset_key: Tag that names the subset of a structure.
-        listed: How many of the worst structures are listed.
-        names: What tables call the potential and its baseline.
-    """
-
-    structures: Sequence[Structure] = ()
+    structures: Sequence[Structure] = ()  # in the order of the predictions' indices
     subset_key: str = SUBSETS
-    listed: int = 5
-    names: tuple[str, str] = NAMES
+    listed: int = 5  # of the worst structures
+    names: tuple[str, str] = NAMES  # of the potential and its baseline, in tables
 
     def potentials(self) -> dict[str, LabelledPredictions]:
         """Return the predictions by the potential's name, those of the baseline first."""
@@ -265,20 +246,21 @@ class Evaluated(Comparison):
         subsets = self._subsets()
         return {
             name: {
-                "all": {"all": measure(found)},
+                "all": {"all": statistics.measure(found)},
                 "element": {
-                    chemical_symbols[number]: item for number, item in by_element(found).items()
+                    chemical_symbols[number]: item
+                    for number, item in statistics.by_element(found).items()
                 },
-                "subset": by_subset(found, subsets) if len(set(subsets)) > 1 else {},
+                "subset": statistics.by_subset(found, subsets) if len(set(subsets)) > 1 else {},
             }
             for name, found in self.potentials().items()
         }
 
     def worst(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the structures with the largest errors of the fine-tuned potential.
+        """Return the structures with the largest errors of the fine-tuned potential, eV and Å.
 
         Those ``by_energy`` are ordered by the error per atom with the mean error per atom removed,
-        those ``by_forces`` by the RMSE of the force components. Units are eV and Å.
+        those ``by_forces`` by the RMSE of the force components.
         """
         count, found = len(self.structures), {}
         atoms = np.array([len(item) for item in self.structures])
@@ -313,10 +295,9 @@ class Evaluated(Comparison):
         measured = {name: item["all"]["all"] for name, item in groups.items()}
         found = [tables.overall(self._title(), measured, caption)]
         for kind, title in (("element", "forces by element"), ("subset", "by subset")):
-            if len(groups[self.names[0]][kind]) > (0 if kind == "element" else 1):
-                found.append(
-                    tables.grouped(title, {name: item[kind] for name, item in groups.items()})
-                )
+            if groups[self.names[0]][kind]:
+                shown = {name: item[kind] for name, item in groups.items()}
+                found.append(tables.grouped(title, shown))
         worst, last = self.worst(), len(self.structures) - 1
         files = {tables.place_of(self.structures[index].where)[0] for index in (0, last)}
         for kind, title in (("by_energy", "energies"), ("by_forces", "forces")):
@@ -345,11 +326,7 @@ class Evaluated(Comparison):
 
     @system_errors()
     def write(self, folder: Path) -> None:
-        """Write JSON, CSV and parity plot into a folder, which is made if it is missing.
-
-        Raises:
-            FinetuneError: If it cannot be written to, or holds anything but an evaluation.
-        """
+        """Write JSON, CSV and parity plot into a folder; refuse a folder of other files."""
         check_output(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / JSON, self.as_dict())
@@ -359,10 +336,8 @@ class Evaluated(Comparison):
         write_atomically(folder / STATISTICS, _csv(self._statistic_rows()))
         write_atomically(folder / STRUCTURES, _csv(self._structure_rows()))
         if self.finetuned.labelled_energies or self.finetuned.labelled_forces:
-            figure = plots.parity(
-                self.foundation_predictions, self.finetuned_predictions, self.names
-            )
-            plots.write_png(figure, folder / PARITY)
+            both = (self.foundation_predictions, self.finetuned_predictions)
+            plots.write_png(plots.parity(*both, self.names), folder / PARITY)
 
     def _subsets(self) -> list[str]:
         return [str(item.tags.get(self.subset_key, UNNAMED)) for item in self.structures]
@@ -389,8 +364,8 @@ class Evaluated(Comparison):
                 "atoms": len(item),
                 "energy": item.energy,
             }
-            for index, (item, subset) in enumerate(
-                zip(self.structures, self._subsets(), strict=True)
+            for index, item, subset in zip(
+                range(count), self.structures, self._subsets(), strict=True
             )
         ]
         for name, predictions in self.potentials().items():
@@ -405,11 +380,7 @@ class Evaluated(Comparison):
 
 @dataclass(frozen=True)
 class EvaluatedCommittee(Evaluated):
-    """An `Evaluated` with errors and standard deviations, by quantity.
-
-    Attributes:
-        calibrations: Of energies per atom and force components, where they have labels.
-    """
+    """An `Evaluated` with errors and standard deviations, by quantity."""
 
     calibrations: Mapping[Quantity, Calibration] = field(default_factory=dict)
 
@@ -434,11 +405,7 @@ class EvaluatedCommittee(Evaluated):
 
 
 def check_output(folder: Path) -> None:
-    """Refuse a folder that holds anything but an earlier evaluation, which may be replaced.
-
-    Raises:
-        RunFolderError: Naming what is in the way.
-    """
+    """Refuse a folder that holds anything but an earlier evaluation, which may be replaced."""
     names = "|".join(map(re.escape, FILES))
     finished = f"{names}|" if (folder / JSON).is_file() else ""  # without it they are not ours
     ours = re.compile(rf"{finished}\.({names})\.[^.]*")

@@ -12,11 +12,7 @@ from finetune.core.output_folder import check_free
 
 
 def folder_for(path: str | Path, to: str | Path | None, kind: str) -> Path:
-    """Return the folder that a test of a potential writes to: ``to``, or ``kind`` in a run folder.
-
-    Raises:
-        RunFolderError: If no folder is named and ``path`` is no run folder, or ``to`` is one.
-    """
+    """Return the folder to write to: ``to``, else ``kind`` in the run folder ``path``."""
     if to is None and not (Path(path) / run_files.RECIPE).is_file():
         raise RunFolderError(f"'{path}' is not a run folder. Name a folder to write to with --to.")
     folder = Path(path) / kind if to is None else Path(to)
@@ -28,16 +24,9 @@ def folder_for(path: str | Path, to: str | Path | None, kind: str) -> Path:
 def check_folder(
     folder: Path, ours: re.Pattern[str], what: str = "test", only_ours: bool = False
 ) -> None:
-    """Refuse a folder of other files than those of an earlier test, or that cannot be written.
+    """Refuse a folder that cannot be written, or of other files than a test writes (``ours``).
 
-    Args:
-        folder: To write to.
-        ours: Matches the names of the files that the test writes.
-        what: What messages call the test.
-        only_ours: Whether to refuse a single other file; else files of the test may be among them.
-
-    Raises:
-        RunFolderError: Naming what is in the way.
+    ``only_ours`` refuses a single other file; else files of the test may be among them.
     """
 
     def foreign(folder: Path) -> str | None:
@@ -49,11 +38,7 @@ def check_folder(
 
 
 def clear_folder(folder: Path, ours: re.Pattern[str]) -> None:
-    """Remove an earlier test, if there is one.
-
-    Raises:
-        RunFolderError: If the folder holds a file that does not match ``ours``.
-    """
+    """Remove an earlier test, if there is one; refuse a folder with any other file."""
     check_folder(folder, ours, only_ours=True)
     if _names(folder):
         shutil.rmtree(folder)

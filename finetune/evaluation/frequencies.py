@@ -34,22 +34,12 @@ RATTLE, MOST = 0.05, 40
 
 
 def frequencies(calculators: Mapping[str, Any], atoms: Atoms, where: str) -> dict[str, Any]:
-    """Relax a structure and find its harmonic frequencies with each potential.
+    """Relax a structure and find its harmonic frequencies with each potential (at Γ, fixed cell).
 
-    Cells stay fixed; their frequencies are those at Γ. Translations and, in molecules, rotations
-    are left out: the 3, 5 or 6 frequencies nearest zero.
-
-    Args:
-        calculators: ASE calculators by name.
-        atoms: Where to start.
-        where: What the result calls it.
-
-    Returns:
-        ``structure`` and, by potential: ``relaxed`` (whether a minimum was found), ``moved`` (RMSD
-        of the minimum from the start, Å, molecules superposed), ``frequencies`` (cm⁻¹, ascending,
-        imaginary ones negative), ``imaginary`` (their number); ``shift``, the mean absolute
-        difference of the first two potentials' frequencies in ascending order, cm⁻¹; None where the
-        numbers differ (one minimum may be linear, the other bent).
+    Returns for each ``relaxed`` (whether a minimum was found), ``moved`` (RMSD from the start, Å,
+    molecules superposed), ``frequencies`` (cm⁻¹, ascending, imaginary ones negative, without the 3,
+    5 or 6 of translations and rotations), ``imaginary`` (their number); and ``shift``, the mean
+    absolute difference of two potentials, None where the numbers differ (linear and bent minima).
     """
     found = {name: _one(calculator, atoms) for name, calculator in calculators.items()}
     result: dict[str, Any] = {"structure": where, "potentials": found, "shift": None}
@@ -96,10 +86,8 @@ def _vibrations(atoms: Atoms) -> tuple[list[float], Array]:
     with tempfile.TemporaryDirectory() as folder:
         work = Vibrations(atoms, name=f"{folder}/vibrations", delta=DISPLACEMENT)
         work.run()
-        complex_values = work.get_frequencies()
-        values = np.where(
-            complex_values.imag != 0, -np.abs(complex_values.imag), complex_values.real
-        )
+        found = work.get_frequencies()
+        values = np.where(found.imag != 0, -np.abs(found.imag), found.real)
         mode = work.get_mode(int(values.argmin()))
     order = np.argsort(np.abs(values), kind="stable")
     step = WAY_DOWN * mode / np.linalg.norm(mode, axis=1).max()
@@ -115,58 +103,36 @@ def _rigid(atoms: Atoms) -> int:
 
 
 def elsewhere(elements: Sequence[int], apart_from: Sequence[str]) -> list[Atoms]:
-    """Return rattled closed-shell molecules of the G2 set (L. A. Curtiss et al. 1997).
-
-    Args:
-        elements: Atomic numbers that they may contain.
-        apart_from: Formulas (Hill order) to leave out.
-    """
+    """Return rattled closed-shell molecules of the G2 set (Curtiss et al. 1997), by element."""
     random = np.random.default_rng(0)
     found = []
     for name in g2.names:
         atoms = g2[name]
-        if (
-            len(atoms) < 2
-            or atoms.get_initial_magnetic_moments().any()
-            or not set(atoms.numbers.tolist()) <= set(elements)
-            or atoms.get_chemical_formula() in apart_from
-        ):
-            continue
-        atoms.positions += random.normal(0.0, RATTLE, atoms.positions.shape)
-        found.append(Atoms(atoms.numbers, atoms.positions))
+        known = set(atoms.numbers.tolist()) <= set(elements)
+        closed = len(atoms) > 1 and not atoms.get_initial_magnetic_moments().any()
+        if known and closed and atoms.get_chemical_formula() not in apart_from:
+            atoms.positions += random.normal(0.0, RATTLE, atoms.positions.shape)
+            found.append(Atoms(atoms.numbers, atoms.positions))
     return found[:MOST]
 
 
 def change(tuned: Potential, baseline: Potential, frames: Sequence[Atoms]) -> dict[str, Any]:
     """Measure the errors of a potential with the predictions of its baseline as labels.
 
-    Returns:
-        ``structures``; every statistic of `Measured` (eV, Å); ``forces_rms``, the root mean square
-        of the baseline's force components (eV/Å), and ``relative``, the RMS change of forces as a
-        share of it, or of `SMALLEST_FORCE` where it is smaller.
+    Adds to the statistics of `Measured` (eV, Å) ``forces_rms`` of the baseline's force components
+    (eV/Å), and ``relative``, the RMS change as a share of it (or of `SMALLEST_FORCE`, if larger).
     """
     cutoff = max(tuned.cutoff, baseline.cutoff)
     graphs = []
     for atoms in frames:
         graph = unlabelled(atoms, cutoff)
-        item = graph.to(baseline.device, baseline.dtype)
-        labels = baseline(item, create_graph=False)
-        graphs.append(
-            replace(
-                graph,
-                energy=labels.energy.detach().cpu(),
-                has_energy=torch.ones_like(graph.has_energy),
-                forces=labels.forces.detach().cpu().double(),
-                has_forces=torch.ones_like(graph.has_forces),
-            )
-        )
+        labels = baseline(graph.to(baseline.device, baseline.dtype), create_graph=False)
+        energy, forces = labels.energy.detach().cpu(), labels.forces.detach().cpu().double()
+        graph = replace(graph, energy=energy, has_energy=torch.ones_like(graph.has_energy))
+        graphs.append(replace(graph, forces=forces, has_forces=torch.ones_like(graph.has_forces)))
     predictions = predict(tuned, graphs)
     measured = measure(predictions)
     size = float(np.sqrt(np.square(predictions.forces[1]).mean()))
-    rmse = measured.statistics["forces"].rmse
-    return {
-        "structures": len(frames),
-        **measured.as_dict(),
-        "forces_rms": size,
-        "relative": rmse / max(size, SMALLEST_FORCE),
-    }
+    relative = measured.statistics["forces"].rmse / max(size, SMALLEST_FORCE)
+    found = {"structures": len(frames), **measured.as_dict()}
+    return {**found, "forces_rms": size, "relative": relative}

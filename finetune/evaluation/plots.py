@@ -47,13 +47,7 @@ def parity(
     after: LabelledPredictions,
     names: tuple[str, str] = ("fine-tuned", "foundation"),
 ) -> Figure:
-    """Plot predictions against labels: energies relative to the labels' mean, forces, stress.
-
-    Args:
-        before: Predictions of the baseline, if there is one.
-        after: Predictions of the fine-tuned potential.
-        names: What the legend calls the latter and the former.
-    """
+    """Plot predictions against labels: energies relative to the labels' mean, forces, stress."""
     titles = {"energy": "energy [eV]", "forces": "force [eV/Å]", "stress": "stress [eV/Å³]"}
     panels = [key for key in titles if getattr(after, key).size]
     figure, grid = _panels(1, len(panels))
@@ -74,10 +68,9 @@ def parity(
 
 
 def curves(shown: Sequence[Curve]) -> Figure:
-    """Plot energy curves of one kind, three panels in a row.
+    """Plot energy curves of one kind, three panels in a row; dimers up to 10 eV.
 
-    Curves with labels are shifted by their mean difference from them. Dimers are shown around zero
-    energy, up to 10 eV.
+    Curves with labels are shifted by their mean difference from them.
     """
     columns = min(len(shown), 3)
     figure, grid = _panels(-(-len(shown) // columns), columns, height=3.2)
@@ -110,8 +103,7 @@ def curves(shown: Sequence[Curve]) -> Figure:
 def calibration(found: Mapping[Quantity, Calibration]) -> Figure:
     """Plot, for each quantity, observed against expected fractions, and errors against deviations.
 
-    The latter are root mean squares of ten bins of equal size, ordered by deviation. Both are shown
-    with the deviations as predicted and, where a scale was fitted, scaled.
+    The latter are root mean squares of ten bins of equal size, ordered by deviation.
     """
     figure, axes = _panels(2, max(len(found), 1), width=3.6, height=3.4)
     for (above, below), (quantity, item) in zip(axes.T, found.items(), strict=False):

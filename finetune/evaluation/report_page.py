@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 NOTICED = 0.02
 """Share by which an error has to grow before a report warns of it."""
 _SHOWN = (
-    ("energy_per_atom_mae", "energy MAE", "meV/atom"),
-    ("forces_mae", "force MAE", "meV/Å"),
-    ("stress_mae", "stress MAE", "meV/Å³"),
+    ("energy MAE", "energy_per_atom_mae", "meV/atom"),
+    ("force MAE", "forces_mae", "meV/Å"),
+    ("stress MAE", "stress_mae", "meV/Å³"),
 )
 _RESULT = {"notes": list, "valid": dict, "test": (dict, NoneType), "seconds": (int, float)}
 _STABILITY = {"names": list, "summary": list, "length_ps": (int, float)}
@@ -51,15 +51,12 @@ def report(path: str | Path, device: str = "auto", dtype: str = "float64") -> Pa
     """Write ``report.html`` again, with the dynamics and scans that were run since.
 
     Errors are measured again on the files that the recipe names, if they can still be read; else
-    the page shows the errors on record.
+    the page shows the errors on record. The stages of a run in stages get their reports, too.
 
     Args:
-        path: A run folder, or the folder of a run in stages, whose stages then get their reports.
+        path: A run folder, or the folder of a run in stages.
         device: ``auto``, ``cpu`` or a CUDA device.
         dtype: ``float64`` or ``float32``.
-
-    Returns:
-        The page, or the page that links to those of the stages.
 
     Raises:
         RunFolderError: If there is no finished run, or its files are damaged.
@@ -74,9 +71,8 @@ def report(path: str | Path, device: str = "auto", dtype: str = "float64") -> Pa
         for stage in _read(folder / run_files.RESULT, stages=dict)["stages"]:
             report(folder / run_files.STAGES / stage, device, dtype)
         return folder / run_files.REPORT
-    members: list[str] = []
-    if "members" in result:
-        members = list(_read(folder / run_files.RESULT, members=dict)["members"])
+    wanted = {"members": dict} if "members" in result else {}
+    members = list(_read(folder / run_files.RESULT, **wanted).get("members", ()))
     for member in members:
         report(folder / run_files.MEMBERS / member, device, dtype)
     recipe = Recipe.load(folder / run_files.RECIPE)
@@ -159,32 +155,18 @@ def _errors(
 
 @dataclass(frozen=True)
 class Page:
-    """What the report of a run shows.
-
-    Attributes:
-        name: Of the run.
-        story: How the training ended: ``epochs``, ``ending``, ``best_epoch``, ``seconds``.
-        notes: The run's notes and warnings.
-        history: One record for each epoch.
-        shown: Errors; an `Evaluated` adds elements, subsets and the worst structures.
-        recipe: The recipe.
-        environment: Content of ``environment.json``.
-        stability: Content of ``stability.json``, if dynamics were run.
-        scans: Content of ``scans.json``, if scans were made.
-        calibrations: Of a committee, by quantity; empty for a single run.
-        members: Names of the members of a committee.
-    """
+    """What the report of a run shows."""
 
     name: str
-    story: Mapping[str, Any]
+    story: Mapping[str, Any]  # of the training: epochs, ending, best_epoch, seconds
     notes: Sequence[str]
-    history: Sequence[dict[str, Any]]
-    shown: Comparison
+    history: Sequence[dict[str, Any]]  # one record for each epoch
+    shown: Comparison  # an `Evaluated` adds elements, subsets and the worst structures
     recipe: Recipe
     environment: Mapping[str, Any]
-    stability: Mapping[str, Any] | None = None
-    scans: Mapping[str, Any] | None = None
-    calibrations: Mapping[Quantity, Calibration] = field(default_factory=dict)
+    stability: Mapping[str, Any] | None = None  # content of stability.json
+    scans: Mapping[str, Any] | None = None  # content of scans.json
+    calibrations: Mapping[Quantity, Calibration] = field(default_factory=dict)  # of a committee
     members: Sequence[str] = ()
 
 
@@ -243,7 +225,7 @@ def sentences(
 ) -> list[str]:
     """Return what a run, its dynamics and its scans found, a sentence each; see `Page`."""
     found = []
-    for title, unit, before, after in _changes(shown):
+    for title, unit, before, after in shown.rows(_SHOWN):
         where = f"On the {shown.source} set the {title}"
         if not before:
             found.append(f"{where} is {after:.1f} {unit}.")
@@ -266,10 +248,8 @@ def sentences(
     walls = [item for item in scans["checks"] if "hole_at" in item and item["potential"] == tuned]
     holes = sum(item["hole_at"] is not None for item in walls)
     if walls:
-        found.append(
-            f"Of {len(walls)} repulsive walls of the {tuned} potential, {holes} "
-            f"{'has a hole' if holes == 1 else 'have holes'}."
-        )
+        have = "has a hole" if holes == 1 else "have holes"
+        found.append(f"Of {len(walls)} repulsive walls of the {tuned} potential, {holes} {have}.")
     away = scans["forgetting"].get("elsewhere")
     if away is not None and away["relative"] is not None:
         found.append(
@@ -287,7 +267,7 @@ def warnings(
 ) -> list[str]:
     """Return a run's warnings, and in what its potential is worse or unphysical; see `Page`."""
     found = [note.removeprefix("warning: ") for note in notes if note.startswith("warning: ")]
-    for title, _, before, after in _changes(shown):
+    for title, _, before, after in shown.rows(_SHOWN):
         if before and not after <= (1 + NOTICED) * before:
             found.append(f"The {title} on the {shown.source} set is worse than the foundation's.")
     found += _less_stable(stability or {})
@@ -300,17 +280,6 @@ def warnings(
             found.append(f"{item['structure']} could not be relaxed.")
         elif tuned["imaginary"]:
             found.append(f"The minimum of {item['structure']} has imaginary frequencies.")
-    return found
-
-
-def _changes(shown: Comparison) -> list[tuple[str, str, float | None, float]]:
-    """Return title, unit, and error of the foundation and the fine-tuned potential in that unit."""
-    found = []
-    for name, title, unit in _SHOWN:
-        before = getattr(shown.foundation, name) if shown.foundation is not None else None
-        after = getattr(shown.finetuned, name)
-        if after is not None:
-            found.append((title, unit, None if before is None else 1000 * before, 1000 * after))
     return found
 
 
@@ -333,8 +302,8 @@ def _hole(item: Mapping[str, Any]) -> str:
     named = f"The wall of {item['name']} ({item['kind']})"
     if item["hole"] is None:
         return f"{named} has energies that are not finite at {item['hole_at']:.2f}."
+    barrier, place = item["hole_behind"], f"{item['hole_at']:.2f} {item.get('unit', '')}".rstrip()
     return (
-        f"{named} collapses beyond a barrier of {item['hole_behind']:.2f} eV: it has a hole of "
-        f"{item['hole']:.2f} eV at {item['hole_at']:.2f} {item.get('unit', '')}".rstrip()
-        + "."
+        f"{named} collapses beyond a barrier of {barrier:.2f} eV: it has a hole of "
+        f"{item['hole']:.2f} eV at {place}."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter as Tally
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,11 +132,8 @@ def scan(
     chosen = [_named(item) for item in evenly_spaced(found, structures)]
     curves: list[Curve] = []
     harmonic, forgotten, notes = [], {}, [pair.note]
-    with counter.start(len(CHECKS)):
-        for check in CHECKS:
-            if check not in only:
-                counter.advance(1)
-                continue
+    with counter.start(len(set(only))):
+        for check in filter(only.__contains__, CHECKS):
             counter.name(check)
             if check == "dimers":
                 curves += dimers(potentials, _elements(pair, elements, found))
@@ -205,20 +203,12 @@ def _forgetting(
 
 @dataclass(frozen=True)
 class Scans:
-    """The checks of a potential and its baseline.
+    """The checks of a potential and its baseline."""
 
-    Attributes:
-        names: The potentials, the baseline first.
-        curves: Of every kind.
-        frequencies: From `frequencies.frequencies`, for each structure.
-        forgetting: From `frequencies.change`, by set of structures; empty without a baseline.
-        note: What a reader should know.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # the baseline first
     curves: Sequence[Curve]
-    frequencies: Sequence[dict[str, Any]]
-    forgetting: dict[str, dict[str, Any]]
+    frequencies: Sequence[dict[str, Any]]  # of `frequencies.frequencies`, by structure
+    forgetting: dict[str, dict[str, Any]]  # of `frequencies.change`, by set of structures
     note: str = ""
 
     def checks(self) -> list[dict[str, Any]]:
@@ -233,22 +223,17 @@ class Scans:
     def tables(self) -> list[Table]:
         """Return the tables for the terminal."""
         found = [_curve_table(kind, curves) for kind, curves in self._by_kind().items() if curves]
-        if self.frequencies:
-            found.append(self._frequency_table())
-        if self.forgetting:
-            found.append(self._forgetting_table())
-        return found
+        found += [self._frequency_table()] if self.frequencies else []
+        return found + ([self._forgetting_table()] if self.forgetting else [])
 
     def verdict(self) -> str:
         """Return in a line whether walls have holes."""
         if not any(curve.wall is not None for curve in self.curves):
             return ""
-        found = {name: 0 for name in self.names}
-        for check in self.holes:
-            found[check["potential"]] += 1
-        if not any(found.values()):
+        found = Tally(check["potential"] for check in self.holes)
+        if not found:
             return "no wall has a hole"
-        counted = ", ".join(f"{name} {count}" for name, count in found.items())
+        counted = ", ".join(f"{name} {found[name]}" for name in self.names)
         return f"warning: walls with holes, into which atoms may fall: {counted}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -264,11 +249,7 @@ class Scans:
 
     @system_errors()
     def write(self, folder: Path) -> None:
-        """Write ``scans.json`` and a figure for each kind of curve, in place of earlier ones.
-
-        Raises:
-            FinetuneError: If it cannot be written to.
-        """
+        """Write ``scans.json`` and a figure for each kind of curve, in place of earlier ones."""
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / RESULT, self.as_dict())
         for kind, curves in self._by_kind().items():
@@ -323,9 +304,7 @@ def _curve_table(kind: str, curves: Sequence[Curve]) -> Table:
     table = new_table(TITLES[kind], ["scan", "potential"], [*columns.values()], LEGENDS[kind])
     for curve in curves:
         for place, check in enumerate(curve.check()):
-            cells = [
-                cell(check[key], 1, 1000) if key in ("mae", "max") else cell(check[key])
-                for key in columns
-            ]
+            milli = {key: (1, 1000) for key in ("mae", "max")}
+            cells = [cell(check[key], *milli.get(key, ())) for key in columns]
             table.add_row(Text(curve.name if place == 0 else ""), Text(check["potential"]), *cells)
     return table

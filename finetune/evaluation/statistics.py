@@ -24,38 +24,25 @@ QUANTITIES = {
 
 @dataclass(frozen=True)
 class Statistics:
-    """Errors of one quantity; in eV and Å.
-
-    Attributes:
-        count: Numbers compared.
-        mae: Mean absolute error.
-        rmse: Root of the mean squared error.
-        max: Largest absolute error.
-        r2: Coefficient of determination, 1 − Σ(prediction − label)² / Σ(label − mean label)²; None
-            where the labels do not differ.
-    """
+    """Errors of one quantity; in eV and Å."""
 
     count: int
     mae: float
     rmse: float
     max: float
-    r2: float | None
+    r2: float | None  # 1 − Σ(prediction − label)² / Σ(label − mean)²; None for equal labels
 
 
 @dataclass(frozen=True)
 class Measured:
     """Errors of one potential on some structures or atoms.
 
-    Attributes:
-        statistics: By quantity, see `QUANTITIES`; those without labels are absent. Energies are
-            those of whole structures; ``energy_shifted`` has the mean error over the structures
-            taken away; ``force_norms`` compares lengths of force vectors.
-        force_cosine: Mean cosine of the angle between predicted and labelled forces, over atoms
-            with a labelled force of at least `SMALLEST_FORCE`; None without any.
+    Energies are those of whole structures; ``energy_shifted`` has the mean error over the
+    structures removed; ``force_norms`` compares lengths of force vectors.
     """
 
-    statistics: dict[str, Statistics]
-    force_cosine: float | None
+    statistics: dict[str, Statistics]  # by quantity, see `QUANTITIES`; only those with labels
+    force_cosine: float | None  # mean over atoms with a labelled force above `SMALLEST_FORCE`
 
     def as_dict(self) -> dict[str, object]:
         """Return the statistics by quantity, ready for JSON."""
@@ -110,12 +97,7 @@ def by_element(predictions: LabelledPredictions) -> dict[int, Measured]:
 
 
 def by_subset(predictions: LabelledPredictions, subsets: list[str]) -> dict[str, Measured]:
-    """Measure each subset of the structures.
-
-    Args:
-        predictions: On all structures.
-        subsets: Name of the subset of each structure.
-    """
+    """Measure each subset of the structures; ``subsets`` names that of each structure."""
     names = np.array(subsets)
     return {
         str(name): measure(_structures(predictions, names == name))
@@ -131,10 +113,7 @@ def energy_errors(predictions: LabelledPredictions, structures: int) -> Array:
 
 
 def force_errors(predictions: LabelledPredictions, structures: int) -> tuple[Array, Array]:
-    """Return RMSE and largest error of each structure's force components ``[structures]``, eV/Å.
-
-    Both are NaN for structures without labelled forces.
-    """
+    """Return RMSE and largest error of each structure's forces, eV/Å; NaN without labels."""
     error = np.abs(predictions.forces[0] - predictions.forces[1]).reshape(-1, 3)
     count = np.bincount(predictions.forces_of, minlength=structures)
     square = np.bincount(predictions.forces_of, np.square(error).mean(axis=1), structures)

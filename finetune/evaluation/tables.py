@@ -12,14 +12,7 @@ from finetune.evaluation.statistics import QUANTITIES, Measured
 
 
 def new_table(title: str, left: Sequence[str], right: Sequence[str], caption: str = "") -> Table:
-    """Return an empty table.
-
-    Args:
-        title: Stands above; not read as markup, nor is the caption.
-        left: Headers of the columns of text, which come first.
-        right: Headers of the columns of numbers.
-        caption: Stands below.
-    """
+    """Return an empty table: columns of text, then of numbers; title and caption are no markup."""
     table = Table(
         title=Text(title, style="table.title"),
         title_justify="left",
@@ -47,11 +40,8 @@ def overall(title: str, measured: Mapping[str, Measured], caption: str = "") -> 
     """Return the errors of each potential over all structures."""
     table = new_table(title, ["error"], ["MAE", "RMSE", "max", "R²"], caption)
     for quantity, (called, unit) in QUANTITIES.items():
-        present = {
-            name: item.statistics[quantity]
-            for name, item in measured.items()
-            if quantity in item.statistics
-        }
+        several = {name: item.statistics.get(quantity) for name, item in measured.items()}
+        present = {name: found for name, found in several.items() if found is not None}
         if not present:
             continue
         table.add_row(Text(f"{called} [{unit}]"))
@@ -59,10 +49,8 @@ def overall(title: str, measured: Mapping[str, Measured], caption: str = "") -> 
             cells = map(_milli, (found.mae, found.rmse, found.max))
             table.add_row(Text(f"  {name}"), *cells, _r2(found.r2))
         if len(present) == 2:
-            before, after = present.values()
-            changes = [
-                percent(getattr(before, key), getattr(after, key)) for key in ("mae", "rmse", "max")
-            ]
+            both = zip(*((m.mae, m.rmse, m.max) for m in present.values()), strict=True)
+            changes = [percent(before, after) for before, after in both]
             table.add_row(Text("  change", style="dim"), *changes)
         table.add_section()
     directed = {name: c for name, m in measured.items() if (c := m.force_cosine) is not None}
@@ -76,11 +64,9 @@ def overall(title: str, measured: Mapping[str, Measured], caption: str = "") -> 
 def grouped(title: str, measured: Mapping[str, Mapping[str, Measured]]) -> Table:
     """Return a row for each group, with its MAEs for each potential (potential -> group)."""
     *_, last = measured.values()
-    shown = {
-        quantity: short
-        for quantity, short in (("energy_per_atom", "E MAE/atom"), ("forces", "F MAE"))
-        if any(quantity in item.statistics for item in last.values())
-    }
+    shorts = {"energy_per_atom": "E MAE/atom", "forces": "F MAE"}
+    labelled = {quantity for item in last.values() for quantity in item.statistics}
+    shown = {quantity: short for quantity, short in shorts.items() if quantity in labelled}
     table = new_table(
         title,
         ["group"],
@@ -96,15 +82,7 @@ def grouped(title: str, measured: Mapping[str, Mapping[str, Measured]]) -> Table
 
 
 def worst(title: str, rows: Sequence[Mapping[str, Any]], several: bool) -> Table:
-    """Return a row for each of the worst structures.
-
-    File and place are shown where the index is not the place: for several files, or part of one.
-
-    Args:
-        title: Of the table.
-        rows: A list of `Evaluated.worst`.
-        several: Whether the structures are from several files.
-    """
+    """Return a table of `Evaluated.worst`, with places where the index does not say them."""
     several = several or any(str(row["index"]) != place_of(row["where"])[1] for row in rows)
     errors = ["E error*\nmeV/atom", "F RMSE\nmeV/Å", "F max\nmeV/Å"]
     table = new_table(title, [], ["index", *errors], "* the mean error per atom removed")

@@ -108,12 +108,8 @@ class Task:
 class Watch:
     """Checks whether, and how, a trajectory has failed.
 
-    Args:
-        start: The structure that it starts from, with a calculator and momenta.
-        limits: How far it may go.
-        temperature: K.
-        ensemble: ``nve`` or ``nvt``.
-        lengths: Length that each bond of the start should have ``[b]``, Å; the start's own if None.
+    ``start`` has a calculator and momenta. ``lengths`` ``[b]``, Å, are those that its bonds should
+    have; its own if None.
     """
 
     def __init__(
@@ -134,12 +130,7 @@ class Watch:
         self.total = self.potential + start.get_kinetic_energy()
 
     def fault(self, atoms: Atoms, pairs: bool = True) -> str | None:
-        """Return what is wrong with a frame: one of the words below, or None.
-
-        Args:
-            atoms: The frame, with calculator and momenta.
-            pairs: Whether to look for lost and colliding atoms too, which takes more time.
-        """
+        """Return what is wrong with a frame, in a word; ``pairs`` checks distances too (slower)."""
         potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
         if not np.isfinite([potential, kinetic]).all() or not np.isfinite(atoms.positions).all():
             return "not finite"
@@ -150,10 +141,9 @@ class Watch:
         moved = abs(potential + kinetic - self.total)
         if self.ensemble == "nve" and moved > self.limits.drift * len(atoms):
             return "energy"
-        if self.limits.bond > 0 and len(self.lengths):
-            off = np.abs(self.bonds.measure(atoms) - self.lengths)
-            if off.max() > self.limits.bond:
-                return "bond"
+        off = np.abs(self.bonds.measure(atoms) - self.lengths)
+        if off.max(initial=0.0) > self.limits.bond > 0:
+            return "bond"
         if not pairs:
             return None
         if (_alone(atoms, self.limits.lost) & ~self.alone).any():
@@ -171,27 +161,17 @@ def _alone(atoms: Atoms, reach: float) -> NDArray[np.bool_]:
 
 @dataclass
 class Progress:
-    """How far a trajectory is: steps, how it failed (or None), and a row for every saved frame.
-
-    A row is time (ps), potential and kinetic energy (eV) and temperature (K).
-    """
+    """How far a trajectory is."""
 
     step: int
     fault: str | None
-    rows: list[tuple[float, float, float, float]]
+    rows: list[tuple[float, float, float, float]]  # ps, potential and kinetic eV, K, by frame
 
 
 class TrajectoryRun:
     """A trajectory of one potential, with its own files: frames (``.traj``), a state while it runs.
 
-    Args:
-        start: The starting structure.
-        calculator: Of the potential.
-        task: Which trajectory.
-        settings: Settings of the test.
-        identity: JSON; a saved state is resumed only if it has the same.
-        folder: Of the potential.
-        lengths: See `Watch`.
+    A saved state in the potential's folder is resumed only if it has the same ``identity`` (JSON).
     """
 
     def __init__(
@@ -213,19 +193,14 @@ class TrajectoryRun:
         self.atoms.calc = calculator
         spread = np.sqrt(self.atoms.get_masses() * units.kB * task.temperature)
         self.atoms.set_momenta(spread[:, None] * self.rng.standard_normal((len(start), 3)))
-        limits = settings.limits
-        self.watch = Watch(self.atoms, limits, task.temperature, task.ensemble, lengths)
+        self.watch = Watch(self.atoms, settings.limits, task.temperature, task.ensemble, lengths)
         self.progress = self._restored() or Progress(0, None, [])
 
     def run(self, stop: Callable[[], bool], tick: Callable[[int], None]) -> bool:
-        """Run to the end, to a failure, or until ``stop`` returns True.
+        """Run to the end, to a failure, or until ``stop``, called after every step, returns True.
 
-        Args:
-            stop: Called after every step.
-            tick: Called with the number of steps done since the last call.
-
-        Returns:
-            Whether the trajectory is done; if not, its state is saved.
+        ``tick`` gets the number of steps done since its last call. Returns whether the trajectory
+        is done; if not, its state is saved.
         """
         progress, settings = self.progress, self.settings
         saved = time.monotonic()
@@ -267,14 +242,8 @@ class TrajectoryRun:
         step = self.settings.time_step * units.fs
         if self.task.ensemble == "nve":
             return VelocityVerlet(self.atoms, timestep=step)
-        return Langevin(
-            self.atoms,
-            timestep=step,
-            temperature_K=self.task.temperature,
-            friction=self.settings.friction / units.fs,
-            fixcm=False,
-            rng=self.rng,
-        )
+        bath = {"temperature_K": self.task.temperature, "rng": self.rng, "fixcm": False}
+        return Langevin(self.atoms, step, friction=self.settings.friction / units.fs, **bath)
 
     def _keep(self, frames: Any) -> None:
         atoms, time_ps = self.atoms, self.progress.step * self.settings.time_step / 1000.0
@@ -332,22 +301,20 @@ RECORDED = frozenset(
 
 
 def record(run: TrajectoryRun, measured: dict[str, Any]) -> dict[str, Any]:
-    """Write the results of a finished trajectory next to its frames, and return them.
-
-    Times are ps, the drift meV/atom/ps, temperatures K.
-    """
+    """Write the results of a finished trajectory (ps, meV/atom/ps, K) next to its frames."""
     progress, atoms = run.progress, len(run.atoms)
     rows = np.array(progress.rows).reshape(-1, 4)
     time_ps, total = rows[:, 0], rows[:, 1] + rows[:, 2]
-    enough = run.task.ensemble == "nve" and len(rows) >= 3
-    slope = np.polyfit(time_ps, total, 1)[0] if enough else None
+    drift = None
+    if run.task.ensemble == "nve" and len(rows) >= 3:
+        drift = float(1000.0 * np.polyfit(time_ps, total, 1)[0] / atoms)
     found = {
         "identity": json.loads(run.identity),
         **asdict(run.task),
         "steps": progress.step,
         "stable_ps": progress.step * run.settings.time_step / 1000.0,
         "failure": progress.fault,
-        "drift": None if slope is None else float(1000.0 * slope / atoms),
+        "drift": drift,
         "mean_temperature": float(rows[:, 3].mean()) if len(rows) else None,
         **measured,
         "trajectory": run.frames.name,

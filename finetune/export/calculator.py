@@ -32,11 +32,9 @@ def load_calculator(
 ) -> PotentialCalculator:
     """Open a run folder, or anything that `load_foundation` opens, as an ASE calculator.
 
-    The folder of a committee opens as a `CommitteeCalculator`.
-
     Args:
         path: Run folder, its ``model`` or ``adapter`` folder, a bundle, a MACE file, or the name of
-            a foundation.
+            a foundation. The folder of a committee opens as a `CommitteeCalculator`.
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, …
         dtype: ``float64`` (geometry optimisation, frequencies) or ``float32`` (fast dynamics).
         warn_far: Whether to warn of structures far from the training set; takes one more evaluation
@@ -45,8 +43,7 @@ def load_calculator(
     Raises:
         FoundationError: If there is nothing to open, it is damaged, or it has no summary of a
             training set to compare with.
-        RecipeError: If the device or the dtype is unknown, or ``warn_far`` is neither true nor
-            false.
+        RecipeError: If the device, the dtype or ``warn_far`` is none of these.
     """
     if not isinstance(warn_far, bool):
         raise RecipeError(f"warn_far is {warn_far!r:.40}; set it to True or False.")
@@ -77,13 +74,7 @@ class PotentialCalculator(Calculator):
             that follows one within.
     """
 
-    implemented_properties: ClassVar[list[str]] = [
-        "energy",
-        "free_energy",
-        "energies",
-        "forces",
-        "stress",
-    ]
+    implemented_properties: ClassVar = ["energy", "free_energy", "energies", "forces", "stress"]
 
     def __init__(self, potential: Potential, trained_on: Domain | None = None) -> None:
         super().__init__()
@@ -105,12 +96,7 @@ class PotentialCalculator(Calculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = all_changes,
     ) -> None:
-        """Evaluate the potential; called by ASE.
-
-        Raises:
-            FoundationError: For an element that the potential does not know.
-            DataError: For a geometry that cannot be evaluated (colliding or non-finite atoms).
-        """
+        """Evaluate the potential; called by ASE. Errors are those of `calculate_many`."""
         super().calculate(atoms, properties, system_changes)
         where = f"{self.atoms.get_chemical_formula()} given to the calculator"
         self.results = self._evaluate([self._graph(self.atoms, where)])[0]
@@ -125,12 +111,11 @@ class PotentialCalculator(Calculator):
             batch_size: Structures evaluated together; memory grows with their atoms.
 
         Returns:
-            For each structure the results that a calculation of it alone would give, to rounding:
-            ``energy``, ``forces``, …
+            For each structure the results of a calculation of it alone, to rounding.
 
         Raises:
             DataError: For a geometry that cannot be evaluated (naming its index), anything but a
-                list of structures, or a batch size that is no positive integer.
+                list, or a batch size below 1.
             FoundationError: For an element that the potential does not know.
         """
         structures = _listed(structures)
@@ -149,10 +134,10 @@ class PotentialCalculator(Calculator):
     def _graph(self, atoms: Atoms, where: str) -> GraphBatch:
         structure = without_labels(atoms, where)
         check_geometry(structure)
-        given = {"charge": structure.charge}
-        if len(structure) > 1:  # the spin of a free atom follows from its element
-            given["spin"] = structure.spin - 1
-        for name, value in given.items():
+        unpaired = (
+            structure.spin - 1 if len(structure) > 1 else 0
+        )  # atoms: follows from the element
+        for name, value in (("charge", structure.charge), ("spin", unpaired)):
             if value and name not in self.potential.further_inputs:
                 warnings.warn(
                     f"the potential has no input for the {name} ({getattr(structure, name)}) of "
@@ -174,34 +159,26 @@ class PotentialCalculator(Calculator):
         return found
 
     def _predicted(self, batch: GraphBatch, stress: bool) -> list[dict[str, Any]]:
-        found = self.potential(batch, forces=True, stress=stress, create_graph=False)
-        return separated(found, batch)
+        return separated(self.potential(batch, stress=stress, create_graph=False), batch)
 
     def _warn(self, distance: float, where: str) -> None:
         if distance > 1 and not self._far:
             how = f"is {distance:.3g} times as far from the training set as the limit"
             if np.isinf(distance):
                 how = "has elements that no training structure has"
-            warnings.warn(
-                f"{where} {how}: energy and forces are extrapolated.",
-                FarFromTrainingWarning,
-                stacklevel=2,
-            )
+            message = f"{where} {how}: energy and forces are extrapolated."
+            warnings.warn(message, FarFromTrainingWarning, stacklevel=2)
         self._far = distance > 1
 
 
 class CommitteeCalculator(PotentialCalculator):
     """The mean of a committee's members for ASE, and their standard deviation.
 
-    The results of `PotentialCalculator` are means. Further results are ``energy_std`` (eV),
+    The results of `PotentialCalculator`, whose arguments it takes, are means. ``energy_std`` (eV),
     ``forces_std`` ``[n, 3]`` (eV/Å) and, for periodic structures, ``stress_std`` (eV/Å³, Voigt
-    order): population standard deviations over the members, by component. The members' predictions
-    are ``energy_comm`` ``[members]`` and ``forces_comm`` ``[members, n, 3]``, as in MACE's own
-    calculator.
-
-    Args:
-        potential: The committee, on its device and in its dtype.
-        trained_on: Summary of the first member's training set; see `PotentialCalculator`.
+    order) are population standard deviations over the members, by component. The members'
+    predictions are ``energy_comm`` ``[members]`` and ``forces_comm`` ``[members, n, 3]``, as in
+    MACE's own calculator.
 
     Attributes:
         scale: Factors on ``energy_std`` and ``forces_std`` that give them the size of the errors on

@@ -39,15 +39,12 @@ model = PeftModel.from_pretrained(base, "{path}", config=config)
 def card(metadata: Mapping[str, Any], path: str, fingerprint: str, peft: bool = False) -> str:
     """Return a model card in Markdown, with the header that model hubs read.
 
-    Args:
-        metadata: What is stored with the potential or adapter.
-        path: Name of the folder, for the example.
-        fingerprint: Of the potential, or of the foundation that an adapter belongs to.
-        peft: Whether it is peft's adapter.
+    ``fingerprint`` is that of the potential, or of the foundation that a peft adapter belongs to.
     """
     origin = metadata.get("foundation") or {}
     name, licence = metadata.get("name") or path, metadata.get("license")
-    versions, compositions = metadata.get("versions"), metadata.get("compositions") or ()
+    versions = found if isinstance(found := metadata.get("versions"), Mapping) else {}
+    compositions = metadata.get("compositions") or ()
     steps = lineage_labels(ancestors(metadata))
     facts = {
         "foundation": origin.get("name"),
@@ -58,9 +55,7 @@ def card(metadata: Mapping[str, Any], path: str, fingerprint: str, peft: bool = 
         "adapter": (metadata.get("recipe") or {}).get("adapter"),
         "trained parameters": str(metadata.get("trained") or "").removeprefix("trained: "),
         "energies are meaningful for": ", ".join(compositions),
-        "versions": ", ".join(f"{package} {version}" for package, version in versions.items())
-        if isinstance(versions, Mapping)
-        else None,
+        "versions": ", ".join(f"{package} {version}" for package, version in versions.items()),
     }
     use = (_USE_PEFT if peft else _USE).format(
         path=path,
@@ -90,8 +85,7 @@ def card(metadata: Mapping[str, Any], path: str, fingerprint: str, peft: bool = 
 def _errors(metrics: Any) -> list[str]:
     """Return the errors of the run as a table."""
     found = metrics if isinstance(metrics, Mapping) else {}
-    shown = found.get("test") or found.get("valid")
-    if not shown:
+    if not (shown := found.get("test") or found.get("valid")):
         return []
     before, after = shown.get("foundation") or {}, shown["finetuned"]
     lines = [

@@ -13,14 +13,9 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from finetune.core import errors
 from finetune.core.devices import choose_dtype
-from finetune.core.errors import (
-    FoundationError,
-    RecipeError,
-    RunFolderError,
-    suggestion,
-    system_errors,
-)
+from finetune.core.errors import FoundationError, RecipeError, RunFolderError, system_errors
 from finetune.core.files import write_atomically, write_folder
 from finetune.core.output_folder import check_free
 from finetune.core.run_files import ADAPTER, ADAPTER_RECORD, COMMITTEE, MEMBERS
@@ -33,7 +28,7 @@ from finetune.potentials.loading import Foundation, load_foundation, locate
 from finetune.potentials.mace import lammps
 from finetune.potentials.mace.potential import MacePotential
 from finetune.potentials.potential import Potential
-from finetune.potentials.storage import CONFIG, StoredConfig
+from finetune.potentials.storage import CONFIG
 
 Format = Literal["mace", "lammps", "lammps-mliap", "adapter", "bundle"]
 ENDINGS = {"mace": ".model", "lammps": ".pt", "lammps-mliap": ".pt"}
@@ -51,7 +46,7 @@ def export(
     overwrite: bool = False,
     head: str | None = None,
 ) -> Path:
-    """Write a potential in the format that another program reads.
+    """Write a potential in the format that another program reads, and return what was written.
 
     Args:
         path: Run folder, folder of a committee, bundle, MACE file, or name of a foundation.
@@ -64,19 +59,15 @@ def export(
         overwrite: Whether an earlier export may be replaced.
         head: Head that predicts, where there are several.
 
-    Returns:
-        What was written.
-
     Raises:
-        RecipeError: For an unknown format or precision, and for the folder of a committee that is
-            named like a file.
+        RecipeError: For an unknown format or precision, or a committee's folder named like a file.
         FoundationError: If there is no potential, or it cannot be written in this format.
         RunFolderError: If something is in the way.
     """
     place, dtype = Path(to).expanduser(), choose_dtype(precision)
     if format not in get_args(Format):
         raise RecipeError(
-            f"no format '{format}'.{suggestion(format, get_args(Format))} Choose from "
+            f"no format '{format}'.{errors.suggestion(format, get_args(Format))} Choose from "
             f"{', '.join(get_args(Format))}."
         )
     source = locate(str(path)) if format != "adapter" else Path(str(path)).expanduser()
@@ -115,12 +106,9 @@ def _members(place: Path) -> dict[str, str]:
     """Return the folders of a committee's members by name; nothing for a single potential."""
     if not (place / COMMITTEE).is_file():
         return {}
-    found = {}
-    for number, member in enumerate(read_committee(place).members, 1):
-        folder = place / member
-        run = folder.parent  # it has the member's adapter, too
-        found[str(number)] = str(run if run.parent.name == MEMBERS else folder)
-    return found
+    folders = [place / member for member in read_committee(place).members]
+    runs = [f.parent if f.parent.parent.name == MEMBERS else f for f in folders]  # with adapters
+    return {str(number): str(run) for number, run in enumerate(runs, 1)}
 
 
 def _file(opened: Foundation, format: str, dtype: torch.dtype) -> bytes:
@@ -146,24 +134,21 @@ def _adapter(path: str) -> dict[str, bytes]:
         )
     files = _read(folder, (*PEFT, ADAPTER_RECORD))
     metadata = {**record.metadata, "foundation": record.foundation.model_dump()}
-    name = str(metadata.get("name") or folder.name)
-    text = card(metadata, name, record.foundation.fingerprint, peft=True)
-    return {**files, CARD: text.encode()}
+    name, fingerprint = str(metadata.get("name") or folder.name), record.foundation.fingerprint
+    return {**files, CARD: card(metadata, name, fingerprint, peft=True).encode()}
 
 
 def _bundle(path: str) -> dict[str, bytes]:
     """Return the files of a stored potential, its adapter if it has one, and a card."""
     place = locate(path)
-    config: StoredConfig
     if (place / CONFIG).is_file():
         config, _ = storage.read(place)
         files = _read(place, (CONFIG, storage.WEIGHTS, domain.FILE))
     else:
         opened = load_foundation(path)
         with TemporaryDirectory() as folder:
-            config = storage.save(
-                opened.potential, Path(folder), opened.metadata, adapters=opened.adapters
-            )
+            given = (opened.potential, Path(folder), opened.metadata)
+            config = storage.save(*given, adapters=opened.adapters)
             files = _read(Path(folder), (CONFIG, storage.WEIGHTS))
     adapter = Path(path).expanduser() / ADAPTER
     if (adapter / ADAPTER_RECORD).is_file():
@@ -190,10 +175,10 @@ def write_mace(
     Args:
         potential: Merged potential; its reference energies go into the model.
         path: File to write, by custom named ``*.model``.
-        dtype: Type of the weights in the file.
+        dtype: Of the weights in the file.
         overwrite: Whether an existing file may be replaced.
-        metadata: JSON values to store with it: level of theory, lineage. They become an entry of
-            the zip archive that a ``.model`` file is, which torch and MACE ignore.
+        metadata: JSON values for an entry of the zip archive that a ``.model`` file is, which torch
+            and MACE ignore: level of theory, lineage.
 
     Raises:
         FoundationError: If the potential is more than a plain MACE.
@@ -206,11 +191,7 @@ def write_mace(
 
 
 def check_plain(foundation: Foundation) -> None:
-    """Refuse a potential that adapters have made more than a plain MACE, naming them.
-
-    Raises:
-        FoundationError: If there are such adapters.
-    """
+    """Refuse a potential that adapters have made more than a plain MACE, naming them."""
     if foundation.adapters:
         kinds = " and ".join(f"'{item['kind']}'" for item in foundation.adapters)
         raise FoundationError(

@@ -21,14 +21,8 @@ from finetune.core.prediction import Prediction
 from finetune.core.run_files import ADAPTER
 from finetune.data.graphs import GraphBatch
 from finetune.export.calculator import PotentialCalculator
-from finetune.potentials import storage
-from finetune.potentials.adapter_folder import (
-    AdapterRecord,
-    adapters_needed,
-    locate_adapter,
-    read_adapter,
-    structure_of,
-)
+from finetune.potentials import adapter_folder, storage
+from finetune.potentials.adapter_folder import AdapterRecord
 from finetune.potentials.committee import share
 from finetune.potentials.loading import Foundation, level_of_theory, lineage, load_foundation
 from finetune.potentials.potential import Potential
@@ -54,8 +48,7 @@ class AdaptedFoundation:
         head: Head of a foundation that has several, for predictions without an adapter.
 
     Raises:
-        FoundationError: If there is no such foundation, it is opened with another head already, or
-            an adapter belongs to another.
+        FoundationError: If there is no such foundation or head, or an adapter belongs to another.
         RunFolderError: If the weights of an adapter are missing or damaged.
         RecipeError: If the device or the dtype is unknown.
     """
@@ -113,48 +106,39 @@ class AdaptedFoundation:
 
         Args:
             path: Run folder, or a run's ``adapter`` folder.
-            name: Its name; the name of the run folder if None.
-
-        Returns:
-            The name.
+            name: Its name, which is returned; the name of the run folder if None.
 
         Raises:
             FoundationError: If there is no adapter, it belongs to another foundation, or the name
                 is taken.
             RunFolderError: If its weights are missing or damaged.
         """
-        folder = locate_adapter(path)
+        folder = adapter_folder.locate_adapter(path)
         if name is None:
             resolved = folder.resolve()
             name = resolved.parent.name if resolved.name == ADAPTER else resolved.name
         self._check_free(name)
-        record = read_adapter(folder)
+        record = adapter_folder.read_adapter(folder)
         record.check_foundation(self.foundation.fingerprint, self.foundation.name, folder)
         fresh = self._fresh(record)
-        before = structure_of(fresh)
+        before = adapter_folder.structure_of(fresh)
         adapted = record.attach(fresh, folder)
         trained = frozenset(adapted.trainable_parameters())
         tuned = adapted.merge()
-        needed = adapters_needed(before, tuned, self.foundation.adapters, record.adapter)
+        inherited = self.foundation.adapters
+        needed = adapter_folder.adapters_needed(before, tuned, inherited, record.adapter)
         potential = self._placed(tuned, needed)
         self._keep(name, LoadedAdapter(record, potential, trained, {str(folder): 1.0}, needed))
         return name
 
     def set_adapter(self, name: str) -> None:
-        """Make an adapter the active one.
-
-        Raises:
-            FoundationError: If there is none of that name.
-        """
+        """Make an adapter the active one; raises FoundationError for an unknown name."""
         self._known(name)
         self._active = name
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
-        """Predict with the foundation alone, exactly as it was opened, within a ``with`` block.
-
-        Afterwards the adapter that was active before is active again.
-        """
+        """Predict with the foundation alone within a ``with`` block, exactly as it was opened."""
         before, self._active = self._active, None
         try:
             yield
@@ -162,11 +146,7 @@ class AdaptedFoundation:
             self._active = before if before in self._loaded else None
 
     def delete_adapter(self, name: str) -> None:
-        """Remove an adapter; if it was active, the foundation predicts.
-
-        Raises:
-            FoundationError: If there is none of that name.
-        """
+        """Remove an adapter by name; if it was active, the foundation predicts."""
         self._known(name)
         del self._loaded[name]
         if self._active == name:
@@ -187,22 +167,19 @@ class AdaptedFoundation:
             name: Name of the average.
 
         Raises:
-            FoundationError: For an unknown or taken name, another number of weights than adapters,
-                or adapters that cannot be averaged.
+            FoundationError: For adapters, weights or a name that cannot be used.
         """
         _check_weights(adapters, weights)
         self._check_free(name)
         loaded = [self._known(item) for item in adapters]
-        if weights is None:
-            weights = [1.0 / len(loaded) for _ in loaded]
+        weights = [1.0 / len(loaded)] * len(loaded) if weights is None else weights
         first = loaded[0]
         for item, called in zip(loaded, adapters, strict=True):
             _check_alike(first, item, adapters[0], called)
         start = first.record.attach(self._fresh(first.record), None).merge()
         start.set_references(self._fresh(first.record).references())
-        average = _combined(
-            self._placed(start, first.needed), [item.potential for item in loaded], weights
-        )
+        parts = [item.potential for item in loaded]
+        average = _combined(self._placed(start, first.needed), parts, weights)
         sources: dict[str, float] = {}
         for item, weight in zip(loaded, weights, strict=True):
             for path, part in item.sources.items():
@@ -216,13 +193,11 @@ class AdaptedFoundation:
 
     @system_errors()
     def save(self, folder: str | Path) -> None:
-        """Store the foundation with the active adapter merged into it.
-
-        `load_calculator`, the commands and recipes open the folder as they open a run folder.
+        """Store the foundation with the active adapter merged into it, to open like a run folder.
 
         Raises:
             FoundationError: If no adapter is active.
-            RunFolderError: If the folder is there already.
+            RunFolderError: If the folder exists.
         """
         if self._active is None:
             raise FoundationError("no adapter is active: choose one with set_adapter first.")
@@ -231,8 +206,7 @@ class AdaptedFoundation:
             raise RunFolderError(f"'{place}' exists. Choose another name.")
         metadata = dict(chosen.record.metadata)
         average = metadata.pop("average", None)  # a step of the lineage
-        metadata = {
-            **metadata,
+        metadata |= {
             "name": self._active,
             "foundation": chosen.record.foundation.model_dump(),
             "lineage": [*lineage(self.foundation), *filter(None, [average])],
@@ -266,8 +240,8 @@ class AdaptedFoundation:
         potential, precision = self.foundation.potential, choose_dtype(record.precision)
         if (potential.dtype, self.foundation.head) == (precision, record.foundation.head):
             return deepcopy(potential).cpu()
-        adapters = self.foundation.adapters
-        return storage.reopened(potential, precision, record.foundation.head, adapters=adapters)[0]
+        head, adapters = record.foundation.head, self.foundation.adapters
+        return storage.reopened(potential, precision, head, adapters=adapters)[0]
 
     def _placed(self, potential: Potential, needed: Sequence[Mapping[str, Any]]) -> Potential:
         """Return a potential on the device and in the dtype, with unchanged weights shared."""
@@ -280,20 +254,13 @@ class AdaptedFoundation:
 
 @dataclass(frozen=True)
 class LoadedAdapter:
-    """An adapter in memory.
-
-    Attributes:
-        record: Kind, options, foundation and reference energies.
-        potential: The foundation with the adapter merged into it.
-        trained: Names of the parameters that it could change.
-        sources: What it was read from or is the average of: path -> weight.
-        needed: Adapters that the potential needs beyond a plain MACE.
-    """
+    """An adapter in memory."""
 
     record: AdapterRecord
-    potential: Potential
-    trained: frozenset[str] = field(repr=False)
-    sources: dict[str, float]
+    potential: Potential  # the foundation with the adapter merged into it
+    trained: frozenset[str] = field(repr=False)  # parameters that it could change
+    sources: dict[str, float]  # what it was read from or averages: path -> weight
+    # adapters that the potential needs beyond a plain MACE
     needed: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -327,7 +294,7 @@ def _check_weights(names: Any, weights: Any) -> None:
         return
     found = list(weights) if hasattr(weights, "__len__") else weights
     numbers = isinstance(found, list) and all(
-        isinstance(item, Real) and math.isfinite(item) for item in found
+        isinstance(x, Real) and math.isfinite(x) for x in found
     )
     if not numbers or not names or len(found) != len(names):
         raise FoundationError(
@@ -353,17 +320,14 @@ def _check_alike(first: LoadedAdapter, other: LoadedAdapter, name: str, called: 
     raise FoundationError(f"'{name}' and '{called}' cannot be averaged: they {differing}.")
 
 
-def _combined(
-    start: Potential, potentials: Sequence[Potential], weights: Sequence[float]
-) -> Potential:
+def _combined(start: Potential, potentials: list[Potential], weights: Sequence[float]) -> Potential:
     """Return W₀ + Σ wₖ (Wₖ − W₀) of weights and reference energies, summed in double precision."""
     found = deepcopy(start)
     others = [dict(item.named_parameters()) for item in potentials]
     for name, parameter in found.named_parameters():
         parameter.data = _average(parameter, [other[name] for other in others], weights)
-    energies = _average(
-        start.reference_energies, [item.reference_energies for item in potentials], weights
-    )
+    references = [item.reference_energies for item in potentials]
+    energies = _average(start.reference_energies, references, weights)
     found.set_references(dict(zip(found.elements, energies.tolist(), strict=True)))
     return found
 
@@ -382,19 +346,14 @@ def _average(
 def _average_record(loaded: Sequence[LoadedAdapter], sources: Mapping[str, float]) -> AdapterRecord:
     """Return the record of an average: what all parts agree on, and the parts in the lineage."""
     records = [item.record for item in loaded]
-    metadata = {
-        key: value
-        for key, value in records[0].metadata.items()
-        if key not in OF_ONE_RUN and all(item.metadata.get(key) == value for item in records)
-    }
+    first = {key: value for key, value in records[0].metadata.items() if key not in OF_ONE_RUN}
+    same = {key for key in first if all(item.metadata.get(key) == first[key] for item in records)}
+    metadata = {key: value for key, value in first.items() if key in same}
     for key in ("level_of_theory", "compositions"):
         found = [item.metadata.get(key) or [] for item in records]
         listed = [[value] if isinstance(value, str) else value for value in found]
         metadata[key] = sorted({str(value) for values in listed for value in values}) or None
     parts = ", ".join(f"{weight:g} × {path}" for path, weight in sources.items())
-    metadata["average"] = {
-        "name": f"average of {parts}",
-        "fingerprint": None,
-        "level_of_theory": level_of_theory(metadata),
-    }
+    step = {"name": f"average of {parts}", "fingerprint": None}
+    metadata["average"] = {**step, "level_of_theory": level_of_theory(metadata)}
     return records[0].model_copy(update={"metadata": metadata})
