@@ -26,7 +26,7 @@ LISTED = 3
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Tell whether a pattern names a parameter or layer, or a block that holds it.
+    """Tell whether a pattern names a parameter or layer, or a block that contains it.
 
     ``readouts.*``, ``readouts`` and ``*.linear_1.weight`` all match ``readouts.1.linear_1.weight``.
     """
@@ -36,16 +36,9 @@ def matches(name: str, pattern: str) -> bool:
 def matching(
     names: Sequence[str], patterns: Sequence[str], what: str, known: Sequence[str] | None = None
 ) -> list[str]:
-    """Return the names that match any pattern, in their order.
+    """Return the names that match any pattern, in their order; refuse a pattern without a match.
 
-    Args:
-        names: What can be matched.
-        patterns: Such as ``readouts.*``; see `matches`.
-        what: What the names are, in the words of an error message.
-        known: What an error message lists and suggests from; the names by default.
-
-    Raises:
-        RecipeError: If a pattern matches nothing, with the nearest names.
+    The message calls the names ``what`` and lists those ``known`` (by default all).
     """
     for pattern in patterns:
         check_match(names, pattern, what, known)
@@ -55,11 +48,7 @@ def matching(
 def check_match(
     names: Sequence[str], pattern: str, what: str, known: Sequence[str] | None = None
 ) -> None:
-    """Refuse a pattern that matches no name; for the arguments see `matching`.
-
-    Raises:
-        RecipeError: With the nearest names.
-    """
+    """Refuse a pattern that matches no name; for the arguments see `matching`."""
     if any(matches(name, pattern) for name in names):
         return
     listed = names if known is None else known
@@ -94,11 +83,9 @@ class AdaptedPotential:
 
     Args:
         potential: The potential; every parameter not among ``trainable`` is frozen here.
-        trainable: Names (as in ``potential.named_parameters()``) of what may change.
+        trainable: Names (as in ``potential.named_parameters()``) of what may change; RecipeError
+            for a name that does not exist.
         notes: For the user, before training.
-
-    Raises:
-        RecipeError: If the potential has no parameter of one of the names.
     """
 
     def __init__(
@@ -155,11 +142,7 @@ class AdaptedPotential:
         write_atomically(folder / WEIGHTS, save_tensors(tensors))
 
     def load(self, folder: Path) -> None:
-        """Read back what `save` wrote.
-
-        Raises:
-            RunFolderError: If the file is missing, damaged or belongs to another adapter.
-        """
+        """Read back what `save` wrote; raises RunFolderError as `read_weights` does."""
         parameters = self.trainable_parameters()
         tensors = read_weights(folder / WEIGHTS, parameters)
         with torch.no_grad():
@@ -169,19 +152,13 @@ class AdaptedPotential:
     def merge(self) -> Potential:
         """Return a potential that predicts the same: a plain one wherever that is possible.
 
-        What cannot be merged stays a `WrappedPotential`, which is stored with its adapter and
-        cannot be exported as a plain MACE.
+        Otherwise a `WrappedPotential`: stored with its adapter, not to be exported as a plain MACE.
         """
         return self.potential
 
 
 def read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Read the stored weights of an adapter, of the names and shapes expected.
-
-    Raises:
-        RunFolderError: If the file is missing, damaged, holds weights that are not finite or
-            belongs to another adapter.
-    """
+    """Read stored weights; raises RunFolderError if they are damaged or of another adapter."""
     try:
         tensors = load_tensors(path.read_bytes())
     except (OSError, SafetensorError, ValueError) as error:

@@ -27,11 +27,7 @@ class FrozenAdapter(Adapter):
     options: FrozenOptions
 
     def attach(self, potential: Potential) -> AdaptedPotential:
-        """See `Adapter.attach`.
-
-        Raises:
-            RecipeError: If a pattern matches no parameter, or nothing is left to train.
-        """
+        """See `Adapter.attach`; refuses patterns without a match or that leave nothing to train."""
         everything = frozenset(dict(potential.named_parameters()))
         matched = _selected(potential, self.options.train or self.options.freeze)
         trainable = matched if self.options.train else everything - matched

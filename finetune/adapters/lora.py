@@ -24,12 +24,9 @@ from finetune.recipe.adapter_options import LoraOptions
 
 @dataclass(frozen=True)
 class Target:
-    """A layer that can be adapted.
+    """A layer that can be adapted: rows and columns of its matrices in ``shapes``.
 
-    Attributes:
-        parameter: Name of the parameter that peft wraps; empty where the complete layer is
-            exchanged.
-        shapes: Rows and columns of its matrices.
+    ``parameter`` is the one that peft wraps; empty where the complete layer is exchanged.
     """
 
     parameter: str
@@ -43,13 +40,7 @@ class Target:
 def targets(model: torch.nn.Module, every_order: bool = False) -> dict[str, Target]:
     """Return what can be adapted, by the layer's name in the model.
 
-    These are equivariant linear layers and tensor products, radial networks, symmetric contractions
-    and dense layers.
-
-    Args:
-        model: The model.
-        every_order: Adapt the weights of every order of a symmetric contraction, not only those
-            of the highest.
+    Of symmetric contractions that is the highest order alone, unless ``every_order``.
     """
     contraction = contraction_class()
     found: dict[str, Target] = {}
@@ -84,8 +75,8 @@ def targets(model: torch.nn.Module, every_order: bool = False) -> dict[str, Targ
 def peft_arguments(chosen: dict[str, Target], rank: int, alpha: float) -> dict[str, Any]:
     """Return arguments of peft's `LoraConfig` that adapt the chosen layers.
 
-    The layers of `equivariant_linear` clamp the rank of each of their matrices; for the others it
-    is given here, with an alpha that keeps alpha / rank.
+    Equivariant layers clamp the ranks of their matrices themselves; for others the rank is given
+    here, with an alpha that keeps alpha / rank.
     """
     parameters = {
         f"{name}.{item.parameter}": item for name, item in chosen.items() if item.parameter
@@ -113,13 +104,7 @@ SHOWN = 6
 
 
 class LoraPotential(AdaptedPotential):
-    """A potential whose model peft has injected low-rank layers into.
-
-    Args:
-        potential: The potential; the ``model`` inside is changed in place.
-        peft_model: peft's wrapper of that model.
-        notes: For the user.
-    """
+    """A potential into whose ``model`` peft has injected low-rank layers, in place."""
 
     def __init__(self, potential: Potential, peft_model: Any, notes: Sequence[str] = ()) -> None:
         self.peft_model = peft_model
@@ -135,11 +120,7 @@ class LoraPotential(AdaptedPotential):
                 write_atomically(folder / name, (Path(temporary) / name).read_bytes())
 
     def load(self, folder: Path) -> None:
-        """Read back what `save` wrote.
-
-        Raises:
-            RunFolderError: If the file is missing, damaged or belongs to another adapter.
-        """
+        """See `AdaptedPotential.load`."""
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
         own = get_peft_model_state_dict(self.peft_model)
@@ -160,12 +141,7 @@ class LoraAdapter(Adapter):
     options: LoraOptions
 
     def attach(self, potential: Potential) -> LoraPotential:
-        """See `Adapter.attach`.
-
-        Raises:
-            RecipeError: If the potential is not a MACE, or a target matches no layer, naming the
-                nearest.
-        """
+        """See `Adapter.attach`; refuses a potential that is no MACE and targets without a layer."""
         model = getattr(innermost(potential), "model", None)
         if not isinstance(model, torch.nn.Module):
             raise RecipeError(

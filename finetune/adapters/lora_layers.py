@@ -77,17 +77,11 @@ def clamped(rank: int, rows: int, columns: int) -> int:
 
 
 class EquivariantLora(torch.nn.Module, LoraLayer):
-    """A frozen equivariant layer with a low-rank update for each of its matrices.
+    """A frozen layer, its weights shared and internal, with a low-rank update for each matrix.
 
-    Args:
-        base_layer: The layer to adapt, with shared internal weights.
-        adapter_name: peft's name of the adapter.
-        config: peft's configuration.
-        r: Rank, at most; smaller where the factors would outgrow the matrix.
-        lora_alpha: The update is scaled by alpha / rank, or alpha / √rank with peft's rsLoRA.
-
-    Raises:
-        RecipeError: For options of peft that break equivariance.
+    Ranks are smaller than ``r`` where the factors would outgrow the matrix. An update is scaled by
+    alpha / rank, or alpha / √rank with peft's rsLoRA; RecipeError for options that break
+    equivariance.
     """
 
     adapter_layer_names = ("lora_A", "lora_B")
@@ -191,12 +185,7 @@ class EquivariantLora(torch.nn.Module, LoraLayer):
         return self.evaluate(inputs, weights)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the updates to the layer's own weights.
-
-        Raises:
-            ValueError: Where ``safe_merge`` is given, for an adapter with an update that is not
-                finite; its update is then not added.
-        """
+        """Add the updates to the weights; with ``safe_merge``, ValueError for one not finite."""
         for adapter in adapter_names or self.active_adapters:
             if adapter in self.lora_A and adapter not in self.merged_adapters:
                 if safe_merge and not bool(self.get_delta_weight(adapter).isfinite().all()):

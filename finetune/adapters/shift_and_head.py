@@ -15,11 +15,7 @@ from finetune.recipe.adapter_options import HeadOptions, ShiftOptions
 
 
 class ShiftedPotential(WrappedPotential):
-    """A potential with a trainable change of its reference energies: E + Σ_i s(element of i).
-
-    Args:
-        base: The potential, whose forces stay as they are.
-    """
+    """A potential with a trainable change of its reference energies: E + Σ_i s(element of i)."""
 
     def __init__(self, base: Potential) -> None:
         super().__init__(base)
@@ -35,11 +31,7 @@ class ShiftedPotential(WrappedPotential):
 
 
 class AdaptedShift(AdaptedPotential):
-    """A potential of which the reference energies are trained.
-
-    Args:
-        potential: The potential with its shift.
-    """
+    """A potential of which the reference energies are trained."""
 
     potential: ShiftedPotential
 
@@ -65,12 +57,7 @@ class ShiftAdapter(Adapter):
 
 
 class HeadPotential(AdaptedPotential):
-    """A potential with a new head, of which the new head's own parameters are trained.
-
-    Args:
-        potential: The potential with the new head.
-        own: Masks by parameter name, True where entries are the new head's alone.
-    """
+    """A potential with a new head, whose own entries (masks ``own`` by parameter) are trained."""
 
     def __init__(self, potential: Potential, own: Mapping[str, torch.Tensor]) -> None:
         super().__init__(potential, frozenset(own))
@@ -99,9 +86,5 @@ class HeadAdapter(Adapter):
     options: HeadOptions
 
     def attach(self, potential: Potential) -> HeadPotential:
-        """Return an adapted copy; the potential itself is left as it is.
-
-        Raises:
-            RecipeError: If the potential cannot have one more head, or has one of that name.
-        """
+        """Return an adapted copy; refuses a name that exists, and potentials without heads."""
         return HeadPotential(*potential.add_head(self.options.name))

@@ -27,20 +27,12 @@ def fractional(cell: Array, vectors: Array) -> Array:
 
 
 def neighbours(
-    quantities: str,
-    positions: Array,
-    cell: Array,
-    pbc: NDArray[np.bool_],
-    reach: float,
+    quantities: str, positions: Array, cell: Array, pbc: NDArray[np.bool_], reach: float
 ) -> Any:
-    """Return what matscipy's `neighbour_list` gives for all directed pairs within ``reach``.
+    """Return matscipy's `neighbour_list` of all directed pairs within ``reach``.
 
-    Args:
-        quantities: Letters of what to return, such as ``ijS`` or ``ijd``.
-        positions: ``[n, 3]``, Å.
-        cell: Lattice vectors as rows ``[3, 3]``, Å; rows of open directions do not matter.
-        pbc: Periodic directions ``[3]``.
-        reach: Å.
+    ``quantities`` are its letters, such as ``ijS``. Positions ``[n, 3]``, ``cell`` (lattice vectors
+    as rows; those of open directions do not matter) and ``reach`` are in Å.
     """
     box = full_cell(cell, pbc)
     if not pbc.all():
@@ -54,21 +46,12 @@ def neighbours(
 
 
 def nearest(
-    positions: Array,
-    cell: Array,
-    pbc: NDArray[np.bool_],
-    reach: float,
+    positions: Array, cell: Array, pbc: NDArray[np.bool_], reach: float
 ) -> tuple[Array, NDArray[np.int64]]:
-    """Return the distance to the nearest other atom (or image), and the index of that atom.
+    """Return the distance to the nearest other atom or image ``[n]``, Å, and its index ``[n]``.
 
-    Args:
-        positions: ``[n, 3]``, Å.
-        cell: Lattice vectors as rows ``[3, 3]``, Å.
-        pbc: Periodic directions ``[3]``.
-        reach: Å; where no other atom is within it, the distance is infinite and the index -1.
-
-    Returns:
-        Distances ``[n]`` in Å and indices ``[n]``.
+    ``cell`` has lattice vectors as rows, Å. Where no other atom is within ``reach`` (Å), the
+    distance is infinite and the index -1.
     """
     n = len(positions)
     owners = np.arange(n)
@@ -104,14 +87,11 @@ def nearest(
 def farthest(
     points: Array, count: int, known: Array | None = None
 ) -> tuple[list[int], list[float]]:
-    """Choose points, each the farthest from all chosen before.
+    """Choose at most ``count`` points ``[n, d]``, each the farthest from all chosen before.
 
-    T. F. Gonzalez, Theor. Comput. Sci. 38, 293 (1985).
-
-    Args:
-        points: ``[n, d]``.
-        count: How many, at most; fewer where the rest equal points chosen already.
-        known: ``[k, d]``, chosen before. Without any, the first is the one nearest to the mean.
+    T. F. Gonzalez, Theor. Comput. Sci. 38, 293 (1985). Points in ``known`` ``[k, d]`` count as
+    chosen before; without any, the first is the one nearest to the mean. There are fewer where the
+    rest equal points chosen already.
 
     Returns:
         The indices of the points in the order chosen, and the distance of each from those before;

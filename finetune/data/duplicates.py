@@ -39,15 +39,8 @@ BLOCK = 256
 def clusters(structures: Iterable[Structure], tolerance: float = TOLERANCE) -> NDArray[np.int64]:
     """Return the number of the group of duplicates that each structure belongs to ``[S]``.
 
-    Duplicates of duplicates share a group. Structures of different composition, charge, spin or
-    periodicity never do.
-
-    Args:
-        structures: Any number of them.
-        tolerance: Å, the largest difference of two distances.
-
-    Raises:
-        DataError: If the tolerance is below zero or not finite.
+    Duplicates of duplicates share a group; structures of different composition, charge, spin or
+    periodicity never do. Refuses a tolerance (Å) that is below zero or not finite.
     """
     if not 0 <= tolerance < np.inf:
         raise DataError(f"tolerance is {tolerance:g} Å; it must be finite and not below zero.")
@@ -84,11 +77,7 @@ def distances(structure: Structure) -> Distances:
 
 
 def _padded(found: Sequence[Distances]) -> Array:
-    """Return the distances of structures as rows.
-
-    A periodic structure may have more distances in reach than its duplicate: those beyond count as
-    if they were just at the edge.
-    """
+    """Return distances as rows; those of which a structure has fewer are filled in at the edge."""
     lengths: dict[int, int] = defaultdict(int)
     for item in found:
         for pair, values in item.items():

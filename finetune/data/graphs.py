@@ -84,8 +84,7 @@ class GraphBatch:
     def strained(self, strain: torch.Tensor) -> GraphBatch:
         """Return an unlabelled copy with atoms and cells deformed by 1 + ε, ε ``[B, 3, 3]``.
 
-        The edges are kept, so no pair within the cutoff may come from outside it by more than
-        ``skin``.
+        The edges are kept: no pair may enter the cutoff from further outside than ``skin``.
         """
         moved = torch.einsum("ni,nij->nj", self.positions, strain[self.structure])
         return self._unlabelled(self.positions + moved, self.cell + self.cell @ strain)
@@ -162,10 +161,7 @@ def concatenate(batches: Sequence[GraphBatch]) -> GraphBatch:
 def graph(structure: Structure, cutoff: float, skin: float = 0.0) -> GraphBatch:
     """Turn one structure into a batch of one, in float64 on the CPU.
 
-    Args:
-        structure: Geometry and labels.
-        cutoff: Å.
-        skin: Å added to the cutoff, so that atoms may move by half of it without a new graph.
+    The ``skin`` (Å) is added to the cutoff (Å): atoms may move by half of it without a new graph.
     """
     sender, receiver, shifts = neighbours(
         "ijS", structure.positions, structure.cell, structure.pbc, cutoff + skin

@@ -42,10 +42,7 @@ def label_names(atoms: Atoms) -> set[str]:
 def read_labels(atoms: Atoms, keys: LabelKeys, where: str) -> dict[str, Any]:
     """Return energy (float), forces ``[n, 3]`` and stress ``[3, 3]`` as the file has them.
 
-    A label that is absent is None; so is stress where not all directions are periodic.
-
-    Raises:
-        DataError: For labels of the wrong shape, or that are not finite numbers.
+    Absent ones are None; so is stress where not all directions are periodic. Refuses wrong shapes.
     """
     given = {name: label(atoms, getattr(keys, name)) for name in QUANTITIES}
     if not atoms.pbc.all():
@@ -80,11 +77,7 @@ def read_labels(atoms: Atoms, keys: LabelKeys, where: str) -> dict[str, Any]:
 
 
 def whole_number(value: Any, key: str, where: str, least: int = -LARGEST_NUMBER) -> int:
-    """Return a charge or a spin multiplicity.
-
-    Raises:
-        DataError: For anything but a whole number of a size that occurs.
-    """
+    """Return a charge or spin multiplicity; refuse all but whole numbers of a size that occurs."""
     array = finite(value, key, where)
     number = array.item() if array.size == 1 else math.nan
     if not least <= number <= LARGEST_NUMBER or number != round(number):
@@ -96,11 +89,7 @@ def whole_number(value: Any, key: str, where: str, least: int = -LARGEST_NUMBER)
 
 
 def finite(value: Any, key: str, where: str) -> Array:
-    """Return numbers, none of them NaN or infinite.
-
-    Raises:
-        DataError: For anything else, naming ``where`` and ``key``.
-    """
+    """Return numbers; refuse what is not numeric, NaN or infinite."""
     try:
         if np.asarray(value).dtype == bool:
             raise TypeError
@@ -118,17 +107,8 @@ def finite(value: Any, key: str, where: str) -> Array:
 def check_keys(names: Iterable[str], keys: LabelKeys, where: str, need_labels: bool) -> None:
     """Refuse label keys that no structure has, where a slip is more likely than a choice.
 
-    An energy key without any energy is a slip, unless there are forces. A forces or stress key is
-    one where a similar name exists.
-
-    Args:
-        names: Names of everything that could be a label.
-        keys: Names asked for.
-        where: The file, for messages.
-        need_labels: Whether there must be energies or forces.
-
-    Raises:
-        DataError: Listing the names that exist.
+    An energy key without any energy is a slip where labels are needed, unless there are forces. A
+    forces or stress key is one where ``names`` has a similar one.
     """
     present = sorted(names)
     listed = ", ".join(present) if present else "none at all"
@@ -154,13 +134,7 @@ def check_keys(names: Iterable[str], keys: LabelKeys, where: str, need_labels: b
 
 
 def unread_labels(names: Iterable[str], keys: LabelKeys, found: Collection[str]) -> list[str]:
-    """Return notes on names that look like labels but are not read.
-
-    Args:
-        names: Names of everything that could be a label.
-        keys: Names asked for.
-        found: Quantities that exist under them.
-    """
+    """Return notes on names that look like labels of quantities not ``found``, but are not read."""
     present, notes = sorted(names), []
     for quantity in QUANTITIES:
         name = _likely(quantity, keys, present)

@@ -25,16 +25,10 @@ from finetune.recipe.sections import DataRecipe, LabelKeys
 
 @dataclass
 class FileRecord:
-    """What was read from a file, folder or pattern.
+    """What was read from a file, folder or pattern, by the name that was given.
 
-    Attributes:
-        source: The name that was given.
-        format: Format of its files.
-        units: Units of its labels, by quantity.
-        structures: Number of structures read.
-        files: Number of files they come from.
-        left_out: Why structures, and which files of a folder, were left out.
-        unlabelled: Structures without any label that were left out, in formats where that is usual.
+    ``left_out`` says why structures, and which files of a folder, were left out; ``unlabelled``
+    counts structures without labels that were left out, in formats where that is usual.
     """
 
     source: str
@@ -128,14 +122,9 @@ class Reader:
             yield from part
 
     def check_named(self, quantities: Collection[str] | None = None) -> None:
-        """Refuse names of labels that no file read so far has.
+        """Refuse names of labels (``energy``, ``forces``, ``stress``) that no file read so far has.
 
-        Args:
-            quantities: Those whose names were given: ``energy``, ``forces``, ``stress``; by default
-                those whose names are not the usual ones.
-
-        Raises:
-            DataError: Listing the names that exist.
+        By default those are checked whose names are not the usual ones.
         """
         for quantity, lack in self.unnamed(quantities).items():
             listed = ", ".join(sorted(self.names)) or "none at all"
@@ -156,11 +145,7 @@ class Reader:
         }
 
     def check_unread(self) -> None:
-        """Refuse files that have labels, but none under the names asked for.
-
-        Raises:
-            DataError: Listing the names that exist.
-        """
+        """Refuse files that have labels, but none under the names asked for."""
         names = [name for name in self.names if _LABEL.search(name)]
         if names and not self.found:
             check_keys(names, self.keys, "the set", need_labels=True)
@@ -270,16 +255,8 @@ def read_structures(
 ) -> Sequence[Structure]:
     """Read every structure of one or several sources, at least one, in file order.
 
-    Args:
-        sources: See `Reader.read`.
-        keys: See `Reader`.
-        beside: See `Reader`.
-        need_labels: Whether files without a single energy or force are an error.
-        units: See `Reader`.
-        named: Labels (``energy``, ``forces``, ``stress``) that must exist under their names.
-
-    Raises:
-        DataError: For missing, unreadable or empty files, absent label keys and bad labels.
+    For the arguments and errors see `Reader` and `Reader.read`. Labels ``named`` (``energy``,
+    ``forces``, ``stress``) must exist under their names.
     """
     reader = Reader(keys, units, beside=beside)
     structures = reader.read(sources, need_labels)

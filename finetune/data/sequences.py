@@ -38,12 +38,7 @@ class LazySequence(Sequence[T]):
 
 
 class View(LazySequence[T]):
-    """Some items of a sequence, in an order of its own.
-
-    Args:
-        whole: The sequence.
-        indices: Which of its items.
-    """
+    """Some items of a sequence, in an order of its own."""
 
     def __init__(self, whole: Sequence[T], indices: Sequence[int] | NDArray[np.int64]) -> None:
         self.whole = whole
@@ -74,11 +69,7 @@ def taken(whole: Sequence[T], indices: Sequence[int] | NDArray[np.int64]) -> Seq
 
 
 class Joined(LazySequence[T]):
-    """Several sequences, one after the other.
-
-    Args:
-        parts: The sequences.
-    """
+    """Several sequences, one after the other."""
 
     def __init__(self, parts: Sequence[Sequence[T]]) -> None:
         self.parts = parts
@@ -97,13 +88,7 @@ class Joined(LazySequence[T]):
 
 
 class Mapped(LazySequence[T], Generic[S, T]):
-    """The results of a function for the items of a sequence, computed at each access.
-
-    Args:
-        function: Applied to an item.
-        whole: The sequence.
-        arguments: Further arguments of the function.
-    """
+    """The results of a function for the items of a sequence, computed at each access."""
 
     def __init__(self, function: Callable[..., T], whole: Sequence[S], *arguments: Any) -> None:
         self.function = function

@@ -23,13 +23,9 @@ _KINDS = {
 def find_files(source: str, beside: Path | None = None) -> tuple[list[File], list[str]]:
     """Return the files that a source names, and notes on files of a folder that are not read.
 
-    Args:
-        source: A file, a folder of files of one kind, or a pattern such as ``set-*/part?.xyz``;
-            ``@`` and an index expression may follow.
-        beside: Folder of the recipe, where relative paths are looked up too.
-
-    Raises:
-        DataError: If there is no such file.
+    A source is a file, a folder of files of one kind, or a pattern such as ``set-*/part?.xyz``;
+    ``@`` and an index expression may follow. Relative paths are looked up in the recipe's folder
+    ``beside``, too. Refuses a source that names no file.
     """
     name, at, index = source.rpartition("@")
     if not at or find(source, beside) is not None:
@@ -86,11 +82,7 @@ def _matching(pattern: str, beside: Path | None) -> list[Path]:
 
 
 def select(stream: Iterator[Frame], file: File) -> Iterator[Frame]:
-    """Keep the structures that a file's index expression names, reading no further than needed.
-
-    Raises:
-        DataError: If it is not an index expression.
-    """
+    """Keep the structures that a file's index expression names, reading no further than needed."""
     try:
         chosen = string2index(file.index)
     except (TypeError, ValueError):

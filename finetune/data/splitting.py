@@ -20,11 +20,7 @@ from finetune.data.structures import Structure
 def hold_out(
     structures: Sequence[Structure], fraction: float, seed: int
 ) -> tuple[Sequence[Structure], Sequence[Structure]]:
-    """Split at random into (kept, held out), both in their original order.
-
-    Raises:
-        DataError: If either part would be empty.
-    """
+    """Split at random into (kept, held out), both in original order; refuse an empty part."""
     held = round(fraction * len(structures))
     if held == 0 or held == len(structures):
         raise DataError(
@@ -33,10 +29,7 @@ def hold_out(
         )
     chosen = np.zeros(len(structures), dtype=bool)
     chosen[np.random.default_rng(seed).permutation(len(structures))[:held]] = True
-    return (
-        taken(structures, np.flatnonzero(~chosen)),
-        taken(structures, np.flatnonzero(chosen)),
-    )
+    return (taken(structures, np.flatnonzero(~chosen)), taken(structures, np.flatnonzero(chosen)))
 
 
 def bootstrap(
@@ -44,10 +37,7 @@ def bootstrap(
 ) -> Sequence[Structure]:
     """Draw as many structures as there are, with replacement (Efron, Ann. Stat. 7, 1 (1979)).
 
-    Args:
-        structures: What to draw from.
-        seed: Of the draw.
-        kept: Indices of structures that are taken once each; only the others are drawn.
+    Those at the indices ``kept`` are taken once each; only the others are drawn.
     """
     others = np.setdiff1d(np.arange(len(structures)), kept)
     chosen = np.random.default_rng(seed).integers(max(len(others), 1), size=len(others))
@@ -137,14 +127,7 @@ def split(
 def shortfalls(
     parts: Mapping[str, Sequence[int]], total: int, sizes: Mapping[str, float], kind: str
 ) -> list[str]:
-    """Say which parts of a split are not as large as was asked for, and why.
-
-    Args:
-        parts: What `split` returned.
-        total: Number of structures.
-        sizes: What was asked for.
-        kind: How they were divided.
-    """
+    """Say which parts of a split of ``total`` structures are not as large as asked for, and why."""
     found = []
     for name, size in _counts(total, sizes).items():
         count = len(parts.get(name, ()))

@@ -85,16 +85,10 @@ def _check_tables(file: h5py.File, levels: int, sources: int) -> None:
 
 
 class Store(LazySequence[Structure]):
-    """The structures of a store, read when they are asked for.
+    """The structures of a store, read when they are asked for, and checked at the first time.
 
-    Only what finds them is kept in memory. A forked process opens the file again. Each structure is
-    checked when it is read for the first time.
-
-    Args:
-        path: The file.
-
-    Raises:
-        DataError: If it is missing, damaged or not a store.
+    Only what finds them is kept in memory. A forked process opens the file again. Raises a
+    `DataError` for a file that is missing, damaged or no store.
     """
 
     def __init__(self, path: Path) -> None:
@@ -124,11 +118,7 @@ class Store(LazySequence[Structure]):
         return len(self._offsets) - 1
 
     def item(self, index: int) -> Structure:
-        """Read one structure.
-
-        Raises:
-            DataError: If no potential could evaluate it, or its labels are absurd.
-        """
+        """Read one structure; refuse one that no potential can evaluate, or with absurd labels."""
         return next(self._between(index, index + 1))
 
     def __iter__(self) -> Iterator[Structure]:
@@ -218,17 +208,9 @@ class Store(LazySequence[Structure]):
 
 
 def write_store(path: Path, blocks: Iterable[Sequence[Structure]]) -> int:
-    """Write a store; the file appears when it is complete.
+    """Write blocks that fit into memory; the file appears when it is complete.
 
-    Args:
-        path: The file.
-        blocks: The structures, in portions that fit into memory.
-
-    Returns:
-        The number of structures.
-
-    Raises:
-        DataError: If it exists or cannot be made, or its name does not end in .h5 or .hdf5.
+    Returns the number of structures. Refuses a file that exists and a name that is not of HDF5.
     """
     check_suffix(path)
     if path.exists():
@@ -311,11 +293,7 @@ def _add(dataset: h5py.Dataset, values: Any) -> None:
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a name without a suffix of HDF5.
-
-    Raises:
-        DataError: With a name that has one.
-    """
+    """Refuse a name without a suffix of HDF5."""
     if path.suffix not in SUFFIXES:
         raise DataError(f"a store is an HDF5 file: name it '{path}.h5', not '{path}'.")
 
@@ -328,12 +306,7 @@ class Usable(View[Structure]):
 
 
 def usable(structures: Sequence[Structure]) -> tuple[Sequence[Structure], list[str]]:
-    """Read all structures once.
-
-    Returns:
-        The sequence as it is, or those of its structures that can be used; and what is wrong with
-        each of the others.
-    """
+    """Read all structures; return those that can be used, and what is wrong with the others."""
     try:
         for _ in structures:
             pass

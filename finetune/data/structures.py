@@ -73,13 +73,9 @@ class Structure:
 
 
 def from_atoms(atoms: Atoms, keys: LabelKeys, where: str, units: Units | None = None) -> Structure:
-    """Take geometry and labels from an `ase.Atoms`, checking both.
+    """Take geometry and labels from info, arrays or results of an `ase.Atoms`, checking both.
 
-    Args:
-        atoms: Geometry, with labels in info, arrays or calculator results.
-        keys: Names of the labels.
-        where: File and index, for messages.
-        units: What geometry and labels are in; eV and Å where None.
+    They are in ``units``, by default eV and Å; ``where`` names the structure in messages.
 
     Raises:
         DataError: For no atoms, non-finite or colliding positions, a flat periodic cell, and labels
@@ -110,14 +106,8 @@ def without_labels(
 ) -> Structure:
     """Take geometry, charge and spin from an `ase.Atoms`; the geometry is not checked.
 
-    Args:
-        atoms: What to take them from.
-        where: What it is called in messages.
-        keys: Names of charge and spin.
-        length: Unit of the geometry, Å.
-
-    Raises:
-        DataError: If charge or spin is no whole number.
+    ``where`` names it in messages; ``length`` is the unit of the geometry, Å. Raises a `DataError`
+    if charge or spin is no whole number.
     """
     keys = keys or LabelKeys()
     return Structure(
@@ -134,10 +124,8 @@ def without_labels(
 def to_atoms(structure: Structure, labels: bool = False) -> Atoms:
     """Return a structure as an `ase.Atoms` with its tags.
 
-    Args:
-        structure: Geometry, tags and labels.
-        labels: Whether to add the labels and the level of theory, under the default names in eV and
-            Å; charge and spin are then added only where they are not 0 and 1.
+    With ``labels`` these and the level of theory are added, under the default names in eV and Å;
+    charge and spin are then added only where they are not 0 and 1.
     """
     keys, state = LabelKeys(), {"charge": structure.charge, "spin": structure.spin}
     if not labels:
@@ -164,15 +152,7 @@ def to_atoms(structure: Structure, labels: bool = False) -> Atoms:
 
 
 def check(structure: Structure, keys: LabelKeys) -> None:
-    """Refuse a structure that no potential could evaluate, or with absurd labels.
-
-    Args:
-        structure: Whose arrays have the right shapes.
-        keys: Names of the labels, for messages.
-
-    Raises:
-        DataError: Naming the structure and what is wrong.
-    """
+    """Refuse a structure that no potential could evaluate, or with absurd labels."""
     check_geometry(structure)
     check_sizes(structure, keys)
     for name, least in (("charge", -LARGEST_NUMBER), ("spin", 1)):
@@ -185,11 +165,7 @@ def check(structure: Structure, keys: LabelKeys) -> None:
 
 
 def check_geometry(structure: Structure) -> None:
-    """Refuse geometries that no potential could evaluate.
-
-    Raises:
-        DataError: Naming the structure and the atoms.
-    """
+    """Refuse geometries that no potential could evaluate, naming the atoms."""
     where, numbers, positions = structure.where, structure.numbers, structure.positions
     if len(structure) == 0:
         raise DataError(f"{where} has no atoms.")
@@ -228,11 +204,7 @@ def check_geometry(structure: Structure) -> None:
 
 
 def check_sizes(structure: Structure, keys: LabelKeys) -> None:
-    """Refuse labels so large that they are damaged or of another unit.
-
-    Raises:
-        DataError: Naming the structure and the label.
-    """
+    """Refuse labels so large that they are damaged or of another unit."""
     for name, (largest, unit) in LARGEST_LABEL.items():
         value = getattr(structure, name)
         if value is None:
@@ -249,11 +221,8 @@ def check_sizes(structure: Structure, keys: LabelKeys) -> None:
 def geometry_hash(structure: Structure, decimals: int | None = None) -> int:
     """Return a 64-bit hash, never 0, of elements, positions, cell, periodicity, charge and spin.
 
-    The exact one seeds random streams: another formula would change runs that are resumed.
-
-    Args:
-        structure: Its labels, tags and origin do not matter.
-        decimals: Of positions and cell (Å) that count; all by default.
+    The exact one seeds random streams: another formula would change runs that are resumed. With
+    ``decimals``, positions and cell (Å) are rounded.
     """
     positions, cell = structure.positions, structure.cell
     if decimals is not None:
@@ -284,16 +253,9 @@ def fingerprint(splits: Mapping[str, Iterable[Structure]]) -> str:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many structures there are, and how many of them carry which labels.
+    """Numbers of structures, atoms in all, structures with each label and compositions.
 
-    Attributes:
-        structures: Number of structures.
-        atoms: Number of atoms in all of them.
-        energy: Structures with an energy.
-        forces: Structures with forces.
-        stress: Structures with a stress.
-        elements: Symbols, by atomic number.
-        compositions: Number of different compositions.
+    The elements are symbols, by atomic number.
     """
 
     structures: int

@@ -28,13 +28,9 @@ BLOCK = 1000
 def write_structures(path: Path, structures: Iterable[Structure]) -> int:
     """Write structures and their labels in eV and Å; the file appears when it is complete.
 
-    Args:
-        path: ``.h5`` or ``.hdf5`` for a store (exact), ``.xyz`` or ``.extxyz`` for extended XYZ
-            with the names REF_energy, REF_forces and REF_stress (positions and forces to 1e-8).
-        structures: What to write; taken one by one.
-
-    Returns:
-        The number of structures.
+    A store (``.h5``, ``.hdf5``) is exact; extended XYZ (``.xyz``, ``.extxyz``) has the names
+    REF_energy, REF_forces and REF_stress, with positions and forces to 1e-8. Returns the number of
+    structures.
 
     Raises:
         DataError: If the file exists, its name has no known suffix, or there is nothing to write.
@@ -60,20 +56,10 @@ def write_parts(
     suffix: str,
     facts: Mapping[str, Any],
 ) -> dict[Path, int]:
-    """Write the parts of a split, and ``split.json`` on how they were made.
+    """Write the parts of a split, and ``split.json`` with their indices and ``facts``.
 
-    Args:
-        folder: Made if needed.
-        structures: All structures.
-        parts: Indices by the name of the part.
-        suffix: ``xyz`` or ``h5``.
-        facts: What to record with the indices.
-
-    Returns:
-        The files and how many structures each has.
-
-    Raises:
-        DataError: If a file exists or the suffix is another one, before anything is written.
+    Returns the files (suffix ``xyz`` or ``h5``) and how many structures each has. Refuses files
+    that exist and other suffixes before anything is written.
     """
     if suffix.lstrip(".") not in ("xyz", "h5"):
         raise DataError(f"--suffix is '{suffix}'; choose xyz or h5.")
@@ -96,11 +82,7 @@ def write_parts(
 
 
 def check_name(path: Path) -> None:
-    """Refuse a name of unknown suffix, a file that exists, or a folder that does not.
-
-    Raises:
-        DataError: With a name to use instead.
-    """
+    """Refuse a name of unknown suffix, a file that exists, or a folder that does not."""
     _check_free(path)
     if not path.parent.is_dir():
         raise DataError(f"there is no folder '{path.parent}' to write '{path.name}' to. Make it.")
@@ -109,11 +91,7 @@ def check_name(path: Path) -> None:
 
 
 def check_no_folder(path: Path) -> None:
-    """Refuse the name of a folder.
-
-    Raises:
-        DataError: With the name of a file in it.
-    """
+    """Refuse the name of a folder."""
     if path.is_dir():
         file = path / "structures.xyz"
         raise DataError(f"'{path}' is a folder. Name a file to write, e.g. '{file}' (or .h5).")

@@ -51,11 +51,8 @@ def notes(
 ) -> list[str]:
     """Return everything worth knowing about a run's data before it starts.
 
-    Args:
-        potential: The foundation, in evaluation mode.
-        graphs: The training structures.
-        structures: All structures by split: train, valid, test, unlabelled.
-        idling: What is lacking, by the names of the recipe's idle losses; see `idle`.
+    ``graphs`` are the training structures, ``structures`` those of the splits train, valid, test
+    and unlabelled; ``idling`` is what `idle` returned.
     """
     return [
         *few_to_validate(structures["valid"]),
@@ -138,11 +135,7 @@ def inconsistent_forces(train: Sequence[Structure], limit: int = 600) -> list[st
 
 
 def frames(structures: Mapping[str, Sequence[Structure]]) -> Frames:
-    """Return the hash of each geometry, rounded to 1e-6 Å, by split.
-
-    Unlike the search for duplicates by `data inspect` this keeps no structure in memory, so that a
-    run can compare sets of any size, also with those of an earlier stage.
-    """
+    """Return the hash of each geometry, rounded to 1e-6 Å, by split."""
     return {
         split: np.array([geometry_hash(item, 6) for item in structures[split]], dtype=np.int64)
         for split in ("train", "valid", "test")
@@ -178,10 +171,9 @@ def _compared(
 
 
 def energy_spread(potential: Potential, graphs: Sequence[GraphBatch]) -> float | None:
-    """Return the spread of labelled energies over that of predicted ones.
+    """Return the spread of labelled energies over that of predicted ones, or None for too few.
 
     What composition alone explains is subtracted from both, so that levels of theory do not matter.
-    None where there are too few structures of like composition, or they hardly differ.
     """
     labelled, energies = _compared(potential, graphs)
     if not labelled:
@@ -228,9 +220,8 @@ def large_errors(
 def unusual_origin(potential: Potential, graphs: Sequence[GraphBatch]) -> list[str]:
     """Warn where labels look like relative or atomisation energies instead of total ones.
 
-    Atoms are bound by a few eV each. Relative energies are smaller, total energies of all-electron
-    and of valence-electron methods larger. Nothing is said where the foundation's own energies are
-    no larger than that.
+    Atoms are bound by a few eV each: relative energies are smaller, total energies larger. Nothing
+    is said where the foundation's own energies are no larger than that.
     """
     labelled, energies = _compared(potential, graphs, least=2)
     if not labelled:

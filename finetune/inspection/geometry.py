@@ -24,12 +24,7 @@ CLOSE = 0.6
 
 @dataclass(frozen=True)
 class Finding:
-    """One result of an inspection.
-
-    Attributes:
-        level: ``ok`` for what was checked and is right, ``note`` to know, ``warning`` to correct.
-        text: In plain words, with the structure and how to correct it.
-    """
+    """One result: ``ok`` for what is right, ``note`` to know, ``warning`` to correct."""
 
     level: Literal["ok", "note", "warning"]
     text: str
@@ -112,9 +107,7 @@ def _some(structures: Sequence[Structure]) -> list[Structure]:
 def duplicates(sets: Mapping[str, Sequence[Structure]], tolerance: float) -> list[Finding]:
     """Count equal structures within and across sets, and those whose energies differ.
 
-    Args:
-        sets: Structures by the name of their file or split.
-        tolerance: Å, up to which structures count as the same, moved or not.
+    Those count as the same that `clusters` groups at the tolerance (Å).
     """
     everything = [(name, item) for name, items in sets.items() for item in items]
     groups: dict[int, list[tuple[str, Structure]]] = defaultdict(list)

@@ -34,11 +34,7 @@ Comput. 15, 1652 (2019)) as tblite 0.8.0 gives them, lanthanoids with one unpair
 
 
 def mixed_levels(sets: Mapping[str, Sequence[Structure]]) -> list[Finding]:
-    """Warn where labels are of more than one level of theory, as far as the files say.
-
-    Args:
-        sets: Structures by the name of their file or split; those of ``unlabelled`` do not count.
-    """
+    """Warn where labels are of several levels of theory; ``unlabelled`` structures do not count."""
     levels = {
         name: sorted({item.level_of_theory for item in items if item.level_of_theory is not None})
         for name, items in sets.items()
@@ -112,13 +108,9 @@ def origin(structures: Sequence[Structure]) -> list[Finding]:
 
 
 def gfn2(labelled: Sequence[Structure]) -> list[Finding]:
-    """Recognise total energies of GFN2-xTB, in eV and in Hartree; nothing where there are none.
+    """Recognise total energies of GFN2-xTB, in eV and in Hartree, a few eV/atom below free atoms.
 
-    They lie a few eV/atom below the free atoms. Hydrogen and helium have only valence electrons, so
-    that there must be a heavier element.
-
-    Args:
-        labelled: Structures with energies.
+    Hydrogen and helium have only valence electrons, so that there must be a heavier element.
     """
     heaviest = max(int(item.numbers.max()) for item in labelled)
     if not 3 <= heaviest <= len(FREE_ATOMS):

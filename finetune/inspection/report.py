@@ -36,18 +36,11 @@ class Range:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What sets of structures contain, and what was found in them.
+    """What sets of structures contain, and what was found in them, warnings first.
 
-    Attributes:
-        coverage: By set: structures, atoms, labels, elements.
-        compositions: Structures by formula, all sets together.
-        levels: Structures by level of theory, as far as the files say.
-        ranges: Of atoms, energies per atom (eV), force components (eV/Å), stress (eV/Å³).
-        shortest: Shortest distance (Å) by pair of elements, and where.
-        force_slope: ΔE against −F·ΔR between near neighbours.
-        stress: ΔE against V σ:ε between strained copies.
-        findings: Results of the checks, warnings first.
-        structures: The structures by set.
+    Ranges are of atoms, energies per atom (eV), force components (eV/Å) and stress (eV/Å³);
+    shortest distances (Å) are by pair of elements, with where they are. ``force_slope`` is ΔE
+    against −F·ΔR between near neighbours, ``stress`` ΔE against V σ:ε between strained copies.
     """
 
     coverage: dict[str, Coverage]
@@ -105,12 +98,7 @@ class Inspection:
 
 
 def inspect(sets: Mapping[str, Sequence[Structure]], tolerance: float = TOLERANCE) -> Inspection:
-    """Inspect one or several sets of structures together.
-
-    Args:
-        sets: Structures by the name of their file or split; at least one structure.
-        tolerance: Å, up to which structures count as the same.
-    """
+    """Inspect sets of structures together; up to the tolerance (Å) structures count as the same."""
     everything = [item for items in sets.values() for item in items]
     slope, stress = force_slope(everything), stress_check(everything)
     levels = Counter(i.level_of_theory for i in everything if i.level_of_theory is not None)
@@ -159,11 +147,7 @@ def _ranges(structures: Sequence[Structure]) -> dict[str, Range]:
 
 
 def check_plot(path: Path) -> None:
-    """Refuse a name that is not one of a picture, or a folder that does not exist.
-
-    Raises:
-        DataError: With suffixes to use.
-    """
+    """Refuse a name that is not one of a picture, or a folder that does not exist."""
     if path.suffix not in {".png", ".pdf", ".svg"}:
         raise DataError(f"'{path}' is not a picture: end its name in .png, .pdf or .svg.")
     if not path.parent.is_dir():
@@ -171,12 +155,7 @@ def check_plot(path: Path) -> None:
 
 
 def draw(inspection: Inspection, path: Path) -> None:
-    """Write energies, forces, shortest distances and ΔE against −F·ΔR as one picture.
-
-    Args:
-        inspection: What to draw.
-        path: ``.png``, ``.pdf`` or ``.svg``.
-    """
+    """Write energies, forces, shortest distances and ΔE against −F·ΔR as one picture."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 7), layout="constrained")

@@ -16,11 +16,7 @@ from finetune.recipe.recipe import Recipe
 
 
 def check_adapted(adapted: object, kind: str) -> None:
-    """Refuse what an adapter's ``attach`` returned if it cannot be trained.
-
-    Raises:
-        RecipeError: Saying what it lacks.
-    """
+    """Refuse what an adapter's ``attach`` returned if it cannot be trained."""
     if not isinstance(adapted, AdaptedPotential):
         raise RecipeError(
             f"attach of the adapter '{kind}' returned a {type(adapted).__name__}, not a "
@@ -33,11 +29,7 @@ def check_adapted(adapted: object, kind: str) -> None:
 
 
 def check_single(foundation: Foundation) -> None:
-    """Refuse a committee where one potential is to be trained.
-
-    Raises:
-        FoundationError: Naming a member.
-    """
+    """Refuse a committee where one potential is to be trained."""
     if foundation.members:
         raise FoundationError(
             f"'{foundation.name}' is a committee; a run starts from one potential. Name a member: "
@@ -50,13 +42,7 @@ def check_labels(
 ) -> None:
     """Refuse a recipe whose supervised losses, or validation measure, find no labels.
 
-    Args:
-        recipe: The recipe.
-        train: What is trained on.
-        valid: What it is validated on; None where that has been checked.
-
-    Raises:
-        DataError: Saying which labels are there.
+    ``valid`` is None where it has been checked.
     """
     used = [
         kind
@@ -103,11 +89,7 @@ def foreign_compositions(structures: Sequence[Structure], known: Sequence[str]) 
 
 
 def check_elements(structures: Mapping[str, Sequence[Structure]], foundation: Foundation) -> None:
-    """Refuse structures with elements that the foundation does not know.
-
-    Raises:
-        DataError: Naming the first structure.
-    """
+    """Refuse structures with elements that the foundation does not know."""
     known = set(foundation.potential.elements)
     for items in structures.values():
         for item in items:

@@ -38,14 +38,10 @@ _UNITS = ("eV", "kcal/mol", "kJ/mol", "Hartree", "Rydberg", "meV")
 
 @dataclass(frozen=True)
 class Slope:
-    """A straight line through the origin.
+    """A straight line through the origin, fitted to pairs of structures.
 
-    Attributes:
-        value: Its slope; 1 where labels are what they should be.
-        correlation: Of both sides; below 0.7 the slope is not significant.
-        pairs: Pairs of structures that it is fitted to.
-        expected: What the labels predict, one for each pair, eV.
-        found: What the energies say, eV.
+    ``value`` is its slope, 1 where labels are right; ``expected`` is what the labels predict for
+    each pair, ``found`` what the energies say, eV.
     """
 
     value: float
@@ -73,8 +69,8 @@ class Slope:
 def force_slope(structures: Sequence[Structure]) -> Slope | None:
     """Fit ΔE = slope · (−F̄·ΔR) over near neighbours of one composition, atom order and cell.
 
-    Neighbours are aligned rigidly; F̄ is the mean of the forces at both ends, so that the error is
-    of third order in ΔR. None where there are too few neighbours.
+    Neighbours are aligned rigidly; F̄ is the mean of the forces at both ends: the error is of third
+    order in ΔR. None for too few neighbours.
     """
     groups = _groups([i for i in structures if i.forces is not None and len(i) > 1], _state, MOST)
     pairs = [pair for group in groups for pair in _neighbours(group)]
@@ -100,12 +96,9 @@ def fit(expected: Array, found: Array) -> Slope | None:
 
 
 def diagnosis(slope: float, atoms: int | None, tolerance: float = 0.04) -> str:
-    """Say what a slope other than 1 means, and how to correct it; "" where that is unknown.
+    """Say what a slope of ΔE on −F·ΔR other than 1 means and how to correct it, or "".
 
-    Args:
-        slope: Of ΔE on −F·ΔR.
-        tolerance: How far off it may be, relative to itself.
-        atoms: Number of atoms of each structure, where it is the same.
+    ``atoms`` is the size of each structure, where it is the same; ``tolerance`` is relative.
     """
     sign = "-" if slope < 0 else ""
     size = abs(slope)
@@ -136,12 +129,7 @@ def diagnosis(slope: float, atoms: int | None, tolerance: float = 0.04) -> str:
 
 
 def force_findings(structures: Sequence[Structure], slope: Slope | None) -> list[Finding]:
-    """Say whether energies and forces agree.
-
-    Args:
-        structures: What the slope was fitted to.
-        slope: From `force_slope`.
-    """
+    """Say whether energies and forces agree, from the `force_slope` of the structures."""
     if slope is None or not slope.significant:
         if all(item.forces is None for item in structures):
             return []
@@ -237,10 +225,8 @@ def minimum_image(structure: Structure, reference: Structure) -> Array:
 class StressCheck:
     """What energies of strained copies say about the stresses.
 
-    Attributes:
-        slope: Of ΔE + F·Δu on V σ:ε.
-        order: Order of the shear components that fits far better than the one assumed, if any.
-        volume: Mean cell volume, Å³.
+    The slope is of ΔE + F·Δu on V σ:ε, the volume a mean of cells, Å³. ``order`` is that of the
+    shear components where another one than assumed fits far better.
     """
 
     slope: Slope
@@ -306,11 +292,7 @@ def stress_check(structures: Sequence[Structure]) -> StressCheck | None:
 
 
 def stress_findings(check: StressCheck | None) -> list[Finding]:
-    """Say whether energies and stresses agree.
-
-    Args:
-        check: From `stress_check`.
-    """
+    """Say whether energies and stresses agree."""
     if check is None:
         return []
     said = (

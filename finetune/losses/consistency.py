@@ -25,8 +25,7 @@ class ConsistencyLoss(Loss):
     """Mean of ℓ over structures and copies, of the energy E or, if anchored, of D = E − E_f.
 
     The correction D between two levels of theory is far smoother than the energy, so that larger
-    displacements stay valid and the foundation's curvature is kept. A subclass says what the
-    residual of one copy is and what it needs.
+    displacements stay valid and the foundation's curvature is kept.
     """
 
     Options = ConsistencyOptions

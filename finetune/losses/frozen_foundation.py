@@ -14,13 +14,10 @@ from finetune.recipe.loss_options import DisplacementOptions
 
 
 class FrozenFoundation:
-    """The frozen foundation, with a memory.
+    """The frozen foundation, in evaluation mode, with a memory.
 
     What it remembers is computed for each structure alone, so it does not depend on the batch in
     which a structure occurs first: a resumed run finds the same numbers.
-
-    Args:
-        potential: The foundation; in evaluation mode, its weights never change.
     """
 
     def __init__(self, potential: Potential) -> None:

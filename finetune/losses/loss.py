@@ -26,11 +26,7 @@ from finetune.recipe.sections import LabelKeys
 
 
 class Loss(ABC):
-    """A scalar to minimise.
-
-    Args:
-        options: Validated options of the class in ``Options``.
-    """
+    """A scalar to minimise, with validated options of the class in ``Options``."""
 
     Options: ClassVar[type[LossOptions]] = LossOptions
     factor: float = 1.0
@@ -45,9 +41,7 @@ class Loss(ABC):
 
     @abstractmethod
     def __call__(self, context: LossContext) -> torch.Tensor:
-        """Return the loss, a scalar in float64, before its weight.
-
-        Called only where `requests` was not empty.
+        """Return the loss, a float64 scalar, before its weight; only where `requests` asks for it.
         """
 
     @property
@@ -83,15 +77,14 @@ class Loss(ABC):
     def skin(self, cutoff: float) -> float:
         """Return the Å by which neighbour lists must reach beyond ``cutoff`` for every copy.
 
-        By default this is the furthest reach of what `requests` asks for on a labelled molecule and
-        a labelled crystal. Override it where other structures need displacements that reach
-        further.
+        By default the furthest reach of what `requests` asks for on a labelled molecule and
+        crystal. Override it where other structures need displacements that reach further.
         """
         sites = [request.site for request in self.requests(_labelled_pair())]
         return max((site.skin(cutoff) for site in sites), default=0.0)
 
     def count(self, batch: GraphBatch) -> int:
-        """Return how many things the mean runs over; by default structures.
+        """Return how many things the mean runs over (by default structures).
 
         Where a step is made of several batches, each counts by its share of this.
         """
@@ -187,10 +180,9 @@ class TotalLoss:
             potential: The potential in training.
             generator: Draws displacements and strains; one for all structures or one for each.
             foundation: The frozen foundation; may be None where no loss needs it.
-            progress: Share of the run's steps that are done, 0 to 1, for schedules. A loss whose
-                weight is 0 at the moment costs nothing.
-            shares: Further factors of the losses in the total, by name: the batch's
-                shares of a step that is made of several; 1 by default.
+            progress: Of the run, 0 to 1, for schedules; a loss with weight 0 now costs nothing.
+            shares: Further factors of the losses in the total, by name (1 by default): the batch's
+                shares of a step that is made of several.
         """
         weights = self.weights(progress)
         wanted = self._wanted(batch, progress)

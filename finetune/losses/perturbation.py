@@ -32,8 +32,7 @@ def reach(options: DisplacementOptions) -> float:
 def strain_reach(largest: float, cutoff: float) -> float:
     """Return the skin, Å, that strains with components up to ``largest`` need.
 
-    No eigenvalue of such a strain lies beyond three times its largest component, and no pair
-    within the cutoff comes from further than the cutoff divided by one minus that.
+    No eigenvalue exceeds three times the largest component.
     """
     return cutoff / (1.0 - 3.0 * largest) - cutoff
 
@@ -46,21 +45,10 @@ def draw(
     foundation: FrozenFoundation | None = None,
     force_error: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Draw a displacement ``[N, 3]``, Å, of every atom of a batch.
+    """Draw a displacement ``[N, 3]``, Å, of every atom of a batch, without net translation.
 
-    The net translation of each structure is removed, because a drift of the structure carries no
-    information; a single free atom therefore stays where it is.
-
-    Args:
-        options: Distribution and size.
-        batch: The structures to displace.
-        generator: One for all structures or one for each.
-        progress: Of the run, 0 to 1, for scheduled sizes.
-        foundation: The frozen foundation, for kinds ``soft_modes`` and ``thermal``.
-        force_error: ``[N, 3]``, eV/Å, for kind ``adversarial``.
-
-    Raises:
-        ValueError: If the kind needs what was not given, or its size is still to be chosen.
+    Kinds ``soft_modes`` and ``thermal`` need the foundation, ``adversarial`` needs ``force_error``,
+    eV/Å. Raises a ValueError where it is absent, or the size is still to be chosen.
     """
     size = options.size_at(progress)
     generators = _each(generator, batch)

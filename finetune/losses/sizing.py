@@ -34,14 +34,10 @@ def chosen_sizes(
 ) -> dict[str, float]:
     """Return the size, Å, of each displacement that is to be chosen, rounded to two digits.
 
-    The remainder is root mean square over structures and per atom, and grows with the square of
-    the size, so that a few steps of the secant in double logarithms find the size.
-
-    Args:
-        losses: The recipe's losses by name.
-        potential: The foundation with its final reference energies, in evaluation mode.
-        graphs: Training structures with a skin for the largest size that may be chosen.
-        energy_error: Root mean square energy error of the foundation on them, eV/atom.
+    The remainder is root mean square over structures and per atom, and grows with the square of the
+    size: a few steps of the secant in double logarithms find the size. The potential has its final
+    reference energies; ``graphs`` have a skin for the largest size, and ``energy_error`` is the
+    root mean square error on them, eV/atom.
     """
     return {
         name: float(f"{_size(displaced, potential, graphs[:STRUCTURES], energy_error):.2g}")
@@ -85,13 +81,7 @@ def _size(
 def remainder(
     displaced: DisplacementOptions, foundation: FrozenFoundation, graphs: Sequence[GraphBatch]
 ) -> float:
-    """Return the foundation's Taylor remainder, root mean square over structures, eV/atom.
-
-    Args:
-        displaced: Distribution and size of the displacements.
-        foundation: The foundation.
-        graphs: Structures with a skin for the size.
-    """
+    """Return the foundation's Taylor remainder, root mean square over structures, eV/atom."""
     loss = TaylorLoss(TaylorOptions(displacement=displaced))
     generator = torch.Generator().manual_seed(0)
     potential, squares = foundation.potential, []

@@ -39,20 +39,12 @@ class SoftModes:
 
 
 def soft_modes(potential: Potential, structure: GraphBatch, count: int) -> SoftModes:
-    """Estimate the ``count`` softest modes by Lanczos with finite differences of forces.
+    """Estimate the ``count`` softest modes (float64) by Lanczos with finite differences of forces.
 
-    The Hessian is never built: each step costs the forces of two displaced copies. With up to
-    eight atoms the result is exact up to the finite difference; with more, each direction is a
-    mixture of soft modes, which serves to displace atoms. Rotations of a free molecule are left
-    out, as translations are.
-
-    Args:
-        potential: In evaluation mode.
-        structure: A batch of one.
-        count: K; fewer where there are fewer degrees of freedom.
-
-    Returns:
-        The modes in float64; none for a single atom.
+    The Hessian is never built: each step costs the forces of two displaced copies. With up to eight
+    atoms the result is exact up to the finite difference; with more, each direction is a mixture of
+    soft modes, which serves to displace atoms. Rotations of a free molecule are left out, as
+    translations are; there are fewer modes where there are fewer degrees of freedom.
     """
     rigid = _rigid_motions(structure)
     start = torch.Generator().manual_seed(int(structure.identity) % 2**63)
@@ -120,28 +112,15 @@ def _curvature(potential: Potential, structure: GraphBatch, vector: torch.Tensor
 
 
 def thermal_displacements(
-    potential: Potential,
-    structure: GraphBatch,
-    temperature: float,
-    duration: float,
-    largest: float,
+    potential: Potential, structure: GraphBatch, temperature: float, duration: float, largest: float
 ) -> torch.Tensor:
-    """Run Langevin dynamics from a structure and return how far its atoms were at each frame.
+    """Return displacements ``[frames, n, 3]``, Å, float64, of Langevin dynamics from a structure.
 
     The integrator is BAOAB (Leimkuhler and Matthews, Appl. Math. Res. Express 2013, 34), with
-    velocities of the temperature at the start and noise that the structure alone decides. Net
-    translation is taken out. The burst ends early where an atom has moved by more than ``largest``.
-
-    Args:
-        potential: In evaluation mode.
-        structure: A batch of one, whose edges have a skin of at least twice ``largest``.
-        temperature: K.
-        duration: fs; a frame every femtosecond from the fifth part of it on.
-        largest: Å.
-
-    Returns:
-        Displacements ``[frames, n, 3]``, Å, float64, at least one frame; where the first frame
-        is already too far, that frame scaled down to ``largest``.
+    velocities of the temperature (K) at the start and noise that the structure alone decides. Net
+    translation is removed. There is a frame every femtosecond from the fifth part of ``duration``
+    (fs) on. The burst ends early where an atom has moved by more than ``largest`` (Å, at most half
+    of the skin); a first frame that does is scaled down.
     """
     noise = torch.Generator().manual_seed(int(structure.identity) % 2**63)
     positions = structure.positions

@@ -92,8 +92,8 @@ class StressLoss(Loss):
 class ReplayLoss(Loss):
     """Mean of ℓ over the residuals against the foundation's energies (per atom) and forces.
 
-    Keeps the fine-tuned potential near the foundation where labels say nothing: a first-order
-    anchor, well posed for any number of labels and biased towards the foundation.
+    A first-order anchor where labels say nothing, well posed for any number of labels and biased
+    towards the foundation.
     """
 
     Options = ReplayOptions
@@ -122,7 +122,6 @@ class _Replayed(Loss):
     forces: bool
 
     def requests(self, batch: GraphBatch) -> Sequence[Request]:
-        """See `Loss.requests`."""
         asked = [Request(site, forces=self.forces) for site in self.sites()]
         return [*asked, *(replace(request, of="foundation") for request in asked)]
 

@@ -18,11 +18,7 @@ FORMATS: dict[str, Format] = {"ani": ANI, "npz": NPZ, "xyz": XYZ, "ase": ASE}
 
 
 def open_frames(file: File, keys: LabelKeys) -> Frames:
-    """Open a file that is no store with the first format that recognises it.
-
-    Raises:
-        DataError: If it is empty, damaged or of an unknown kind.
-    """
+    """Open a file that is no store with the first format that recognises it."""
     if file.path.stat().st_size == 0:
         raise DataError(f"'{file.name}' is empty. Was it written to the end?")
     return next(item.open(file, keys) for item in FORMATS.values() if item.recognises(file))

@@ -27,11 +27,7 @@ BLOCK = 1024
 
 
 def open_ani(file: File, keys: LabelKeys) -> Frames:
-    """Open an ANI file; of its labels, those that ``keys`` names are read.
-
-    Raises:
-        DataError: If it is damaged or has no group of conformers.
-    """
+    """Open an ANI file; of its labels, those that ``keys`` names are read."""
     path, source = file.path, file.name
     if not h5py.is_hdf5(path):
         raise DataError(f"'{source}' is not HDF5, although its name says so. Is it complete?")

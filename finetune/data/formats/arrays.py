@@ -31,11 +31,7 @@ _GEOMETRY = {"R", "z", "Z", "N", "coords", "nuclear_charges", "lattice"}
 
 
 def open_npz(file: File, keys: LabelKeys) -> Frames:
-    """Open a NumPy archive of one of the layouts.
-
-    Raises:
-        DataError: For a damaged archive, another layout, or arrays that do not fit together.
-    """
+    """Open a NumPy archive of one of the layouts."""
     source = file.name
     try:
         arrays = _load(file.path)

@@ -22,13 +22,7 @@ PACKED = {".gz", ".bz2", ".xz"}
 
 @dataclass(frozen=True)
 class File:
-    """A file to read.
-
-    Attributes:
-        path: Where it is.
-        name: What it is called in messages.
-        index: Which of its structures, an index expression or a query.
-    """
+    """A file to read: its path, its name in messages, and an index expression or a query."""
 
     path: Path
     name: str
@@ -36,11 +30,7 @@ class File:
 
     @cached_property
     def ase_kind(self) -> str:
-        """ASE's name of the format.
-
-        Raises:
-            DataError: If ASE does not know it.
-        """
+        """ASE's name of the format; raises a `DataError` if ASE does not know it."""
         try:
             kind = str(filetype(str(self.path)))
         except Exception:  # the guesses look into the file
@@ -95,12 +85,9 @@ class Frames:
 
 @dataclass(frozen=True)
 class Format:
-    """A family of structure files.
+    """A family of structure files: whether it recognises a file, and how it opens one.
 
-    Attributes:
-        recognises: Whether a file, which is not empty, is of this family.
-        open: Opens such a file; it may read only those labels that the keys name. It raises a
-            `DataError` for a damaged file.
+    ``open`` may read only those labels that the keys name. It raises a `DataError` for damage.
     """
 
     recognises: Callable[[File], bool]
