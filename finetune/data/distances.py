@@ -102,18 +102,14 @@ def farthest(
     distance = np.full(len(points), np.inf)
     if known is not None and len(known):
         for item in known:
-            distance = np.minimum(distance, _lengths(points - item))
+            distance = np.minimum(distance, np.linalg.norm(points - item, axis=1))
     else:
-        chosen.append(int(_lengths(points - points.mean(axis=0)).argmin()))
-        distance = _lengths(points - points[chosen[0]])
+        chosen.append(int(np.linalg.norm(points - points.mean(axis=0), axis=1).argmin()))
+        distance = np.linalg.norm(points - points[chosen[0]], axis=1)
         far.append(float(distance.max()))
     while len(chosen) < count and distance.max() > SAME:
         index = int(distance.argmax())
         chosen.append(index)
         far.append(float(distance[index]))
-        distance = np.minimum(distance, _lengths(points - points[index]))
+        distance = np.minimum(distance, np.linalg.norm(points - points[index], axis=1))
     return chosen, far
-
-
-def _lengths(vectors: Array) -> Array:
-    return np.asarray(np.linalg.norm(vectors, axis=1))

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ase import Atoms
 from ase.io.formats import string2index
 
 from finetune.core.errors import DataError, system_errors
@@ -214,7 +213,8 @@ class Reader:
                     if isinstance(frame, DataError):
                         raise frame
                     names |= label_names(frame)
-                    if opened.sparse and need_labels and not _labelled(frame, keys):
+                    labels = (label(frame, getattr(keys, name)) for name in QUANTITIES)
+                    if opened.sparse and need_labels and all(item is None for item in labels):
                         record.unlabelled += 1
                         continue
                     where = f"'{file.name}', structure {index}"
@@ -262,7 +262,3 @@ def read_structures(
     structures = reader.read(sources, need_labels)
     reader.check_named(named)
     return structures
-
-
-def _labelled(atoms: Atoms, keys: LabelKeys) -> bool:
-    return any(label(atoms, getattr(keys, name)) is not None for name in QUANTITIES)

@@ -138,7 +138,7 @@ class Store(LazySequence[Structure]):
         labels = {name: self._labels(name, start, stop) for name in LABELS}
         for place, index in enumerate(range(start, stop)):
             atoms = slice(offsets[index] - first, offsets[index + 1] - first)
-            level = self._level[index]
+            level, (source, number) = self._level[index], self._source[index]
             item = Structure(
                 numbers=numbers[atoms],
                 positions=positions[atoms],
@@ -147,7 +147,7 @@ class Store(LazySequence[Structure]):
                 charge=int(charge[place]),
                 spin=int(spin[place]),
                 **{name: values[place] for name, values in labels.items()},
-                where=self._where(index),
+                where=self._sources[source] + ("" if number < 0 else f", structure {number}"),
                 level_of_theory=None if level < 0 else self._levels[level],
                 tags=self._tags(tags[place], index),
             )
@@ -192,11 +192,6 @@ class Store(LazySequence[Structure]):
             raise DataError(f"'{self.path}', structure {index}: its tags are damaged.")
         return found
 
-    def _where(self, index: int) -> str:
-        source, place = self._source[index]
-        name = self._sources[source]
-        return name if place < 0 else f"{name}, structure {place}"
-
     @property
     def _file(self) -> h5py.File:
         if self._open is None or self._open[0] != os.getpid():
@@ -226,16 +221,9 @@ def write_store(path: Path, blocks: Iterable[Sequence[Structure]]) -> int:
     try:
         with file:
             for name, (shape, dtype) in COLUMNS.items():
-                file.create_dataset(
-                    name,
-                    (0, *shape),
-                    dtype,
-                    maxshape=(None, *shape),
-                    chunks=(CHUNK, *shape),
-                    shuffle=True,
-                    compression="gzip",
-                    compression_opts=1,
-                )
+                sizes = {"maxshape": (None, *shape), "chunks": (CHUNK, *shape), "shuffle": True}
+                packing = {"compression": "gzip", "compression_opts": 1}
+                file.create_dataset(name, (0, *shape), dtype, **sizes, **packing)
             _add(file["offsets"], [0])
             for items in blocks:
                 _append(file, items, sources, levels)

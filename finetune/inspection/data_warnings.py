@@ -17,15 +17,8 @@ from numpy.typing import NDArray
 from finetune.core.text import counted
 from finetune.data.graphs import GraphBatch
 from finetune.data.structures import Structure, geometry_hash
-from finetune.inspection.labels import (
-    ATOMISATION,
-    EV,
-    RELATIVE,
-    Array,
-    compositions,
-    mixed_levels,
-    unexplained,
-)
+from finetune.inspection import labels
+from finetune.inspection.labels import ATOMISATION, EV, RELATIVE
 from finetune.inspection.requirements import has_label
 from finetune.inspection.slopes import force_findings, force_slope
 from finetune.potentials.errors import errors, predict
@@ -54,25 +47,20 @@ def notes(
     ``graphs`` are the training structures, ``structures`` those of the splits train, valid, test
     and unlabelled; ``idling`` is what `idle` returned.
     """
+    valid = len(structures["valid"])
+    few = (
+        f"note: with {counted(valid, 'validation structure')} the best epoch is mostly chance. "
+        "Name more in data.valid, or a larger fraction."
+    )
     return [
-        *few_to_validate(structures["valid"]),
+        *([few] if valid < ENOUGH else []),
         *free_atoms(structures),
         *(f"note: {lack}; the loss '{name}' is idle." for name, lack in idling.items()),
-        *map(str, mixed_levels(structures)),
+        *map(str, labels.mixed_levels(structures)),
         *ignored_inputs(potential, chain.from_iterable(structures.values())),
         *inconsistent_forces(structures["train"]),
         *unusual_origin(potential, graphs),
         *unusual_spread(potential, graphs),
-    ]
-
-
-def few_to_validate(valid: Sequence[Structure]) -> list[str]:
-    """Return a note where a validation set is too small to choose an epoch."""
-    if len(valid) >= ENOUGH:
-        return []
-    return [
-        f"note: with {counted(len(valid), 'validation structure')} the best epoch is mostly "
-        "chance. Name more in data.valid, or a larger fraction."
     ]
 
 
@@ -127,9 +115,9 @@ def ignored_inputs(potential: Potential, structures: Iterable[Structure]) -> lis
     ]
 
 
-def inconsistent_forces(train: Sequence[Structure], limit: int = 600) -> list[str]:
+def inconsistent_forces(train: Sequence[Structure]) -> list[str]:
     """Warn where energies of near structures do not change as their forces say."""
-    some = list(islice(train, limit))
+    some = list(islice(train, 600))
     found = force_findings(some, force_slope(some))
     return [str(item) for item in found if item.level == "warning"]
 
@@ -155,8 +143,8 @@ def shared_frames(
 
 
 def _compared(
-    potential: Potential, graphs: Sequence[GraphBatch], least: int = 1, limit: int = 64
-) -> tuple[list[GraphBatch], Array]:
+    potential: Potential, graphs: Sequence[GraphBatch], least: int = 1
+) -> tuple[list[GraphBatch], labels.Array]:
     """Return structures that have energies, and these as labelled and as predicted ``[S, 2]``."""
     suited = (i for i in graphs if bool(i.has_energy.any()) and i.numbers.numel() >= least)
     labelled = [
@@ -165,7 +153,7 @@ def _compared(
             has_forces=torch.zeros_like(item.has_forces),
             has_stress=torch.zeros_like(item.has_stress),
         )
-        for item in islice(suited, limit)
+        for item in islice(suited, 64)
     ]
     return labelled, predict(potential, labelled).energy[::-1].T
 
@@ -178,11 +166,11 @@ def energy_spread(potential: Potential, graphs: Sequence[GraphBatch]) -> float |
     labelled, energies = _compared(potential, graphs)
     if not labelled:
         return None
-    counts = compositions([item.numbers.numpy() for item in labelled])
+    counts = labels.compositions([item.numbers.numpy() for item in labelled])
     if len(counts) - np.linalg.matrix_rank(counts) < ENOUGH:
         return None
-    labels, predictions = np.linalg.norm(unexplained(counts, energies), axis=0).tolist()
-    return labels / predictions if predictions > 1e-3 * len(counts) ** 0.5 else None
+    found, expected = np.linalg.norm(labels.unexplained(counts, energies), axis=0).tolist()
+    return found / expected if expected > 1e-3 * len(counts) ** 0.5 else None
 
 
 def unusual_spread(

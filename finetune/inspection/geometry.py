@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -36,7 +37,7 @@ class Finding:
 def shortest(structures: Sequence[Structure]) -> dict[str, tuple[float, str]]:
     """Return the shortest distance (Å) by pair of elements, and the structure that has it."""
     found: dict[str, tuple[float, str]] = {}
-    for item in _some(structures):
+    for item in some(structures):
         values, partner = nearest(item.positions, item.cell, item.pbc, REACH)
         for atom in np.flatnonzero(partner >= 0):
             pair = sorted((int(item.numbers[atom]), int(item.numbers[partner[atom]])))
@@ -46,48 +47,49 @@ def shortest(structures: Sequence[Structure]) -> dict[str, tuple[float, str]]:
     return dict(sorted(found.items()))
 
 
-def lengths(structures: Sequence[Structure]) -> list[Finding]:
+def lengths(structures: Sequence[Structure]) -> Iterator[Finding]:
     """Compare neighbour distances with covalent radii: distinguishes Å from Bohr, nm and pm."""
     ratios: list[float] = []
-    for item in _some(structures):
+    for item in some(structures):
         values, partner = nearest(item.positions, item.cell, item.pbc, REACH)
         near = partner >= 0
         radii = covalent_radii[item.numbers[near]] + covalent_radii[item.numbers[partner[near]]]
         ratios.extend(values[near] / radii)
     if not ratios:
-        return []
+        return
     middle = float(np.median(ratios))
     if not 0.75 <= middle <= 1.6:
         unit = "Bohr" if middle > 1 else "nm" if middle < 0.3 else ""
         asked = f"in {unit}? Set data.units.length={unit}" if unit else "of another unit"
         text = f"neighbours are {middle:.3g} times as far apart as their covalent radii add up to: "
-        return [Finding("warning", f"{text}are lengths {asked}")]
-    found = [Finding("ok", f"neighbours are {middle:.2f} times the covalent radii apart")]
+        yield Finding("warning", f"{text}are lengths {asked}")
+        return
+    yield Finding("ok", f"neighbours are {middle:.2f} times the covalent radii apart")
     for name, (distance, where) in shortest(structures).items():
         radii = sum(covalent_radii[atomic_numbers[symbol]] for symbol in name.split("-"))
         if distance < CLOSE * radii:
             text = f"{where} has {name} {distance:.2f} Å apart. Check it, or drop it"
-            found.append(Finding("warning", text))
-    return found
+            yield Finding("warning", text)
 
 
-def periodicity(structures: Sequence[Structure]) -> list[Finding]:
+def periodicity(structures: Sequence[Structure]) -> Iterator[Finding]:
     """Count periodic structures, and name open ones that fill their cell."""
     periodic = sum(bool(item.pbc.all()) for item in structures)
     partly = sum(bool(item.pbc.any() and not item.pbc.all()) for item in structures)
     open_ones = len(structures) - periodic - partly
     counts = ((periodic, "periodic"), (partly, "periodic in some directions"), (open_ones, "open"))
     text = ", ".join(f"{count} {name}" for count, name in counts if count)
-    found = [Finding("ok" if len(structures) in (periodic, open_ones) else "note", text)]
+    yield Finding("ok" if len(structures) in (periodic, open_ones) else "note", text)
     full = [item for item in structures if not item.pbc.any() and _fills(item)]
     if full:
         text = (
             f"{len(full)} structures fill their cell but are not periodic (first: "
             f"{full[0].where}): is pbc missing"
         )
-        found.append(Finding("warning", text))
+        yield Finding("warning", text)
     stray = sum(1 for item in structures if item.stress is not None and not item.pbc.all())
-    return found + ([Finding("warning", f"{stray} open structures have stress")] if stray else [])
+    if stray:
+        yield Finding("warning", f"{stray} open structures have stress")
 
 
 def _fills(item: Structure) -> bool:
@@ -99,8 +101,9 @@ def _fills(item: Structure) -> bool:
     return bool((gaps < 3.0).all() and volume / len(item) < 60)
 
 
-def _some(structures: Sequence[Structure]) -> list[Structure]:
-    places = np.linspace(0, len(structures) - 1, min(len(structures), MOST), dtype=int)
+def some(structures: Sequence[Structure], most: int = MOST) -> list[Structure]:
+    """Return at most ``most`` structures, evenly spread."""
+    places = np.linspace(0, len(structures) - 1, min(len(structures), most), dtype=int)
     return [structures[int(place)] for place in places]
 
 
@@ -121,9 +124,7 @@ def duplicates(sets: Mapping[str, Sequence[Structure]], tolerance: float) -> lis
         counts = Counter(name for name, _ in entries)
         within.update({name: count - 1 for name, count in counts.items() if count > 1})
         names = [name for name in sets if name in counts]
-        across.update(
-            {(a, b): counts[b] for place, a in enumerate(names) for b in names[place + 1 :]}
-        )
+        across.update({(a, b): counts[b] for a, b in combinations(names, 2)})
         labels = [(i.energy / len(i), i.where) for _, i in entries if i.energy is not None]
         if len(labels) > 1 and max(labels)[0] - min(labels)[0] > 1e-3:
             differing.append((max(labels)[0] - min(labels)[0], min(labels)[1], max(labels)[1]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,12 +133,14 @@ def gfn2(labelled: Sequence[Structure]) -> list[Finding]:
     return []
 
 
-def outliers(structures: Sequence[Structure], most: int = 5) -> list[Finding]:
+def outliers(structures: Sequence[Structure], most: int = 5) -> Iterator[Finding]:
     """Name energies far from what composition explains, and forces far beyond the usual."""
-    found: list[Finding] = []
     labelled = [item for item in structures if item.energy is not None]
     if len(labelled) >= 10:
-        left = residuals(labelled)
+        energies = np.array([item.energy for item in labelled], dtype=float)
+        atoms = np.array([len(item) for item in labelled])
+        shares = compositions([item.numbers for item in labelled]) / atoms[:, None]
+        left = unexplained(shares, energies / atoms)
         left -= np.median(left)
         usual = 1.4826 * float(np.median(np.abs(left)))
         for index in np.argsort(-np.abs(left))[:most]:
@@ -147,7 +149,7 @@ def outliers(structures: Sequence[Structure], most: int = 5) -> list[Finding]:
                     f"{labelled[index].where}: its energy is {left[index]:+.3g} eV/atom off the "
                     f"rest (usual: {usual:.2g}). Check it, or drop it"
                 )
-                found.append(Finding("warning", text))
+                yield Finding("warning", text)
     forced = [(i, float(np.abs(i.forces).max())) for i in structures if i.forces is not None]
     if len(forced) >= 10:
         usual = float(np.median([largest for _, largest in forced]))
@@ -157,17 +159,7 @@ def outliers(structures: Sequence[Structure], most: int = 5) -> list[Finding]:
                     f"{item.where}: a force of {largest:.3g} eV/Å, where the largest ones usually "
                     f"are {usual:.2g}. Check it, or drop it"
                 )
-                found.append(Finding("warning", text))
-    return found
-
-
-def residuals(labelled: Sequence[Structure]) -> Array:
-    """Return the energies per atom that composition alone does not explain ``[S]``, eV."""
-    energies = np.array([item.energy for item in labelled], dtype=float)
-    atoms = np.array([len(item) for item in labelled])
-    return unexplained(
-        compositions([item.numbers for item in labelled]) / atoms[:, None], energies / atoms
-    )
+                yield Finding("warning", text)
 
 
 def compositions(numbers: Sequence[NDArray[np.int64]]) -> Array:
@@ -181,9 +173,8 @@ def unexplained(counts: Array, energies: Array) -> Array:
     return np.asarray(energies - counts @ np.linalg.lstsq(counts, energies, rcond=None)[0])
 
 
-def zeros(structures: Sequence[Structure]) -> list[Finding]:
+def zeros(structures: Sequence[Structure]) -> Iterator[Finding]:
     """Name labels that are exactly zero: absent ones that were stored as zeros."""
-    found = []
     for name in QUANTITIES:
         present = [item for item in structures if getattr(item, name) is not None]
         zero = [i for i in present if not np.any(getattr(i, name)) and len(i) > 1]
@@ -193,15 +184,14 @@ def zeros(structures: Sequence[Structure]) -> list[Finding]:
                 f"{zero[0].where}). Remove labels that are absent, unless symmetry makes them so"
             )
             symmetric = name == "forces" and zero[0].pbc.all() and 2 * len(zero) < len(present)
-            found.append(Finding("note" if symmetric else "warning", text))
-    return found
+            yield Finding("note" if symmetric else "warning", text)
 
 
-def net_forces(structures: Sequence[Structure]) -> list[Finding]:
+def net_forces(structures: Sequence[Structure]) -> Iterator[Finding]:
     """Name forces that do not add up to zero."""
     forced = [item.forces for item in structures if item.forces is not None]
     if not forced:
-        return []
+        return
     net = np.array([np.linalg.norm(f.sum(axis=0)) / len(f) for f in forced])
     size = float(np.sqrt(np.mean([np.mean(f**2) for f in forced])))
     if size > 0 and float(np.median(net)) > 0.02 * size:
@@ -209,5 +199,4 @@ def net_forces(structures: Sequence[Structure]) -> list[Finding]:
             f"the forces of a structure do not add up to zero ({np.median(net):.2g} eV/Å for each "
             "atom): were some atoms held, or is a frame missing?"
         )
-        return [Finding("warning", text)]
-    return []
+        yield Finding("warning", text)

@@ -13,25 +13,7 @@ import numpy as np
 from finetune.core.errors import DataError
 from finetune.data.duplicates import TOLERANCE
 from finetune.data.structures import Coverage, Structure, coverage
-from finetune.inspection import geometry, labels
-from finetune.inspection.geometry import Finding, shortest
-from finetune.inspection.slopes import (
-    Slope,
-    StressCheck,
-    force_findings,
-    force_slope,
-    stress_check,
-    stress_findings,
-)
-
-
-@dataclass(frozen=True)
-class Range:
-    """Smallest, middle and largest of some numbers."""
-
-    least: float
-    median: float
-    most: float
+from finetune.inspection import geometry, labels, slopes
 
 
 @dataclass(frozen=True)
@@ -46,29 +28,28 @@ class Inspection:
     coverage: dict[str, Coverage]
     compositions: dict[str, int]
     levels: dict[str, int]
-    ranges: dict[str, Range]
+    ranges: dict[str, dict[str, float]]
     shortest: dict[str, tuple[float, str]]
-    force_slope: Slope | None
-    stress: StressCheck | None
-    findings: tuple[Finding, ...]
+    force_slope: slopes.Slope | None
+    stress: slopes.StressCheck | None
+    findings: tuple[geometry.Finding, ...]
     structures: Mapping[str, Sequence[Structure]]
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything but the structures as plain data."""
-        stress = None if self.stress is None else self.stress.slope
-        slopes = {"forces": self.force_slope, "stress": stress}
+        fits = {"forces": self.force_slope, "stress": self.stress and self.stress.slope}
         return {
             "sets": {name: asdict(item) for name, item in self.coverage.items()},
             "compositions": self.compositions,
             "levels_of_theory": self.levels,
-            "ranges": {name: asdict(item) for name, item in self.ranges.items()},
+            "ranges": self.ranges,
             "shortest_distances": {
                 name: {"distance": value, "where": where}
                 for name, (value, where) in self.shortest.items()
             },
             "slopes": {
                 name: {"slope": item.value, "correlation": item.correlation, "pairs": item.pairs}
-                for name, item in slopes.items()
+                for name, item in fits.items()
                 if item is not None
             },
             "findings": [asdict(item) for item in self.findings],
@@ -90,7 +71,7 @@ class Inspection:
             named = ", ".join(f"{level} {count}" for level, count in self.levels.items())
             found.append(f"levels of theory: {named}")
         for name, r in self.ranges.items():
-            found.append(f"{name}: {r.least:.6g} to {r.most:.6g}, median {r.median:.6g}")
+            found.append("{}: {least:.6g} to {most:.6g}, median {median:.6g}".format(name, **r))
         if self.shortest:
             pairs = ", ".join(f"{n} {value:.2f}" for n, (value, _) in self.shortest.items())
             found.append(f"shortest distances (Å): {pairs}")
@@ -100,15 +81,15 @@ class Inspection:
 def inspect(sets: Mapping[str, Sequence[Structure]], tolerance: float = TOLERANCE) -> Inspection:
     """Inspect sets of structures together; up to the tolerance (Å) structures count as the same."""
     everything = [item for items in sets.values() for item in items]
-    slope, stress = force_slope(everything), stress_check(everything)
+    slope, stress = slopes.force_slope(everything), slopes.stress_check(everything)
     levels = Counter(i.level_of_theory for i in everything if i.level_of_theory is not None)
     findings = [
         *labels.mixed_levels(sets),
         *geometry.lengths(everything),
         *geometry.periodicity(everything),
         *labels.origin(everything),
-        *force_findings(everything, slope),
-        *stress_findings(stress),
+        *slopes.force_findings(everything, slope),
+        *slopes.stress_findings(stress),
         *labels.net_forces(everything),
         *labels.zeros(everything),
         *labels.outliers(everything),
@@ -128,7 +109,7 @@ def inspect(sets: Mapping[str, Sequence[Structure]], tolerance: float = TOLERANC
     )
 
 
-def _ranges(structures: Sequence[Structure]) -> dict[str, Range]:
+def _ranges(structures: Sequence[Structure]) -> dict[str, dict[str, float]]:
     values: dict[str, list[float]] = {
         "atoms": [len(item) for item in structures],
         "energy per atom (eV)": [i.energy / len(i) for i in structures if i.energy is not None],
@@ -140,9 +121,9 @@ def _ranges(structures: Sequence[Structure]) -> dict[str, Range]:
         ],
     }
     return {
-        name: Range(float(min(items)), float(np.median(items)), float(max(items)))
-        for name, items in values.items()
-        if items
+        name: {"least": float(min(n)), "median": float(np.median(n)), "most": float(max(n))}
+        for name, n in values.items()
+        if n
     }
 
 
@@ -172,8 +153,7 @@ def draw(inspection: Inspection, path: Path) -> None:
     for axes in (energy, force):
         if axes.patches:
             axes.legend(fontsize=7)
-    everything = [item for items in inspection.structures.values() for item in items]
-    found = shortest(everything)
+    found = inspection.shortest
     distance.barh(list(found), [value for value, _ in found.values()])
     distance.set(xlabel="shortest distance, Å")
     line = inspection.force_slope

@@ -6,7 +6,7 @@ Between near neighbours ΔE is −F·ΔR, between strained copies V σ:ε − F�
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -19,7 +19,7 @@ from scipy.spatial.distance import pdist
 from finetune.core.units import Units
 from finetune.data.distances import fractional, full_cell
 from finetune.data.structures import Structure
-from finetune.inspection.geometry import Finding
+from finetune.inspection.geometry import Finding, some
 
 Array = NDArray[np.float64]
 MOST, MOST_STRAINED = 600, 300
@@ -72,8 +72,8 @@ def force_slope(structures: Sequence[Structure]) -> Slope | None:
     Neighbours are aligned rigidly; F̄ is the mean of the forces at both ends: the error is of third
     order in ΔR. None for too few neighbours.
     """
-    groups = _groups([i for i in structures if i.forces is not None and len(i) > 1], _state, MOST)
-    pairs = [pair for group in groups for pair in _neighbours(group)]
+    forced = [i for i in structures if i.forces is not None and len(i) > 1]
+    pairs = [pair for group in _groups(forced, True, MOST) for pair in _neighbours(group)]
     pairs = sorted(pairs, key=lambda pair: pair[0])[: max(50, len(pairs) // 3)]
     if len(pairs) < ENOUGH:
         return None
@@ -148,22 +148,18 @@ def force_findings(structures: Sequence[Structure], slope: Slope | None) -> list
 
 
 def _groups(
-    structures: Sequence[Structure], state: Callable[[Structure], Hashable], most: int
+    structures: Sequence[Structure], fixed_cell: bool, most: int
 ) -> Iterator[list[Structure]]:
-    """Yield labelled structures that share atoms, level of theory, charge, spin and state."""
+    """Yield labelled structures that share atoms, level of theory, charge and spin, or cell too."""
     groups: dict[Hashable, list[Structure]] = defaultdict(list)
     for item in structures:
         if item.energy is not None:
             key = (item.numbers.tobytes(), item.level_of_theory, item.charge, item.spin)
-            groups[(key, state(item))].append(item)
+            cell = item.cell.round(4).tobytes() if item.pbc.any() else b""
+            groups[(key, item.pbc.tobytes(), cell) if fixed_cell else key].append(item)
     for group in groups.values():
         if len(group) > 1:
-            chosen = np.linspace(0, len(group) - 1, min(len(group), most), dtype=int)
-            yield [group[index] for index in chosen]
-
-
-def _state(item: Structure) -> Hashable:
-    return item.pbc.tobytes(), item.cell.round(4).tobytes() if item.pbc.any() else b""
+            yield some(group, most)
 
 
 def _neighbours(group: Sequence[Structure]) -> Iterator[tuple[float, float, float]]:
@@ -264,13 +260,11 @@ class StressCheck:
 def stress_check(structures: Sequence[Structure]) -> StressCheck | None:
     """Compare stresses with energies of strained copies; None where there are too few."""
     strained = [item for item in structures if item.stress is not None]
-    groups = _groups(strained, lambda item: None, MOST_STRAINED)
+    groups = _groups(strained, False, MOST_STRAINED)
     rows = [row for group in groups for row in _strained_pairs(group)]
     if len(rows) < ENOUGH:
         return None
-    normal = np.array([row[0] for row in rows])
-    shear = np.array([row[1] for row in rows])  # [pairs, stress slot, strain slot]
-    found = np.array([row[2] for row in rows])
+    normal, shear, found, volumes = (np.array(column) for column in zip(*rows, strict=True))
     work = {order: normal + shear[:, list(order), range(3)].sum(axis=1) for order in ORDERS}
     fits = {order: slope for order in ORDERS if (slope := fit(work[order], found)) is not None}
     usual = ORDERS[0]
@@ -288,7 +282,7 @@ def stress_check(structures: Sequence[Structure]) -> StressCheck | None:
         if residuals[best] < 0.3 * residuals[usual] and fits[best].significant:
             chosen = best
     names = tuple(SLOTS[chosen.index(slot)] for slot in range(3)) if chosen != usual else None
-    return StressCheck(fits[chosen], names, float(np.mean([row[3] for row in rows])))
+    return StressCheck(fits[chosen], names, float(volumes.mean()))
 
 
 def stress_findings(check: StressCheck | None) -> list[Finding]:
@@ -314,13 +308,11 @@ def _strained_pairs(group: Sequence[Structure]) -> Iterator[tuple[float, Array, 
         moved = place - places[0]
         moved -= np.round(moved)
         shifts.append(moved - moved.mean(axis=0))
-    features = np.stack(
-        [
-            np.concatenate([3 * item.cell.ravel(), (shift @ item.cell).ravel()])
-            for item, shift in zip(group, shifts, strict=True)
-        ]
-    )
-    for index, other in _near_pairs(features, 5):
+    rows = [
+        np.concatenate([3 * item.cell.ravel(), (shift @ item.cell).ravel()])
+        for item, shift in zip(group, shifts, strict=True)
+    ]
+    for index, other in _near_pairs(np.stack(rows), 5):
         first, second = sorted((index, other))
         found = _work(group[first], group[second], shifts[second] - shifts[first])
         if found is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -71,9 +72,7 @@ class ConsistencyLoss(Loss):
 
     def at(self, context: LossContext, site: Site) -> Prediction:
         """Return the energies and forces that the loss is about."""
-        if self.options.anchored:
-            return context.correction(site)
-        return context.prediction(site)
+        return context.correction(site) if self.options.anchored else context.prediction(site)
 
 
 def work(context: LossContext, displacement: torch.Tensor, prediction: Prediction) -> torch.Tensor:
@@ -83,7 +82,42 @@ def work(context: LossContext, displacement: torch.Tensor, prediction: Predictio
     return context.batch.sum_atoms((displacement * prediction.forces).sum(dim=1))
 
 
-class TaylorLoss(ConsistencyLoss):
+class ExtrapolationLoss(ConsistencyLoss):
+    """Mean of ℓ over what first-order extrapolation from a structure, given ``base``, leaves."""
+
+    options: TaylorOptions | StrainOptions
+    base: Request
+
+    @abstractmethod
+    def site(self, copy: int, sign: Literal[1, -1] = 1) -> Site:
+        """Return a copy, or its mirror image with ``sign`` -1."""
+
+    @abstractmethod
+    def change(self, context: LossContext, site: Site, base: Prediction) -> torch.Tensor:
+        """Return the first-order change of energy at a site ``[B]``, eV."""
+
+    def base_energy(self, context: LossContext, predicted: torch.Tensor) -> torch.Tensor:
+        """Return the energy that the extrapolation starts from ``[B]``, eV."""
+        return predicted
+
+    def needs(self, copy: int) -> Sequence[Request]:
+        """See `ConsistencyLoss.needs`."""
+        asked = [self.base, Request(self.site(copy))]
+        return [*asked, Request(self.site(copy, -1))] if self.options.form == "symmetric" else asked
+
+    def residual(self, context: LossContext, copy: int) -> torch.Tensor:
+        """See `ConsistencyLoss.residual`."""
+        site = self.site(copy)
+        base, there = self.at(context, BASE), self.at(context, site).energy
+        expected = self.change(context, site, base)
+        if self.options.form == "symmetric":
+            there = 0.5 * (there - self.at(context, self.site(copy, -1)).energy)
+        else:
+            expected = expected + self.base_energy(context, base.energy)
+        return there - (expected.detach() if self.options.hold_extrapolation else expected)
+
+
+class TaylorLoss(ExtrapolationLoss):
     """Mean over structures of ℓ(E(r+δ) − [E(r) − Σ_i δ_i·F_i(r)]).
 
     The symmetric form is ℓ(½ [E(r+δ) − E(r−δ)] + Σ_i δ_i·F_i(r)). For a conservative potential the
@@ -92,29 +126,18 @@ class TaylorLoss(ConsistencyLoss):
 
     Options = TaylorOptions
     options: TaylorOptions
+    base = Request(BASE, forces=True)
 
-    def needs(self, copy: int) -> Sequence[Request]:
-        """See `ConsistencyLoss.needs`."""
-        asked = [Request(BASE, forces=True), Request(self._site(copy))]
-        if self.options.form == "symmetric":
-            asked.append(Request(self._site(copy, mirrored=True)))
-        return asked
+    def site(self, copy: int, sign: Literal[1, -1] = 1) -> Site:
+        """See `ExtrapolationLoss.site`."""
+        return Site(self.options.displaced, copy=copy, sign=sign)
 
-    def residual(self, context: LossContext, copy: int) -> torch.Tensor:
-        """See `ConsistencyLoss.residual`."""
-        site = self._site(copy)
-        base, moved = self.at(context, BASE), self.at(context, site).energy
-        expected = -work(context, context.displacement(site), base)
-        if self.options.form == "symmetric":
-            moved = 0.5 * (moved - self.at(context, self._site(copy, mirrored=True)).energy)
-        else:
-            expected = expected + self._base_energy(context, base.energy)
-        return moved - (expected.detach() if self.options.hold_extrapolation else expected)
+    def change(self, context: LossContext, site: Site, base: Prediction) -> torch.Tensor:
+        """See `ExtrapolationLoss.change`."""
+        return -work(context, context.displacement(site), base)
 
-    def _site(self, copy: int, mirrored: bool = False) -> Site:
-        return Site(self.options.displaced, copy=copy, sign=-1 if mirrored else 1)
-
-    def _base_energy(self, context: LossContext, predicted: torch.Tensor) -> torch.Tensor:
+    def base_energy(self, context: LossContext, predicted: torch.Tensor) -> torch.Tensor:
+        """See `ExtrapolationLoss.base_energy`."""
         if self.options.base == "prediction":
             return predicted
         return torch.where(context.batch.has_energy, context.batch.energy, predicted)
@@ -171,7 +194,7 @@ class SecondDifferenceLoss(ConsistencyLoss):
         return Site(displaced, copy=copy), Site(displaced, copy=copy, sign=-1)
 
 
-class StrainLoss(ConsistencyLoss):
+class StrainLoss(ExtrapolationLoss):
     """Mean over periodic structures of ℓ(E((1+ε)·cell) − [E + V σ:ε]).
 
     PITC with atoms and cells deformed by a symmetric strain ε instead of displaced, and the stress
@@ -180,35 +203,18 @@ class StrainLoss(ConsistencyLoss):
 
     Options = StrainOptions
     options: StrainOptions
+    base = Request(BASE, stress=True)
 
     def applies(self, batch: GraphBatch) -> torch.Tensor:
         """Return which structures are periodic in all directions ``[B]``."""
         return batch.pbc.all(dim=1)
 
-    def needs(self, copy: int) -> Sequence[Request]:
-        """See `ConsistencyLoss.needs`."""
-        asked = [Request(BASE, stress=True), Request(self._site(copy))]
-        if self.options.form == "symmetric":
-            asked.append(Request(self._site(copy, mirrored=True)))
-        return asked
+    def site(self, copy: int, sign: Literal[1, -1] = 1) -> Site:
+        """See `ExtrapolationLoss.site`."""
+        return Site(strain=self.options.strain, copy=copy, sign=sign)
 
-    def residual(self, context: LossContext, copy: int) -> torch.Tensor:
-        """See `ConsistencyLoss.residual`."""
-        site = self._site(copy)
-        base, strained = self.at(context, BASE), self.at(context, site).energy
-        expected = _work(context, context.strain(site), base)
-        if self.options.form == "symmetric":
-            strained = 0.5 * (strained - self.at(context, self._site(copy, mirrored=True)).energy)
-        else:
-            expected = expected + base.energy
-        return strained - (expected.detach() if self.options.hold_extrapolation else expected)
-
-    def _site(self, copy: int, mirrored: bool = False) -> Site:
-        return Site(strain=self.options.strain, copy=copy, sign=-1 if mirrored else 1)
-
-
-def _work(context: LossContext, strain: torch.Tensor, prediction: Prediction) -> torch.Tensor:
-    """Return V σ:ε ``[B]``, eV, of each structure."""
-    if prediction.stress is None:
-        raise ValueError("the stress was not requested at this site")
-    return context.batch.volume * (strain * prediction.stress).sum(dim=(1, 2))
+    def change(self, context: LossContext, site: Site, base: Prediction) -> torch.Tensor:
+        """Return V σ:ε ``[B]``, eV, of each structure."""
+        if base.stress is None:
+            raise ValueError("the stress was not requested at this site")
+        return context.batch.volume * (context.strain(site) * base.stress).sum(dim=(1, 2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -46,26 +46,17 @@ class Site:
 
 BASE = Site()
 """The structures as they are."""
+Which = Literal["trained", "foundation"]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a loss needs at a site. Requests of several losses at one site are shared.
-
-    Attributes:
-        site: Where.
-        forces: Whether forces are needed in addition to energies.
-        stress: Whether stresses are needed.
-        of: Which potential: the one in training, or the frozen foundation.
-    """
+    """What a loss needs at a site, of one of the potentials; requests at one site are shared."""
 
     site: Site
     forces: bool = False
     stress: bool = False
-    of: Literal["trained", "foundation"] = "trained"
-
-
-Which = Literal["trained", "foundation"]
+    of: Which = "trained"
 
 
 class LossContext:
@@ -144,8 +135,7 @@ class LossContext:
 
     def _draw(self, site: Site) -> torch.Tensor:
         if site.strain is not None:
-            largest = at(site.strain, self._progress)
-            return draw_strain(largest, self.batch, self._generator)
+            return draw_strain(at(site.strain, self._progress), self.batch, self._generator)
         assert site.displacement is not None
         return draw(
             *(site.displacement, self.batch, self._generator, self._progress),
@@ -170,10 +160,8 @@ class LossContext:
         for request in requests:
             if request.site not in self._found[request.of]:
                 forces, stress = needs[request.of].get(request.site, (False, False))
-                needs[request.of][request.site] = (
-                    forces or request.forces,
-                    stress or request.stress,
-                )
+                wanted = (forces or request.forces, stress or request.stress)
+                needs[request.of][request.site] = wanted
         self._evaluate_copies(self._potential, needs["trained"], self._found["trained"])
         if needs["foundation"]:
             if self._foundation is None:
@@ -203,19 +191,13 @@ class LossContext:
         return self.batch
 
     def _split(self, together: Prediction, copies: int) -> list[Prediction]:
-        structures = len(self.batch)
-        atoms = int(self.batch.numbers.numel())
-        nothing: list[torch.Tensor | None] = [None] * copies
-        return [
-            Prediction(energy, node_energy, forces, stress)
-            for energy, node_energy, forces, stress in zip(
-                torch.split(together.energy, structures),
-                torch.split(together.node_energy, atoms),
-                nothing if together.forces is None else torch.split(together.forces, atoms),
-                nothing if together.stress is None else torch.split(together.stress, structures),
-                strict=True,
-            )
+        structures, atoms = len(self.batch), int(self.batch.numbers.numel())
+        values = (together.energy, together.node_energy, together.forces, together.stress)
+        parts: list[Any] = [
+            [None] * copies if value is None else torch.split(value, size)
+            for value, size in zip(values, (structures, atoms, atoms, structures), strict=True)
         ]
+        return [Prediction(*part) for part in zip(*parts, strict=True)]
 
 
 def _adversarial(site: Site) -> bool:

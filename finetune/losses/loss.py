@@ -41,8 +41,7 @@ class Loss(ABC):
 
     @abstractmethod
     def __call__(self, context: LossContext) -> torch.Tensor:
-        """Return the loss, a float64 scalar, before its weight; only where `requests` asks for it.
-        """
+        """Return the loss before its weight, a float64 scalar; not called for empty `requests`."""
 
     @property
     def unit(self) -> str:
@@ -95,12 +94,8 @@ class Loss(ABC):
         if self.options.distance == "absolute":
             return residual.abs()
         if self.options.distance == "huber":
-            return torch.nn.functional.huber_loss(
-                residual,
-                torch.zeros_like(residual),
-                reduction="none",
-                delta=self.options.huber_delta,
-            )
+            zero, delta = torch.zeros_like(residual), self.options.huber_delta
+            return torch.nn.functional.huber_loss(residual, zero, reduction="none", delta=delta)
         return residual.square()
 
 
@@ -116,10 +111,6 @@ def _labelled_pair() -> GraphBatch:
     return concatenate(graphs)
 
 
-SKIN_ROUNDING = 1e-9
-"""Å."""
-
-
 @dataclass(frozen=True)
 class LossValue:
     """The total of one step, and each loss before its weight by the recipe's names."""
@@ -131,11 +122,7 @@ class LossValue:
 class TotalLoss:
     """Σ weight · loss over the losses with a weight above zero.
 
-    Args:
-        options: The recipe's losses by name.
-
-    Attributes:
-        losses: The losses by the recipe's names; a loss of several parts is there as ``NAME/PART``.
+    ``losses`` has them by the recipe's names; a loss of several parts is there as ``NAME/PART``.
     """
 
     def __init__(self, options: Mapping[str, LossOptions]) -> None:
@@ -161,7 +148,7 @@ class TotalLoss:
         """Return what each loss averages over in the batch, by name; 0 where it does not apply."""
         wanted = self._wanted(batch, progress)
         return {
-            name: loss.count(batch) if wanted.get(name) else 0 for name, loss in self.losses.items()
+            name: loss.count(batch) if name in wanted else 0 for name, loss in self.losses.items()
         }
 
     def __call__(
@@ -186,15 +173,14 @@ class TotalLoss:
         """
         weights = self.weights(progress)
         wanted = self._wanted(batch, progress)
-        requests = [request for asked in wanted.values() for request in asked]
-        if not requests:
+        if not wanted:
             return None
+        requests = [request for asked in wanted.values() for request in asked]
         self._check_skin(wanted, batch, potential)
         context = LossContext(batch, potential, requests, generator, foundation, progress)
         parts: dict[str, torch.Tensor] = {}
-        for name, asked in wanted.items():
-            if asked:
-                parts[name] = self.losses[name](context)
+        for name in wanted:
+            parts[name] = self.losses[name](context)
         shares = shares or {}
         total = sum(
             (weights[name] * shares.get(name, 1.0) * value for name, value in parts.items()),
@@ -209,7 +195,7 @@ class TotalLoss:
         for name, asked in wanted.items():
             for request in asked:
                 needed = request.site.skin(potential.cutoff)
-                if needed > batch.skin + SKIN_ROUNDING:
+                if needed > batch.skin + 1e-9:  # Å, rounding
                     raise RecipeError(
                         f"the loss '{name}' displaces structures so far that neighbour lists must "
                         f"reach {needed:.3g} Å beyond the cutoff; they reach {batch.skin:.3g} Å. "
@@ -219,7 +205,7 @@ class TotalLoss:
     def _wanted(self, batch: GraphBatch, progress: float) -> dict[str, Sequence[Request]]:
         """Return what the losses that have a weight at the moment ask for, by name."""
         return {
-            name: loss.requests(batch)
+            name: asked
             for name, loss in self.losses.items()
-            if loss.options.weight_at(progress) > 0
+            if loss.options.weight_at(progress) > 0 and (asked := loss.requests(batch))
         }

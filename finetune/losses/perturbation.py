@@ -9,6 +9,7 @@ import torch
 
 from finetune.data.graphs import GraphBatch
 from finetune.losses.frozen_foundation import FrozenFoundation
+from finetune.losses.soft_modes import SoftModes
 from finetune.recipe.loss_options import DisplacementOptions
 
 GAUSSIAN_CUT = 3.0
@@ -59,8 +60,11 @@ def draw(
     elif options.kind in {"soft_modes", "thermal"}:
         if foundation is None:
             raise ValueError(f"{options.kind} displacements need the foundation")
-        soft = options.kind == "soft_modes"
-        drawn = (_soft if soft else _thermal)(options, batch, generators, foundation, size)
+        if options.kind == "thermal":
+            drawn = _thermal(foundation.bursts(batch, options), generators, size)
+        else:
+            modes = foundation.soft_modes(batch, options.modes)
+            drawn = _scaled(_soft(modes, generators, options.modes), batch) * size
     else:
         drawn = _random(options.kind, batch, generators) * size
     drawn = drawn.to(device=batch.positions.device, dtype=batch.positions.dtype)
@@ -119,34 +123,24 @@ def _scaled(direction: torch.Tensor, batch: GraphBatch) -> torch.Tensor:
 
 
 def _soft(
-    options: DisplacementOptions,
-    batch: GraphBatch,
-    generators: Sequence[torch.Generator],
-    foundation: FrozenFoundation,
-    size: float,
+    found: Sequence[SoftModes], generators: Sequence[torch.Generator], count: int
 ) -> torch.Tensor:
     """Mix soft modes with the amplitudes of equipartition, 1/√curvature."""
     mixed = []
-    found = foundation.soft_modes(batch, options.modes)
     for modes, generator in zip(found, generators, strict=True):
-        amplitude = _of((options.modes,), torch.randn, generator)
+        amplitude = _of((count,), torch.randn, generator)
         curvature = modes.curvatures.cpu().clamp(min=SOFTEST)
         amplitude = amplitude[: len(curvature)] / curvature.sqrt()
         mixed.append(torch.einsum("k,kni->ni", amplitude, modes.directions.cpu()))
-    return _scaled(torch.cat(mixed), batch) * size
+    return torch.cat(mixed)
 
 
 def _thermal(
-    options: DisplacementOptions,
-    batch: GraphBatch,
-    generators: Sequence[torch.Generator],
-    foundation: FrozenFoundation,
-    size: float,
+    bursts: Sequence[torch.Tensor], generators: Sequence[torch.Generator], size: float
 ) -> torch.Tensor:
     """Take a frame of each structure's burst at random; too long ones are scaled down."""
     taken = []
-    found = foundation.bursts(batch, options)
-    for frames, generator in zip(found, generators, strict=True):
+    for frames, generator in zip(bursts, generators, strict=True):
         frame = frames[int(torch.randint(len(frames), (1,), generator=generator))].cpu()
         furthest = frame.norm(dim=1).max().clamp(min=1e-12)
         taken.append(frame * torch.clamp(size / furthest, max=1.0))

@@ -23,7 +23,6 @@ STRUCTURES = 32
 """Training structures that the remainder is measured on, at most."""
 SMALLEST = 1e-4
 """Å; below it the energy error carries no information, for example with too few energies."""
-ROUNDS = 8
 
 
 def chosen_sizes(
@@ -65,7 +64,7 @@ def _size(
     assert isinstance(displaced.size, ChosenSize)
     wanted = displaced.size.fraction * energy_error
     foundation, size = FrozenFoundation(potential), displaced.size.largest
-    for _ in range(ROUNDS):
+    for _ in range(8):
         resized = displaced.model_copy(update={"size": size})
         found = remainder(resized, foundation, graphs)
         if found <= wanted and size >= displaced.size.largest:

@@ -27,12 +27,7 @@ FRICTION = 0.02
 
 @dataclass(frozen=True)
 class SoftModes:
-    """Directions of low curvature, softest first.
-
-    Attributes:
-        directions: Orthonormal ``[K, n, 3]``, without translation.
-        curvatures: vᵀHv along them ``[K]``, eV/Å².
-    """
+    """Orthonormal directions ``[K, n, 3]`` of low curvature ``[K]``, eV/Å², softest first."""
 
     directions: torch.Tensor
     curvatures: torch.Tensor
@@ -82,8 +77,7 @@ def _rigid_motions(structure: GraphBatch) -> torch.Tensor:
         motions += [torch.linalg.cross(axis.expand_as(centred), centred) for axis in axes]
     kept: list[torch.Tensor] = []
     for motion in motions:
-        vector = _orthogonal(motion.reshape(-1), kept)
-        if vector is not None:
+        if (vector := _orthogonal(motion.reshape(-1), kept)) is not None:
             kept.append(vector)
     return torch.stack(kept)
 

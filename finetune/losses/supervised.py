@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -17,76 +18,66 @@ from finetune.losses.loss import Loss
 from finetune.recipe.loss_options import EnergyOptions, ForcesOptions, ReplayOptions, StressOptions
 
 
-class EnergyLoss(Loss):
+class LabelLoss(Loss):
+    """Mean of ℓ over the residuals against one kind of label."""
+
+    label: Literal["energy", "forces", "stress"]
+
+    def requests(self, batch: GraphBatch) -> Sequence[Request]:
+        """See `Loss.requests`."""
+        asked = Request(BASE, forces=self.label == "forces", stress=self.label == "stress")
+        return [asked] if self.count(batch) else []
+
+    def count(self, batch: GraphBatch) -> int:
+        """See `Loss.count`."""
+        return int(self._labelled(batch).sum())
+
+    def __call__(self, context: LossContext) -> torch.Tensor:
+        """See `Loss.__call__`."""
+        predicted = getattr(context.prediction(BASE), self.label)
+        residual = (predicted - getattr(context.batch, self.label))[self._labelled(context.batch)]
+        return self.measure(self.scaled(residual.double(), context.batch)).mean()
+
+    def scaled(self, residual: torch.Tensor, batch: GraphBatch) -> torch.Tensor:
+        """Return the residuals of labels in `unit`."""
+        return residual
+
+    def _labelled(self, batch: GraphBatch) -> torch.Tensor:
+        return getattr(batch, f"has_{self.label}")
+
+
+class EnergyLoss(LabelLoss):
     """Mean over labelled structures of ℓ((Ê_b − E_b) / n_b), with n_b = 1 if per structure."""
 
     Options = EnergyOptions
     options: EnergyOptions
+    label = "energy"
 
     @property
     def unit(self) -> str:
         """See `Loss.unit`."""
         return energy_unit(self.options.normalise)
 
-    def requests(self, batch: GraphBatch) -> Sequence[Request]:
-        """See `Loss.requests`."""
-        return [Request(BASE)] if bool(batch.has_energy.any()) else []
-
-    def count(self, batch: GraphBatch) -> int:
-        """See `Loss.count`."""
-        return int(batch.has_energy.sum())
-
-    def __call__(self, context: LossContext) -> torch.Tensor:
-        """See `Loss.__call__`."""
-        batch, labelled = context.batch, context.batch.has_energy
-        residual = (context.prediction(BASE).energy - batch.energy)[labelled]
-        if self.options.normalise == "per_atom":
-            residual = residual / batch.atoms[labelled]
-        return self.measure(residual).mean()
+    def scaled(self, residual: torch.Tensor, batch: GraphBatch) -> torch.Tensor:
+        """See `LabelLoss.scaled`."""
+        per_atom = self.options.normalise == "per_atom"
+        return residual / batch.atoms[batch.has_energy] if per_atom else residual
 
 
-class ForcesLoss(Loss):
+class ForcesLoss(LabelLoss):
     """Mean over the components of labelled forces of ℓ(F̂ − F)."""
 
     Options = ForcesOptions
+    label = "forces"
     unit = FORCE_UNIT
 
-    def requests(self, batch: GraphBatch) -> Sequence[Request]:
-        """See `Loss.requests`."""
-        return [Request(BASE, forces=True)] if bool(batch.has_forces.any()) else []
 
-    def count(self, batch: GraphBatch) -> int:
-        """See `Loss.count`."""
-        return int(batch.has_forces.sum())
-
-    def __call__(self, context: LossContext) -> torch.Tensor:
-        """See `Loss.__call__`."""
-        predicted = context.prediction(BASE).forces
-        assert predicted is not None
-        residual = (predicted - context.batch.forces)[context.batch.has_forces]
-        return self.measure(residual.double()).mean()
-
-
-class StressLoss(Loss):
+class StressLoss(LabelLoss):
     """Mean over the nine components of labelled stresses of ℓ(σ̂ − σ)."""
 
     Options = StressOptions
+    label = "stress"
     unit = STRESS_UNIT
-
-    def requests(self, batch: GraphBatch) -> Sequence[Request]:
-        """See `Loss.requests`."""
-        return [Request(BASE, stress=True)] if bool(batch.has_stress.any()) else []
-
-    def count(self, batch: GraphBatch) -> int:
-        """See `Loss.count`."""
-        return int(batch.has_stress.sum())
-
-    def __call__(self, context: LossContext) -> torch.Tensor:
-        """See `Loss.__call__`."""
-        predicted = context.prediction(BASE).stress
-        assert predicted is not None
-        residual = (predicted - context.batch.stress)[context.batch.has_stress]
-        return self.measure(residual.double()).mean()
 
 
 class ReplayLoss(Loss):
@@ -121,6 +112,10 @@ class _Replayed(Loss):
     options: ReplayOptions
     forces: bool
 
+    def __init__(self, options: ReplayOptions) -> None:
+        super().__init__(options)
+        self.factor = options.forces if self.forces else options.energy
+
     def requests(self, batch: GraphBatch) -> Sequence[Request]:
         asked = [Request(site, forces=self.forces) for site in self.sites()]
         return [*asked, *(replace(request, of="foundation") for request in asked)]
@@ -139,10 +134,6 @@ class ReplayedEnergies(_Replayed):
     unit = "eV/atom"
     forces = False
 
-    def __init__(self, options: ReplayOptions) -> None:
-        super().__init__(options)
-        self.factor = options.energy
-
     def __call__(self, context: LossContext) -> torch.Tensor:
         """See `Loss.__call__`."""
         energies = [context.correction(site).energy for site in self.sites()]
@@ -154,10 +145,6 @@ class ReplayedForces(_Replayed):
 
     unit = FORCE_UNIT
     forces = True
-
-    def __init__(self, options: ReplayOptions) -> None:
-        super().__init__(options)
-        self.factor = options.forces
 
     def count(self, batch: GraphBatch) -> int:
         """Count atoms."""

@@ -217,7 +217,7 @@ def test_atoms_that_cross_a_face_of_the_cell_have_not_moved_far(crystals: list[S
 
 def test_free_atoms_have_forces_of_zero() -> None:
     atom = replace(structure(Atoms("O")), energy=-2040.0, forces=np.zeros((1, 3)))
-    assert zeros([atom]) == []
+    assert list(zeros([atom])) == []
 
 
 def test_leaks_and_other_labels_of_the_same_structure_are_found(
