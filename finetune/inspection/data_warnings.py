@@ -47,13 +47,8 @@ def notes(
     ``graphs`` are the training structures, ``structures`` those of the splits train, valid, test
     and unlabelled; ``idling`` is what `idle` returned.
     """
-    valid = len(structures["valid"])
-    few = (
-        f"note: with {counted(valid, 'validation structure')} the best epoch is mostly chance. "
-        "Name more in data.valid, or a larger fraction."
-    )
     return [
-        *([few] if valid < ENOUGH else []),
+        *few_to_validate(len(structures["valid"])),
         *free_atoms(structures),
         *(f"note: {lack}; the loss '{name}' is idle." for name, lack in idling.items()),
         *map(str, labels.mixed_levels(structures)),
@@ -62,6 +57,14 @@ def notes(
         *unusual_origin(potential, graphs),
         *unusual_spread(potential, graphs),
     ]
+
+
+def few_to_validate(count: int) -> list[str]:
+    """Return a note where a validation set is too small to choose an epoch."""
+    if count >= ENOUGH:
+        return []
+    note = f"note: with {counted(count, 'validation structure')} the best epoch is mostly chance. "
+    return [f"{note}Name more in data.valid, or a larger fraction."]
 
 
 def free_atoms(structures: Mapping[str, Sequence[Structure]]) -> list[str]:
