@@ -131,10 +131,7 @@ def tiny_settings(**changes: object) -> MaceSettings:
 
 
 def tiny_mace(
-    seed: int = 0,
-    dtype: torch.dtype = torch.float64,
-    head: str | None = None,
-    **changes: object,
+    seed: int = 0, dtype: torch.dtype = torch.float64, head: str | None = None, **changes: object
 ) -> MacePotential:
     """Return an untrained `MacePotential` with seeded weights, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
