@@ -68,13 +68,8 @@ def entries() -> list[Entry]:
 def fetch(name: str, accept_licence: bool = False) -> Path:
     """Return the file of a published model, downloaded unless it is in MACE's cache.
 
-    Args:
-        name: Its name in the catalogue.
-        accept_licence: Whether the user accepts the licence, where that is required.
-
-    Raises:
-        FoundationError: If the licence has not been accepted or the download fails, saying what to
-            fetch and where to put it.
+    Raises FoundationError if a licence must be accepted first or the download fails, saying what to
+    fetch and where to put it.
     """
     entry = PUBLISHED[name]
     if entry.file.is_file():

@@ -29,14 +29,10 @@ _TERMS = {ASL: f"Academic Software License, no commercial use: {ASL_TERMS}"}
 
 
 def describe(name: str) -> list[tuple[str, str]]:
-    """Return what is known of a foundation: names and values.
+    """Return what is known of a foundation, by name or path: names and values.
 
-    Args:
-        name: Name in the catalogue, or path, of a foundation. For one that is not downloaded yet,
-            only the facts of the catalogue are returned.
-
-    Raises:
-        FoundationError: For an unknown name, or files that are damaged or of another kind.
+    For one that is not downloaded yet, only the facts of the catalogue are returned. Raises
+    FoundationError for an unknown name, or files that are damaged or of another kind.
     """
     published = PUBLISHED.get(name)
     if published and not published.file.is_file():

@@ -59,12 +59,9 @@ class Domain:
     limit: float
 
     def distances(self, numbers: NDArray[np.int64], descriptors: Array) -> Array:
-        """Return the distance of each atom ``[N]``, 1 at the limit.
+        """Return distances of the atoms ``[N]``, 1 at the limit; infinite for untrained elements.
 
-        Args:
-            numbers: Atomic numbers ``[N]``; the distance of an element that was not trained on is
-                infinite.
-            descriptors: ``[N, feature_size]``, of the same potential.
+        ``descriptors`` ``[N, feature_size]`` are those of the same potential.
         """
         found = np.full(len(numbers), np.inf)
         for number, points in self.points.items():
@@ -79,13 +76,8 @@ def summarise(
 ) -> Domain:
     """Choose atoms of the training set that are far from each other, and what counts as far.
 
-    Args:
-        potential: The trained potential, whose descriptors are compared.
-        train: What it was trained on; 1,000 structures evenly spaced, if there are more.
-        valid: What it was validated on.
-
-    Raises:
-        FoundationError: If the potential has no descriptors.
+    Of more than 1,000 training structures, as many are used, evenly spaced. Raises FoundationError
+    if the potential has no descriptors.
     """
     seen = _by_element(list(_described(potential, train)))
     points = {}
@@ -125,11 +117,7 @@ def write(domain: Domain, folder: Path, fingerprint: str) -> None:
 
 
 def read(folder: Path, fingerprint: str) -> Domain:
-    """Read what `write` wrote.
-
-    Raises:
-        FoundationError: If it is missing, damaged or of another potential.
-    """
+    """Read what `write` wrote; refuse what is missing, damaged or of another potential."""
     path = folder / FILE
     if not path.is_file():
         raise FoundationError(

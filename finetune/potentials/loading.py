@@ -113,8 +113,7 @@ def merged_adapter(
 ) -> tuple[Potential, StoredConfig]:
     """Open an adapter's foundation and merge the adapter into it, as its run did.
 
-    Raises:
-        FoundationError: If the foundation is missing, has changed, or is the adapter itself.
+    Raises FoundationError if the foundation is missing, has changed, or is the adapter itself.
     """
     record = read_adapter(folder)
     _check_descent(folder)
@@ -153,12 +152,8 @@ def _check_descent(folder: Path) -> None:
 def locate(name: str, beside: Path | None = None) -> Path:
     """Return the file or folder of a foundation; download it if necessary.
 
-    Args:
-        name: Name in the catalogue, or path.
-        beside: Folder of the recipe, where relative paths are looked up too.
-
-    Raises:
-        FoundationError: If there is none, or it cannot be downloaded.
+    ``name`` is one of the catalogue, or a path, which may be relative to the recipe's folder
+    ``beside``. Raises FoundationError if there is none, or it cannot be downloaded.
     """
     known = embedded()
     if name in known:
@@ -189,8 +184,7 @@ def locate(name: str, beside: Path | None = None) -> Path:
 def lineage(foundation: Foundation) -> list[dict[str, Any]]:
     """Return the potentials that one descends from, the oldest first, itself last.
 
-    Returns:
-        Of each: ``name`` (or path), ``fingerprint`` and ``level_of_theory`` (None where unknown).
+    Each has a ``name`` (or path), ``fingerprint`` and ``level_of_theory`` (None where unknown).
     """
     own = {
         "name": foundation.location,

@@ -56,32 +56,21 @@ class Potential(torch.nn.Module, ABC):
     def interaction_and_features(
         self, batch: GraphBatch, element: torch.Tensor, strain: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """Return what `interaction` does, and invariant features of the atoms.
+        """Return what `interaction` does, and invariant features of atoms ``[N, feature_size]``.
 
-        The features ``[N, feature_size]`` do not change under rotations and reflections, and are
-        differentiable by the positions as the energies are.
-
-        Raises:
-            FoundationError: If the potential has no node features.
+        They do not change under rotations and reflections, and are differentiable by the positions.
+        Raises FoundationError if the potential has no node features.
         """
         raise FoundationError(f"a {type(self).__name__} has no features of atoms.")
 
     @property
     def feature_size(self) -> int:
-        """Number of invariant features of an atom.
-
-        Raises:
-            FoundationError: If the potential has no node features.
-        """
+        """Number of invariant features of an atom; a `FoundationError` if there are none."""
         raise FoundationError(f"a {type(self).__name__} has no features of atoms.")
 
     @torch.no_grad()
     def descriptors(self, batch: GraphBatch) -> torch.Tensor:
-        """Return the invariant features of the atoms ``[N, feature_size]``, without gradients.
-
-        Raises:
-            FoundationError: If the potential has none, or does not know an element.
-        """
+        """Return the invariant features of the atoms ``[N, feature_size]``, without gradients."""
         return self.interaction_and_features(batch, self.element_index(batch.numbers), False)[-1]
 
     @property
@@ -112,19 +101,14 @@ class Potential(torch.nn.Module, ABC):
     def add_head(self, name: str) -> tuple[Potential, dict[str, torch.Tensor]]:
         """Return a copy with one more head, and masks of the parameters that are the head's alone.
 
-        Raises:
-            RecipeError: If the potential cannot have one, or has one of that name.
+        Raises RecipeError if the potential cannot have one, or has one of that name.
         """
         raise RecipeError(
             f"a {type(self).__name__} cannot have more heads. Choose another adapter."
         )
 
     def element_index(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Return the index into `elements` of each atomic number ``[N]``.
-
-        Raises:
-            FoundationError: For an element that the potential does not know.
-        """
+        """Return the index into `elements` of each atomic number ``[N]``; refuse unknown ones."""
         known = numbers.clamp(max=len(self._element_index) - 1)
         index: torch.Tensor = self._element_index[known]
         unknown = (index < 0) | (known != numbers)
@@ -138,11 +122,7 @@ class Potential(torch.nn.Module, ABC):
         return index
 
     def composition(self, batch: GraphBatch) -> torch.Tensor:
-        """Return how many atoms of each of `elements` a structure has ``[B, elements]``, float64.
-
-        Raises:
-            FoundationError: For an element that the potential does not know.
-        """
+        """Return the number of atoms of each of `elements` ``[B, elements]``, float64."""
         one_hot = torch.nn.functional.one_hot(self.element_index(batch.numbers), len(self.elements))
         return batch.sum_atoms(one_hot.to(ENERGY_DTYPE))
 

@@ -15,8 +15,7 @@ from finetune.potentials.potential import Potential
 class HarmonicPotential(Potential):
     """Every atom in a well at the origin: E = ½ k Σ_i |r_i|², F_i = −k r_i.
 
-    Args:
-        stiffness: k, eV/Å²; the only parameter.
+    ``stiffness`` is k, eV/Å², and the only parameter.
     """
 
     def __init__(self, stiffness: float = 3.0) -> None:
@@ -34,9 +33,7 @@ class HarmonicPotential(Potential):
 class PairPotential(Potential):
     """E = ½ Σ_edges φ(r) (1 − r²/r_c²)³: periodic structures, stress and neighbour lists take part.
 
-    Args:
-        depth: Energy scale of φ, eV; the only parameter.
-        cutoff: r_c, Å.
+    ``depth`` is the energy scale of φ, eV, and the only parameter; ``cutoff`` is r_c, Å.
     """
 
     def __init__(self, depth: float, cutoff: float) -> None:
@@ -72,11 +69,7 @@ class PairPotential(Potential):
 class MorsePotential(PairPotential):
     """φ = D [(1 − exp(−a (r − r₀)))² − 1].
 
-    Args:
-        depth: D, eV.
-        width: a, 1/Å.
-        distance: r₀, Å.
-        cutoff: Å.
+    ``depth`` is D, eV, ``width`` a, 1/Å, ``distance`` r₀ and ``cutoff``, Å.
     """
 
     def __init__(
@@ -94,10 +87,7 @@ class MorsePotential(PairPotential):
 class LennardJonesPotential(PairPotential):
     """φ = 4 ε [(σ/r)¹² − (σ/r)⁶]; the defaults are argon.
 
-    Args:
-        depth: ε, eV.
-        diameter: σ, Å.
-        cutoff: Å.
+    ``depth`` is ε, eV, ``diameter`` σ and ``cutoff``, Å.
     """
 
     def __init__(self, depth: float = 0.0104, diameter: float = 3.4, cutoff: float = 8.0) -> None:

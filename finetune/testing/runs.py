@@ -31,12 +31,7 @@ _SPLITS = {"train": 6, "valid": 3, "test": 3}
 
 
 class Workspace:
-    """A folder with a stored foundation, and structures labelled by another potential.
-
-    Args:
-        folder: An empty folder.
-        foundation: What is stored as the foundation.
-    """
+    """An empty folder with a stored foundation, and structures labelled by another potential."""
 
     def __init__(self, folder: Path, foundation: Potential) -> None:
         self.folder = folder
@@ -59,13 +54,7 @@ class Workspace:
     def recipe(
         self, name: str, adapter: Mapping[str, Any], train: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Return a recipe of three epochs of one step with averaged weights, into folder ``name``.
-
-        Args:
-            name: The run's folder in this one.
-            adapter: The adapter in the recipe.
-            train: Further training settings.
-        """
+        """Return a recipe of three epochs of a step with averaged weights, into folder ``name``."""
         return {
             "foundation": str(self.folder / "foundation"),
             "data": {split: str(self.folder / f"{split}.xyz") for split in _SPLITS},
@@ -123,12 +112,7 @@ def structure_of(atoms: Atoms) -> Structure:
 
 
 def train_in_two_processes(recipe: Mapping[str, Any], module: str) -> None:
-    """Run a recipe in two processes under `torch.distributed.run`.
-
-    Args:
-        recipe: The recipe; written next to its output.
-        module: What each process imports first.
-    """
+    """Run a recipe, written next to its output, in two processes that import ``module`` first."""
     path = Path(recipe["output"]).with_suffix(".json")
     path.write_text(json.dumps(dict(recipe)), encoding="utf-8")
     script = path.with_suffix(".py")

@@ -42,21 +42,12 @@ def open_model(
     head: str | None = None,
     sha256: str | None = None,
 ) -> tuple[Potential, StoredConfig]:
-    """Open a pickled MACE model.
+    """Open a MACE model that ``torch.save(model, path)`` wrote.
 
-    Args:
-        path: A file that ``torch.save(model, path)`` wrote.
-        dtype: Type of the weights and of the computation.
-        head: Name of the head that predicts; may be left out where there is one.
-        sha256: Digest that the file must have; any if None.
-
-    Returns:
-        The potential, in evaluation mode, and its configuration with the sha256 over settings and
-        weights.
-
-    Raises:
-        FoundationError: If the file is damaged or of another kind, holds an architecture that is
-            not known or weights that are not finite, naming the file.
+    The configuration has the sha256 over settings and weights. ``head`` may be left out where there
+    is one; a ``sha256`` of None allows any file. Raises FoundationError if the file is damaged or
+    of another kind, or holds an unknown architecture or weights that are not finite, naming the
+    file.
     """
     folder = _folder(path, sha256)
     stored = _converted(folder)
@@ -146,20 +137,9 @@ def open_trusted(
 ) -> tuple[Potential, StoredConfig]:
     """Open a pickled MACE model by `torch.load`, which runs whatever code it contains.
 
-    Still only settings and weights are kept: a new model is built from them and must predict what
-    the loaded one does.
-
-    Args:
-        path: The file.
-        dtype: Type of the weights and of the computation.
-        head: Name of the head that predicts; may be left out where there is one.
-
-    Returns:
-        The potential, in evaluation mode, and its configuration.
-
-    Raises:
-        FoundationError: If it does not load, is no MACE, or a MACE built from its settings and
-            weights does not predict what it does.
+    Only settings and weights are kept: a new model is built from them, and must predict what the
+    loaded one does. Raises FoundationError if it does not, or if the file does not load or is no
+    MACE.
     """
     modules = mace_modules()
     try:
@@ -207,10 +187,7 @@ _SPACING, _RATTLE, _ATOMS = 1.8, 0.3, 8  # Å, Å and atoms of a structure
 
 
 def difference(first: Potential, second: Potential) -> tuple[float, float, float]:
-    """Return the largest differences of energies, eV, and forces, eV/Å, and a scale for both.
-
-    The scale is one plus the largest force.
-    """
+    """Return the largest difference of energies, eV, of forces, eV/Å, and 1 + the largest force."""
     batch = structures(first).to(first.device, first.dtype)
     one, other = (potential(batch, create_graph=False) for potential in (first, second))
     assert one.forces is not None and other.forces is not None

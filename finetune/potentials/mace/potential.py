@@ -101,11 +101,7 @@ class MacePotential(Potential):
     def build(
         cls, settings: MaceSettings, dtype: torch.dtype = torch.float64, head: str | None = None
     ) -> MacePotential:
-        """Construct the model with fresh weights drawn from torch's global generator.
-
-        Raises:
-            FoundationError: If MACE refuses the settings.
-        """
+        """Construct the model with fresh weights drawn from torch's global generator."""
         return cls(settings, construct(settings, dtype), head)
 
     @property
@@ -126,8 +122,7 @@ class MacePotential(Potential):
     def add_head(self, name: str) -> tuple[MacePotential, dict[str, torch.Tensor]]:
         """See `Potential.add_head`: the new head is chosen, and predicts what this one does.
 
-        The reference energies of the new head are the potential's; the old head keeps those that it
-        was opened with.
+        It has the potential's reference energies; the old head keeps those that it was opened with.
         """
         before = self._settings
         if name in before.heads:
@@ -245,8 +240,7 @@ class MacePotential(Potential):
     def plain_model(self, dtype: torch.dtype) -> torch.nn.Module:
         """Return a new plain MACE model with these weights and the reference energies inside it.
 
-        Raises:
-            FoundationError: If an adapter has added parameters that a plain MACE does not have.
+        Raises FoundationError if an adapter has added parameters that a plain MACE does not have.
         """
         model = unfilled(self.settings, dtype)
         weights = dict(self.model.named_parameters())
@@ -263,15 +257,9 @@ class MacePotential(Potential):
 
 
 def construct(settings: MaceSettings, dtype: torch.dtype, **configs: Any) -> torch.nn.Module:
-    """Return a MACE model with fresh weights.
+    """Return a MACE model with fresh weights; a `FoundationError` if MACE refuses the settings.
 
-    Args:
-        settings: Everything that distinguishes one MACE from another.
-        dtype: Of weights and buffers.
-        configs: ``cueq_config`` or ``oeq_config`` for layers of other packages.
-
-    Raises:
-        FoundationError: If MACE refuses the settings.
+    ``configs``: ``cueq_config`` or ``oeq_config`` for layers of other packages.
     """
     modules = mace_modules()
     try:
@@ -291,9 +279,6 @@ def unfilled(settings: MaceSettings, dtype: torch.dtype) -> torch.nn.Module:
 
     TorchScript never frees what it compiles, nor its execution plans. So each kind of model is
     built once in a process, and copied: what a copy compiles is freed with it.
-
-    Raises:
-        FoundationError: If MACE refuses the settings.
     """
     zeros = tuple((0.0,) * len(energies) for energies in settings.atomic_energies)
     alike = settings.model_copy(update={"atomic_energies": zeros})
@@ -321,8 +306,7 @@ def assemble(
 ) -> tuple[MacePotential, dict[str, torch.Tensor]]:
     """Return a stored MACE as it was when its head was trained, and the weights to fill in.
 
-    Raises:
-        FoundationError: If the head is unknown, or not named although there are several.
+    Raises FoundationError if the head is unknown, or not named although there are several.
     """
     own, kept = split_kept(weights)
     settings, own, kept = _as_trained(settings, own, kept, head)
