@@ -120,10 +120,8 @@ def adapters_needed(
     ``before`` is `structure_of` the foundation, which needs those ``inside`` already. In ``tuned``
     the ``adapter`` (kind and options) is merged, as far as that is possible.
     """
-    needed = [dict(item) for item in inside]
-    if structure_of(tuned) != before:
-        needed.append(dict(adapter))
-    return needed
+    further = [adapter] if structure_of(tuned) != before else []
+    return [dict(item) for item in (*inside, *further)]
 
 
 def reference_record(energies: Mapping[int, float]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from finetune.core.prediction import Prediction
 from finetune.core.run_files import COMMITTEE
 from finetune.data.graphs import GraphBatch
 from finetune.potentials import storage
-from finetune.potentials.potential import Potential
+from finetune.potentials.potential import Interaction, Potential
 from finetune.potentials.records import read_record
 from finetune.potentials.storage import StoredConfig
 
@@ -121,9 +121,7 @@ class CommitteePotential(Potential):
         """Predict the mean over the members; arguments and errors of `Potential.forward`."""
         return mean(self.predictions(batch, forces, stress, create_graph))
 
-    def interaction(
-        self, batch: GraphBatch, element: torch.Tensor, strain: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def interaction(self, batch: GraphBatch, element: torch.Tensor, strain: bool) -> Interaction:
         """Refuse: each member has positions of its own to differentiate by."""
         raise FoundationError("a committee cannot be part of another potential. Name a member.")
 

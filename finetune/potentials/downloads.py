@@ -136,24 +136,15 @@ def _transfer(url: str, part: Path, label: str, size: int | None) -> None:
         total = have + int(length) if length and length.isdigit() else size
         if not have and (tag := response.headers.get("ETag")):
             _etag(part).write_text(tag, encoding="utf-8")
-        have = _receive(response, part, have, total, label)
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+        bar = Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True))
+        with bar, part.open("ab" if have else "wb") as file:
+            task = bar.add_task(label, total=total, completed=have)
+            while block := response.read(_BLOCK):
+                file.write(block)
+                have += len(block)
+                bar.update(task, completed=have)
     if total is not None and have != total:
         if have > total:
             _forget(part)
         raise _CutError(f"{have:,} of {total:,} bytes arrived")
-
-
-def _receive(
-    response: http.client.HTTPResponse, part: Path, have: int, total: int | None, label: str
-) -> int:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with (
-        Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True)) as progress,
-        part.open("ab" if have else "wb") as file,
-    ):
-        task = progress.add_task(label, total=total, completed=have)
-        while block := response.read(_BLOCK):
-            file.write(block)
-            have += len(block)
-            progress.update(task, completed=have)
-    return have

@@ -12,6 +12,10 @@ from finetune.core.errors import FoundationError, RecipeError
 from finetune.core.prediction import ENERGY_DTYPE, Prediction
 from finetune.data.graphs import GraphBatch
 
+Interaction = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+"""Interaction energies of the atoms ``[N]``, eV, and the positions ``[N, 3]`` and the strain
+``[B, 3, 3]`` (or None) that they can be differentiated by."""
+
 
 class Potential(torch.nn.Module, ABC):
     """An interatomic potential E(r) = Σ reference energies + interaction energy.
@@ -38,19 +42,11 @@ class Potential(torch.nn.Module, ABC):
         self.register_buffer("_element_index", index, persistent=False)
 
     @abstractmethod
-    def interaction(
-        self, batch: GraphBatch, element: torch.Tensor, strain: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Return the interaction energies of the atoms.
+    def interaction(self, batch: GraphBatch, element: torch.Tensor, strain: bool) -> Interaction:
+        """Return the interaction energies of the atoms; the positions may require gradients.
 
-        Args:
-            batch: Positions that may require gradients.
-            element: Index into `elements` of each atom ``[N]``.
-            strain: Whether a strain ``[B, 3, 3]`` takes part, for the stress.
-
-        Returns:
-            Atomic interaction energies ``[N]`` in eV, the positions ``[N, 3]`` and the strain (or
-            None) that they can be differentiated by.
+        ``element`` is the index into `elements` of each atom ``[N]``; ``strain`` says whether a
+        strain takes part, for the stress.
         """
 
     def interaction_and_features(
@@ -135,15 +131,9 @@ class Potential(torch.nn.Module, ABC):
     ) -> Prediction:
         """Predict the energies, and on request forces and stress, of a batch.
 
-        Args:
-            batch: Structures on the potential's device and in its dtype.
-            forces: Whether to compute forces.
-            stress: Whether to compute stress.
-            create_graph: Whether forces and stress can be differentiated by the weights; by
-                default while training.
-
-        Raises:
-            FoundationError: For an element that the potential does not know.
+        The batch is on the potential's device and in its dtype. Forces and stress can be
+        differentiated by the weights with ``create_graph``, by default while training. Raises
+        FoundationError for an element that the potential does not know.
         """
         if create_graph is None:
             create_graph = self.training and torch.is_grad_enabled()
@@ -198,9 +188,6 @@ class WrappedPotential(Potential):
     ``self.base.interaction(…)`` or ``self.base.interaction_and_features(…)`` and changes the
     energies of the atoms; forces and stress follow. Only parameters are stored: everything else
     must follow from ``base`` and from the adapter's options.
-
-    Args:
-        base: The potential inside.
     """
 
     def __init__(self, base: Potential) -> None:
@@ -229,9 +216,7 @@ class WrappedPotential(Potential):
         super().set_references(energies)
         self.base.set_references(energies)
 
-    def interaction(
-        self, batch: GraphBatch, element: torch.Tensor, strain: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def interaction(self, batch: GraphBatch, element: torch.Tensor, strain: bool) -> Interaction:
         """See `Potential.interaction`; that of the potential inside, unless overridden."""
         return self.base.interaction(batch, element, strain)
 

@@ -18,10 +18,7 @@ Record = TypeVar("Record", bound=BaseModel)
 def read_record(
     path: Path, kind: type[Record], check: Callable[[Any], None] = lambda raw: None
 ) -> Record:
-    """Read and validate a JSON file; ``check`` refuses content of another kind.
-
-    Raises FoundationError if the file is missing, damaged or of another kind.
-    """
+    """Read and validate a JSON file; ``check`` refuses, by a `FoundationError`, another kind."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         check(raw)

@@ -132,20 +132,15 @@ def _undetermined(counts: torch.Tensor, numbers: Sequence[int]) -> tuple[dict[in
     """Return an integer basis of the combinations that no composition determines."""
     from sympy import Matrix, ilcm
 
-    compositions = torch.unique(counts.long(), dim=0)
+    rows = torch.unique(counts.long(), dim=0)
+    rank = int(torch.linalg.matrix_rank(rows.double()))
+    _, _, order = qr(rows.double().T.numpy(), mode="economic", pivoting=True)
     found = []
-    for vector in Matrix(_independent(compositions.double()).long().tolist()).nullspace():
+    for vector in Matrix(rows[order[:rank].tolist()].tolist()).nullspace():  # independent rows
         scale = ilcm(*(entry.q for entry in vector))
         weights = [int(entry * scale) for entry in vector]
         found.append({n: weight for n, weight in zip(numbers, weights, strict=True) if weight})
     return tuple(found)
-
-
-def _independent(rows: torch.Tensor) -> torch.Tensor:
-    """Return a largest set of linearly independent rows."""
-    rank = int(torch.linalg.matrix_rank(rows))
-    _, _, order = qr(rows.T.numpy(), mode="economic", pivoting=True)
-    return rows[order[:rank].tolist()]
 
 
 def apply(potential: Potential, fit: ReferenceFit) -> None:

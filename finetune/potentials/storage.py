@@ -153,10 +153,7 @@ def write(folder: Path, config: StoredConfig, weights: Mapping[str, torch.Tensor
 def load(
     folder: Path, dtype: torch.dtype = torch.float64, head: str | None = None
 ) -> tuple[Potential, StoredConfig]:
-    """Open a stored potential, checking it against its fingerprint.
-
-    Raises FoundationError for missing, damaged or foreign files, naming the file.
-    """
+    """Open a stored potential; refuse files that are missing, damaged or do not belong together."""
     config, weights = read(folder)
     return assemble(config, weights, dtype, head, folder), config
 
@@ -185,10 +182,7 @@ def assemble(
     head: str | None,
     folder: Path,
 ) -> Potential:
-    """Build the potential that `read` found in ``folder``.
-
-    Raises FoundationError if the weights do not fit, or the head or a needed adapter is unknown.
-    """
+    """Build the potential that `read` found in ``folder``; refuse an unknown head or adapter."""
     mace, own = assemble_mace(config.settings, weights, dtype, head or config.head)
     potential: Potential = mace
     for item in config.adapters:
@@ -219,10 +213,7 @@ def _attached(potential: Potential, stored: Mapping[str, Any], folder: Path) -> 
 
 
 def read(folder: Path) -> tuple[StoredConfig, dict[str, torch.Tensor]]:
-    """Read what `write` wrote, checking it against its fingerprint.
-
-    Raises FoundationError for missing, damaged or foreign files, naming the file.
-    """
+    """Read what `write` wrote; refuse files that are missing, damaged or not its fingerprint's."""
     config = read_config(folder)
     path = folder / WEIGHTS
     try:

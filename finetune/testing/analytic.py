@@ -9,7 +9,7 @@ import torch
 from finetune.data.graphs import GraphBatch
 from finetune.potentials.mace.potential import MacePotential
 from finetune.potentials.mace.settings import MaceSettings
-from finetune.potentials.potential import Potential
+from finetune.potentials.potential import Interaction, Potential
 
 
 class HarmonicPotential(Potential):
@@ -22,9 +22,7 @@ class HarmonicPotential(Potential):
         super().__init__(cutoff=1.0, reference_energies={1: 0.0, 6: 0.0, 8: 0.0})
         self.stiffness = torch.nn.Parameter(torch.tensor(stiffness, dtype=torch.float64))
 
-    def interaction(
-        self, batch: GraphBatch, element: torch.Tensor, strain: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def interaction(self, batch: GraphBatch, element: torch.Tensor, strain: bool) -> Interaction:
         """See `Potential.interaction`."""
         positions = batch.positions.detach().requires_grad_(torch.is_grad_enabled())
         return 0.5 * self.stiffness * positions.square().sum(dim=1), positions, None
@@ -44,9 +42,7 @@ class PairPotential(Potential):
     def pair(self, distance: torch.Tensor) -> torch.Tensor:
         """Return φ ``[E]``, eV, at distances ``[E]``, Å."""
 
-    def interaction(
-        self, batch: GraphBatch, element: torch.Tensor, strain: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def interaction(self, batch: GraphBatch, element: torch.Tensor, strain: bool) -> Interaction:
         """See `Potential.interaction`."""
         leaf = torch.is_grad_enabled()
         positions = batch.positions.detach().requires_grad_(leaf)

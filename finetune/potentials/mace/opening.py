@@ -31,7 +31,6 @@ from finetune.potentials.mace.conversion import (
     read_settings,
 )
 from finetune.potentials.mace.potential import MacePotential, construct, mace_modules
-from finetune.potentials.mace.settings import MaceSettings
 from finetune.potentials.potential import Potential
 from finetune.potentials.storage import StoredConfig, fingerprint
 
@@ -164,23 +163,17 @@ def open_trusted(
         opened = storage.assemble(config, weights, torch.float64, settings.heads[0], path)
         fresh = storage.mace_inside(opened).model
         for name in settings.heads:
-            _check_predictions(settings, loaded, fresh, name)
+            pair = (MacePotential(settings, model, name) for model in (loaded, fresh))
+            energy, forces, scale = difference(*pair)
+            if not max(energy, forces) < _TOLERANCE * scale:
+                raise FoundationError(
+                    "cannot be opened: a MACE with its settings and weights predicts other "
+                    f"energies (by {energy:.3g} eV) and forces (by {forces:.3g} eV/Å), so it is of "
+                    "another architecture."
+                )
     except FoundationError as error:
         raise FoundationError(f"'{path}' {error}") from error
     return storage.assemble(config, weights, dtype, head, path), config
-
-
-def _check_predictions(
-    settings: MaceSettings, loaded: torch.nn.Module, fresh: torch.nn.Module, head: str
-) -> None:
-    first, second = (MacePotential(settings, model, head) for model in (loaded, fresh))
-    energy, forces, scale = difference(first, second)
-    if not max(energy, forces) < _TOLERANCE * scale:
-        raise FoundationError(
-            "cannot be opened: a MACE with its settings and weights predicts other energies "
-            f"(by {energy:.3g} eV) and forces (by {forces:.3g} eV/Å), so it is of another "
-            "architecture."
-        )
 
 
 _SPACING, _RATTLE, _ATOMS = 1.8, 0.3, 8  # Å, Å and atoms of a structure

@@ -20,7 +20,7 @@ import torch
 from finetune.core.errors import FoundationError, RecipeError, suggestion
 from finetune.data.graphs import GraphBatch
 from finetune.potentials.mace.settings import MaceSettings
-from finetune.potentials.potential import Potential
+from finetune.potentials.potential import Interaction, Potential
 
 REFUSALS = (
     *(LookupError, ValueError, ArithmeticError, AssertionError, AttributeError, TypeError),
@@ -61,19 +61,13 @@ KeptHeads = dict[int, dict[str, torch.Tensor]]
 class MacePotential(Potential):
     """A MACE model with one of its heads chosen.
 
-    Args:
-        settings: What the model was built from.
-        model: The MACE model, of the class and shape that ``settings`` describe. Its own reference
-            energies are set to zero: the potential adds them in double precision.
-        head: Name of the head that predicts; may be left out where there is one.
-        acceleration: Whose layers the model has: ``none`` for MACE's own, ``cueq`` or ``oeq``.
+    ``model`` is of the class and shape that ``settings`` describe; its own reference energies are
+    set to zero, as the potential adds them in double precision. ``head`` may be left out where
+    there is one; a `FoundationError` where it is unknown or missing. ``acceleration`` says whose
+    layers the model has: ``none`` for MACE's own, ``cueq`` or ``oeq``.
 
-    Attributes:
-        kept_heads: Readouts as they were before a head was added, to be stored with the weights.
-        stored_heads: Those that were stored with the weights that the potential was opened with.
-
-    Raises:
-        FoundationError: If the head is unknown, or not named although there are several.
+    ``kept_heads`` are the readouts as they were before a head was added, to be stored with the
+    weights; ``stored_heads`` are those that were stored with the weights that were opened.
     """
 
     def __init__(
@@ -150,12 +144,9 @@ class MacePotential(Potential):
         extended.set_references(self.references())
         return extended.eval(), {f"model.{key}": mask for key, mask in masks.items()}
 
-    def interaction(
-        self, batch: GraphBatch, element: torch.Tensor, strain: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def interaction(self, batch: GraphBatch, element: torch.Tensor, strain: bool) -> Interaction:
         """See `Potential.interaction`."""
-        node_energy, positions, displacement, _ = self._evaluate(batch, element, strain)
-        return node_energy, positions, displacement
+        return self._evaluate(batch, element, strain)[:3]
 
     def interaction_and_features(
         self, batch: GraphBatch, element: torch.Tensor, strain: bool
@@ -185,39 +176,28 @@ class MacePotential(Potential):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """Run the model; return energies, what they can be differentiated by, and node features."""
         positions = batch.positions.detach().requires_grad_(torch.is_grad_enabled())
-        output: dict[str, Any] = self.model(
-            self._inputs(batch, element, positions),
-            compute_force=False,
-            compute_displacement=strain,
-            training=self.training,
-        )
+        counts = torch.cumsum(batch.atoms, dim=0)
+        cell = batch.cell[batch.structure[batch.edge_index[0]]]
+        inputs = {
+            "positions": positions,
+            "cell": batch.cell.reshape(-1, 3),
+            "node_attrs": torch.nn.functional.one_hot(element, len(self.elements)).to(self.dtype),
+            "edge_index": batch.edge_index,
+            "unit_shifts": batch.unit_shifts,
+            "shifts": torch.einsum("ei,eij->ej", batch.unit_shifts, cell),
+            "batch": batch.structure,
+            "ptr": torch.cat([counts.new_zeros(1), counts]),
+            "head": torch.full_like(batch.atoms, self.head),
+            **self._further_inputs(batch),
+        }
+        options = {"compute_force": False, "compute_displacement": strain}
+        output: dict[str, Any] = self.model(inputs, training=self.training, **options)
         node_energy = output["node_energy"]
         if self._settings.use_embedding_readout:  # MACE counts it in the structure's energy alone
             missing = output["energy"] - batch.sum_atoms(node_energy)
             node_energy = node_energy + (missing / batch.atoms)[batch.structure]
         displacement = output["displacement"] if strain else None
         return node_energy, positions, displacement, output["node_feats"]
-
-    def _inputs(
-        self, batch: GraphBatch, element: torch.Tensor, positions: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        """Return a batch as MACE takes it."""
-        sender = batch.edge_index[0]
-        counts = torch.cumsum(batch.atoms, dim=0)
-        return {
-            "positions": positions,
-            "cell": batch.cell.reshape(-1, 3),
-            "node_attrs": torch.nn.functional.one_hot(element, len(self.elements)).to(self.dtype),
-            "edge_index": batch.edge_index,
-            "unit_shifts": batch.unit_shifts,
-            "shifts": torch.einsum(
-                "ei,eij->ej", batch.unit_shifts, batch.cell[batch.structure[sender]]
-            ),
-            "batch": batch.structure,
-            "ptr": torch.cat([counts.new_zeros(1), counts]),
-            "head": torch.full_like(batch.atoms, self.head),
-            **self._further_inputs(batch),
-        }
 
     def _further_inputs(self, batch: GraphBatch) -> dict[str, torch.Tensor]:
         """Return charge and spin ``[B]`` for a model that embeds them, once it knows the values."""
@@ -304,10 +284,7 @@ def assemble(
     dtype: torch.dtype,
     head: str | None,
 ) -> tuple[MacePotential, dict[str, torch.Tensor]]:
-    """Return a stored MACE as it was when its head was trained, and the weights to fill in.
-
-    Raises FoundationError if the head is unknown, or not named although there are several.
-    """
+    """Return a stored MACE as it was when ``head`` was trained, and the weights to fill in."""
     own, kept = split_kept(weights)
     settings, own, kept = _as_trained(settings, own, kept, head)
     potential = MacePotential(settings, unfilled(settings, dtype), head)
