@@ -113,44 +113,39 @@ class LossSuite:
         assert self.loss()(swapped).item() == pytest.approx(expected, rel=ENERGIES, abs=NOTHING)
 
     def test_permutation_of_atoms(self) -> None:
-        def order(single: GraphBatch) -> torch.Tensor:
-            return torch.randperm(int(single.atoms), generator=torch.Generator().manual_seed(1))
-
-        self._unchanged(
-            lambda single: _permuted(single, order(single)),
-            lambda single, site, values: (
-                values if site.strain is not None else values[order(single)]
-            ),
-        )
+        for single in self._applicable():
+            here = self.context(single)
+            order = torch.randperm(int(single.atoms), generator=torch.Generator().manual_seed(1))
+            drawn = {
+                site: values if site.strain is not None else values[order]
+                for site, values in here.drawn.items()
+            }
+            there = self.context(_permuted(single, order), drawn)
+            expected = self.loss()(here).item()
+            assert self.loss()(there).item() == pytest.approx(expected, rel=FORCES, abs=NOTHING)
 
     def test_rotation(self) -> None:
         rotation = random_rotation()
-
-        def turned(single: GraphBatch, site: Site, values: torch.Tensor) -> torch.Tensor:
-            right = values @ rotation.T
-            return right if site.strain is None else rotation @ right
-
-        self._unchanged(lambda single: rotated(single, rotation), turned)
-
-    def test_translation(self) -> None:
-        def moved(single: GraphBatch) -> GraphBatch:
-            positions = single.positions + _SHIFT
-            return replace(single, positions=positions, identity=single.identity + 3)
-
-        self._unchanged(moved, lambda single, site, values: values)
-
-    def _unchanged(
-        self,
-        move: Callable[[GraphBatch], GraphBatch],
-        move_drawn: Callable[[GraphBatch, Site, torch.Tensor], torch.Tensor],
-    ) -> None:
-        """Check that the loss of each structure is the same once it and what was drawn moved."""
         for single in self._applicable():
             here = self.context(single)
-            drawn = {site: move_drawn(single, site, item) for site, item in here.drawn.items()}
-            there = self.loss()(self.context(move(single), drawn)).item()
+            drawn = {
+                site: rotation @ values @ rotation.T
+                if site.strain is not None
+                else values @ rotation.T
+                for site, values in here.drawn.items()
+            }
+            there = self.context(rotated(single, rotation), drawn)
             expected = self.loss()(here).item()
-            assert there == pytest.approx(expected, rel=FORCES, abs=NOTHING)
+            assert self.loss()(there).item() == pytest.approx(expected, rel=FORCES, abs=NOTHING)
+
+    def test_translation(self) -> None:
+        for single in self._applicable():
+            here = self.context(single)
+            positions = single.positions + _SHIFT
+            moved = replace(single, positions=positions, identity=single.identity + 3)
+            there = self.context(moved, here.drawn)
+            expected = self.loss()(here).item()
+            assert self.loss()(there).item() == pytest.approx(expected, rel=FORCES, abs=NOTHING)
 
     def test_gradients_by_the_weights(self) -> None:
         batch = concatenate(self.structures()[:2] + self.structures()[-1:])

@@ -123,8 +123,8 @@ class PotentialSuite:
         potential = self.potential()
         batch = self.batch(potential)
         together = potential(batch, stress=self.has_stress)
-        singles = map(batch.single, range(len(batch)))
-        alone = [potential(single, stress=self.has_stress) for single in singles]
+        parts = map(batch.single, range(len(batch)))
+        alone = [potential(part, stress=self.has_stress) for part in parts]
         for name in ("energy", "node_energy", "forces", "stress")[: 4 if self.has_stress else 3]:
             singles = torch.cat([getattr(item, name) for item in alone])
             assert largest(getattr(together, name) - singles) < FORCES, name
