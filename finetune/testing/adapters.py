@@ -188,12 +188,8 @@ class AdapterSuite:
             found = adapted.potential(batch, create_graph=True)
             return forces_of(found).square().mean() + 1e-3 * found.energy.square().mean()
 
-        gradients = torch.autograd.grad(loss(), trained, allow_unused=True)
-        slope = sum(
-            float((gradient * along).sum())
-            for gradient, along in zip(gradients, way, strict=True)
-            if gradient is not None
-        )
+        gradients = torch.autograd.grad(loss(), trained, materialize_grads=True)
+        slope = sum(float((one * along).sum()) for one, along in zip(gradients, way, strict=True))
         values = []
         for sign in (1, -2):  # one step ahead, then two back
             with torch.no_grad():
