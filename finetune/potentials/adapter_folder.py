@@ -120,10 +120,8 @@ def adapters_needed(
     ``before`` is `structure_of` the foundation, which needs those ``inside`` already. In ``tuned``
     the ``adapter`` (kind and options) is merged, as far as that is possible.
     """
-    needed = [dict(item) for item in inside]
-    if structure_of(tuned) != before:
-        needed.append(dict(adapter))
-    return needed
+    further = [adapter] if structure_of(tuned) != before else []
+    return [dict(item) for item in (*inside, *further)]
 
 
 def reference_record(energies: Mapping[int, float]) -> dict[str, float]:
@@ -143,11 +141,7 @@ def write_record(folder: Path, record: AdapterRecord) -> None:
 
 
 def locate_adapter(path: str | Path) -> Path:
-    """Return the folder of an adapter, given that folder or a run folder.
-
-    Raises:
-        FoundationError: If there is none.
-    """
+    """Return an adapter's folder, given it or a run folder; refuse one without an adapter."""
     place = expanded(str(path))
     for folder in (place, place / ADAPTER):
         if (folder / ADAPTER_RECORD).is_file():
@@ -160,9 +154,5 @@ def locate_adapter(path: str | Path) -> Path:
 
 
 def read_adapter(folder: Path) -> AdapterRecord:
-    """Read ``adapter.json``.
-
-    Raises:
-        FoundationError: If it is missing, damaged or of another kind.
-    """
+    """Read ``adapter.json``; a `FoundationError` if it is missing, damaged or of another kind."""
     return read_record(folder / ADAPTER_RECORD, AdapterRecord)

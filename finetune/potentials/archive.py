@@ -65,12 +65,8 @@ class Global(str):
 class Record:
     """An object that a pickle asks for: its class or function, and what it was to be given.
 
-    Attributes:
-        path: Dotted name of the class or function; empty if it was itself to be computed.
-        args: Positional arguments.
-        state: What was to be set as the object's state.
-        items: What was to be appended, None for nothing.
-        pairs: Keys and values that were to be assigned, None for none.
+    ``path`` is the dotted name, empty if it was itself to be computed; ``items`` were to be
+    appended and ``pairs`` of key and value assigned, None for nothing.
     """
 
     __slots__ = ("path", "args", "state", "items", "pairs")
@@ -90,12 +86,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Content:
-    """What an archive holds.
+    """The saved object as `interpret` returns it, and how many ``numbers`` its tensors hold.
 
-    Attributes:
-        root: The saved object as plain values, tensors, NumPy arrays, `Global` and `Record`.
-        numbers: How many numbers its tensors hold in all.
-        metadata: JSON values that this package stored with it; empty for other files.
+    ``metadata`` are JSON values that this package stored with it; empty for other files.
     """
 
     root: object
@@ -104,13 +97,9 @@ class Content:
 
 
 def read_archive(file: BinaryIO) -> Content:
-    """Read what `torch.save` wrote; every tensor comes to the CPU.
+    """Read what `torch.save` wrote, from the start of ``file``; every tensor comes to the CPU.
 
-    Args:
-        file: Opened for reading in binary; may be anywhere in the file.
-
-    Raises:
-        FoundationError: If the file is empty, truncated, damaged or of another kind.
+    Raises FoundationError if the file is empty, truncated, damaged or of another kind.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -196,12 +185,8 @@ class _Entries:
 def interpret(pickle: bytes, storage: Callable[[object], object] | None = None) -> object:
     """Return what a pickle holds, as plain values, tensors, NumPy arrays, `Global` and `Record`.
 
-    Args:
-        pickle: The bytes.
-        storage: Called with each persistent id, which it checks; None where there are none.
-
-    Raises:
-        FoundationError: If the bytes are not a whole pickle, or use what torch and NumPy do not.
+    ``storage`` is called with each persistent id, which it checks; None where there are none.
+    Raises FoundationError if the bytes are damaged, or use what torch and NumPy do not.
     """
     machine = _Machine(storage)
     name, position = "its start", 0

@@ -16,23 +16,14 @@ from finetune.potentials.mace.published import ASL, ASL_TERMS, PUBLISHED
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the catalogue.
-
-    Attributes:
-        name: What recipes call it.
-        elements: How many elements it covers.
-        level_of_theory: Of its training data.
-        size: Bytes on disk or, before the download, of the file; None where unknown.
-        licence: Short name.
-        state: ``embedded``, ``cached`` or ``to download``.
-    """
+    """A line of the catalogue."""
 
     name: str
-    elements: int
+    elements: int  # how many it covers
     level_of_theory: str
-    size: int | None
+    size: int | None  # bytes on disk or, before the download, of the file
     licence: str
-    state: str
+    state: str  # "embedded", "cached" or "to download"
 
 
 def embedded() -> dict[str, Path]:
@@ -68,13 +59,8 @@ def entries() -> list[Entry]:
 def fetch(name: str, accept_licence: bool = False) -> Path:
     """Return the file of a published model, downloaded unless it is in MACE's cache.
 
-    Args:
-        name: Its name in the catalogue.
-        accept_licence: Whether the user accepts the licence, where that is required.
-
-    Raises:
-        FoundationError: If the licence has not been accepted or the download fails, saying what to
-            fetch and where to put it.
+    Raises FoundationError if a licence must be accepted first or the download fails, saying what to
+    fetch and where to put it.
     """
     entry = PUBLISHED[name]
     if entry.file.is_file():

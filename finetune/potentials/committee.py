@@ -17,7 +17,7 @@ from finetune.core.prediction import Prediction
 from finetune.core.run_files import COMMITTEE
 from finetune.data.graphs import GraphBatch
 from finetune.potentials import storage
-from finetune.potentials.potential import Potential
+from finetune.potentials.potential import Interaction, Potential
 from finetune.potentials.records import read_record
 from finetune.potentials.storage import StoredConfig
 
@@ -25,9 +25,8 @@ from finetune.potentials.storage import StoredConfig
 def share(potential: Potential, foundation: Potential) -> None:
     """Let parameters and buffers that equal the foundation's share its memory.
 
-    Args:
-        potential: On the foundation's device; not to be trained further.
-        foundation: Another potential, alone or inside a `WrappedPotential`.
+    The potential is on the foundation's device and is not trained further; the foundation may be
+    inside a `WrappedPotential`.
     """
     own = {**dict(foundation.named_parameters()), **dict(foundation.named_buffers())}
     for name, tensor in (*potential.named_parameters(), *potential.named_buffers()):
@@ -64,12 +63,8 @@ class CommitteeRecord(Options):
 class CommitteePotential(Potential):
     """The mean of potentials of one foundation; weights that they share are in memory once.
 
-    Args:
-        members: Two or more that know the same elements.
-        scale: See `CommitteeRecord`.
-
-    Raises:
-        FoundationError: If there are fewer, or they know different elements.
+    There are two members or more, for the same elements, else a `FoundationError`. For ``scale``
+    see `CommitteeRecord`.
     """
 
     def __init__(
@@ -126,14 +121,8 @@ class CommitteePotential(Potential):
         """Predict the mean over the members; arguments and errors of `Potential.forward`."""
         return mean(self.predictions(batch, forces, stress, create_graph))
 
-    def interaction(
-        self, batch: GraphBatch, element: torch.Tensor, strain: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Refuse: each member has positions of its own to differentiate by.
-
-        Raises:
-            FoundationError: Always.
-        """
+    def interaction(self, batch: GraphBatch, element: torch.Tensor, strain: bool) -> Interaction:
+        """Refuse: each member has positions of its own to differentiate by."""
         raise FoundationError("a committee cannot be part of another potential. Name a member.")
 
     def interaction_and_features(
@@ -177,11 +166,7 @@ def mean(found: Sequence[Prediction]) -> Prediction:
 
 
 def read_committee(folder: Path) -> CommitteeRecord:
-    """Read ``committee.json``.
-
-    Raises:
-        FoundationError: If it is missing, damaged or of another kind.
-    """
+    """Read ``committee.json``; a `FoundationError` if it is missing, damaged or of another kind."""
     return read_record(folder / COMMITTEE, CommitteeRecord)
 
 
@@ -196,12 +181,8 @@ def open_committee(
 ) -> tuple[CommitteePotential, StoredConfig]:
     """Open the members that ``committee.json`` names.
 
-    Returns:
-        The potential, and the configuration of the first member with the sha256 over the
-        fingerprints of all.
-
-    Raises:
-        FoundationError: For missing, damaged or foreign files, naming the file.
+    The configuration is the first member's, with the sha256 over the fingerprints of all. Raises
+    FoundationError for missing, damaged or foreign files, naming the file.
     """
     record = read_committee(folder)
     opened = [storage.load(folder / name, dtype, head) for name in record.members]

@@ -10,14 +10,8 @@ from typing import Any
 import torch
 
 from finetune.core.run_files import COMMITTEE
+from finetune.potentials import loading
 from finetune.potentials.committee import read_committee
-from finetune.potentials.loading import (
-    ancestors,
-    level_of_theory,
-    lineage_labels,
-    locate,
-    merged_adapter,
-)
 from finetune.potentials.mace.opening import read_model
 from finetune.potentials.mace.potential import split_kept
 from finetune.potentials.mace.published import ASL, ASL_TERMS, PUBLISHED, Published
@@ -29,19 +23,15 @@ _TERMS = {ASL: f"Academic Software License, no commercial use: {ASL_TERMS}"}
 
 
 def describe(name: str) -> list[tuple[str, str]]:
-    """Return what is known of a foundation: names and values.
+    """Return what is known of a foundation, by name or path: names and values.
 
-    Args:
-        name: Name in the catalogue, or path, of a foundation. For one that is not downloaded yet,
-            only the facts of the catalogue are returned.
-
-    Raises:
-        FoundationError: For an unknown name, or files that are damaged or of another kind.
+    For one that is not downloaded yet, only the facts of the catalogue are returned. Raises
+    FoundationError for an unknown name, or files that are damaged or of another kind.
     """
     published = PUBLISHED.get(name)
     if published and not published.file.is_file():
         return [*_listed(published), ("file", f"to download: {published.url}")]
-    place = locate(name)
+    place = loading.locate(name)
     if (place / COMMITTEE).is_file():
         return _committee(name, place)
     if place.is_file():
@@ -49,7 +39,7 @@ def describe(name: str) -> list[tuple[str, str]]:
     elif (place / CONFIG).exists():
         config, weights = read(place)
     else:
-        potential, config = merged_adapter(place)
+        potential, config = loading.merged_adapter(place)
         weights = {plain_name(name): item for name, item in potential.named_parameters()}
     known = _listed(published) if published else _stored(name, config.metadata)
     return [
@@ -88,8 +78,8 @@ def _listed(entry: Published) -> list[tuple[str, str]]:
 def _stored(name: str, metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = [
         ("name", str(metadata.get("name", name))),
-        ("level of theory", level_of_theory(metadata) or ""),
-        ("descends from", " → ".join(lineage_labels(ancestors(metadata)))),
+        ("level of theory", loading.level_of_theory(metadata) or ""),
+        ("descends from", " → ".join(loading.lineage_labels(loading.ancestors(metadata)))),
         ("licence", str(metadata.get("license", ""))),
         ("adapter", _adapter(metadata)),
     ]

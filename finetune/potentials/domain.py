@@ -29,14 +29,12 @@ Array = NDArray[np.float64]
 S = TypeVar("S", bound=np.generic)
 FORMAT = "piwsl-finetune/training-set/1"
 FILE = "training-set.safetensors"
-POINTS = 200
-"""Descriptors kept of each element."""
+POINTS = 200  # descriptors kept of each element
 STRUCTURES, ATOMS = 1000, 10_000
 """Structures, and atoms of each element, from which they are chosen."""
 USUAL, FAR = 0.95, 0.99
 """Quantiles: of the distances of validation atoms, and of the farthest atoms of structures."""
-SLACK = 1.001
-"""Factor on the limit, for rounding."""
+SLACK = 1.001  # factor on the limit, for rounding
 BATCH = 16
 
 
@@ -46,25 +44,16 @@ class FarFromTrainingWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Domain:
-    """The training set of a potential by the descriptors of its atoms.
+    """The training set of a potential by the descriptors of its atoms."""
 
-    Attributes:
-        points: Atomic number -> descriptors ``[k, feature_size]`` of training atoms, far apart.
-        usual: Atomic number -> distance that most validation atoms stay below.
-        limit: Usual distances at which an atom makes its structure far.
-    """
-
-    points: Mapping[int, Array]
-    usual: Mapping[int, float]
-    limit: float
+    points: Mapping[int, Array]  # atomic number -> descriptors [k, feature_size], far apart
+    usual: Mapping[int, float]  # atomic number -> distance that most validation atoms stay below
+    limit: float  # usual distances at which an atom makes its structure far
 
     def distances(self, numbers: NDArray[np.int64], descriptors: Array) -> Array:
-        """Return the distance of each atom ``[N]``, 1 at the limit.
+        """Return distances of the atoms ``[N]``, 1 at the limit; infinite for untrained elements.
 
-        Args:
-            numbers: Atomic numbers ``[N]``; the distance of an element that was not trained on is
-                infinite.
-            descriptors: ``[N, feature_size]``, of the same potential.
+        ``descriptors`` ``[N, feature_size]`` are those of the same potential.
         """
         found = np.full(len(numbers), np.inf)
         for number, points in self.points.items():
@@ -79,24 +68,19 @@ def summarise(
 ) -> Domain:
     """Choose atoms of the training set that are far from each other, and what counts as far.
 
-    Args:
-        potential: The trained potential, whose descriptors are compared.
-        train: What it was trained on; 1,000 structures evenly spaced, if there are more.
-        valid: What it was validated on.
-
-    Raises:
-        FoundationError: If the potential has no descriptors.
+    Of more than 1,000 training structures, as many are used, evenly spaced. Raises FoundationError
+    if the potential has no descriptors.
     """
-    seen = _by_element(list(_described(potential, train)))
     points = {}
-    for number, rows in seen.items():
+    for number, rows in _by_element(list(_described(potential, train))).items():
         candidates = _spaced(rows, ATOMS)
         points[number] = candidates[farthest(candidates, POINTS)[0]]
     structures = list(_described(potential, valid))
-    usual = {}
-    for number, rows in _by_element(structures).items():
-        if number in points:
-            usual[number] = float(np.quantile(_nearest(rows, points[number]), USUAL))
+    usual = {
+        number: float(np.quantile(_nearest(rows, points[number]), USUAL))
+        for number, rows in _by_element(structures).items()
+        if number in points
+    }
     for number, rows in points.items():
         usual.setdefault(number, _between(rows))
     least = min((value for value in usual.values() if value > 0), default=1.0)
@@ -125,11 +109,7 @@ def write(domain: Domain, folder: Path, fingerprint: str) -> None:
 
 
 def read(folder: Path, fingerprint: str) -> Domain:
-    """Read what `write` wrote.
-
-    Raises:
-        FoundationError: If it is missing, damaged or of another potential.
-    """
+    """Read what `write` wrote; refuse what is missing, damaged or of another potential."""
     path = folder / FILE
     if not path.is_file():
         raise FoundationError(
@@ -139,8 +119,7 @@ def read(folder: Path, fingerprint: str) -> Domain:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            facts = file.metadata() or {}
-            names = file.keys()
+            facts, names = file.metadata() or {}, file.keys()
             tensors = {name: file.get_tensor(name).double().numpy() for name in names}
         if facts.get("format") != FORMAT:
             raise ValueError(f"its format is {facts.get('format')}, not {FORMAT}")
@@ -187,9 +166,7 @@ def _by_element(structures: Sequence[tuple[NDArray[np.int64], Array]]) -> dict[i
 
 
 def _spaced(rows: NDArray[S], count: int) -> NDArray[S]:
-    if len(rows) <= count:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, count).astype(int)]
+    return rows if len(rows) <= count else rows[np.linspace(0, len(rows) - 1, count).astype(int)]
 
 
 def _nearest(rows: Array, points: Array) -> Array:

@@ -27,8 +27,7 @@ def mace_cache() -> Path:
 def conversion(sha256: str) -> Path:
     """Return the folder for the conversion of the file with this sha256.
 
-    It is for one release of MACE, since another may build a different model from the same settings,
-    and for one version of the conversion.
+    Each release of MACE has one of its own: it may build another model from the same settings.
     """
     release = f"conversion-{CONVERSION}-mace-torch-{version('mace-torch')}"
     return _root() / "piwsl-finetune" / release / sha256
@@ -47,17 +46,11 @@ def download(url: str, target: Path, sha256: str | None = None, size: int | None
     """Fetch ``url`` into ``target``, with a progress bar on standard error.
 
     What has arrived is kept as ``TARGET.part``; a later call continues from there if the server
-    still has the same file.
+    still has the same file. ``target`` appears complete or not at all. ``size`` (bytes) is that
+    which the server states if None; a ``sha256`` of None is not checked.
 
-    Args:
-        url: Address, http or https.
-        target: File to write; appears whole or not at all.
-        sha256: Expected digest; not checked if None.
-        size: Expected length in bytes; the length that the server states if None.
-
-    Raises:
-        FoundationError: Without a network, if the server refuses, if the transfer is interrupted
-            repeatedly, and for a file with another digest; says what to fetch and where to put it.
+    Raises FoundationError without a network, if the server refuses, if the transfer is interrupted
+    repeatedly, and for another digest; says what to fetch and where to put it.
     """
     by_hand = f"Or fetch {url} by other means and save it as '{target}'."
     part = target.with_name(f"{target.name}.part")
@@ -143,24 +136,15 @@ def _transfer(url: str, part: Path, label: str, size: int | None) -> None:
         total = have + int(length) if length and length.isdigit() else size
         if not have and (tag := response.headers.get("ETag")):
             _etag(part).write_text(tag, encoding="utf-8")
-        have = _receive(response, part, have, total, label)
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+        bar = Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True))
+        with bar, part.open("ab" if have else "wb") as file:
+            task = bar.add_task(label, total=total, completed=have)
+            while block := response.read(_BLOCK):
+                file.write(block)
+                have += len(block)
+                bar.update(task, completed=have)
     if total is not None and have != total:
         if have > total:
             _forget(part)
         raise _CutError(f"{have:,} of {total:,} bytes arrived")
-
-
-def _receive(
-    response: http.client.HTTPResponse, part: Path, have: int, total: int | None, label: str
-) -> int:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with (
-        Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True)) as progress,
-        part.open("ab" if have else "wb") as file,
-    ):
-        task = progress.add_task(label, total=total, completed=have)
-        while block := response.read(_BLOCK):
-            file.write(block)
-            have += len(block)
-            progress.update(task, completed=have)
-    return have

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -30,33 +31,26 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 
+def _empty() -> Array:
+    return np.zeros((2, 0))
+
+
 def _none() -> Indices:
     return np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class LabelledPredictions:
-    """Predictions and labels, for the structures and atoms that have labels.
+    """Predictions and labels, in this order, for the structures and atoms that have labels."""
 
-    Attributes:
-        energy: Predicted and labelled total energies ``[2, n]``, eV.
-        atoms: Number of atoms of those structures ``[n]``.
-        forces: Predicted and labelled force components ``[2, m]``, eV/Å.
-        stress: Predicted and labelled stress components ``[2, k]``, eV/Å³.
-        energy_of: Index of the structure of each energy ``[n]``.
-        forces_of: Index of the structure of each atom with forces ``[m / 3]``.
-        stress_of: Index of the structure of each stress ``[k / 9]``.
-        numbers: Atomic number of each atom with forces ``[m / 3]``.
-    """
-
-    energy: Array
-    atoms: Array
-    forces: Array
-    stress: Array
-    energy_of: Indices = field(default_factory=_none)
-    forces_of: Indices = field(default_factory=_none)
-    stress_of: Indices = field(default_factory=_none)
-    numbers: Indices = field(default_factory=_none)
+    energy: Array = field(default_factory=_empty)  # total energies [2, n], eV
+    atoms: Array = field(default_factory=lambda: np.zeros(0))  # of those structures [n]
+    forces: Array = field(default_factory=_empty)  # components [2, m], eV/Å
+    stress: Array = field(default_factory=_empty)  # components [2, k], eV/Å³
+    energy_of: Indices = field(default_factory=_none)  # index of the structure of each energy [n]
+    forces_of: Indices = field(default_factory=_none)  # of each atom with forces [m / 3]
+    stress_of: Indices = field(default_factory=_none)  # of each stress [k / 9]
+    numbers: Indices = field(default_factory=_none)  # atomic numbers, as forces_of [m / 3]
 
 
 @dataclass(frozen=True)
@@ -93,50 +87,35 @@ def predict(
     """Evaluate a potential on structures; forces and stress only where they have labels."""
     was_training = potential.training
     potential.eval()
-    pairs: dict[str, list[torch.Tensor]] = {"energy": [], "forces": [], "stress": []}
-    places: dict[str, list[torch.Tensor]] = {kind: [] for kind in pairs}
-    atoms: list[torch.Tensor] = []
-    numbers: list[torch.Tensor] = []
+    parts: dict[str, list[torch.Tensor]] = defaultdict(list)
     first = 0
     for batch in batches(graphs, batch_size):
         moved = batch.to(potential.device, potential.dtype)
         want_forces, want_stress = bool(batch.has_forces.any()), bool(batch.has_stress.any())
         with torch.no_grad():
             found = potential(moved, forces=want_forces, stress=want_stress, create_graph=False)
-        structure = torch.arange(len(batch))
-        for kind in pairs:
+        for kind in ("energy", "forces", "stress"):
             predicted, has = getattr(found, kind), getattr(batch, f"has_{kind}")
             if predicted is not None:
-                pair = torch.stack(
-                    [predicted.detach().cpu().double(), getattr(batch, kind).double()]
-                )
-                pairs[kind].append(pair[:, has].reshape(2, -1))
-                owner = batch.structure if kind == "forces" else structure
-                places[kind].append(first + owner[has])
-        atoms.append(batch.atoms[batch.has_energy])
+                label = getattr(batch, kind).double()
+                pair = torch.stack([predicted.detach().cpu().double(), label])
+                parts[kind].append(pair[:, has].reshape(2, -1))
+                owner = batch.structure if kind == "forces" else torch.arange(len(batch))
+                parts[f"{kind}_of"].append(first + owner[has])
+        parts["atoms"].append(batch.atoms[batch.has_energy].double())
         if found.forces is not None:
-            numbers.append(batch.numbers[batch.has_forces])
+            parts["numbers"].append(batch.numbers[batch.has_forces])
         first += len(batch)
     potential.train(was_training)
-    joined: dict[str, Any] = {
-        kind: torch.cat(parts, dim=1).numpy() if parts else np.zeros((2, 0))
-        for kind, parts in pairs.items()
-    }
-    joined |= {f"{kind}_of": _indices(parts) for kind, parts in places.items()}
-    return LabelledPredictions(
-        **joined,
-        atoms=torch.cat(atoms).double().numpy() if atoms else np.zeros(0),
-        numbers=_indices(numbers),
-    )
+    joined = {name: torch.cat(items, dim=-1).cpu().numpy() for name, items in parts.items()}
+    return LabelledPredictions(**joined)
 
 
 @np.errstate(invalid="ignore", over="ignore")
 def errors(predictions: LabelledPredictions, structures: int) -> Errors:
     """Reduce predictions to errors; those of a diverged potential are infinite or NaN.
 
-    Args:
-        predictions: From `predict`.
-        structures: Number of structures evaluated, labelled or not.
+    ``structures`` is the number of structures evaluated, labelled or not.
     """
     energy = predictions.energy[0] - predictions.energy[1]
     residuals = {
@@ -145,10 +124,8 @@ def errors(predictions: LabelledPredictions, structures: int) -> Errors:
         "forces": predictions.forces[0] - predictions.forces[1],
         "stress": predictions.stress[0] - predictions.stress[1],
     }
-    figures: dict[str, Any] = {
-        f"{kind}_mae": _mae(residual) for kind, residual in residuals.items()
-    }
-    figures |= {f"{kind}_rmse": _rmse(residual) for kind, residual in residuals.items()}
+    figures: dict[str, Any] = {f"{kind}_mae": _mae(item) for kind, item in residuals.items()}
+    figures |= {f"{kind}_rmse": _rmse(item) for kind, item in residuals.items()}
     return Errors(
         structures=structures,
         labelled_energies=energy.size,
@@ -157,10 +134,6 @@ def errors(predictions: LabelledPredictions, structures: int) -> Errors:
         energy_shifted_mae=_mae(energy - energy.mean()) if energy.size else None,
         **figures,
     )
-
-
-def _indices(parts: list[torch.Tensor]) -> Indices:
-    return torch.cat(parts).cpu().numpy() if parts else _none()
 
 
 def _mae(residual: Array) -> float | None:

@@ -23,17 +23,13 @@ from finetune.potentials.storage import CONFIG, StoredConfig, load, reopened
 
 @dataclass(frozen=True)
 class Foundation:
-    """An opened foundation potential.
+    """An opened foundation potential, in evaluation mode.
 
-    Attributes:
-        name: What it was asked for by.
-        location: What finds it from any folder: its name if embedded, else its full path.
-        potential: The potential, in evaluation mode.
-        fingerprint: sha256 over settings and weights.
-        metadata: What was stored with the weights: level of theory, lineage, …
-        head: The head that predicts, of several.
-        adapters: Those that the potential needs beyond a plain MACE, in order: kind and options.
-        members: Folders of the potentials of a committee; empty for a single one.
+    ``location`` finds it from any folder: its name if embedded, else its full path. ``fingerprint``
+    is the sha256 over settings and weights, ``metadata`` what was stored with them: level of
+    theory, lineage, … Of several heads, ``head`` predicts. ``adapters`` are those that the
+    potential needs beyond a plain MACE, in order: kind and options. ``members`` are the folders of
+    the potentials of a committee; empty for a single one.
     """
 
     name: str
@@ -111,11 +107,7 @@ def load_foundation(
 def merged_adapter(
     folder: Path, dtype: torch.dtype = torch.float64, head: str | None = None
 ) -> tuple[Potential, StoredConfig]:
-    """Open an adapter's foundation and merge the adapter into it, as its run did.
-
-    Raises:
-        FoundationError: If the foundation is missing, has changed, or is the adapter itself.
-    """
+    """Open an adapter's foundation, unless it has changed, and merge the adapter as its run did."""
     record = read_adapter(folder)
     _check_descent(folder)
     origin, precision = record.foundation, getattr(torch, record.precision)
@@ -153,12 +145,8 @@ def _check_descent(folder: Path) -> None:
 def locate(name: str, beside: Path | None = None) -> Path:
     """Return the file or folder of a foundation; download it if necessary.
 
-    Args:
-        name: Name in the catalogue, or path.
-        beside: Folder of the recipe, where relative paths are looked up too.
-
-    Raises:
-        FoundationError: If there is none, or it cannot be downloaded.
+    ``name`` is one of the catalogue, or a path, which may be relative to the recipe's folder
+    ``beside``. Raises FoundationError if there is none, or it cannot be downloaded.
     """
     known = embedded()
     if name in known:
@@ -189,8 +177,7 @@ def locate(name: str, beside: Path | None = None) -> Path:
 def lineage(foundation: Foundation) -> list[dict[str, Any]]:
     """Return the potentials that one descends from, the oldest first, itself last.
 
-    Returns:
-        Of each: ``name`` (or path), ``fingerprint`` and ``level_of_theory`` (None where unknown).
+    Each has a ``name`` (or path), ``fingerprint`` and ``level_of_theory`` (None where unknown).
     """
     own = {
         "name": foundation.location,

@@ -12,6 +12,10 @@ from finetune.core.errors import FoundationError, RecipeError
 from finetune.core.prediction import ENERGY_DTYPE, Prediction
 from finetune.data.graphs import GraphBatch
 
+Interaction = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+"""Interaction energies of the atoms ``[N]``, eV, and the positions ``[N, 3]`` and the strain
+``[B, 3, 3]`` (or None) that they can be differentiated by."""
+
 
 class Potential(torch.nn.Module, ABC):
     """An interatomic potential E(r) = Σ reference energies + interaction energy.
@@ -38,50 +42,31 @@ class Potential(torch.nn.Module, ABC):
         self.register_buffer("_element_index", index, persistent=False)
 
     @abstractmethod
-    def interaction(
-        self, batch: GraphBatch, element: torch.Tensor, strain: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Return the interaction energies of the atoms.
+    def interaction(self, batch: GraphBatch, element: torch.Tensor, strain: bool) -> Interaction:
+        """Return the interaction energies of the atoms; the positions may require gradients.
 
-        Args:
-            batch: Positions that may require gradients.
-            element: Index into `elements` of each atom ``[N]``.
-            strain: Whether a strain ``[B, 3, 3]`` takes part, for the stress.
-
-        Returns:
-            Atomic interaction energies ``[N]`` in eV, the positions ``[N, 3]`` and the strain (or
-            None) that they can be differentiated by.
+        ``element`` is the index into `elements` of each atom ``[N]``; ``strain`` says whether a
+        strain takes part, for the stress.
         """
 
     def interaction_and_features(
         self, batch: GraphBatch, element: torch.Tensor, strain: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """Return what `interaction` does, and invariant features of the atoms.
+        """Return what `interaction` does, and invariant features of atoms ``[N, feature_size]``.
 
-        The features ``[N, feature_size]`` do not change under rotations and reflections, and are
-        differentiable by the positions as the energies are.
-
-        Raises:
-            FoundationError: If the potential has no node features.
+        They do not change under rotations and reflections, and are differentiable by the positions.
+        Raises FoundationError if the potential has no node features.
         """
         raise FoundationError(f"a {type(self).__name__} has no features of atoms.")
 
     @property
     def feature_size(self) -> int:
-        """Number of invariant features of an atom.
-
-        Raises:
-            FoundationError: If the potential has no node features.
-        """
+        """Number of invariant features of an atom; a `FoundationError` if there are none."""
         raise FoundationError(f"a {type(self).__name__} has no features of atoms.")
 
     @torch.no_grad()
     def descriptors(self, batch: GraphBatch) -> torch.Tensor:
-        """Return the invariant features of the atoms ``[N, feature_size]``, without gradients.
-
-        Raises:
-            FoundationError: If the potential has none, or does not know an element.
-        """
+        """Return the invariant features of the atoms ``[N, feature_size]``, without gradients."""
         return self.interaction_and_features(batch, self.element_index(batch.numbers), False)[-1]
 
     @property
@@ -112,19 +97,14 @@ class Potential(torch.nn.Module, ABC):
     def add_head(self, name: str) -> tuple[Potential, dict[str, torch.Tensor]]:
         """Return a copy with one more head, and masks of the parameters that are the head's alone.
 
-        Raises:
-            RecipeError: If the potential cannot have one, or has one of that name.
+        Raises RecipeError if the potential cannot have one, or has one of that name.
         """
         raise RecipeError(
             f"a {type(self).__name__} cannot have more heads. Choose another adapter."
         )
 
     def element_index(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Return the index into `elements` of each atomic number ``[N]``.
-
-        Raises:
-            FoundationError: For an element that the potential does not know.
-        """
+        """Return the index into `elements` of each atomic number ``[N]``; refuse unknown ones."""
         known = numbers.clamp(max=len(self._element_index) - 1)
         index: torch.Tensor = self._element_index[known]
         unknown = (index < 0) | (known != numbers)
@@ -138,11 +118,7 @@ class Potential(torch.nn.Module, ABC):
         return index
 
     def composition(self, batch: GraphBatch) -> torch.Tensor:
-        """Return how many atoms of each of `elements` a structure has ``[B, elements]``, float64.
-
-        Raises:
-            FoundationError: For an element that the potential does not know.
-        """
+        """Return the number of atoms of each of `elements` ``[B, elements]``, float64."""
         one_hot = torch.nn.functional.one_hot(self.element_index(batch.numbers), len(self.elements))
         return batch.sum_atoms(one_hot.to(ENERGY_DTYPE))
 
@@ -155,15 +131,9 @@ class Potential(torch.nn.Module, ABC):
     ) -> Prediction:
         """Predict the energies, and on request forces and stress, of a batch.
 
-        Args:
-            batch: Structures on the potential's device and in its dtype.
-            forces: Whether to compute forces.
-            stress: Whether to compute stress.
-            create_graph: Whether forces and stress can be differentiated by the weights; by
-                default while training.
-
-        Raises:
-            FoundationError: For an element that the potential does not know.
+        The batch is on the potential's device and in its dtype. Forces and stress can be
+        differentiated by the weights with ``create_graph``, by default while training. Raises
+        FoundationError for an element that the potential does not know.
         """
         if create_graph is None:
             create_graph = self.training and torch.is_grad_enabled()
@@ -218,9 +188,6 @@ class WrappedPotential(Potential):
     ``self.base.interaction(…)`` or ``self.base.interaction_and_features(…)`` and changes the
     energies of the atoms; forces and stress follow. Only parameters are stored: everything else
     must follow from ``base`` and from the adapter's options.
-
-    Args:
-        base: The potential inside.
     """
 
     def __init__(self, base: Potential) -> None:
@@ -249,9 +216,7 @@ class WrappedPotential(Potential):
         super().set_references(energies)
         self.base.set_references(energies)
 
-    def interaction(
-        self, batch: GraphBatch, element: torch.Tensor, strain: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def interaction(self, batch: GraphBatch, element: torch.Tensor, strain: bool) -> Interaction:
         """See `Potential.interaction`; that of the potential inside, unless overridden."""
         return self.base.interaction(batch, element, strain)
 

@@ -18,16 +18,7 @@ Record = TypeVar("Record", bound=BaseModel)
 def read_record(
     path: Path, kind: type[Record], check: Callable[[Any], None] = lambda raw: None
 ) -> Record:
-    """Read and validate a JSON file.
-
-    Args:
-        path: File to read.
-        kind: What it becomes.
-        check: Refuses content of another kind.
-
-    Raises:
-        FoundationError: If the file is missing, damaged or of another kind.
-    """
+    """Read and validate a JSON file; ``check`` refuses, by a `FoundationError`, another kind."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         check(raw)
@@ -81,11 +72,7 @@ class _Known(_Part):
 
 
 def checked(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metadata unchanged, after checking the types of the entries that are read again.
-
-    Raises:
-        ValueError: Naming the first entry of another type.
-    """
+    """Return metadata unchanged; refuse, by a `ValueError`, entries that a run does not write."""
     try:
         _Known.model_validate({**metadata, "foundation": metadata.get("foundation") or None})
     except ValidationError as error:

@@ -29,14 +29,11 @@ the largest or exactly zero: what is identified is fitted, the rest stays unchan
 
 @dataclass(frozen=True)
 class ReferenceFit:
-    """A fitted change of reference energies.
+    """A fitted ``change`` of reference energies, eV, of the elements of labelled structures.
 
-    Attributes:
-        change: Atomic number -> change, eV, of the elements that labelled structures contain.
-        identified: Number of independent compositions among the labelled structures.
-        undetermined: Combinations of elements, atomic number -> integer weight, along which
-            reference energies may change without changing the energy of any labelled structure.
-            Along these they are unchanged.
+    There are as many ``identified`` as the labelled structures have independent compositions. Those
+    ``undetermined`` are combinations of elements (atomic number -> integer weight) that change no
+    energy of a labelled structure; along these, reference energies are left unchanged.
     """
 
     change: dict[int, float]
@@ -52,11 +49,9 @@ class ReferenceFit:
 def take_free_atoms(
     structures: Sequence[Structure],
 ) -> tuple[dict[int, float], Sequence[Structure]]:
-    """Separate free atoms from larger structures.
+    """Separate the energies of free atoms, eV by atomic number, from structures of several atoms.
 
-    Returns:
-        Atomic number -> energy, eV, the lowest where an element occurs more than once; and the
-        structures of more than one atom.
+    An element that occurs more than once has its lowest energy.
     """
     energies: dict[int, float] = {}
     larger = np.zeros(len(structures), dtype=bool)
@@ -72,11 +67,7 @@ def take_free_atoms(
 
 
 def by_symbol(energies: Mapping[str, float]) -> dict[int, float]:
-    """Return energies by atomic number, given by chemical symbol.
-
-    Raises:
-        RecipeError: For a key that is no symbol.
-    """
+    """Return energies by atomic number instead of symbol; a `RecipeError` for an unknown symbol."""
     for symbol in energies:
         if symbol not in atomic_numbers:
             raise RecipeError(
@@ -89,11 +80,7 @@ def by_symbol(energies: Mapping[str, float]) -> dict[int, float]:
 def replace(
     potential: Potential, energies: Mapping[int, float], structures: Sequence[Structure]
 ) -> None:
-    """Give a potential the energies of free atoms, eV, as its reference energies.
-
-    Raises:
-        DataError: If an element of the structures has none.
-    """
+    """Give a potential the energies of free atoms, eV; a `DataError` if an element has none."""
     present = {int(number) for item in structures for number in set(item.numbers.tolist())}
     missing = sorted(present - energies.keys())
     if missing:
@@ -114,15 +101,8 @@ def estimate(
     """Fit the change of reference energies to the residual of the potential's energies.
 
     Solves min_x Σ_b (E_b − Ê_b − Σ_i x_{z_i})² + λ|x|² over the labelled structures b. With one
-    composition only, the change is shared among the elements in proportion to their counts.
-
-    Args:
-        potential: The foundation, whose reference energies are corrected.
-        graphs: Labelled structures on the CPU.
-        batch_size: Structures evaluated at once.
-
-    Raises:
-        DataError: If no structure has an energy.
+    composition only, the change is shared among the elements in proportion to their counts. Raises
+    DataError if no structure has an energy.
     """
     counts, residuals = [], []
     for batch in batches(graphs, batch_size):
@@ -152,20 +132,15 @@ def _undetermined(counts: torch.Tensor, numbers: Sequence[int]) -> tuple[dict[in
     """Return an integer basis of the combinations that no composition determines."""
     from sympy import Matrix, ilcm
 
-    compositions = torch.unique(counts.long(), dim=0)
+    rows = torch.unique(counts.long(), dim=0)
+    rank = int(torch.linalg.matrix_rank(rows.double()))
+    _, _, order = qr(rows.double().T.numpy(), mode="economic", pivoting=True)
     found = []
-    for vector in Matrix(_independent(compositions.double()).long().tolist()).nullspace():
+    for vector in Matrix(rows[order[:rank].tolist()].tolist()).nullspace():  # independent rows
         scale = ilcm(*(entry.q for entry in vector))
         weights = [int(entry * scale) for entry in vector]
         found.append({n: weight for n, weight in zip(numbers, weights, strict=True) if weight})
     return tuple(found)
-
-
-def _independent(rows: torch.Tensor) -> torch.Tensor:
-    """Return a largest set of linearly independent rows."""
-    rank = int(torch.linalg.matrix_rank(rows))
-    _, _, order = qr(rows.T.numpy(), mode="economic", pivoting=True)
-    return rows[order[:rank].tolist()]
 
 
 def apply(potential: Potential, fit: ReferenceFit) -> None:

@@ -55,11 +55,7 @@ class StoredConfig(Options):
 
 
 def read_config(folder: Path) -> StoredConfig:
-    """Read ``config.json`` alone, without opening the weights.
-
-    Raises:
-        FoundationError: For a missing, damaged or foreign file.
-    """
+    """Read ``config.json`` alone; a `FoundationError` for a missing, damaged or foreign file."""
     path = folder / CONFIG
 
     def check(raw: Any) -> None:
@@ -106,17 +102,11 @@ def save(
     dtype: torch.dtype | None = None,
     adapters: Sequence[Mapping[str, Any]] = (),
 ) -> StoredConfig:
-    """Write a potential into ``folder``; each file appears complete or not at all.
+    """Write a MACE into ``folder``; each file appears complete or not at all.
 
-    Args:
-        potential: A MACE, alone or inside what adapters have added.
-        folder: Created if needed.
-        metadata: JSON values to store with the weights.
-        dtype: Type of the stored weights; that of the potential if None.
-        adapters: Those that the potential needs beyond a plain MACE; see `StoredConfig`.
-
-    Raises:
-        FoundationError: If there is no MACE inside.
+    The potential may be inside what ``adapters`` have added, which are those that it needs beyond a
+    plain MACE; see `StoredConfig`. ``metadata`` are JSON values; ``dtype``, of the stored weights,
+    is the potential's if None. Raises FoundationError if there is no MACE inside.
     """
     inside = mace_inside(potential)
     settings = inside.settings
@@ -140,11 +130,7 @@ def save(
 
 
 def mace_inside(potential: Potential) -> MacePotential:
-    """Return the MACE inside what adapters have added.
-
-    Raises:
-        FoundationError: If there is none.
-    """
+    """Return the MACE inside what adapters have added; a `FoundationError` if there is none."""
     inside = innermost(potential)
     if not isinstance(inside, MacePotential):
         raise FoundationError(
@@ -167,11 +153,7 @@ def write(folder: Path, config: StoredConfig, weights: Mapping[str, torch.Tensor
 def load(
     folder: Path, dtype: torch.dtype = torch.float64, head: str | None = None
 ) -> tuple[Potential, StoredConfig]:
-    """Open a stored potential, checking it against its fingerprint.
-
-    Raises:
-        FoundationError: For missing, damaged or foreign files, naming the file.
-    """
+    """Open a stored potential; refuse files that are missing, damaged or do not belong together."""
     config, weights = read(folder)
     return assemble(config, weights, dtype, head, folder), config
 
@@ -185,14 +167,8 @@ def reopened(
 ) -> tuple[Potential, StoredConfig]:
     """Store a potential temporarily and open it: in another precision, or with another head.
 
-    Unlike ``potential.to(dtype)``, this leaves it exactly equivariant in the new precision.
-
-    Args:
-        potential: Not changed.
-        dtype: Type of the weights and of the computation.
-        head: Name of the head that predicts; that of the potential if None.
-        metadata: JSON values that belong to it.
-        adapters: Those that the potential needs beyond a plain MACE; see `StoredConfig`.
+    Unlike ``potential.to(dtype)``, this leaves it exactly equivariant in the new precision. For
+    ``adapters`` see `StoredConfig`.
     """
     with TemporaryDirectory() as folder:
         save(potential, Path(folder), metadata or {}, adapters=adapters)
@@ -206,12 +182,7 @@ def assemble(
     head: str | None,
     folder: Path,
 ) -> Potential:
-    """Build the potential that `read` found in ``folder``.
-
-    Raises:
-        FoundationError: If the weights do not fit the settings, or the head or an adapter that the
-            potential needs is unknown.
-    """
+    """Build the potential that `read` found in ``folder``; refuse an unknown head or adapter."""
     mace, own = assemble_mace(config.settings, weights, dtype, head or config.head)
     potential: Potential = mace
     for item in config.adapters:
@@ -242,11 +213,7 @@ def _attached(potential: Potential, stored: Mapping[str, Any], folder: Path) -> 
 
 
 def read(folder: Path) -> tuple[StoredConfig, dict[str, torch.Tensor]]:
-    """Read what `write` wrote, checking it against its fingerprint.
-
-    Raises:
-        FoundationError: For missing, damaged or foreign files, naming the file.
-    """
+    """Read what `write` wrote; refuse files that are missing, damaged or not its fingerprint's."""
     config = read_config(folder)
     path = folder / WEIGHTS
     try:

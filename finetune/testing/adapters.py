@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,6 +24,8 @@ from finetune.testing.comparing import (
     largest,
     plain_potential,
     predict,
+    random_rotation,
+    rotated,
 )
 from finetune.testing.runs import Workspace, train_in_two_processes
 
@@ -151,26 +152,14 @@ class AdapterSuite:
         assert difference(predict(adapted.merge().eval()), expected) < ROUNDING
         assert difference(predict(adapted.potential), expected) == 0.0
         if type(adapted.merge()) is type(self.potential()):
-            names = [
-                {name for name, _ in item.named_parameters()}
-                for item in (adapted.merge(), self.potential())
-            ]
-            assert names[0] == names[1], "it is merged, yet has other parameters"
+            found, plain = (dict(p.named_parameters()) for p in (adapted.merge(), self.potential()))
+            assert found.keys() == plain.keys(), "it is merged, yet has other parameters"
 
     def test_rotation_and_reflection(self) -> None:
         potential = self.attached(change=0.05).potential
-        turn = torch.linalg.qr(
-            torch.randn(3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-        )[0]
         here = distorted_batch()
-        for matrix in (turn * torch.linalg.det(turn).sign(), -turn * torch.linalg.det(turn).sign()):
-            there = replace(
-                here,
-                positions=here.positions @ matrix.T,
-                cell=here.cell @ matrix.T,
-                identity=here.identity + 10,
-            )
-            expected, found = predict(potential, here), predict(potential, there)
+        for matrix in (random_rotation(), -random_rotation()):
+            expected, found = predict(potential, here), predict(potential, rotated(here, matrix))
             assert largest(found.energy - expected.energy) < ROUNDING
             assert largest(forces_of(found) - forces_of(expected) @ matrix.T) < ROUNDING
 
@@ -199,12 +188,8 @@ class AdapterSuite:
             found = adapted.potential(batch, create_graph=True)
             return forces_of(found).square().mean() + 1e-3 * found.energy.square().mean()
 
-        gradients = torch.autograd.grad(loss(), trained, allow_unused=True)
-        slope = sum(
-            float((gradient * along).sum())
-            for gradient, along in zip(gradients, way, strict=True)
-            if gradient is not None
-        )
+        gradients = torch.autograd.grad(loss(), trained, materialize_grads=True)
+        slope = sum(float((one * along).sum()) for one, along in zip(gradients, way, strict=True))
         values = []
         for sign in (1, -2):  # one step ahead, then two back
             with torch.no_grad():
@@ -224,10 +209,7 @@ class AdapterSuite:
                 item.add_(0.05)
         average.update()
         expected = self.attached()
-        with torch.no_grad():
-            own = expected.trainable_parameters()
-            for name, value in zip(trained, average.shadow_params, strict=True):
-                own[name].copy_(value)
+        average.copy_to(expected.trainable_parameters().values())
         before = predict(adapted.potential)
         with average.average_parameters():
             assert difference(predict(adapted.potential), predict(expected.potential)) == 0.0

@@ -9,23 +9,20 @@ import torch
 from finetune.data.graphs import GraphBatch
 from finetune.potentials.mace.potential import MacePotential
 from finetune.potentials.mace.settings import MaceSettings
-from finetune.potentials.potential import Potential
+from finetune.potentials.potential import Interaction, Potential
 
 
 class HarmonicPotential(Potential):
     """Every atom in a well at the origin: E = ½ k Σ_i |r_i|², F_i = −k r_i.
 
-    Args:
-        stiffness: k, eV/Å²; the only parameter.
+    ``stiffness`` is k, eV/Å², and the only parameter.
     """
 
     def __init__(self, stiffness: float = 3.0) -> None:
         super().__init__(cutoff=1.0, reference_energies={1: 0.0, 6: 0.0, 8: 0.0})
         self.stiffness = torch.nn.Parameter(torch.tensor(stiffness, dtype=torch.float64))
 
-    def interaction(
-        self, batch: GraphBatch, element: torch.Tensor, strain: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def interaction(self, batch: GraphBatch, element: torch.Tensor, strain: bool) -> Interaction:
         """See `Potential.interaction`."""
         positions = batch.positions.detach().requires_grad_(torch.is_grad_enabled())
         return 0.5 * self.stiffness * positions.square().sum(dim=1), positions, None
@@ -34,9 +31,7 @@ class HarmonicPotential(Potential):
 class PairPotential(Potential):
     """E = ½ Σ_edges φ(r) (1 − r²/r_c²)³: periodic structures, stress and neighbour lists take part.
 
-    Args:
-        depth: Energy scale of φ, eV; the only parameter.
-        cutoff: r_c, Å.
+    ``depth`` is the energy scale of φ, eV, and the only parameter; ``cutoff`` is r_c, Å.
     """
 
     def __init__(self, depth: float, cutoff: float) -> None:
@@ -47,9 +42,7 @@ class PairPotential(Potential):
     def pair(self, distance: torch.Tensor) -> torch.Tensor:
         """Return φ ``[E]``, eV, at distances ``[E]``, Å."""
 
-    def interaction(
-        self, batch: GraphBatch, element: torch.Tensor, strain: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def interaction(self, batch: GraphBatch, element: torch.Tensor, strain: bool) -> Interaction:
         """See `Potential.interaction`."""
         leaf = torch.is_grad_enabled()
         positions = batch.positions.detach().requires_grad_(leaf)
@@ -72,11 +65,7 @@ class PairPotential(Potential):
 class MorsePotential(PairPotential):
     """φ = D [(1 − exp(−a (r − r₀)))² − 1].
 
-    Args:
-        depth: D, eV.
-        width: a, 1/Å.
-        distance: r₀, Å.
-        cutoff: Å.
+    ``depth`` is D, eV, ``width`` a, 1/Å, ``distance`` r₀ and ``cutoff``, Å.
     """
 
     def __init__(
@@ -94,10 +83,7 @@ class MorsePotential(PairPotential):
 class LennardJonesPotential(PairPotential):
     """φ = 4 ε [(σ/r)¹² − (σ/r)⁶]; the defaults are argon.
 
-    Args:
-        depth: ε, eV.
-        diameter: σ, Å.
-        cutoff: Å.
+    ``depth`` is ε, eV, ``diameter`` σ and ``cutoff``, Å.
     """
 
     def __init__(self, depth: float = 0.0104, diameter: float = 3.4, cutoff: float = 8.0) -> None:
@@ -131,10 +117,7 @@ def tiny_settings(**changes: object) -> MaceSettings:
 
 
 def tiny_mace(
-    seed: int = 0,
-    dtype: torch.dtype = torch.float64,
-    head: str | None = None,
-    **changes: object,
+    seed: int = 0, dtype: torch.dtype = torch.float64, head: str | None = None, **changes: object
 ) -> MacePotential:
     """Return an untrained `MacePotential` with seeded weights, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):

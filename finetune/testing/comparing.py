@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -12,17 +13,43 @@ from ase.build import bulk, molecule
 
 from finetune.core.prediction import Prediction
 from finetune.data.graphs import GraphBatch, concatenate, graph
+from finetune.data.structures import without_labels
+from finetune.potentials.mace.potential import MacePotential
 from finetune.potentials.potential import Potential
 from finetune.testing.analytic import tiny_mace
-from finetune.testing.runs import structure_of
 
 
 @cache
-def plain_potential() -> Potential:
+def plain_potential(seed: int = 0) -> MacePotential:
     """A potential without reference energies: large numbers would drown small differences."""
-    potential = tiny_mace()
+    potential = tiny_mace(seed)
     potential.set_references(dict.fromkeys(potential.elements, 0.0))
     return potential
+
+
+def graph_of(atoms: Atoms, potential: Potential, skin: float = 0.0) -> GraphBatch:
+    """Return atoms without their labels, as a batch of one."""
+    return graph(without_labels(atoms, "structure"), potential.cutoff, skin)
+
+
+def random_rotation() -> torch.Tensor:
+    """Return a proper rotation ``[3, 3]``, always the same."""
+    generator = torch.Generator().manual_seed(2)
+    matrix = torch.randn(3, 3, generator=generator, dtype=torch.float64)
+    rotation: torch.Tensor = torch.linalg.qr(matrix)[0]
+    return rotation * torch.linalg.det(rotation).sign()
+
+
+def rotated(batch: GraphBatch, rotation: torch.Tensor) -> GraphBatch:
+    """Return structures and labels, turned."""
+    return replace(
+        batch,
+        positions=batch.positions @ rotation.T,
+        cell=batch.cell @ rotation.T,
+        forces=batch.forces @ rotation.T,
+        stress=rotation @ batch.stress @ rotation.T,
+        identity=batch.identity + 2,
+    )
 
 
 @cache
@@ -33,7 +60,7 @@ def distorted_batch() -> GraphBatch:
     graphs = []
     for atoms in items:
         atoms.positions += random.normal(0.0, 0.08, atoms.positions.shape)
-        graphs.append(graph(structure_of(atoms), plain_potential().cutoff, skin=0.01))
+        graphs.append(graph_of(atoms, plain_potential(), skin=0.01))
     return concatenate(graphs)
 
 

@@ -13,13 +13,12 @@ from ase.build import bulk, molecule
 
 from finetune.core.prediction import Prediction
 from finetune.data.graphs import GraphBatch, concatenate, graph
-from finetune.data.structures import Structure
+from finetune.data.structures import without_labels
 from finetune.losses.context import LossContext, Site
 from finetune.losses.frozen_foundation import FrozenFoundation
 from finetune.losses.loss import Loss
-from finetune.potentials.mace.potential import MacePotential
 from finetune.potentials.potential import Potential
-from finetune.testing.analytic import tiny_mace
+from finetune.testing.comparing import plain_potential, random_rotation, rotated
 
 SKIN = 1.0
 _SHIFT = torch.tensor([3.0, -1.0, 2.0], dtype=torch.float64)
@@ -56,7 +55,7 @@ class LossSuite:
 
     def trained(self) -> Potential:
         """Return the potential in training; it is not changed."""
-        return _potential(0).train()
+        return plain_potential().train()
 
     def frozen_foundation(self) -> FrozenFoundation:
         """Return the frozen foundation; it is not changed."""
@@ -126,7 +125,7 @@ class LossSuite:
             assert self.loss()(there).item() == pytest.approx(expected, rel=FORCES, abs=NOTHING)
 
     def test_rotation(self) -> None:
-        rotation = _rotation()
+        rotation = random_rotation()
         for single in self._applicable():
             here = self.context(single)
             drawn = {
@@ -135,16 +134,15 @@ class LossSuite:
                 else values @ rotation.T
                 for site, values in here.drawn.items()
             }
-            there = self.context(_rotated(single, rotation), drawn)
+            there = self.context(rotated(single, rotation), drawn)
             expected = self.loss()(here).item()
             assert self.loss()(there).item() == pytest.approx(expected, rel=FORCES, abs=NOTHING)
 
     def test_translation(self) -> None:
         for single in self._applicable():
             here = self.context(single)
-            moved = replace(
-                single, positions=single.positions + _SHIFT, identity=single.identity + 3
-            )
+            positions = single.positions + _SHIFT
+            moved = replace(single, positions=positions, identity=single.identity + 3)
             there = self.context(moved, here.drawn)
             expected = self.loss()(here).item()
             assert self.loss()(there).item() == pytest.approx(expected, rel=FORCES, abs=NOTHING)
@@ -171,8 +169,7 @@ class LossSuite:
 
     def test_the_foundation_is_not_trained(self) -> None:
         batch, trained = concatenate(self.structures()), self.trained()
-        frozen = self.frozen_foundation()
-        generator = torch.Generator().manual_seed(0)
+        frozen, generator = self.frozen_foundation(), torch.Generator().manual_seed(0)
         asked = self.loss().requests(batch)
         value = self.loss()(LossContext(batch, trained, asked, generator, frozen))
         mine, theirs = (list(potential.parameters()) for potential in (trained, frozen.potential))
@@ -187,16 +184,8 @@ class LossSuite:
 
 
 @cache
-def _potential(seed: int) -> MacePotential:
-    """A potential without reference energies: large numbers would drown small residuals."""
-    potential = tiny_mace(seed=seed)
-    potential.set_references(dict.fromkeys(potential.elements, 0.0))
-    return potential
-
-
-@cache
 def _frozen_foundation() -> FrozenFoundation:
-    return FrozenFoundation(_potential(1))
+    return FrozenFoundation(plain_potential(1))
 
 
 @cache
@@ -209,16 +198,14 @@ def _structures() -> tuple[GraphBatch, ...]:
     for item in atoms:
         positions = item.positions + random.normal(0.0, 0.08, item.positions.shape)
         stress = random.normal(0.0, 0.01, (3, 3))
-        structure = Structure(
-            numbers=item.numbers.astype(np.int64),
+        structure = replace(
+            without_labels(item, "structure"),
             positions=positions,
-            cell=np.asarray(item.cell),
-            pbc=np.asarray(item.pbc),
             energy=float(random.normal()),
             forces=random.normal(0.0, 0.5, positions.shape),
             stress=stress + stress.T if item.pbc.all() else None,
         )
-        graphs.append(graph(structure, _potential(0).cutoff, SKIN))
+        graphs.append(graph(structure, plain_potential().cutoff, SKIN))
     return tuple(graphs)
 
 
@@ -248,24 +235,6 @@ def _permuted(single: GraphBatch, order: torch.Tensor) -> GraphBatch:
         edge_index=place[single.edge_index],
         identity=single.identity + 1,
     )
-
-
-def _rotated(single: GraphBatch, rotation: torch.Tensor) -> GraphBatch:
-    return replace(
-        single,
-        positions=single.positions @ rotation.T,
-        cell=single.cell @ rotation.T,
-        forces=single.forces @ rotation.T,
-        stress=rotation @ single.stress @ rotation.T,
-        identity=single.identity + 2,
-    )
-
-
-def _rotation() -> torch.Tensor:
-    generator = torch.Generator().manual_seed(2)
-    matrix = torch.randn(3, 3, generator=generator, dtype=torch.float64)
-    rotation: torch.Tensor = torch.linalg.qr(matrix)[0]
-    return rotation * torch.linalg.det(rotation).sign()
 
 
 def _directions(potential: Potential) -> list[dict[str, torch.Tensor]]:

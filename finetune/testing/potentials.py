@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +14,9 @@ from scipy.spatial.transform import Rotation
 
 from finetune.core.errors import FoundationError
 from finetune.core.prediction import Prediction
-from finetune.data.graphs import GraphBatch, concatenate, graph
-from finetune.data.structures import Structure
+from finetune.data.graphs import GraphBatch, concatenate
 from finetune.potentials.potential import Potential
+from finetune.testing.comparing import forces_of, graph_of, largest
 
 ENERGY, FORCES = 1e-9, 1e-9
 """eV and eV/Å: rounding in float64, on total energies of thousands of eV."""
@@ -61,10 +62,10 @@ class PotentialSuite:
     def batch(self, potential: Potential) -> GraphBatch:
         """Return structures of different sizes: molecules, a free atom and the crystal."""
         items = [self.molecule(), molecule("NH3"), Atoms("H"), self.crystal()]
-        return concatenate([_graph(atoms, potential) for atoms in items])
+        return concatenate([graph_of(atoms, potential) for atoms in items])
 
     def _predict(self, potential: Potential, atoms: Atoms, **options: bool) -> Prediction:
-        return potential(_graph(atoms, potential), create_graph=False, **options)
+        return potential(graph_of(atoms, potential), create_graph=False, **options)
 
     def test_shapes_and_types(self) -> None:
         """Energies are float64, forces in the potential's type; the parts add up."""
@@ -76,7 +77,7 @@ class PotentialSuite:
         assert found.forces is not None and found.forces.shape == batch.positions.shape
         assert found.forces.dtype == potential.dtype
         total = batch.sum_atoms(found.node_energy)
-        assert _largest(total - found.energy) < ENERGY
+        assert largest(total - found.energy) < ENERGY
         if self.has_stress:
             assert found.stress is not None and found.stress.shape == (len(batch), 3, 3)
             assert not found.stress[:3].any(), "structures without a cell have no stress"
@@ -84,25 +85,19 @@ class PotentialSuite:
             assert found.stress is None
 
     def test_nothing_is_computed_unasked(self) -> None:
-        """Forces and stress are there only on request."""
         potential = self.potential()
         found = potential(self.batch(potential), forces=False)
-        assert found.forces is None
-        assert found.stress is None
+        assert found.forces is found.stress is None
 
     def test_the_batch_is_left_as_it_was(self) -> None:
-        """No tensor of the batch changes, and none starts to require gradients."""
         potential = self.potential()
         batch = self.batch(potential)
-        before = {
-            name: value.clone()
-            for name, value in vars(batch).items()
-            if isinstance(value, torch.Tensor)
-        }
+        before = vars(deepcopy(batch))
         potential(batch, stress=self.has_stress)
-        for name, value in before.items():
-            assert torch.equal(getattr(batch, name), value), name
-            assert not getattr(batch, name).requires_grad, name
+        for name, value in vars(batch).items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, before[name]), name
+                assert not value.requires_grad, name
 
     def test_energy_is_invariant_and_forces_turn(self) -> None:
         """Rotation, translation and inversion change the energy not and turn the forces."""
@@ -113,37 +108,33 @@ class PotentialSuite:
             moved = atoms.copy()
             moved.positions = atoms.positions @ matrix.T + [1.0, -2.0, 0.5]
             there = self._predict(potential, moved)
-            assert _largest(here.energy - there.energy) < ENERGY
-            expected = _forces(here) @ torch.from_numpy(matrix.T)
-            assert _largest(_forces(there) - expected) < FORCES
+            assert largest(here.energy - there.energy) < ENERGY
+            expected = forces_of(here) @ torch.from_numpy(matrix.T)
+            assert largest(forces_of(there) - expected) < FORCES
 
     def test_order_of_atoms_does_not_matter(self) -> None:
-        """Permuted atoms have permuted forces."""
         potential, atoms = self.potential(), self.molecule()
         order = np.random.default_rng(0).permutation(len(atoms))
         here, there = (self._predict(potential, item) for item in (atoms, atoms[order]))
-        assert _largest(here.energy - there.energy) < ENERGY
-        assert _largest(_forces(there) - _forces(here)[order.tolist()]) < FORCES
+        assert largest(here.energy - there.energy) < ENERGY
+        assert largest(forces_of(there) - forces_of(here)[order.tolist()]) < FORCES
 
     def test_a_batch_equals_its_structures(self) -> None:
-        """Structures of a batch do not notice each other."""
         potential = self.potential()
         batch = self.batch(potential)
         together = potential(batch, stress=self.has_stress)
-        alone = [
-            potential(batch.single(index), stress=self.has_stress) for index in range(len(batch))
-        ]
-        names = ["energy", "node_energy", "forces", *(["stress"] if self.has_stress else [])]
-        for name in names:
+        parts = map(batch.single, range(len(batch)))
+        alone = [potential(part, stress=self.has_stress) for part in parts]
+        for name in ("energy", "node_energy", "forces", "stress")[: 4 if self.has_stress else 3]:
             singles = torch.cat([getattr(item, name) for item in alone])
-            assert _largest(getattr(together, name) - singles) < FORCES, name
+            assert largest(getattr(together, name) - singles) < FORCES, name
 
     def test_forces_are_the_gradient_of_the_energy(self) -> None:
         """Minus central differences of the energy; of a conservative potential."""
         if not self.conservative:
             pytest.skip("the potential is declared not conservative")
         potential, atoms, step = self.potential(), self.molecule(), 1e-4
-        forces = _forces(self._predict(potential, atoms))
+        forces = forces_of(self._predict(potential, atoms))
         for atom, axis in ((0, 0), (1, 2), (4, 1)):
             energies = []
             for sign in (1, -1):
@@ -180,27 +171,24 @@ class PotentialSuite:
         potential = self.potential()
         for atoms in (self.molecule(), self.crystal()):
             bare = self._predict(potential, atoms)
-            skinned = potential(_graph(atoms, potential, skin=0.6), create_graph=False)
-            assert _largest(bare.energy - skinned.energy) < ENERGY
-            assert _largest(_forces(bare) - _forces(skinned)) < FORCES
+            skinned = potential(graph_of(atoms, potential, skin=0.6), create_graph=False)
+            assert largest(bare.energy - skinned.energy) < ENERGY
+            assert largest(forces_of(bare) - forces_of(skinned)) < FORCES
         first, second = molecule("CH4"), molecule("NH3")
         second.positions += [0.0, 0.0, 10 * potential.cutoff]
         pair, *parts = (
             self._predict(potential, atoms).energy for atoms in (first + second, first, second)
         )
-        assert _largest(pair - parts[0] - parts[1]) < ENERGY
+        assert largest(pair - parts[0] - parts[1]) < ENERGY
 
     def test_a_neighbour_leaves_smoothly(self) -> None:
-        """The force between two atoms vanishes at the cutoff."""
         potential = self.potential()
         for distance in (potential.cutoff - 1e-5, potential.cutoff + 1e-5):
             atoms = Atoms("CO", [[0, 0, 0], [0, 0, distance]])
-            assert _largest(_forces(self._predict(potential, atoms))) < 1e-6
+            assert largest(forces_of(self._predict(potential, atoms))) < 1e-6
 
     def test_a_free_atom_feels_nothing(self) -> None:
-        """There is no force on an atom without neighbours."""
-        found = self._predict(self.potential(), Atoms("O"))
-        assert not _forces(found).any()
+        assert not forces_of(self._predict(self.potential(), Atoms("O"))).any()
 
     def test_reference_energies_move_the_energy_alone(self) -> None:
         """They count once for each atom of the element and stay in float64."""
@@ -209,8 +197,8 @@ class PotentialSuite:
         references = potential.references()
         potential.set_references({1: references[1] - 100.0})
         after = self._predict(potential, atoms)
-        assert _largest(before.energy - after.energy - 600.0) < ENERGY
-        assert torch.equal(_forces(before), _forces(after))
+        assert largest(before.energy - after.energy - 600.0) < ENERGY
+        assert torch.equal(forces_of(before), forces_of(after))
         assert potential.float().reference_energies.dtype == torch.float64
 
     def test_single_precision_is_close(self) -> None:
@@ -218,18 +206,18 @@ class PotentialSuite:
         potential, atoms = self.potential(), self.molecule()
         exact = self._predict(potential, atoms)
         single = potential.float()
-        batch = _graph(atoms, potential).to(torch.device("cpu"), torch.float32)
+        batch = graph_of(atoms, potential).to(torch.device("cpu"), torch.float32)
         found = single(batch, create_graph=False)
         assert found.energy.dtype == torch.float64
-        assert _forces(found).dtype == torch.float32
-        assert _largest(found.energy - exact.energy) < 1e-4
-        assert _largest(_forces(found).double() - _forces(exact)) < 1e-3
+        assert forces_of(found).dtype == torch.float32
+        assert largest(found.energy - exact.energy) < 1e-4
+        assert largest(forces_of(found).double() - forces_of(exact)) < 1e-3
 
     def test_forces_can_be_learnt(self) -> None:
         """Energies and forces can be differentiated by the parameters, for losses on both."""
         potential = self.potential().train()
         found = potential(self.batch(potential))
-        (found.energy.sum() + _forces(found).square().sum()).backward()
+        (found.energy.sum() + forces_of(found).square().sum()).backward()
         gradients = [p.grad for p in potential.parameters() if p.grad is not None]
         assert any(bool(gradient.abs().max() > 0) for gradient in gradients)
         assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
@@ -241,35 +229,15 @@ class PotentialSuite:
         shift[0] *= -1
         moved = atoms.copy()
         moved.positions += shift.numpy()
-        item = _graph(atoms, potential, skin=0.2)
+        item = graph_of(atoms, potential, skin=0.2)
         found = potential(item.displaced(shift), create_graph=False)
         expected = self._predict(potential, moved)
-        assert _largest(found.energy - expected.energy) < ENERGY
-        assert _largest(_forces(found) - _forces(expected)) < FORCES
+        assert largest(found.energy - expected.energy) < ENERGY
+        assert largest(forces_of(found) - forces_of(expected)) < FORCES
 
     def test_unknown_elements_are_named(self) -> None:
-        """The error names the element."""
         potential = self.potential()
-        item = _graph(molecule("NH3"), potential)
+        item = graph_of(molecule("NH3"), potential)
         strange = replace(item, numbers=torch.full_like(item.numbers, 117))
         with pytest.raises(FoundationError, match="Ts"):
             potential(strange)
-
-
-def _graph(atoms: Atoms, potential: Potential, skin: float = 0.0) -> GraphBatch:
-    structure = Structure(
-        numbers=np.asarray(atoms.numbers, dtype=np.int64),
-        positions=np.array(atoms.positions, dtype=np.float64),
-        cell=np.array(atoms.cell.array, dtype=np.float64),
-        pbc=np.array(atoms.pbc, dtype=bool),
-    )
-    return graph(structure, potential.cutoff, skin)
-
-
-def _forces(prediction: Prediction) -> torch.Tensor:
-    assert prediction.forces is not None
-    return prediction.forces
-
-
-def _largest(difference: torch.Tensor) -> float:
-    return float(difference.detach().abs().max())

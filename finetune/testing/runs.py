@@ -13,13 +13,12 @@ from typing import Any
 import ase.io
 import numpy as np
 import pytest
-from ase import Atoms
 from ase.build import molecule
 
 import finetune
 from finetune.core.errors import FoundationError
 from finetune.data.graphs import graph
-from finetune.data.structures import Structure
+from finetune.data.structures import without_labels
 from finetune.export.formats import check_plain, write_mace
 from finetune.potentials import storage
 from finetune.potentials.potential import Potential
@@ -31,12 +30,7 @@ _SPLITS = {"train": 6, "valid": 3, "test": 3}
 
 
 class Workspace:
-    """A folder with a stored foundation, and structures labelled by another potential.
-
-    Args:
-        folder: An empty folder.
-        foundation: What is stored as the foundation.
-    """
+    """An empty folder with a stored foundation, and structures labelled by another potential."""
 
     def __init__(self, folder: Path, foundation: Potential) -> None:
         self.folder = folder
@@ -47,7 +41,7 @@ class Workspace:
             for index in range(count):
                 atoms = molecule(("CH3OH", "H2O")[index % 2])
                 atoms.positions += random.normal(0.0, 0.1, atoms.positions.shape)
-                item = graph(structure_of(atoms), labelling.cutoff)
+                item = graph(without_labels(atoms, "structure"), labelling.cutoff)
                 found = labelling(item, create_graph=False)
                 assert found.forces is not None
                 atoms.info["REF_energy"] = float(found.energy) + 1.0 * len(atoms)
@@ -59,13 +53,7 @@ class Workspace:
     def recipe(
         self, name: str, adapter: Mapping[str, Any], train: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Return a recipe of three epochs of one step with averaged weights, into folder ``name``.
-
-        Args:
-            name: The run's folder in this one.
-            adapter: The adapter in the recipe.
-            train: Further training settings.
-        """
+        """Return a recipe of three epochs of a step with averaged weights, into folder ``name``."""
         return {
             "foundation": str(self.folder / "foundation"),
             "data": {split: str(self.folder / f"{split}.xyz") for split in _SPLITS},
@@ -103,7 +91,7 @@ class Workspace:
         write_mace(found.potential, path)
         inside = storage.mace_inside(found.potential)
         opened = finetune.load_foundation(path, head=inside.settings.heads[inside.head]).potential
-        batch = graph(structure_of(ase.io.read(self.test)), opened.cutoff)
+        batch = graph(without_labels(ase.io.read(self.test), "structure"), opened.cutoff)
         here, there = (item(batch, create_graph=False) for item in (found.potential, opened))
         assert float((here.energy - there.energy).abs()) < EXPORTED
         assert float((here.forces - there.forces).abs().max()) < EXPORTED
@@ -112,23 +100,8 @@ class Workspace:
         return (self.folder / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
 
 
-def structure_of(atoms: Atoms) -> Structure:
-    """Return atoms without labels."""
-    return Structure(
-        numbers=np.asarray(atoms.numbers, dtype=np.int64),
-        positions=np.array(atoms.positions, dtype=np.float64),
-        cell=np.array(atoms.cell.array, dtype=np.float64),
-        pbc=np.array(atoms.pbc, dtype=bool),
-    )
-
-
 def train_in_two_processes(recipe: Mapping[str, Any], module: str) -> None:
-    """Run a recipe in two processes under `torch.distributed.run`.
-
-    Args:
-        recipe: The recipe; written next to its output.
-        module: What each process imports first.
-    """
+    """Run a recipe, written next to its output, in two processes that import ``module`` first."""
     path = Path(recipe["output"]).with_suffix(".json")
     path.write_text(json.dumps(dict(recipe)), encoding="utf-8")
     script = path.with_suffix(".py")

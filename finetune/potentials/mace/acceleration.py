@@ -29,14 +29,9 @@ _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 
 
 def choose(name: str, device: torch.device) -> str:
-    """Return ``none``, ``cueq`` or ``oeq``.
+    """Return ``none``, ``cueq`` or ``oeq``; ``auto`` is cuEquivariance on CUDA where installed.
 
-    Args:
-        name: One of these, or ``auto``: cuEquivariance on CUDA where it is installed, else none.
-        device: Where the potential is to run.
-
-    Raises:
-        FoundationError: If the package that is asked for is not installed, saying what to install.
+    Raises FoundationError if the package that is asked for is missing, saying what to install.
     """
     if name == "auto":
         installed = find_spec(PACKAGES["cueq"][0]) and find_spec("cuequivariance_ops_torch")
@@ -55,15 +50,9 @@ def choose(name: str, device: torch.device) -> str:
 
 
 def accelerate(potential: MacePotential, kind: str) -> MacePotential:
-    """Return the potential with other layers and the same predictions.
+    """Return a plain MACE with the layers of a ``kind`` other than none, and the same predictions.
 
-    Args:
-        potential: A plain MACE; not changed.
-        kind: ``cueq`` or ``oeq``; see `choose`.
-
-    Raises:
-        FoundationError: If MACE cannot convert this architecture, or the converted model predicts
-            something else.
+    Raises FoundationError if MACE cannot convert it, or the converted model predicts otherwise.
     """
     wrapping = mace_module("mace.modules.wrapper_ops")
     if kind == "oeq":
@@ -80,11 +69,7 @@ def accelerate(potential: MacePotential, kind: str) -> MacePotential:
 
 
 def plain(potential: MacePotential) -> MacePotential:
-    """Return an accelerated potential with MACE's own layers; a plain one as it is.
-
-    Raises:
-        FoundationError: If the converted model predicts something else.
-    """
+    """Return an accelerated potential with MACE's own layers; a plain one as it is."""
     if potential.acceleration == "none":
         return potential
     return _converted(potential, "none", "oeq" if potential.acceleration == "oeq" else "cueq_e3nn")

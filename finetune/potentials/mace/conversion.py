@@ -32,15 +32,7 @@ _PARITIES = {1: "e", -1: "o"}
 
 
 class Part:
-    """A `torch.nn.Module` in an inert tree.
-
-    Args:
-        record: What the pickle holds in its place.
-        path: Where it is, in dots from the model.
-
-    Raises:
-        FoundationError: If the record is not a module.
-    """
+    """A `torch.nn.Module` in an inert tree; ``path`` is in dots from the model."""
 
     def __init__(self, record: object, path: str = "") -> None:
         state = record.state if isinstance(record, Record) else None
@@ -142,11 +134,7 @@ _FLAGS = (
 
 
 def read_settings(root: object) -> MaceSettings:
-    """Return the settings of the MACE that a pickle holds.
-
-    Raises:
-        FoundationError: If it holds something else, or a MACE that this package does not know.
-    """
+    """Return the settings of the MACE that a pickle holds; a `FoundationError` if it is unknown."""
     model = _model(root)
     interactions = model.child("interactions").children()
     if not interactions:
@@ -304,15 +292,9 @@ _LIMITS = {"max_ell": _HIGHEST_DEGREE, "num_interactions": 16, "radial_MLP": 16,
 
 
 def check_plausible(settings: MaceSettings, model: Part, numbers: int) -> None:
-    """Check that building the model takes no more than the file gives reason for.
+    """Refuse settings for which building the model takes more than its file gives reason for.
 
-    Args:
-        settings: What was read from the file.
-        model: The model in the file.
-        numbers: How many numbers the tensors of the file hold in all.
-
-    Raises:
-        FoundationError: If it does.
+    ``numbers`` is how many numbers the tensors of the file hold in all.
     """
     hidden = _terms(settings.hidden_irreps)
     edges = _terms(settings.edge_irreps) if settings.edge_irreps else hidden
@@ -386,12 +368,8 @@ TRUST = "If you trust where it comes from, trust=true loads it as torch does, co
 def check_same(root: object, model: torch.nn.Module) -> None:
     """Check that a file holds what the model holds, up to the values of the parameters.
 
-    Args:
-        root: What was read from the file.
-        model: A model built from the settings that were read from it.
-
-    Raises:
-        FoundationError: If they differ, naming the first difference.
+    ``model`` is built from the settings that were read from ``root``, the content of the file.
+    Raises FoundationError that names the first difference.
     """
     fresh, found = Part(inert(model)), Part(root)
     weight = found.child("node_embedding", "linear").tensor("weight", "_parameters")

@@ -20,13 +20,9 @@ def torchscript(
 ) -> bytes:
     """Return the file that ``pair_style mace`` reads: MACE's `LAMMPS_MACE`, compiled.
 
-    Args:
-        potential: Plain MACE; its head and reference energies are those of the file.
-        dtype: Type of weights and computation; LAMMPS' pair style asks for either.
-        metadata: JSON values to include, as an extra file that LAMMPS ignores.
-
-    Raises:
-        FoundationError: If the potential reads charge or spin, which the pair style does not pass.
+    ``dtype`` is that of weights and computation. ``metadata``, JSON values, become an extra file
+    that LAMMPS ignores. Raises FoundationError if the potential reads charge or spin, which the
+    pair style does not pass.
     """
     if potential.further_inputs:
         raise FoundationError(
@@ -50,11 +46,7 @@ def mliap(potential: MacePotential, dtype: torch.dtype) -> bytes:
     """Return the file that ``pair_style mliap unified`` reads: MACE's `LAMMPS_MLIAP_MACE`, pickled.
 
     MACE stores the permission to compute on CPUs (``MACE_ALLOW_CPU``) from the environment in which
-    the file is written; here it is always given.
-
-    Args:
-        potential: Plain MACE; its head and reference energies are those of the file.
-        dtype: Type of weights and computation.
+    the file is written; here it is always given. ``dtype`` is that of weights and computation.
     """
     model = potential.plain_model(dtype)
     model.lammps_mliap = True  # type: ignore[assignment]

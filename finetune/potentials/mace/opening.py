@@ -31,7 +31,6 @@ from finetune.potentials.mace.conversion import (
     read_settings,
 )
 from finetune.potentials.mace.potential import MacePotential, construct, mace_modules
-from finetune.potentials.mace.settings import MaceSettings
 from finetune.potentials.potential import Potential
 from finetune.potentials.storage import StoredConfig, fingerprint
 
@@ -42,21 +41,12 @@ def open_model(
     head: str | None = None,
     sha256: str | None = None,
 ) -> tuple[Potential, StoredConfig]:
-    """Open a pickled MACE model.
+    """Open a MACE model that ``torch.save(model, path)`` wrote.
 
-    Args:
-        path: A file that ``torch.save(model, path)`` wrote.
-        dtype: Type of the weights and of the computation.
-        head: Name of the head that predicts; may be left out where there is one.
-        sha256: Digest that the file must have; any if None.
-
-    Returns:
-        The potential, in evaluation mode, and its configuration with the sha256 over settings and
-        weights.
-
-    Raises:
-        FoundationError: If the file is damaged or of another kind, holds an architecture that is
-            not known or weights that are not finite, naming the file.
+    The configuration has the sha256 over settings and weights. ``head`` may be left out where there
+    is one; a ``sha256`` of None allows any file. Raises FoundationError if the file is damaged or
+    of another kind, or holds an unknown architecture or weights that are not finite, naming the
+    file.
     """
     folder = _folder(path, sha256)
     stored = _converted(folder)
@@ -146,20 +136,9 @@ def open_trusted(
 ) -> tuple[Potential, StoredConfig]:
     """Open a pickled MACE model by `torch.load`, which runs whatever code it contains.
 
-    Still only settings and weights are kept: a new model is built from them and must predict what
-    the loaded one does.
-
-    Args:
-        path: The file.
-        dtype: Type of the weights and of the computation.
-        head: Name of the head that predicts; may be left out where there is one.
-
-    Returns:
-        The potential, in evaluation mode, and its configuration.
-
-    Raises:
-        FoundationError: If it does not load, is no MACE, or a MACE built from its settings and
-            weights does not predict what it does.
+    Only settings and weights are kept: a new model is built from them, and must predict what the
+    loaded one does. Raises FoundationError if it does not, or if the file does not load or is no
+    MACE.
     """
     modules = mace_modules()
     try:
@@ -184,33 +163,24 @@ def open_trusted(
         opened = storage.assemble(config, weights, torch.float64, settings.heads[0], path)
         fresh = storage.mace_inside(opened).model
         for name in settings.heads:
-            _check_predictions(settings, loaded, fresh, name)
+            pair = (MacePotential(settings, model, name) for model in (loaded, fresh))
+            energy, forces, scale = difference(*pair)
+            if not max(energy, forces) < _TOLERANCE * scale:
+                raise FoundationError(
+                    "cannot be opened: a MACE with its settings and weights predicts other "
+                    f"energies (by {energy:.3g} eV) and forces (by {forces:.3g} eV/Å), so it is of "
+                    "another architecture."
+                )
     except FoundationError as error:
         raise FoundationError(f"'{path}' {error}") from error
     return storage.assemble(config, weights, dtype, head, path), config
-
-
-def _check_predictions(
-    settings: MaceSettings, loaded: torch.nn.Module, fresh: torch.nn.Module, head: str
-) -> None:
-    first, second = (MacePotential(settings, model, head) for model in (loaded, fresh))
-    energy, forces, scale = difference(first, second)
-    if not max(energy, forces) < _TOLERANCE * scale:
-        raise FoundationError(
-            "cannot be opened: a MACE with its settings and weights predicts other energies "
-            f"(by {energy:.3g} eV) and forces (by {forces:.3g} eV/Å), so it is of another "
-            "architecture."
-        )
 
 
 _SPACING, _RATTLE, _ATOMS = 1.8, 0.3, 8  # Å, Å and atoms of a structure
 
 
 def difference(first: Potential, second: Potential) -> tuple[float, float, float]:
-    """Return the largest differences of energies, eV, and forces, eV/Å, and a scale for both.
-
-    The scale is one plus the largest force.
-    """
+    """Return the largest difference of energies, eV, of forces, eV/Å, and 1 + the largest force."""
     batch = structures(first).to(first.device, first.dtype)
     one, other = (potential(batch, create_graph=False) for potential in (first, second))
     assert one.forces is not None and other.forces is not None

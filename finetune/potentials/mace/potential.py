@@ -20,7 +20,7 @@ import torch
 from finetune.core.errors import FoundationError, RecipeError, suggestion
 from finetune.data.graphs import GraphBatch
 from finetune.potentials.mace.settings import MaceSettings
-from finetune.potentials.potential import Potential
+from finetune.potentials.potential import Interaction, Potential
 
 REFUSALS = (
     *(LookupError, ValueError, ArithmeticError, AssertionError, AttributeError, TypeError),
@@ -61,19 +61,13 @@ KeptHeads = dict[int, dict[str, torch.Tensor]]
 class MacePotential(Potential):
     """A MACE model with one of its heads chosen.
 
-    Args:
-        settings: What the model was built from.
-        model: The MACE model, of the class and shape that ``settings`` describe. Its own reference
-            energies are set to zero: the potential adds them in double precision.
-        head: Name of the head that predicts; may be left out where there is one.
-        acceleration: Whose layers the model has: ``none`` for MACE's own, ``cueq`` or ``oeq``.
+    ``model`` is of the class and shape that ``settings`` describe; its own reference energies are
+    set to zero, as the potential adds them in double precision. ``head`` may be left out where
+    there is one; a `FoundationError` where it is unknown or missing. ``acceleration`` says whose
+    layers the model has: ``none`` for MACE's own, ``cueq`` or ``oeq``.
 
-    Attributes:
-        kept_heads: Readouts as they were before a head was added, to be stored with the weights.
-        stored_heads: Those that were stored with the weights that the potential was opened with.
-
-    Raises:
-        FoundationError: If the head is unknown, or not named although there are several.
+    ``kept_heads`` are the readouts as they were before a head was added, to be stored with the
+    weights; ``stored_heads`` are those that were stored with the weights that were opened.
     """
 
     def __init__(
@@ -101,11 +95,7 @@ class MacePotential(Potential):
     def build(
         cls, settings: MaceSettings, dtype: torch.dtype = torch.float64, head: str | None = None
     ) -> MacePotential:
-        """Construct the model with fresh weights drawn from torch's global generator.
-
-        Raises:
-            FoundationError: If MACE refuses the settings.
-        """
+        """Construct the model with fresh weights drawn from torch's global generator."""
         return cls(settings, construct(settings, dtype), head)
 
     @property
@@ -126,8 +116,7 @@ class MacePotential(Potential):
     def add_head(self, name: str) -> tuple[MacePotential, dict[str, torch.Tensor]]:
         """See `Potential.add_head`: the new head is chosen, and predicts what this one does.
 
-        The reference energies of the new head are the potential's; the old head keeps those that it
-        was opened with.
+        It has the potential's reference energies; the old head keeps those that it was opened with.
         """
         before = self._settings
         if name in before.heads:
@@ -155,12 +144,9 @@ class MacePotential(Potential):
         extended.set_references(self.references())
         return extended.eval(), {f"model.{key}": mask for key, mask in masks.items()}
 
-    def interaction(
-        self, batch: GraphBatch, element: torch.Tensor, strain: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def interaction(self, batch: GraphBatch, element: torch.Tensor, strain: bool) -> Interaction:
         """See `Potential.interaction`."""
-        node_energy, positions, displacement, _ = self._evaluate(batch, element, strain)
-        return node_energy, positions, displacement
+        return self._evaluate(batch, element, strain)[:3]
 
     def interaction_and_features(
         self, batch: GraphBatch, element: torch.Tensor, strain: bool
@@ -190,39 +176,28 @@ class MacePotential(Potential):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """Run the model; return energies, what they can be differentiated by, and node features."""
         positions = batch.positions.detach().requires_grad_(torch.is_grad_enabled())
-        output: dict[str, Any] = self.model(
-            self._inputs(batch, element, positions),
-            compute_force=False,
-            compute_displacement=strain,
-            training=self.training,
-        )
+        counts = torch.cumsum(batch.atoms, dim=0)
+        cell = batch.cell[batch.structure[batch.edge_index[0]]]
+        inputs = {
+            "positions": positions,
+            "cell": batch.cell.reshape(-1, 3),
+            "node_attrs": torch.nn.functional.one_hot(element, len(self.elements)).to(self.dtype),
+            "edge_index": batch.edge_index,
+            "unit_shifts": batch.unit_shifts,
+            "shifts": torch.einsum("ei,eij->ej", batch.unit_shifts, cell),
+            "batch": batch.structure,
+            "ptr": torch.cat([counts.new_zeros(1), counts]),
+            "head": torch.full_like(batch.atoms, self.head),
+            **self._further_inputs(batch),
+        }
+        options = {"compute_force": False, "compute_displacement": strain}
+        output: dict[str, Any] = self.model(inputs, training=self.training, **options)
         node_energy = output["node_energy"]
         if self._settings.use_embedding_readout:  # MACE counts it in the structure's energy alone
             missing = output["energy"] - batch.sum_atoms(node_energy)
             node_energy = node_energy + (missing / batch.atoms)[batch.structure]
         displacement = output["displacement"] if strain else None
         return node_energy, positions, displacement, output["node_feats"]
-
-    def _inputs(
-        self, batch: GraphBatch, element: torch.Tensor, positions: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        """Return a batch as MACE takes it."""
-        sender = batch.edge_index[0]
-        counts = torch.cumsum(batch.atoms, dim=0)
-        return {
-            "positions": positions,
-            "cell": batch.cell.reshape(-1, 3),
-            "node_attrs": torch.nn.functional.one_hot(element, len(self.elements)).to(self.dtype),
-            "edge_index": batch.edge_index,
-            "unit_shifts": batch.unit_shifts,
-            "shifts": torch.einsum(
-                "ei,eij->ej", batch.unit_shifts, batch.cell[batch.structure[sender]]
-            ),
-            "batch": batch.structure,
-            "ptr": torch.cat([counts.new_zeros(1), counts]),
-            "head": torch.full_like(batch.atoms, self.head),
-            **self._further_inputs(batch),
-        }
 
     def _further_inputs(self, batch: GraphBatch) -> dict[str, torch.Tensor]:
         """Return charge and spin ``[B]`` for a model that embeds them, once it knows the values."""
@@ -245,8 +220,7 @@ class MacePotential(Potential):
     def plain_model(self, dtype: torch.dtype) -> torch.nn.Module:
         """Return a new plain MACE model with these weights and the reference energies inside it.
 
-        Raises:
-            FoundationError: If an adapter has added parameters that a plain MACE does not have.
+        Raises FoundationError if an adapter has added parameters that a plain MACE does not have.
         """
         model = unfilled(self.settings, dtype)
         weights = dict(self.model.named_parameters())
@@ -263,15 +237,9 @@ class MacePotential(Potential):
 
 
 def construct(settings: MaceSettings, dtype: torch.dtype, **configs: Any) -> torch.nn.Module:
-    """Return a MACE model with fresh weights.
+    """Return a MACE model with fresh weights; a `FoundationError` if MACE refuses the settings.
 
-    Args:
-        settings: Everything that distinguishes one MACE from another.
-        dtype: Of weights and buffers.
-        configs: ``cueq_config`` or ``oeq_config`` for layers of other packages.
-
-    Raises:
-        FoundationError: If MACE refuses the settings.
+    ``configs``: ``cueq_config`` or ``oeq_config`` for layers of other packages.
     """
     modules = mace_modules()
     try:
@@ -291,9 +259,6 @@ def unfilled(settings: MaceSettings, dtype: torch.dtype) -> torch.nn.Module:
 
     TorchScript never frees what it compiles, nor its execution plans. So each kind of model is
     built once in a process, and copied: what a copy compiles is freed with it.
-
-    Raises:
-        FoundationError: If MACE refuses the settings.
     """
     zeros = tuple((0.0,) * len(energies) for energies in settings.atomic_energies)
     alike = settings.model_copy(update={"atomic_energies": zeros})
@@ -319,11 +284,7 @@ def assemble(
     dtype: torch.dtype,
     head: str | None,
 ) -> tuple[MacePotential, dict[str, torch.Tensor]]:
-    """Return a stored MACE as it was when its head was trained, and the weights to fill in.
-
-    Raises:
-        FoundationError: If the head is unknown, or not named although there are several.
-    """
+    """Return a stored MACE as it was when ``head`` was trained, and the weights to fill in."""
     own, kept = split_kept(weights)
     settings, own, kept = _as_trained(settings, own, kept, head)
     potential = MacePotential(settings, unfilled(settings, dtype), head)

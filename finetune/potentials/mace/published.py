@@ -23,27 +23,16 @@ ASL_TERMS = "https://github.com/gabor1/ASL"
 
 @dataclass(frozen=True)
 class Published:
-    """A foundation model that can be downloaded.
-
-    Attributes:
-        name: What recipes call it.
-        url: Where it is.
-        elements: How many elements its training data cover.
-        level_of_theory: Of its training data.
-        licence: ``MIT``, or ``ASL``: the Academic Software License, without commercial use.
-        size: Bytes of the file, where known.
-        sha256: Of the file, where known.
-        keeps_punctuation: Whether MACE keeps the file's own name in its cache.
-    """
+    """A foundation model that can be downloaded."""
 
     name: str
     url: str
-    elements: int
+    elements: int  # that its training data cover
     level_of_theory: str
-    licence: str
-    size: int | None = None
+    licence: str  # MIT, or ASL: the Academic Software License, without commercial use
+    size: int | None = None  # bytes
     sha256: str | None = None
-    keeps_punctuation: bool = False
+    keeps_punctuation: bool = False  # whether MACE keeps the file's own name in its cache
 
     @property
     def file(self) -> Path:
@@ -71,24 +60,6 @@ _SHA256 = {
     "mace-mh-1": "ec00a2705854622fbbd898ccfb7701072fcd674709102d009fb919c1b8cc5dde",
 }
 _PBE_U, _WB97M = "PBE(+U)", "ωB97M-D3(BJ)/def2-TZVPPD"
-
-
-def _entries(
-    base: str,
-    rows: Sequence[tuple[str, int | None, str]],
-    elements: int,
-    level_of_theory: str,
-    licence: str,
-    own_name: bool = False,
-) -> list[Published]:
-    """Return entries from names, sizes and paths below ``base``, and what they have in common."""
-    facts = (elements, level_of_theory, licence)
-    return [
-        Published(name, f"{base}/{path}", *facts, size, _SHA256.get(name), own_name)
-        for name, size, path in rows
-    ]
-
-
 _MATERIALS = (
     ("mace-mp-0-small", 32_581_838, "mace_mp_0/2023-12-10-mace-128-L0_energy_epoch-249.model"),
     ("mace-mp-0-medium", 44_422_970, "mace_mp_0/2023-12-03-mace-128-L1_epoch-199.model"),
@@ -108,20 +79,22 @@ _OMAT = [
 _PBE = [("mace-matpes-pbe-0", None, "mace_matpes_0/MACE-matpes-pbe-omat-ft.model")]
 _R2SCAN = [("mace-matpes-r2scan-0", None, "mace_matpes_0/MACE-matpes-r2scan-omat-ft.model")]
 _HEADS = [(f"mace-mh-{number}", None, f"mace_mh_1/mace-mh-{number}.model") for number in (0, 1)]
-_ORGANIC = [
-    (f"mace-off23-{size}", None, f"MACE-OFF23_{size}.model")
-    for size in ("small", "medium", "large")
-]
+_SIZES = ("small", "medium", "large")
+_ORGANIC = [(f"mace-off23-{size}", None, f"MACE-OFF23_{size}.model") for size in _SIZES]
 _OMOL = [("mace-omol-0", None, "mace_omol_0/MACE-omol-0-extra-large-1024.model")]
 _ANI = [("mace-ani-cc", None, "ani500k_large_CC.model")]
-_ALL = (
-    *_entries(_MP, _MATERIALS, 89, _PBE_U, MIT),
-    *_entries(_MP, _OMAT, 89, _PBE_U, ASL),
-    *_entries(_FOUNDATIONS, _PBE, 89, "PBE", ASL),
-    *_entries(_FOUNDATIONS, _R2SCAN, 89, "r2SCAN", ASL),
-    *_entries(_FOUNDATIONS, _HEADS, 89, "by head", ASL),
-    *_entries(_OFF, _ORGANIC, 10, _WB97M, ASL, own_name=True),
-    *_entries(_FOUNDATIONS, _OMOL, 83, "ωB97M-V/def2-TZVPD", ASL, own_name=True),
-    *_entries(_CC, _ANI, 4, "CCSD(T)*/CBS", MIT, own_name=True),
+_GROUPS: tuple[tuple[str, Sequence[tuple[str, int | None, str]], int, str, str, bool], ...] = (
+    (_MP, _MATERIALS, 89, _PBE_U, MIT, False),
+    (_MP, _OMAT, 89, _PBE_U, ASL, False),
+    (_FOUNDATIONS, _PBE, 89, "PBE", ASL, False),
+    (_FOUNDATIONS, _R2SCAN, 89, "r2SCAN", ASL, False),
+    (_FOUNDATIONS, _HEADS, 89, "by head", ASL, False),
+    (_OFF, _ORGANIC, 10, _WB97M, ASL, True),
+    (_FOUNDATIONS, _OMOL, 83, "ωB97M-V/def2-TZVPD", ASL, True),
+    (_CC, _ANI, 4, "CCSD(T)*/CBS", MIT, True),
 )
-PUBLISHED = {entry.name: entry for entry in _ALL}
+PUBLISHED = {
+    name: Published(name, f"{base}/{path}", count, level, licence, size, _SHA256.get(name), own)
+    for base, rows, count, level, licence, own in _GROUPS
+    for name, size, path in rows
+}

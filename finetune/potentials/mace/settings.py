@@ -85,20 +85,14 @@ class MaceSettings(Options):
         from e3nn import o3
 
         scale_shift = {"atomic_inter_scale", "atomic_inter_shift"}
-        arguments = self.model_dump(exclude={"architecture", *scale_shift})
+        arguments = self.model_dump(mode="json", exclude={"architecture", *scale_shift})
         for name in ("interaction_cls", "interaction_cls_first"):
             arguments[name] = modules.interaction_classes[arguments[name]]
         arguments["readout_cls"] = modules.readout_classes[arguments["readout_cls"]]
         arguments["gate"] = modules.gate_dict[arguments["gate"]]
         for name in ("hidden_irreps", "MLP_irreps", "edge_irreps"):
             arguments[name] = None if arguments[name] is None else o3.Irreps(arguments[name])
-        for name in ("atomic_numbers", "radial_MLP", "heads"):
-            arguments[name] = list(arguments[name])
-        if isinstance(arguments["correlation"], tuple):
-            arguments["correlation"] = list(arguments["correlation"])
         arguments["atomic_energies"] = np.array(self.atomic_energies)
-        if self.embedding_specs is not None:
-            arguments["embedding_specs"] = {k: dict(v) for k, v in self.embedding_specs.items()}
         arguments["num_elements"] = len(self.atomic_numbers)
         if self.architecture == "ScaleShiftMACE":
             for name in scale_shift:
