@@ -37,7 +37,8 @@ class Inspection:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything but the structures as plain data."""
-        fits = {"forces": self.force_slope, "stress": self.stress and self.stress.slope}
+        stress = None if self.stress is None else self.stress.slope
+        fits = {"forces": self.force_slope, "stress": stress}
         return {
             "sets": {name: asdict(item) for name, item in self.coverage.items()},
             "compositions": self.compositions,
