@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune.adapters.frozen import FrozenAdapter, FullAdapter
+from finetune.adapters.adapter import FrozenAdapter, FullAdapter
 from finetune.data.graphs import GraphBatch, graph
 from finetune.export.calculator import PotentialCalculator
 from finetune.potentials import reference_energies

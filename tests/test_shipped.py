@@ -9,8 +9,7 @@ import pytest
 
 from finetune.core import resources
 from finetune.data.reading import read_structures
-from finetune.potentials.catalogue import embedded
-from finetune.potentials.loading import load_foundation
+from finetune.potentials.loading import embedded, load_foundation
 from finetune.recipe.recipe import Recipe
 from finetune.runs.preparation import Preparation
 

@@ -1,4 +1,4 @@
-"""The contract of an adapter."""
+"""The contract of an adapter, and those that train weights by name: full, frozen, readout."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ from finetune.core.errors import RecipeError, RunFolderError, suggestion
 from finetune.core.files import write_atomically
 from finetune.core.options import Options
 from finetune.potentials.potential import Potential, plain_name
-from finetune.recipe.adapter_options import STANDARD, AdapterRules, TrainingDefaults
+from finetune.recipe.adapter_options import (
+    STANDARD,
+    AdapterRules,
+    FrozenOptions,
+    FullOptions,
+    ReadoutOptions,
+    TrainingDefaults,
+)
 
 LISTED = 3
 """Near names that an error message lists."""
@@ -193,3 +200,46 @@ class Adapter(ABC):
         The same options must always give the same parameters: a stored potential is opened by
         attaching its adapter again and filling in the weights.
         """
+
+
+class FullAdapter(Adapter):
+    """Every parameter of the foundation is trainable."""
+
+    Options = FullOptions
+
+    def attach(self, potential: Potential) -> AdaptedPotential:
+        """See `Adapter.attach`."""
+        return AdaptedPotential(potential, frozenset(dict(potential.named_parameters())))
+
+
+class FrozenAdapter(Adapter):
+    """Parameters are trained, or frozen, where their names match a pattern."""
+
+    Options = FrozenOptions
+    options: FrozenOptions
+
+    def attach(self, potential: Potential) -> AdaptedPotential:
+        """See `Adapter.attach`; refuses patterns without a match or that leave nothing to train."""
+        everything = frozenset(dict(potential.named_parameters()))
+        matched = _selected(potential, self.options.train or self.options.freeze)
+        trainable = matched if self.options.train else everything - matched
+        if not trainable:
+            raise RecipeError("adapter.freeze matches every parameter: nothing is left to train.")
+        return AdaptedPotential(potential, trainable)
+
+
+class ReadoutAdapter(Adapter):
+    """The readouts alone are trainable."""
+
+    Options = ReadoutOptions
+
+    def attach(self, potential: Potential) -> AdaptedPotential:
+        """See `Adapter.attach`."""
+        return AdaptedPotential(potential, _selected(potential, ["readouts.*"]))
+
+
+def _selected(potential: Potential, patterns: Sequence[str]) -> frozenset[str]:
+    """Return the parameters whose names in the model inside match any pattern."""
+    names = {plain_name(name): name for name, _ in potential.named_parameters()}
+    layers = sorted({f"{name.rpartition('.')[0] or name}.*" for name in names})
+    return frozenset(names[name] for name in matching(list(names), patterns, "parameter", layers))

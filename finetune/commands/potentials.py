@@ -53,8 +53,8 @@ def foundations(
         if not name:
             console.print(_catalogue(console.width))
             return
-        from finetune.potentials.catalogue import fetch
         from finetune.potentials.description import describe
+        from finetune.potentials.loading import fetch
         from finetune.potentials.mace.published import PUBLISHED
 
         if name in PUBLISHED and (download or accept_licence):
@@ -65,7 +65,7 @@ def foundations(
 
 def _catalogue(width: int) -> Table:
     """Return the catalogue; a narrow terminal gets fewer columns, but complete names."""
-    from finetune.potentials.catalogue import entries
+    from finetune.potentials.loading import entries
 
     titles = ("name", "level of theory", "where", "elements", "licence", "MB")
     rows = []

@@ -14,8 +14,7 @@ from finetune.core.devices import choose_device, choose_dtype
 from finetune.core.errors import DataError, FoundationError
 from finetune.core.files import read_json
 from finetune.core.units import Units
-from finetune.data.reading import read_structures
-from finetune.data.sources import find_files
+from finetune.data.reading import find_files, read_structures
 from finetune.data.structures import Structure
 from finetune.inspection.requirements import check_elements
 from finetune.potentials.loading import Foundation, load_foundation

@@ -11,8 +11,7 @@ import numpy as np
 from ase.data import atomic_numbers, chemical_symbols, ground_state_magnetic_moments
 
 from finetune.core.errors import DataError
-from finetune.data.reading import Reader
-from finetune.data.sources import find_files
+from finetune.data.reading import Reader, find_files
 from finetune.data.structures import Structure
 from finetune.labelling.recipe import LabelRecipe
 from finetune.labelling.task import UNITS, Label, Task, listed

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from finetune.core.errors import FoundationError
-from finetune.potentials.records import checked
+from finetune.potentials.storage import checked
 
 METADATA = "piwsl-finetune.json"
 """Entry of the archive in which this package stores where a model comes from."""

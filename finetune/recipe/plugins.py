@@ -42,12 +42,12 @@ adapters: Registry[Any] = Registry(
     kind="adapter",
     group="piwsl_finetune.adapters",
     builtin={
-        "full": ("finetune.adapters.frozen:FullAdapter", f"{_ADAPTERS}:FullOptions"),
-        "frozen": ("finetune.adapters.frozen:FrozenAdapter", f"{_ADAPTERS}:FrozenOptions"),
+        "full": ("finetune.adapters.adapter:FullAdapter", f"{_ADAPTERS}:FullOptions"),
+        "frozen": ("finetune.adapters.adapter:FrozenAdapter", f"{_ADAPTERS}:FrozenOptions"),
         "head": ("finetune.adapters.shift_and_head:HeadAdapter", f"{_ADAPTERS}:HeadOptions"),
         "lora": ("finetune.adapters.lora:LoraAdapter", f"{_ADAPTERS}:LoraOptions"),
         "shift": ("finetune.adapters.shift_and_head:ShiftAdapter", f"{_ADAPTERS}:ShiftOptions"),
-        "readout": ("finetune.adapters.frozen:ReadoutAdapter", f"{_ADAPTERS}:ReadoutOptions"),
+        "readout": ("finetune.adapters.adapter:ReadoutAdapter", f"{_ADAPTERS}:ReadoutOptions"),
     },
 )
 

@@ -28,9 +28,8 @@ from finetune.core.executors import Job, ThisProcess, work_through
 from finetune.core.interruption import StopSignals
 from finetune.core.options import flattened
 from finetune.core.resources import expanded, find, shipped
-from finetune.data.sources import find_files
-from finetune.potentials.catalogue import names
-from finetune.potentials.loading import Foundation, load_foundation
+from finetune.data.reading import find_files
+from finetune.potentials.loading import Foundation, load_foundation, names
 from finetune.recipe.recipe import INCONSEQUENTIAL, Recipe
 from finetune.recipe.sections import DataRecipe
 from finetune.runs import run_folder

@@ -16,10 +16,9 @@ from typer.testing import CliRunner
 
 from finetune.commands import app
 from finetune.core.errors import FoundationError
-from finetune.potentials import catalogue as catalog
-from finetune.potentials.catalogue import entries, fetch
+from finetune.potentials import loading as catalog
 from finetune.potentials.downloads import download, mace_cache
-from finetune.potentials.loading import load_foundation
+from finetune.potentials.loading import entries, fetch, load_foundation
 from finetune.potentials.mace import opening
 from finetune.potentials.mace.potential import mace_modules
 from finetune.potentials.mace.published import ASL, PUBLISHED
