@@ -31,11 +31,7 @@ class TightBinding:
         self.program = f"tblite {version('tblite')}"
 
     def compute(self, task: Task, forces: bool) -> Label:
-        """Compute energy, forces and, for periodic structures, stress.
-
-        Raises:
-            LabelError: For what cannot be computed or does not converge.
-        """
+        """Compute energy, forces and, for periodic structures, stress."""
         from tblite.ase import TBLite
 
         check_electrons(task)  # tblite silently uses another multiplicity
@@ -53,15 +49,10 @@ class TightBinding:
 
 
 class Named:
-    """Computes structures with the ASE calculator of a level.
+    """Computes structures with the ASE calculator of a level; making it runs its code.
 
-    Args:
-        level: Which calculator; importing and calling it runs its code.
-        folder: Where a calculator that works with files does so; within its own directory, if it
-            names one, in a folder that no other output has.
-
-    Raises:
-        RecipeError: If there is no such calculator, or it cannot be made.
+    A calculator that works with files does so in ``folder``; within its own directory, if it names
+    one, in a folder that no other output has. Raises RecipeError if it cannot be made.
     """
 
     def __init__(self, level: AseLevel, folder: Path) -> None:
@@ -81,13 +72,7 @@ class Named:
         self.program = _distribution(level.calculator)
 
     def compute(self, task: Task, forces: bool) -> Label:
-        """Compute energy, forces and stress, as far as the calculator implements them.
-
-        Files of a calculation that fails are kept in another folder next to ``folder``.
-
-        Raises:
-            LabelError: For what cannot be computed or does not converge.
-        """
+        """Compute what the calculator implements; files of a failure are kept next to ``folder``."""
         level = self.level
         given: dict[str, int] = {}
         for name, value, usual, parameter in (
@@ -133,11 +118,7 @@ def computed(
     energy_name: str = "energy",
     atom_cell: float | None = None,
 ) -> Label:
-    """Ask an ASE calculator for a label.
-
-    Raises:
-        LabelError: If it fails, does not converge, or gives numbers that are not finite.
-    """
+    """Ask an ASE calculator for a label; raises LabelError if it fails or does not converge."""
     atoms = task.atoms()
     if task.free_atom:
         atoms.set_initial_magnetic_moments(ground_state_magnetic_moments[task.numbers])

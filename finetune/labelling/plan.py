@@ -25,13 +25,7 @@ ISOLATED = "IsolatedAtom"
 
 @dataclass(frozen=True)
 class Item:
-    """A structure to label.
-
-    Attributes:
-        structure: Without labels.
-        task: What is computed.
-        index: Place among the structures read; None for a free atom.
-    """
+    """A structure to label, and its place among those read; None for a free atom."""
 
     structure: Structure
     task: Task
@@ -39,11 +33,7 @@ class Item:
 
 
 def check_sources(recipe: LabelRecipe, beside: Path | None, outputs: Iterable[Path]) -> None:
-    """Refuse missing files, and an output that is one of the files to label.
-
-    Raises:
-        DataError: Naming the file.
-    """
+    """Refuse missing files, and an output that is one of the files to label."""
     taken = {path.resolve() for path in outputs}
     for source in _sources(recipe):
         for file in find_files(source, beside)[0]:
@@ -52,14 +42,7 @@ def check_sources(recipe: LabelRecipe, beside: Path | None, outputs: Iterable[Pa
 
 
 def plan(recipe: LabelRecipe, beside: Path | None) -> tuple[list[Item], list[Item], list[str]]:
-    """Read the structures of a recipe.
-
-    Returns:
-        Structures, free atoms, and notes on structures that were left out.
-
-    Raises:
-        DataError: For files that cannot be read.
-    """
+    """Return the structures of a recipe, free atoms, and notes on structures that were left out."""
     keys = recipe.keys.model_copy(update=UNREAD)
     reader = Reader(keys, recipe.units, recipe.faulty, beside)
     found = [

@@ -24,14 +24,10 @@ _NAMED = (
 
 
 def dispersion_of(name: str) -> str:
-    """Check a functional, and return its dispersion correction in words; empty without one.
+    """Check a functional (libxc's name, then PySCF's of a correction); return the correction.
 
-    Args:
-        name: Libxc's name, followed by PySCF's name of a correction.
-
-    Raises:
-        RecipeError: For an unknown functional or correction, a pair without parameters, or if the
-            package for corrections is not installed.
+    It is returned in words; empty without one. Raises RecipeError for an unknown functional or
+    correction, a pair without parameters, or if the package for corrections is not installed.
     """
     from pyscf import gto
     from pyscf.dft import libxc
@@ -78,14 +74,10 @@ def dispersion_of(name: str) -> str:
 
 
 def gradient(method: Any, name: str) -> NDArray[np.float64]:
-    """Return dE/dR ``[n, 3]``, Hartree/Bohr, of a converged calculation.
+    """Return dE/dR ``[n, 3]``, Hartree/Bohr, of a converged mean field, MP2 or CCSD.
 
-    Args:
-        method: PySCF's mean field, MP2 or CCSD.
-        name: ``hf``, ``mp2``, ``ccsd``, ``ccsd(t)`` or a functional.
-
-    Raises:
-        LabelError: If the lambda equations do not converge.
+    ``name`` is ``hf``, ``mp2``, ``ccsd``, ``ccsd(t)`` or a functional. Raises LabelError if the
+    lambda equations do not converge.
     """
     if not hasattr(method, "solve_lambda"):
         solver = method.nuc_grad_method()
@@ -127,16 +119,9 @@ _STATE = ("mo_coeff", "mo_occ", "mo_energy", "e_tot", "converged")
 
 
 class Molecular:
-    """Computes molecules at a level of theory.
+    """Computes molecules at a level of theory; refuses unknown functionals and basis sets.
 
-    Args:
-        level: The level.
-        elements: Atomic numbers of the molecules; a basis set that has none of them is refused.
-        threads: For PySCF.
-        memory: MB, for PySCF.
-
-    Raises:
-        RecipeError: For an unknown functional or basis set.
+    A basis set is refused if it has none of the ``elements`` (atomic numbers); ``memory`` is in MB.
     """
 
     def __init__(
@@ -160,11 +145,7 @@ class Molecular:
             )
 
     def compute(self, task: Task, forces: bool) -> Label:
-        """Compute energy and, where they are wanted and analytic, forces.
-
-        Raises:
-            LabelError: For what cannot be computed or does not converge.
-        """
+        """Compute energy and, where they are wanted and analytic, forces."""
         molecule = self._molecule(task)
         level = self.level
         unrestricted = task.free_atom or task.spin > 1 or level.reference == "unrestricted"

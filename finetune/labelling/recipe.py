@@ -261,11 +261,7 @@ class LabelRecipe(Options):
     @classmethod
     @system_errors()
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> LabelRecipe:
-        """Read a recipe file and apply dotted overrides (``level.basis=cc-pvtz``).
-
-        Raises:
-            RecipeError: With a line for each fault.
-        """
+        """Read a recipe file and apply dotted overrides (``level.basis=cc-pvtz``)."""
         return cls.parse(read_yaml(path), overrides, f"'{path}'")
 
     @classmethod
@@ -276,16 +272,9 @@ class LabelRecipe(Options):
         where: str = "the recipe",
         options: Mapping[str, Any] | None = None,
     ) -> LabelRecipe:
-        """Validate a mapping after applying dotted overrides.
+        """Validate a mapping after applying dotted overrides, then ``options``, which have priority.
 
-        Args:
-            mapping: A recipe's keys and values.
-            overrides: ``key.sub=value``.
-            where: Its name in messages.
-            options: A mapping with priority over both.
-
-        Raises:
-            RecipeError: With a line for each fault.
+        ``where`` is its name in messages. Raises RecipeError with a line for each fault.
         """
         plain = overridden(mapping, overrides, where, _of_program, options)
         try:
@@ -296,11 +285,7 @@ class LabelRecipe(Options):
 
 @system_errors()
 def read_yaml(path: str | Path) -> Any:
-    """Return the recipe for labels in a YAML file.
-
-    Raises:
-        RecipeError: If there is none.
-    """
+    """Return the recipe for labels in a YAML file."""
     loaded = read_mapping(path)
     if "foundation" in loaded or "losses" in loaded:
         raise RecipeError(

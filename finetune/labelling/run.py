@@ -174,12 +174,7 @@ def _compute(
 def _replies(
     jobs: Sequence[Job], recipe: LabelRecipe, folder: Path, stopped: Callable[[], bool]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield what `compute` found, or why a process died, by the name of the job.
-
-    Raises:
-        RecipeError: If the program cannot be opened.
-        FinetuneError: If its process dies as it is opened.
-    """
+    """Yield what `compute` found, or why a process died, by the name of the job."""
     count = min(recipe.workers, len(jobs))
     try:
         with WorkerProcesses(count, recipe.threads, quiet=True) as executor:

@@ -312,8 +312,7 @@ def tune_arm(content: Mapping[str, Any], folder: str, budget: str) -> str:
 def run_arm(content: Mapping[str, Any], path: str) -> str:
     """Run an arm with a seed and write the outcome to a JSON file; return it in words.
 
-    The outcome may be that the run diverges. Anything else that ends a run is raised, and the run
-    is done again with the next call.
+    A divergence is an outcome. What else ends a run is raised, and the next call does it again.
     """
     recipe = Recipe.parse(content)
     try:

@@ -36,16 +36,12 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Difference:
-    """Paired difference to the baseline, over seeds.
+    """Mean paired difference to the baseline over the seeds that both have (``pairs``).
 
-    Attributes:
-        mean: Mean difference.
-        low: Lower end of its 95 % confidence interval (Student's t); None with one pair, and where
-            the differences do not vary: seeds that change nothing are no repetition.
-        high: Upper end.
-        p: Two-sided p of a paired t-test; None where the differences do not vary.
-        p_holm: The same after Holm's correction for the number of arms.
-        pairs: Number of seeds that both have.
+    ``low`` and ``high`` are the ends of its 95 % confidence interval (Student's t), ``p`` is the
+    two-sided p of a paired t-test, and ``p_holm`` the same after Holm's correction for the number
+    of arms. They are None with one pair, and where the differences do not vary: seeds that change
+    nothing are no repetition.
     """
 
     mean: float
@@ -82,15 +78,10 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm by one measure, on the test set.
+    """One arm by one measure (field of `Errors`), on the test set; eV and Å.
 
-    Attributes:
-        arm: Name of the arm.
-        measure: Field of `Errors`.
-        values: By seed; eV and Å.
-        mean: Over the seeds.
-        spread: Their standard deviation; None for a single one.
-        difference: To the baseline, by seed; None for the baseline itself.
+    ``spread`` is the standard deviation over seeds, None for one; ``difference`` is to the
+    baseline, None for the baseline itself.
     """
 
     arm: str
@@ -320,11 +311,8 @@ def learning_curves(
 ) -> Figure:
     """Plot test errors against the number of labels: means over seeds, bands of one deviation.
 
-    Args:
-        arms: The arms; those that differ only in the number of labels make a line.
-        cells: Of the arms.
-        foundation: Of the foundation, by baseline.
-        labels: Number of labels by arm.
+    Arms that differ only in the number of labels make a line. The foundation's cells are by
+    baseline, the numbers of ``labels`` by arm.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullFormatter, ScalarFormatter

@@ -41,12 +41,7 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Measure:
-    """A validation error in eV and Å; ``loss`` always has the weights of the untouched recipe.
-
-    Attributes:
-        name: Field of `Errors`, or ``loss``.
-        losses: Of the untouched recipe.
-    """
+    """A validation error in eV and Å; ``loss`` has the weights of the untouched recipe's losses."""
 
     name: str
     losses: Mapping[str, LossOptions]
@@ -100,12 +95,10 @@ USUAL_FOLDS = 5
 
 @dataclass(frozen=True)
 class Judging:
-    """How trials are judged.
+    """How trials are judged: on ``count`` labelled structures, over all folds.
 
-    Attributes:
-        structures: What is divided into folds: training structures, and those of a validation file.
-        parts: Indices of the structures that each fold validates on; empty for a validation set.
-        count: Labelled structures that a trial is judged on, over all folds.
+    ``structures`` are divided into folds: training structures, and those of a validation file.
+    ``parts`` has the indices that each fold validates on; empty for a validation set.
     """
 
     structures: Sequence[Structure]
@@ -145,11 +138,7 @@ class Judging:
         return found
 
     def check(self, recipe: Recipe, adapted: AdaptedPotential) -> None:
-        """Refuse folds that a recipe cannot be trained or validated on.
-
-        Raises:
-            FinetuneError: Naming the fold where it has too few labels.
-        """
+        """Refuse folds that a recipe cannot be trained or validated on."""
         for place, fold in enumerate(self.folds(), 1):
             try:
                 check_draw(recipe, fold["train"], adapted, fold["valid"])
@@ -164,9 +153,6 @@ def judging(recipe: Recipe, beside: Path | None, measure: Measure) -> Judging:
     """Read the labels to train and validate on, and decide what trials are judged on; see `judged`.
 
     A label's name that no file has may be meant for the test set, which is not opened.
-
-    Raises:
-        DataError: For faulty files, or too few labels for the folds.
     """
     reader = Reader.of(recipe.data, beside)
     train = reader.read(recipe.data.train)
@@ -182,21 +168,12 @@ def judged(
     valid: Sequence[Structure] | None,
     measure: Measure,
 ) -> Judging:
-    """Decide what trials are judged on.
+    """Decide what trials are judged on; raise DataError for too few labels.
 
-    That is the validation set (files, or the fraction held out) if it has ``tune.valid_at_least``
-    structures with labels that the measure needs, or ``tune.folds`` is 0; otherwise folds of all
-    labels. Equal structures share a fold. Structures without such a label, and the free atoms that
-    give reference energies, are always trained on.
-
-    Args:
-        recipe: The untouched recipe.
-        train: Its training set.
-        valid: Its validation files; None for a fraction of the training set.
-        measure: What trials are judged by.
-
-    Raises:
-        DataError: For too few labels.
+    That is the validation set (files, or for None the fraction held out) if it has
+    ``tune.valid_at_least`` structures with labels that the measure needs, or ``tune.folds`` is 0;
+    otherwise folds of all labels. Equal structures share a fold. Structures without such a label,
+    and the free atoms that give reference energies, are always trained on.
     """
 
     def judges(item: Structure) -> bool:

@@ -45,14 +45,7 @@ _ABSENT = object()
 
 @dataclass(frozen=True)
 class Dimension:
-    """One setting.
-
-    Attributes:
-        path: Its dotted key in the recipe.
-        searched: Its range or its choices.
-        untouched: The recipe's own value.
-        whole: Whether it is a whole number.
-    """
+    """One setting to search, by its dotted key; ``untouched`` is the recipe's own value."""
 
     path: str
     searched: Range | Choices
@@ -93,10 +86,9 @@ class Dimension:
 def space_of(recipe: Recipe) -> dict[str, Dimension]:
     """Return the settings to search by dotted key: the recipe's ``tune.space``, or the usual ones.
 
-    Raises:
-        RecipeError: For a key that the recipe does not have or that is not searched, a range for
-            something that is not a number, a range of a whole number with other ends, or a choice
-            or an end of a range that the recipe cannot have.
+    Refuses keys that the recipe does not have or that are not searched, ranges of what is no
+    number, ranges of whole numbers with other ends, and choices or ends that the recipe cannot
+    have.
     """
     space = recipe.tune.space or usual_space(recipe)
     content = recipe.complete()
@@ -169,13 +161,10 @@ def _at(path: str, content: Mapping[str, Any]) -> Any:
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """Return a recipe with other values at dotted keys.
+    """Return a recipe with other values at dotted keys; raise RecipeError if it is not valid.
 
     A new ``adapter.kind`` drops the options of the previous one, and values of options that the new
     kind does not have.
-
-    Raises:
-        RecipeError: If that is no valid recipe.
     """
     content = deepcopy(recipe.written())
     kind = values.get("adapter.kind", content["adapter"]["kind"])
@@ -214,8 +203,7 @@ def usual_space(recipe: Recipe) -> dict[str, Range | Choices]:
 
     These are learning rate, number of epochs, rank (``lora``); for each weak loss in use its weight
     and the size of its displacement or strain; for supervised losses beyond the first their weight.
-    Every range contains the recipe's own value. The optimiser ``gauss-newton`` has nothing
-    to search.
+    Every range contains the recipe's own value. ``gauss-newton`` has nothing to search.
     """
     train = recipe.train
     if recipe.optimiser.nothing_to_tune:

@@ -44,15 +44,7 @@ class Budget:
 
 
 def parse_budget(text: str | int, least: int = 1) -> Budget:
-    """Read a budget such as ``30`` (trials), ``2h``, ``45min``, ``90s`` or ``1h30min``.
-
-    Args:
-        text: The budget.
-        least: The smallest number of trials.
-
-    Raises:
-        FinetuneError: If it is neither a number of trials nor a time above zero.
-    """
+    """Read ``30`` (trials, at ``least`` so many), ``2h``, ``45min``, ``90s`` or ``1h30min``."""
     given = str(text).strip()
     if _COUNT.fullmatch(given) and least <= int(given) <= MOST_TRIALS:
         return Budget(trials=int(given))
@@ -75,17 +67,11 @@ WARM_UP = 2
 
 @dataclass(frozen=True)
 class Tried:
-    """A trial that is over.
+    """A trial that is over: ``done``, ``pruned`` (given up early) or ``failed``; ``fault`` says why.
 
-    Attributes:
-        number: 0 for the untouched recipe.
-        state: ``done``, ``pruned`` (given up early) or ``failed``.
-        value: The measure in eV and Å, the mean over folds; None unless done.
-        values: What was set, by dotted key; empty for the untouched recipe.
-        seconds: Wall time.
-        folds: The measure of each fold.
-        kept: For each fold, whether no epoch validated better than the foundation.
-        fault: Why it failed or was given up.
+    Number 0 is the untouched recipe, without ``values``. ``value`` is the measure in eV and Å, the
+    mean over folds; None unless done. ``kept`` says for each fold whether no epoch validated better
+    than the foundation. ``seconds`` is wall time.
     """
 
     number: int
@@ -107,15 +93,8 @@ class Tried:
 class Trial:
     """A trial in progress; what it reports is stored at once, so that a kill loses nothing.
 
-    Attributes:
-        number: 0 for the untouched recipe.
-        values: What to set, by dotted key; empty for the untouched recipe.
-        handle: Optuna's trial.
-        folds: Measures of the folds that are done.
-        shares: These over the foundation's.
-        kept: For each fold, whether no epoch validated better than the foundation.
-        seconds: Wall time so far.
-        reported: Points at which validations were reported.
+    See `Tried`; ``handle`` is Optuna's trial, ``folds`` has the measures of the folds that are
+    done, ``shares`` these over the foundation's, ``reported`` the points with a validation.
     """
 
     number: int
@@ -130,13 +109,9 @@ class Trial:
     def hopeless(self, share: float, value: float, first: float) -> bool:
         """Report a validation; return whether the trial should be given up.
 
-        Trials are compared by the share of the foundation's error that is left (mean over the
-        folds so far) at the same share of their epochs and the same fold.
-
-        Args:
-            share: Of the epochs of this fold that are done.
-            value: Measure of what would be kept now.
-            first: Measure of the foundation.
+        Trials are compared by the share of the foundation's error that is left (mean over the folds
+        so far) at the same ``share`` of the epochs of the same fold. ``value`` is the measure of
+        what would be kept now, ``first`` of the foundation.
         """
         left = np.mean([*self.shares, share_left(value, first)])
         begun = len(self.folds) * GRID
@@ -182,15 +157,7 @@ class Study:
     """A study in an SQLite file, new or continued; a context manager that closes the file.
 
     Each trial's values follow from the seed, its number and the trials before it, so that a study
-    that was killed ends as if it had not been.
-
-    Args:
-        path: The file.
-        dimensions: What is searched.
-        seed: Of the sampler.
-
-    Raises:
-        RunFolderError: If the file is damaged.
+    that was killed ends as if it had not been. Raises RunFolderError for a damaged file.
     """
 
     def __init__(self, path: Path, dimensions: Mapping[str, Dimension], seed: int) -> None:
@@ -216,11 +183,7 @@ class Study:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        """Close the file.
-
-        Raises:
-            RunFolderError: If it could not be read or written.
-        """
+        """Close the file; raise RunFolderError if it could not be read or written."""
         from optuna.exceptions import OptunaError
         from sqlalchemy.exc import SQLAlchemyError
 

@@ -206,12 +206,10 @@ class _Tuning:
     def _try(
         self, study: Study, data: Sequence[DataRecipe], left: float | None, signals: StopSignals
     ) -> Tried:
-        """Train a trial on each fold.
+        """Train a trial on each fold; raise FinetuneError if the untouched recipe fails.
 
-        Raises:
-            FinetuneError: If the untouched recipe fails.
-            RunStoppedError: On a signal, and if PyTorch fails on the untouched recipe, for example
-                for lack of memory: the trial can be continued.
+        RunStoppedError, on a signal or if PyTorch fails on the untouched recipe, for example for
+        lack of memory, means that the trial can be continued.
         """
         trial = study.next()
         folder = self.folder / TRIALS / f"{trial.number:04d}"
@@ -280,22 +278,14 @@ class _Tuning:
 
 
 class Foundations:
-    """Opens each foundation once; building a model takes longer than training a small one.
-
-    Args:
-        beside: Folder of the recipe.
-    """
+    """Opens each foundation once; building a model takes longer than training a small one."""
 
     def __init__(self, beside: Path | None) -> None:
         self.beside = beside
         self._opened: dict[tuple[Any, ...], Foundation] = {}
 
     def of(self, recipe: Recipe) -> Foundation:
-        """Return the foundation of a recipe, which must not be changed.
-
-        Raises:
-            FoundationError: If it cannot be opened.
-        """
+        """Return the foundation of a recipe, which must not be changed."""
         device = choose_device(recipe.train.device)
         dtype = training_dtype(recipe.train.precision, device)
         named = (recipe.foundation, dtype, device, self.beside, recipe.head, recipe.trust)
@@ -336,22 +326,9 @@ def train(
 ) -> tuple[float, float, bool, float]:
     """Train by a recipe in its output folder, continuing from a checkpoint there, and validate.
 
-    Args:
-        recipe: The recipe.
-        foundations: What opens its foundation.
-        measure: What is returned.
-        observe: Called after each validation.
-        signals: What stops it.
-        data: Fingerprint that the data must have; None for any.
-
-    Returns:
-        The measure of the weights that the run would keep, and of the foundation; whether the
-        foundation's weights are kept; wall time, s.
-
-    Raises:
-        RunFolderError: If the data have another fingerprint.
-        RunStoppedError: On a signal; the same call continues.
-        FinetuneError: If the recipe cannot be trained, or diverges.
+    ``data`` is the fingerprint that the data must have; None for any. Returns the measure of the
+    weights that the run would keep, and of the foundation; whether the foundation's weights are
+    kept; wall time, s. On a signal, RunStoppedError: the same call continues.
     """
     started = time.perf_counter()
     opened = foundations.of(recipe)
