@@ -54,17 +54,16 @@ def plan(recipe: LabelRecipe, beside: Path | None) -> tuple[list[Item], list[Ite
 
 def labelled(item: Item, label: Label, recipe: LabelRecipe) -> Structure:
     """Return a structure with its label, and tags that say where the label is from."""
-    forces = label.forces if recipe.forces is not False else None
-    stress = label.stress if recipe.forces is not False else None
-    facts = {**recipe.level.tags(), **label.facts, "program": label.program, "units": UNITS}
-    tags = {
-        name: value if isinstance(value, str) else float(value) for name, value in facts.items()
+    arrays: dict[str, Any] = {
+        name: None if value is None or recipe.forces is False else np.array(value)
+        for name, value in (("forces", label.forces), ("stress", label.stress))
     }
+    facts = {**recipe.level.tags(), **label.facts, "program": label.program, "units": UNITS}
+    tags = {name: item if isinstance(item, str) else float(item) for name, item in facts.items()}
     return replace(
         item.structure,
         energy=label.energy,
-        forces=None if forces is None else np.array(forces),
-        stress=None if stress is None else np.array(stress),
+        **arrays,
         level_of_theory=recipe.level.name,
         tags={**item.structure.tags, **tags},
     )

@@ -146,15 +146,18 @@ class Molecular:
 
     def compute(self, task: Task, forces: bool) -> Label:
         """Compute energy and, where they are wanted and analytic, forces."""
+        from pyscf.data.elements import chemcore
+
         molecule = self._molecule(task)
         level = self.level
         unrestricted = task.free_atom or task.spin > 1 or level.reference == "unrestricted"
         mean_field = self._mean_field(molecule, unrestricted, task.free_atom)
-        facts = {**self._facts, "reference": _reference(level, unrestricted)}
+        kind = "HF" if level.method in NAMES else "KS"
+        facts = {**self._facts, "reference": ("U" if unrestricted else "R") + kind}
         energy, method = mean_field.e_tot, mean_field
         without = level.without_forces
         if level.correlated:
-            frozen = _frozen(level, molecule)
+            frozen = int(chemcore(molecule) if level.frozen_core is True else level.frozen_core)
             facts["frozen_core_orbitals"] = frozen
             if _correlates(mean_field, frozen):
                 energy, method = self._correlated(mean_field, frozen)
@@ -276,14 +279,6 @@ def _stabilise(mean_field: Any, attempts: int = 5) -> None:
     raise LabelError(f"the mean field is unstable after {attempts} attempts to follow it down.")
 
 
-def _frozen(level: PyscfLevel, molecule: Any) -> int:
-    from pyscf.data.elements import chemcore
-
-    if level.frozen_core is True:
-        return int(chemcore(molecule))
-    return int(level.frozen_core)
-
-
 def _correlates(mean_field: Any, frozen: int) -> bool:
     """Whether at least two electrons and one virtual orbital are left beyond the frozen core."""
     alpha, beta = mean_field.mol.nelec
@@ -300,10 +295,6 @@ def _has_triples(mean_field: Any, frozen: int) -> bool:
     spins = [(filled - frozen, orbitals - filled) for filled in mean_field.mol.nelec]
     within_one = any(filled >= 3 and empty >= 3 for filled, empty in spins)
     return within_one or all(filled and empty for filled, empty in spins)
-
-
-def _reference(level: PyscfLevel, unrestricted: bool) -> str:
-    return ("U" if unrestricted else "R") + ("HF" if level.method in NAMES else "KS")
 
 
 def _basis(level: PyscfLevel, symbol: str, load: str = "load") -> Any:

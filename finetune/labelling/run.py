@@ -129,11 +129,7 @@ def _aside(places: Places, overwrite: bool, notes: list[str], counter: Counter) 
 
 
 def _compute(
-    recipe: LabelRecipe,
-    todo: Mapping[str, Item],
-    journal: Journal,
-    places: Places,
-    counter: Counter,
+    recipe: LabelRecipe, todo: dict[str, Item], journal: Journal, places: Places, counter: Counter
 ) -> None:
     """Compute labels, and store each in the journal as soon as it is there."""
     setup = {

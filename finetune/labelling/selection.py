@@ -23,10 +23,7 @@ LEAST_DISAGREEMENT = 1e-8
 
 
 def farthest_points(
-    potential: Potential,
-    pool: Sequence[Structure],
-    count: int,
-    labelled: Sequence[Structure] = (),
+    potential: Potential, pool: Sequence[Structure], count: int, labelled: Sequence[Structure] = ()
 ) -> tuple[list[int], list[float]]:
     """Choose structures that are far from each other, and from those that have labels.
 

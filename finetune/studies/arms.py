@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from finetune.data.structures import Structure
 from finetune.data.writing import write_structures
 from finetune.recipe.loss_options import SUPERVISED
 from finetune.recipe.plugins import adapters
+from finetune.recipe.plugins import adapters
 from finetune.recipe.recipe import Recipe, read_values
-from finetune.recipe.sections import Choices, DataRecipe, Range
+from finetune.recipe.sections import Choices, Range
 from finetune.runs.preparation import Preparation, check_draw
 from finetune.studies.scoring import Measure, judged
 from finetune.studies.space import applicable, space_of, with_values
@@ -297,22 +298,27 @@ def notes_of(checked: dict[str, Checked]) -> list[str]:
     ]
 
 
+@dataclass
 class _Checks:
     """Opens foundations and reads files once; for the arguments see `check_arms`."""
 
-    def __init__(self, output: Path, draws: Draws, seeds: Sequence[int], tunes: bool) -> None:
-        self.output = output
-        self.draws = draws
-        self.seeds = seeds
-        self.tunes = tunes
-        self.foundations = Foundations(None)
-        self.read: dict[str, tuple[Sequence[Structure], Sequence[Structure] | None]] = {}
+    output: Path
+    draws: Draws
+    seeds: Sequence[int]
+    tunes: bool
+    foundations: Foundations = field(default_factory=lambda: Foundations(None))
+    read: dict[str, tuple[Sequence[Structure], Sequence[Structure] | None]] = field(
+        default_factory=dict
+    )
 
     def group(self, arms: Sequence[Arm]) -> dict[str, Checked | FinetuneError]:
         """Return what arms that differ in the number of labels start from, or why they cannot."""
         drawing = any(arm.labels is not None for arm in arms)
         try:
-            prepared = self._prepared(arms[0].recipe, whole=not drawing)
+            with system_errors():
+                opened = self.foundations.of(arms[0].recipe)
+                recipe = arms[0].recipe.model_copy(update={"output": str(self.output)})
+                prepared = Preparation(recipe, None, False, opened=opened, whole=not drawing)
         except FinetuneError as error:
             return {arm.name: error for arm in arms}
         checked = Checked(
@@ -328,15 +334,15 @@ class _Checks:
         return found
 
     @system_errors()
-    def _prepared(self, recipe: Recipe, whole: bool) -> Preparation:
-        opened = self.foundations.of(recipe)
-        recipe = recipe.model_copy(update={"output": str(self.output)})
-        return Preparation(recipe, None, False, opened=opened, whole=whole)
-
-    @system_errors()
     def _check(self, arm: Arm, adapted: AdaptedPotential, drawing: bool) -> None:
         """Refuse an arm that a seed leaves too few labels to train, validate or be tuned on."""
-        train, valid = self._structures(arm.recipe.data)
+        data = arm.recipe.data
+        key = data.model_dump_json()
+        if key not in self.read:
+            reader = Reader.of(data, None)
+            held = None if isinstance(data.valid, float) else reader.read(data.valid)
+            self.read[key] = reader.read(data.train), held
+        train, valid = self.read[key]
         for place, seed in enumerate(self.seeds):
             changed = arm.recipe.train.model_copy(update={"seed": seed})
             recipe = arm.recipe.model_copy(update={"train": changed})
@@ -347,14 +353,3 @@ class _Checks:
                     judged(recipe, drawn, valid, Measure.of_recipe(recipe)).check(recipe, adapted)
             except DataError as error:
                 raise DataError(f"with what seed {seed} draws, {error}") from error
-
-    def _structures(
-        self, data: DataRecipe
-    ) -> tuple[Sequence[Structure], Sequence[Structure] | None]:
-        """Return the training set, and the validation files; None for a fraction held out."""
-        key = data.model_dump_json()
-        if key not in self.read:
-            reader = Reader.of(data, None)
-            valid = None if isinstance(data.valid, float) else reader.read(data.valid)
-            self.read[key] = reader.read(data.train), valid
-        return self.read[key]

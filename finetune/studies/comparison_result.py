@@ -14,7 +14,7 @@ from scipy import stats
 
 from finetune.core.files import write_atomically, write_json
 from finetune.core.text import counted
-from finetune.evaluation.plots import FAINT
+from finetune.evaluation.plots import FAINT, write_png
 from finetune.potentials.errors import ROWS
 from finetune.studies.arms import LABELS, Arm
 from finetune.studies.tuning_result import csv_of
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RESULT, TABLE, RUNS, CURVE = "result.json", "table.csv", "runs.csv", "learning-curve.png"
+FILES = (RESULT, TABLE, RUNS, CURVE)
 FOUNDATION = "foundation"
 SHOWN = ("energy_mae", "forces_mae", "stress_mae")
 """Errors that have a table each; JSON and CSV have all."""
@@ -92,7 +93,7 @@ class Cell:
     difference: Difference | None = None
 
 
-Cells = dict[tuple[str, str], Cell]
+Cells = Mapping[tuple[str, str], Cell]
 """By arm and measure."""
 
 
@@ -100,8 +101,8 @@ def evaluated(
     arms: Sequence[Arm], outcomes: Mapping[str, Mapping[int, Mapping[str, Any]]]
 ) -> tuple[Cells, Cells]:
     """Return the cells of all arms, with differences to their baselines, and of the foundation."""
-    cells: Cells = {}
-    foundation: Cells = {}
+    cells: dict[tuple[str, str], Cell] = {}
+    foundation: dict[tuple[str, str], Cell] = {}
     firsts = {arm.values.get(LABELS): arm.name for arm in reversed(arms)}
     for measure in TITLES:
         found = {arm.name: _cell(arm.name, measure, outcomes[arm.name], "test") for arm in arms}
@@ -147,15 +148,10 @@ def varies_labels(arms: Sequence[Arm]) -> bool:
 class ComparisonResult:
     """A finished comparison.
 
-    Attributes:
-        folder: Where it is.
-        arms: The arms, the first of all first.
-        seeds: The seeds, the one that was tuned on first.
-        choices: What tuning chose, by arm: the content of its `choice.json`.
-        outcomes: What each run found, by arm and seed; ``fault`` for one that failed.
-        cells: By arm and measure.
-        foundation: The foundation's errors, with the reference energies of the first arm of each
-            number of labels, by that arm.
+    The first seed is the one that was tuned on. ``choices`` are what tuning chose, by arm (its
+    ``choice.json``), ``outcomes`` what each run found, by arm and seed (``fault`` if it failed),
+    ``cells`` the errors by arm and measure, and ``foundation`` those of the foundation, with the
+    reference energies of the first arm of each number of labels, by that arm.
     """
 
     folder: Path
@@ -163,8 +159,8 @@ class ComparisonResult:
     seeds: Sequence[int]
     choices: Mapping[str, Mapping[str, Any]]
     outcomes: Mapping[str, Mapping[int, Mapping[str, Any]]]
-    cells: Mapping[tuple[str, str], Cell]
-    foundation: Mapping[tuple[str, str], Cell]
+    cells: Cells
+    foundation: Cells
 
     def measures(self) -> list[str]:
         """Return the errors that there are labels for, in the order of tables."""
@@ -261,8 +257,8 @@ class ComparisonResult:
         names = [name for name in self.measures() if (arm.name, name) in self.cells]
         return {name: self.cells[arm.name, name] for name in names}
 
-    def write(self) -> None:
-        """Write ``result.json``, ``table.csv`` and ``runs.csv``."""
+    def write(self, available: int) -> None:
+        """Write the `FILES`; ``available`` is the number of labels of arms that take all."""
         rows: list[list[Any]] = [
             ["arm", "baseline", "measure", "seeds", "mean", "sd", "difference", "low", "high"]
             + ["p", "p_holm", "time_ratio"]
@@ -283,6 +279,10 @@ class ComparisonResult:
                 runs.append([name, seed, *errors, *spent])
         write_atomically(self.folder / RUNS, csv_of(runs))
         write_json(self.folder / RESULT, self.as_dict())
+        if varies_labels(self.arms) and self.cells:
+            labels = {arm.name: arm.labels or available for arm in self.arms}
+            figure = learning_curves(self.arms, self.cells, self.foundation, labels)
+            write_png(figure, self.folder / CURVE)
 
 
 def _spread(cell: Cell | None) -> str:
@@ -304,10 +304,7 @@ def _difference(cell: Cell | None) -> tuple[str, str]:
 
 
 def learning_curves(
-    arms: Sequence[Arm],
-    cells: Mapping[tuple[str, str], Cell],
-    foundation: Mapping[tuple[str, str], Cell],
-    labels: Mapping[str, int],
+    arms: Sequence[Arm], cells: Cells, foundation: Cells, labels: Mapping[str, int]
 ) -> Figure:
     """Plot test errors against the number of labels: means over seeds, bands of one deviation.
 
@@ -337,7 +334,9 @@ def learning_curves(
         axis.xaxis.set_major_formatter(ScalarFormatter())
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.yaxis.set_minor_formatter(FuncFormatter(_few))
+        axis.yaxis.set_minor_formatter(  # at 2, 3 and 5 times a power of ten
+            FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")
+        )
     axes[0].legend(frameon=False, fontsize="small")
     return figure
 
@@ -355,8 +354,3 @@ def _line(
     (line,) = axis.plot(where, means, style, marker="o", markersize=3, label=name, color=colour)
     low = np.maximum(means - spreads, 0.05 * means)
     axis.fill_between(where, low, means + spreads, color=line.get_color(), alpha=0.2, linewidth=0)
-
-
-def _few(value: float, place: int | None) -> str:
-    """Name the ticks at 2, 3 and 5 times a power of ten."""
-    return f"{value:g}" if f"{value:e}"[0] in "235" else ""

@@ -18,7 +18,7 @@ from finetune.data.sequences import View
 from finetune.data.splitting import hold_out
 from finetune.data.structures import Structure
 from finetune.data.writing import write_structures
-from finetune.potentials.errors import Errors
+from finetune.potentials.errors import ROWS, Errors
 from finetune.recipe.loss_options import SUPERVISED, LossOptions
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.sections import DataRecipe
@@ -27,14 +27,8 @@ from finetune.studies.tuning_folder import FOLDS
 from finetune.training.records import Record, validation_loss
 
 _TITLES = {
-    "energy_mae": ("energy MAE", "meV"),
-    "energy_rmse": ("energy RMSE", "meV"),
-    "energy_per_atom_mae": ("energy MAE per atom", "meV/atom"),
-    "energy_per_atom_rmse": ("energy RMSE per atom", "meV/atom"),
-    "forces_mae": ("force MAE", "meV/Å"),
-    "forces_rmse": ("force RMSE", "meV/Å"),
-    "stress_mae": ("stress MAE", "meV/Å³"),
-    "stress_rmse": ("stress RMSE", "meV/Å³"),
+    field: (title.removesuffix(" per structure").removesuffix(" (components)"), unit)
+    for title, field, unit in ROWS
 }
 """Title, and the unit of what is shown: a thousandth of the measure's own."""
 
@@ -57,14 +51,13 @@ class Measure:
             value = record[f"valid/{self.name}"]
             return math.inf if value is None else float(value)
         found = Errors(**{item.name: record[f"valid/{item.name}"] for item in fields(Errors)})
-        for count, rmse in (
+        counted_errors = (
             (found.labelled_energies, found.energy_per_atom_rmse),
             (found.labelled_forces, found.forces_rmse),
             (found.labelled_stresses, found.stress_rmse),
-        ):
-            if count and rmse is None:
-                return math.inf
-        return validation_loss(found, self.losses)
+        )
+        unknown = any(count and rmse is None for count, rmse in counted_errors)
+        return math.inf if unknown else validation_loss(found, self.losses)
 
     @property
     def kinds(self) -> list[str]:
@@ -129,12 +122,13 @@ class Judging:
         for place, fold in enumerate(self.folds(), 1):
             here = folder / FOLDS / str(place)
             here.mkdir(parents=True, exist_ok=True)
-            paths = {name: (here / f"{name}.h5").resolve() for name in fold}
-            for name, path in paths.items():
+            given: dict[str, str | None] = {"test": None}
+            for name, structures in fold.items():
+                path = (here / f"{name}.h5").resolve()
                 path.unlink(missing_ok=True)
-                write_structures(path, fold[name])
-            given = {name: str(path) for name, path in paths.items()}
-            found.append(recipe.data.model_copy(update={**given, "test": None}))
+                write_structures(path, structures)
+                given[name] = str(path)
+            found.append(recipe.data.model_copy(update=given))
         return found
 
     def check(self, recipe: Recipe, adapted: AdaptedPotential) -> None:
@@ -163,10 +157,7 @@ def judging(recipe: Recipe, beside: Path | None, measure: Measure) -> Judging:
 
 
 def judged(
-    recipe: Recipe,
-    train: Sequence[Structure],
-    valid: Sequence[Structure] | None,
-    measure: Measure,
+    recipe: Recipe, train: Sequence[Structure], valid: Sequence[Structure] | None, measure: Measure
 ) -> Judging:
     """Decide what trials are judged on; raise DataError for too few labels.
 

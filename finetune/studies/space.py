@@ -61,20 +61,6 @@ class Dimension:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return number and self.searched.low <= value <= self.searched.high
 
-    @property
-    def untouched_param(self) -> Any:
-        """The recipe's own value as the study stores it; choices are stored as JSON."""
-        if isinstance(self.searched, Range):
-            return self.untouched
-        return json.dumps(next(item for item in self.searched if item == self.untouched))
-
-    @property
-    def extremes(self) -> tuple[Any, ...]:
-        """The ends of the range, or all choices."""
-        if not isinstance(self.searched, Range):
-            return self.searched
-        return tuple(self.tidy(value) for value in (self.searched.low, self.searched.high))
-
     def tidy(self, value: float) -> float | int:
         """Return a number of the range with three significant digits, still in the range."""
         if self.whole:
@@ -94,7 +80,8 @@ def space_of(recipe: Recipe) -> dict[str, Dimension]:
     content = recipe.complete()
     found = {path: _dimension(path, searched, content) for path, searched in space.items()}
     for path, item in found.items():
-        for value in item.extremes:
+        own = item.searched
+        for value in map(item.tidy, (own.low, own.high)) if isinstance(own, Range) else own:
             try:
                 with_values(recipe, {path: value})
             except RecipeError as error:
@@ -220,18 +207,16 @@ def usual_space(recipe: Recipe) -> dict[str, Range | Choices]:
         value = recipe.adapter[name]
         found[f"adapter.{name}"] = Range(low=min(low, value), high=max(high, value), log=True)
     on = {name: item for name, item in recipe.losses.items() if item.peak_weight > 0}
-    supervised = [name for name, item in on.items() if item.kind in SUPERVISED]
+    first = next((name for name, item in on.items() if item.kind in SUPERVISED), None)
     for name, options in on.items():
-        if name in supervised[:1]:
-            continue
-        found.update(_of_loss(f"losses.{name}", options))
+        if name != first:
+            found.update(_of_loss(f"losses.{name}", options))
     return found
 
 
 def _of_loss(path: str, options: LossOptions) -> Iterator[tuple[str, Range]]:
     weight = options.weight
-    own = peak(weight)
-    usual = own
+    own = usual = peak(weight)
     if options.kind not in SUPERVISED:
         usual = peak(type(options).model_fields["weight"].default)
     name = f"{path}.weight"

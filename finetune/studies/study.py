@@ -10,18 +10,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import optuna
+from optuna.exceptions import OptunaError
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import URL
+from sqlalchemy.exc import SQLAlchemyError
 
 from finetune.core.errors import FinetuneError, RunFolderError, reason
 from finetune.recipe.sections import Range
 from finetune.studies.space import Dimension
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
-
 
 _SECONDS = {"h": 3600.0, "min": 60.0, "s": 1.0}
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(h|min|s)")
@@ -38,9 +39,8 @@ class Budget:
 
     def spent(self, trials: int, seconds: float) -> bool:
         """Return whether a number of trials, or their time, reaches the budget."""
-        if self.trials is not None and trials >= self.trials:
-            return True
-        return self.seconds is not None and seconds >= self.seconds
+        enough = self.trials is not None and trials >= self.trials
+        return enough or (self.seconds is not None and seconds >= self.seconds)
 
 
 def parse_budget(text: str | int, least: int = 1) -> Budget:
@@ -67,7 +67,7 @@ WARM_UP = 2
 
 @dataclass(frozen=True)
 class Tried:
-    """A trial that is over: ``done``, ``pruned`` (given up early) or ``failed``; ``fault`` says why.
+    """A trial that is over: ``done``, ``pruned`` (given up early) or ``failed`` by a ``fault``.
 
     Number 0 is the untouched recipe, without ``values``. ``value`` is the measure in eV and Å, the
     mean over folds; None unless done. ``kept`` says for each fold whether no epoch validated better
@@ -129,9 +129,8 @@ class Trial:
         self.folds.append(value)
         self.kept.append(kept)
         self.shares.append(share_left(value, first))
-        self.handle.set_user_attr("folds", self.folds)
-        self.handle.set_user_attr("shares", self.shares)
-        self.handle.set_user_attr("kept", self.kept)
+        for name in ("folds", "shares", "kept"):
+            self.handle.set_user_attr(name, getattr(self, name))
         self.spend(seconds)
 
     def spend(self, seconds: float) -> None:
@@ -161,9 +160,6 @@ class Study:
     """
 
     def __init__(self, path: Path, dimensions: Mapping[str, Dimension], seed: int) -> None:
-        import optuna
-        from sqlalchemy import URL
-
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.path = path
         self.dimensions = dimensions
@@ -184,9 +180,6 @@ class Study:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Close the file; raise RunFolderError if it could not be read or written."""
-        from optuna.exceptions import OptunaError
-        from sqlalchemy.exc import SQLAlchemyError
-
         self._storage.remove_session()
         self._storage.engine.dispose()
         if isinstance(error, (SQLAlchemyError, OptunaError)):
@@ -199,21 +192,23 @@ class Study:
 
     def next(self) -> Trial:
         """Return the trial that a kill interrupted, or a new one."""
-        import optuna
-        from optuna.trial import TrialState
-
         before = self._frozen()
         if not before:
-            held = [(path, item) for path, item in self.dimensions.items() if item.holds_untouched]
-            self._study.enqueue_trial({path: item.untouched_param for path, item in held})
+            first = {
+                path: item.untouched
+                if isinstance(item.searched, Range)
+                else json.dumps(item.searched[item.searched.index(item.untouched)])
+                for path, item in self.dimensions.items()
+                if item.holds_untouched
+            }
+            self._study.enqueue_trial(first)
         running = next((item for item in before if item.state == TrialState.RUNNING), None)
         number = len(before) if running is None else running.number
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
         self._study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=seed)
-        if running is None:
-            handle = self._study.ask()
-        else:
-            handle = optuna.trial.Trial(self._study, running._trial_id)
+        handle = (
+            optuna.trial.Trial(self._study, running._trial_id) if running else self._study.ask()
+        )
         attributes = handle.user_attrs
         return Trial(
             number=handle.number,
@@ -228,8 +223,6 @@ class Study:
 
     def end(self, trial: Trial, fault: str = "", failed: bool = False) -> Tried:
         """Store how a trial ended: done, or given up or failed for a reason."""
-        from optuna.trial import TrialState
-
         handle = trial.handle
         handle.set_user_attr("fault", fault)
         handle.set_user_attr("failed", failed)
@@ -241,7 +234,23 @@ class Study:
 
     def tried(self) -> list[Tried]:
         """Return the trials that are over, in their order."""
-        return [self._tried(trial) for trial in self._frozen() if trial.state.is_finished()]
+        found = []
+        for trial in self._frozen():
+            if trial.state.is_finished():
+                stored = trial.user_attrs
+                fault = stored.get("fault", "")
+                ended = Tried(
+                    number=trial.number,
+                    state=("failed" if stored.get("failed") else "pruned") if fault else "done",
+                    value=None if fault else trial.value,
+                    values=self._decoded(trial.params) if trial.number else {},
+                    seconds=stored.get("seconds", 0.0),
+                    folds=tuple(stored.get("folds", ())),
+                    kept=tuple(stored.get("kept", ())),
+                    fault=fault,
+                )
+                found.append(ended)
+        return found
 
     def importances(self) -> dict[str, float]:
         """Return what share of the difference between good and other trials each setting explains.
@@ -250,10 +259,6 @@ class Study:
         are the good ones; empty with fewer than four. The untouched recipe counts where the space
         contains all of its values.
         """
-        import optuna
-        from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-        from optuna.trial import TrialState
-
         done = [
             item
             for item in self._frozen()
@@ -273,22 +278,6 @@ class Study:
     def _frozen(self) -> list[FrozenTrial]:
         with self._readable():
             return self._study.get_trials(deepcopy=False)
-
-    def _tried(self, trial: FrozenTrial) -> Tried:
-        attributes = trial.user_attrs
-        fault = attributes.get("fault", "")
-        state = ("failed" if attributes.get("failed") else "pruned") if fault else "done"
-        values = {} if trial.number == 0 else self._decoded(trial.params)
-        return Tried(
-            number=trial.number,
-            state=state,
-            value=None if fault else trial.value,
-            values=values,
-            seconds=attributes.get("seconds", 0.0),
-            folds=tuple(attributes.get("folds", ())),
-            kept=tuple(attributes.get("kept", ())),
-            fault=fault,
-        )
 
     def _drawn(self, handle: optuna.trial.Trial) -> dict[str, Any]:
         """Draw the values of a trial; the untouched recipe's are recorded where the space has them.
@@ -323,9 +312,6 @@ class Study:
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        from optuna.exceptions import OptunaError
-        from sqlalchemy.exc import SQLAlchemyError
-
         try:
             yield
         except (SQLAlchemyError, OptunaError, RuntimeError, KeyError, ValueError) as error:

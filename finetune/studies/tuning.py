@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -123,8 +123,13 @@ class _Tuning:
             judged = judging(self.recipe, self.beside, self.measure)
             self.begun = self._begun(judged)
             continued = claim(self.folder, TUNING, self._asked(judged), overwrite, self.say)
-            if continued:
-                self._check_study()
+            path, results = self.folder / STUDY, self.folder / RESULT
+            lost = not path.is_file() or path.stat().st_size == 0
+            if continued and lost and results.is_file():
+                raise RunFolderError(
+                    f"'{path}', which remembers the trials of '{results}', is missing or "
+                    "empty. Put it back, choose another folder with --to, or --overwrite."
+                )
             data = judged.data(self.recipe, self.folder)
             with Study(self.folder / STUDY, self.space, self.recipe.tune.seed) as study:
                 so_far = f"{len(study.tried())} trials so far"
@@ -151,22 +156,19 @@ class _Tuning:
         judged.check(checked, prepared.adapted)
         for note in prepared.notes:
             self.say(note)
-        self._leave_out(prepared.idle)
+        idle = tuple(f"losses.{name}." for name in prepared.idle)
+        void = [path for path in self.space if path.startswith(idle)]
+        for path in void:
+            del self.space[path]
+            self.say(f"note: '{path}' is not searched: the loss is idle.")
+        if not self.space:
+            raise RecipeError(f"there is nothing to tune: {', '.join(void)} change nothing.")
         return {
             "seed": self.recipe.tune.seed,
             "data": prepared.data_fingerprint,
             "foundation": prepared.foundation.fingerprint,
             "versions": {**versions(), "optuna": version("optuna")},
         }
-
-    def _leave_out(self, idle: Collection[str]) -> None:
-        """Take the settings of losses without labels out of what is searched."""
-        void = [path for path in self.space if any(path.startswith(f"losses.{n}.") for n in idle)]
-        for path in void:
-            del self.space[path]
-            self.say(f"note: '{path}' is not searched: the loss is idle.")
-        if not self.space:
-            raise RecipeError(f"there is nothing to tune: {', '.join(void)} change nothing.")
 
     def _asked(self, judged: Judging) -> dict[str, Any]:
         """Return what two tunings have in common that may be one."""
@@ -180,16 +182,6 @@ class _Tuning:
             settings[f"space of {path}"] = list(own) if isinstance(own, tuple) else own.model_dump()
         judges = {"measure": self.measure.name, "judged": judged.described}
         return settings | judges | self.begun
-
-    def _check_study(self) -> None:
-        """Raise if there are results of trials, but not the study that they belong to."""
-        path = self.folder / STUDY
-        lost = not path.is_file() or path.stat().st_size == 0
-        if lost and (self.folder / RESULT).is_file():
-            raise RunFolderError(
-                f"'{path}', which remembers the trials of '{self.folder / RESULT}', is missing or "
-                "empty. Put it back, choose another folder with --to, or --overwrite."
-            )
 
     def _trials(
         self, study: Study, data: Sequence[DataRecipe], limit: Budget, signals: StopSignals

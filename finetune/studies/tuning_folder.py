@@ -70,11 +70,7 @@ def at_work(folder: Path, kind: Kind) -> Iterator[StopSignals]:
 
 
 def claim(
-    folder: Path,
-    kind: Kind,
-    asked: Mapping[str, Any],
-    overwrite: bool,
-    say: Callable[[str], None],
+    folder: Path, kind: Kind, asked: Mapping[str, Any], overwrite: bool, say: Callable[[str], None]
 ) -> bool:
     """Make the folder, or check that its settings are the same; return whether it is continued.
 
