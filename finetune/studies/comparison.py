@@ -269,23 +269,20 @@ def tune_arm(content: Mapping[str, Any], folder: str, budget: str) -> str:
         fault = reason(error)
         write_json(Path(folder) / CHOICE, {"values": {}, "fault": fault})
         return f"not tuned: {fault}"
+    told, best = found.as_dict(), found.best
     chosen = {
-        "values": dict(found.best.values),
-        "trial": found.best.number,
+        "values": dict(best.values),
+        "trial": best.number,
         "trials": len(found.tried),
-        "measure": found.measure.name,
-        "judged": found.judged,
-        "untouched": found.untouched.value,
-        "tuned": found.best.value,
-        "importances": dict(found.importances),
+        **{key: told[key] for key in ("measure", "judged", "untouched", "tuned", "importances")},
         "seconds": sum(item.seconds for item in found.tried),
     }
     write_json(Path(folder) / CHOICE, chosen)
-    values = "  ".join(f"{path}={value}" for path, value in found.best.values.items())
+    values = "  ".join(f"{path}={value}" for path, value in best.values.items())
     shown = found.measure.shown
     return (
         f"{found.measure.title} {shown(found.untouched.value)} untouched, "
-        f"{shown(found.best.value)} tuned (trial {found.best.number})  {values or 'untouched'}"
+        f"{shown(best.value)} tuned (trial {best.number})  {values or 'untouched'}"
     )
 
 

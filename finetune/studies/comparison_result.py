@@ -31,8 +31,6 @@ SHOWN = ("energy_mae", "forces_mae", "stress_mae")
 TITLES = {field: (title, unit) for title, field, unit in ROWS}
 ROUNDING = 1e-6
 """Share of the largest difference below which differences count as equal."""
-LEVEL = 0.95
-"""Of confidence intervals."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Di
     if not np.ptp(found) > ROUNDING * np.abs(found).max():
         return Difference(mean, None, None, None, None, pairs)
     test = stats.ttest_1samp(found, 0.0)
-    low, high = map(float, test.confidence_interval(LEVEL))
+    low, high = map(float, test.confidence_interval(0.95))
     return Difference(mean, low, high, float(test.pvalue), None, pairs)
 
 

@@ -83,9 +83,6 @@ class Measure:
         return f"{value:.3g}" if self.name == "loss" else f"{1000 * value:.2f}"
 
 
-USUAL_FOLDS = 5
-
-
 @dataclass(frozen=True)
 class Judging:
     """How trials are judged: on ``count`` labelled structures, over all folds.
@@ -191,7 +188,7 @@ def judged(
     groups: dict[int, list[int]] = {}
     for index, group in zip(usable, group_of.tolist(), strict=True):
         groups.setdefault(group, []).append(index)
-    number = min(USUAL_FOLDS, len(groups)) if folds is None else folds
+    number = min(5, len(groups)) if folds is None else folds
     if len(groups) < max(number, 2):
         raise DataError(
             f"{counted(len(groups), 'different structure')} with {' or '.join(measure.kinds)} "

@@ -95,9 +95,8 @@ def space_of(recipe: Recipe) -> dict[str, Dimension]:
 def applicable(recipe: Recipe, base: Recipe) -> Recipe:
     """Return a variant of a recipe with only those keys in ``tune.space`` that apply to it."""
     content = recipe.complete()
-    void: set[str] = set()
-    if recipe.train.optimiser != base.train.optimiser:
-        void = {f"train.{key}" for key in recipe.optimiser.keys}
+    changed = recipe.train.optimiser != base.train.optimiser
+    void = {f"train.{key}" for key in recipe.optimiser.keys if changed}
     kept = {
         path: item
         for path, item in recipe.tune.space.items()

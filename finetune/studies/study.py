@@ -26,7 +26,6 @@ from finetune.studies.space import Dimension
 
 _SECONDS = {"h": 3600.0, "min": 60.0, "s": 1.0}
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(h|min|s)")
-_COUNT = re.compile(r"[0-9]{1,6}")
 MOST_TRIALS = 100_000
 
 
@@ -46,7 +45,7 @@ class Budget:
 def parse_budget(text: str | int, least: int = 1) -> Budget:
     """Read ``30`` (trials, at ``least`` so many), ``2h``, ``45min``, ``90s`` or ``1h30min``."""
     given = str(text).strip()
-    if _COUNT.fullmatch(given) and least <= int(given) <= MOST_TRIALS:
+    if re.fullmatch(r"[0-9]{1,6}", given) and least <= int(given) <= MOST_TRIALS:
         return Budget(trials=int(given))
     parts = _PART.findall(given)
     whole = re.sub(r"\s", "", given) == "".join(number + unit for number, unit in parts)
@@ -280,17 +279,14 @@ class Study:
             return self._study.get_trials(deepcopy=False)
 
     def _drawn(self, handle: optuna.trial.Trial) -> dict[str, Any]:
-        """Draw the values of a trial; the untouched recipe's are recorded where the space has them.
-
-        Choices are stored as JSON, as they may be any value of a recipe.
-        """
+        """Draw the values of a trial; the untouched recipe's are recorded if the space has them."""
         untouched = handle.number == 0
         drawn: dict[str, Any] = {}
         for path, item in self.dimensions.items():
             if untouched and not item.holds_untouched:
                 continue
             searched = item.searched
-            if not isinstance(searched, Range):
+            if not isinstance(searched, Range):  # as JSON: choices may be any value of a recipe
                 drawn[path] = handle.suggest_categorical(path, list(map(json.dumps, searched)))
             elif item.whole:
                 low, high = int(searched.low), int(searched.high)

@@ -198,11 +198,7 @@ class _Tuning:
     def _try(
         self, study: Study, data: Sequence[DataRecipe], left: float | None, signals: StopSignals
     ) -> Tried:
-        """Train a trial on each fold; raise FinetuneError if the untouched recipe fails.
-
-        RunStoppedError, on a signal or if PyTorch fails on the untouched recipe, for example for
-        lack of memory, means that the trial can be continued.
-        """
+        """Train a trial on each fold; raise what the untouched recipe fails with."""
         trial = study.next()
         folder = self.folder / TRIALS / f"{trial.number:04d}"
         started, before = time.perf_counter(), trial.seconds
@@ -236,7 +232,7 @@ class _Tuning:
             if trial.number == 0:
                 if isinstance(error, FinetuneError):
                     raise
-                what = reason(error).rstrip(".")
+                what = reason(error).rstrip(".")  # such as a lack of memory: it can be continued
                 raise RunStoppedError(f"the untouched recipe: {what}.") from error
             trial.spend(rest())
             ended = study.end(trial, reason(error), failed=True)

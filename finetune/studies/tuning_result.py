@@ -92,8 +92,7 @@ class TuningResult:
         table.add_column("setting")
         for name in ("untouched", "tuned", "searched", "importance"):
             table.add_column(name, justify="right")
-        ordered = sorted(self.space, key=lambda path: -self.importances.get(path, 0.0))
-        for path in ordered:
+        for path in sorted(self.space, key=lambda path: -self.importances.get(path, 0.0)):
             item = self.space[path]
             tuned = self.best.values.get(path, item.untouched)
             share = self.importances.get(path)
