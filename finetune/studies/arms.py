@@ -19,7 +19,6 @@ from finetune.data.structures import Structure
 from finetune.data.writing import write_structures
 from finetune.recipe.loss_options import SUPERVISED
 from finetune.recipe.plugins import adapters
-from finetune.recipe.plugins import adapters
 from finetune.recipe.recipe import Recipe, read_values
 from finetune.recipe.sections import Choices, Range
 from finetune.runs.preparation import Preparation, check_draw
