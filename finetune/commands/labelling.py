@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
-import typer
 from rich.console import Console
+from typer import Argument, Option
 
 from finetune.commands.shared import (
     AsJson,
@@ -18,75 +17,65 @@ from finetune.commands.shared import (
     Quiet,
     again,
     tell,
+    tell_json,
     tell_written,
     user_errors,
 )
 from finetune.core.errors import RecipeError
 
 _OVERRIDE = re.compile(r"[a-z_]+(\.\w+)*=.*", re.DOTALL)
-Word = Optional[str]  # noqa: UP045 (typer evaluates these at run time on Python 3.10)
-Number = Optional[int]  # noqa: UP045
-Switch = Optional[bool]  # noqa: UP045
+Word = str | None
+Number = int | None
+Switch = bool | None
 SHOWN = 20
 """How many failures are printed; all are in the record."""
 
 
 def label(
     inputs: Annotated[
-        Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
-        typer.Argument(
+        list[str] | None,
+        Argument(
             metavar="[RECIPE] [FILE…] [KEY=VALUE…]",
             help="A recipe (.yaml), files to label, overrides of the recipe.",
             show_default=False,
         ),
     ] = None,
-    to: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--to", help="File to write: .xyz or .h5."),
-    ] = None,
-    program: Annotated[
-        Word, typer.Option(help="pyscf, tblite or ase.", show_default="pyscf")
-    ] = None,
+    to: Annotated[Path | None, Option("--to", help="File to write: .xyz or .h5.")] = None,
+    program: Annotated[Word, Option(help="pyscf, tblite or ase.", show_default="pyscf")] = None,
     method: Annotated[
-        Word, typer.Option(help="ccsd(t), ccsd, mp2, hf, a functional; GFN1-xTB, GFN2-xTB.")
+        Word, Option(help="ccsd(t), ccsd, mp2, hf, a functional; GFN1-xTB, GFN2-xTB.")
     ] = None,
-    basis: Annotated[Word, typer.Option(help="Basis set, e.g. cc-pvtz.")] = None,
+    basis: Annotated[Word, Option(help="Basis set, e.g. cc-pvtz.")] = None,
     frozen_core: Annotated[
-        Switch,
-        typer.Option("--frozen-core/--all-electrons", help="For mp2 and coupled cluster."),
+        Switch, Option("--frozen-core/--all-electrons", help="For mp2 and coupled cluster.")
     ] = None,
     density_fitting: Annotated[
-        Switch,
-        typer.Option("--density-fitting/--no-density-fitting", help="Faster; see docs/label.md."),
+        Switch, Option("--density-fitting/--no-density-fitting", help="Faster; see docs/label.md.")
     ] = None,
     calculator: Annotated[
-        Word, typer.Option(help="Dotted path of an ASE calculator. Its code is run.")
+        Word, Option(help="Dotted path of an ASE calculator. Its code is run.")
     ] = None,
-    charge: Annotated[
-        Number, typer.Option(help="Total charge where the files do not say it.")
-    ] = None,
+    charge: Annotated[Number, Option(help="Total charge where the files do not say it.")] = None,
     spin: Annotated[
-        Number, typer.Option(help="Multiplicity 2S + 1 where the files do not say it.")
+        Number, Option(help="Multiplicity 2S + 1 where the files do not say it.")
     ] = None,
     forces: Annotated[
-        Switch,
-        typer.Option("--forces/--energies-only", help="By default forces if they are analytic."),
+        Switch, Option("--forces/--energies-only", help="By default forces if they are analytic.")
     ] = None,
     isolated_atoms: Annotated[
-        Switch,
-        typer.Option("--isolated-atoms/--no-isolated-atoms", help="Label free atoms too."),
+        Switch, Option("--isolated-atoms/--no-isolated-atoms", help="Label free atoms too.")
     ] = None,
-    workers: Annotated[Number, typer.Option(help="Number of parallel calculations.")] = None,
-    threads: Annotated[Number, typer.Option(help="Threads of each calculation.")] = None,
-    memory: Annotated[Number, typer.Option(help="MB for each calculation (PySCF).")] = None,
+    workers: Annotated[Number, Option(help="Number of parallel calculations.")] = None,
+    threads: Annotated[Number, Option(help="Threads of each calculation.")] = None,
+    memory: Annotated[Number, Option(help="MB for each calculation (PySCF).")] = None,
     skip_faulty: Annotated[
-        bool, typer.Option("--skip-faulty", help="Leave out structures that cannot be read.")
+        bool, Option("--skip-faulty", help="Leave out structures that cannot be read.")
     ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Compute failed structures again.")
+        bool, Option("--retry-failed", help="Compute failed structures again.")
     ] = False,
     collect: Annotated[
-        bool, typer.Option("--collect", help="Write what is computed so far; compute nothing.")
+        bool, Option("--collect", help="Write what is computed so far; compute nothing.")
     ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -142,7 +131,7 @@ def label(
             counter=Counter(None if quiet else console, plain),
         )
     if as_json:
-        print(json.dumps(found.as_dict(), indent=2))
+        tell_json(found.as_dict())
         return
     for note in found.notes:
         tell(console, note)
@@ -151,12 +140,9 @@ def label(
         tell(console, f"failed: {number}({failure.where}): {failure.reason}")
     if found.failures:
         more = len(found.failures) - SHOWN
-        tell(
-            console,
-            f"warning: {len(found.failures)} without a label"
-            + (f" ({more} more are listed in {found.output}.json)" if more > 0 else "")
-            + "; --retry-failed computes them again.",
-        )
+        rest = f" ({more} more are listed in {found.output}.json)" if more > 0 else ""
+        failed = f"warning: {len(found.failures)} without a label{rest}"
+        tell(console, f"{failed}; --retry-failed computes them again.")
     tell(console, f"{found.labelled} structures at {found.level} ({found.program})")
     if found.reference_energies:
         energies = ", ".join(f"{s}: {e:.6f}" for s, e in found.reference_energies.items())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.console import Console
 from rich.markup import escape
+from typer import Option
 
 from finetune.commands.shared import (
     Overrides,
@@ -17,6 +16,7 @@ from finetune.commands.shared import (
     RecipeName,
     again,
     tell,
+    tell_json,
     tell_written,
     user_errors,
 )
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from finetune.training.records import Reporter
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in eV, Å and s.")]
+AsJson = Annotated[bool, Option("--json", help="Print JSON in eV, Å and s.")]
 
 
 def folder(default: str) -> Any:
     """Return the option that names the folder to work in."""
-    return typer.Option("--to", help="Folder to work in.", show_default=default)
+    return Option("--to", help="Folder to work in.", show_default=default)
 
 
 def tune(
     recipe: RecipeName,
     overrides: Overrides = None,
-    budget: Annotated[str, typer.Option(help="Trials in all (30), or a time (2h, 45min).")] = "30",
-    to: Annotated[Optional[Path], folder("OUTPUT-tuning")] = None,  # noqa: UP045
+    budget: Annotated[str, Option(help="Trials in all (30), or a time (2h, 45min).")] = "30",
+    to: Annotated[Path | None, folder("OUTPUT-tuning")] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -47,16 +47,12 @@ def tune(
     with user_errors(again()):
         from finetune.studies.tuning import tune as tune_recipe
 
+        reporter = _reporter(console, quiet)
         result = tune_recipe(
-            recipe,
-            overrides or [],
-            budget=budget,
-            to=to,
-            overwrite=overwrite,
-            reporter=_reporter(console, quiet),
+            recipe, overrides or [], budget=budget, to=to, overwrite=overwrite, reporter=reporter
         )
     if as_json:
-        print(json.dumps(result.as_dict(), indent=2))
+        tell_json(result.as_dict())
         return
     console.print(result.table())
     console.print(escape(result.summary), soft_wrap=True, highlight=False)
@@ -71,19 +67,19 @@ def compare(
     recipe: RecipeName,
     overrides: Overrides = None,
     vary: Annotated[
-        Optional[list[str]],  # noqa: UP045 (typer evaluates this at run time on Python 3.10)
-        typer.Option(
+        list[str] | None,
+        Option(
             help="losses=none,pitc,pitc+pisc, labels=10,25,100, adapter.kind=full,lora, or any key "
             "of the recipe with its values. Can be given several times."
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Number of seeds, for runs and labels.", min=1)] = 3,
+    seeds: Annotated[int, Option(help="Number of seeds, for runs and labels.", min=1)] = 3,
     budget: Annotated[
         str,
-        typer.Option(help="For tuning each arm: trials (10), or a time (1h); 0 to tune nothing."),
+        Option(help="For tuning each arm: trials (10), or a time (1h); 0 to tune nothing."),
     ] = "10",
-    jobs: Annotated[int, typer.Option(help="Number of parallel processes.", min=1)] = 1,
-    to: Annotated[Optional[Path], folder("OUTPUT-comparison")] = None,  # noqa: UP045
+    jobs: Annotated[int, Option(help="Number of parallel processes.", min=1)] = 1,
+    to: Annotated[Path | None, folder("OUTPUT-comparison")] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -105,7 +101,7 @@ def compare(
             reporter=_reporter(console, quiet),
         )
     if as_json:
-        print(json.dumps(result.as_dict(), indent=2))
+        tell_json(result.as_dict())
         return
     for table in result.tables():
         console.print(table)

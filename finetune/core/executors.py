@@ -40,13 +40,7 @@ _BEGIN = (
 
 @dataclass(frozen=True)
 class Job:
-    """One piece of work.
-
-    Attributes:
-        name: What it is called in messages.
-        function: Does it; of a module, so that another process finds it.
-        arguments: Its arguments, which can be pickled.
-    """
+    """One piece of work: a function of a module, with arguments and a result to be pickled."""
 
     name: str
     function: Callable[..., Any]
@@ -62,12 +56,9 @@ def work_through(
 ) -> Iterator[tuple[Job, Future[Any]]]:
     """Yield jobs as they are done, with futures that have their results or errors.
 
-    Args:
-        jobs: In the order in which they begin; the next one is asked for when there is room for it.
-        executor: Where they run.
-        at_once: How many run at a time.
-        stopped: Asked before each job and while waiting: if it is true, no further job begins, and
-            those begun are waited for. What it raises ends the work.
+    The next job is taken when fewer than ``at_once`` run. ``stopped`` is asked before each job and
+    while waiting: if it is true, no further job begins, and those begun are waited for. What it
+    raises ends the work.
     """
     rest = iter(jobs)
     running: dict[Future[Any], Job] = {}
@@ -84,12 +75,10 @@ def work_through(
 
 
 def result_of(job: Job, future: Future[Any]) -> Any:
-    """Return what a job returned.
+    """Return what a job returned; what else it raised names the job.
 
-    Raises:
-        RunStoppedError: If it was stopped, its process died, or PyTorch failed, for example for
-            lack of memory on a GPU: it can be done again.
-        FinetuneError: What else it raised, naming the job.
+    Raises RunStoppedError if it was stopped, its process died, or PyTorch failed, for example for
+    lack of memory on a GPU: it can be done again.
     """
     try:
         return future.result()
@@ -115,17 +104,12 @@ class ThisProcess(Executor):
 
 
 class WorkerProcesses(Executor):
-    """Processes that each do one job after another.
+    """Processes that each do one job after another; ``threads`` of each are for OpenMP and BLAS.
 
     A process starts with its first job. Where one dies its job fails with `WorkerDiedError`, and
-    another process takes the next job. None of them outlives this process.
-
-    Args:
-        count: How many there are.
-        threads: Threads of each, for OpenMP and BLAS; None leaves them to the environment.
-        quiet: Whether what they print is kept from the terminal.
-        polite: Whether jobs that catch SIGTERM (see `StopSignals`) are asked to stop by it and
-            waited for when the work ends early; otherwise the processes are killed.
+    another process takes the next job. None of them outlives this process. ``quiet`` keeps what
+    they print from the terminal. When the work ends early, ``polite`` asks jobs that catch SIGTERM
+    (see `StopSignals`) to stop and waits for them; otherwise the processes are killed.
     """
 
     def __init__(
@@ -164,13 +148,7 @@ class WorkerProcesses(Executor):
 
 
 class Worker:
-    """One process of `WorkerProcesses`.
-
-    Args:
-        environment: Variables that it has besides those of this process.
-        quiet: See `WorkerProcesses`.
-        polite: See there.
-    """
+    """One process of `WorkerProcesses`, with further environment variables."""
 
     def __init__(self, environment: dict[str, str], quiet: bool, polite: bool) -> None:
         self.process: subprocess.Popen[bytes] | None = None
@@ -181,7 +159,7 @@ class Worker:
         self._starting = threading.Lock()
 
     def do(self, request: bytes) -> Any:
-        """Do a pickled job: a function, its arguments and its named arguments."""
+        """Do a pickled job; raise what it raises, or WorkerDiedError if its process dies."""
         if self.process is None:
             self._start()
         try:
@@ -265,12 +243,7 @@ def worker_name() -> str:
 
 
 def serve(requests: int, answers: int) -> None:
-    """Do the jobs that come in, one after another: what a worker process does.
-
-    Args:
-        requests: File descriptor that pickled jobs are read from.
-        answers: File descriptor that results and errors are written to.
-    """
+    """Do the jobs that come in by file descriptors, one after another: what a worker does."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # batch systems send them to all processes of a job
     for handle in (requests, answers):

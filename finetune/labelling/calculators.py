@@ -31,11 +31,7 @@ class TightBinding:
         self.program = f"tblite {version('tblite')}"
 
     def compute(self, task: Task, forces: bool) -> Label:
-        """Compute energy, forces and, for periodic structures, stress.
-
-        Raises:
-            LabelError: For what cannot be computed or does not converge.
-        """
+        """Compute energy, forces and, for periodic structures, stress."""
         from tblite.ase import TBLite
 
         check_electrons(task)  # tblite silently uses another multiplicity
@@ -53,21 +49,19 @@ class TightBinding:
 
 
 class Named:
-    """Computes structures with the ASE calculator of a level.
+    """Computes structures with the ASE calculator of a level; making it runs its code.
 
-    Args:
-        level: Which calculator; importing and calling it runs its code.
-        folder: Where a calculator that works with files does so; within its own directory, if it
-            names one, in a folder that no other output has.
-
-    Raises:
-        RecipeError: If there is no such calculator, or it cannot be made.
+    A calculator that works with files does so in ``folder``; within its own directory, if it names
+    one, in a folder that no other output has. Raises RecipeError if it cannot be made.
     """
 
     def __init__(self, level: AseLevel, folder: Path) -> None:
         self.level = level
-        base = level.arguments.get("directory")
-        self.folder = Path(base) / _of_output(folder.parent) / folder.name if base else folder
+        self.folder = folder
+        if base := level.arguments.get("directory"):
+            output = folder.parent.absolute()
+            digest = hashlib.sha256(str(output).encode()).hexdigest()[:8]
+            self.folder = Path(base) / f"{output.name}-{digest}" / folder.name
         self._factory = _find(level.calculator)
         self._made: dict[tuple[tuple[str, int], ...], Any] = {}
         if not {level.charge_parameter, level.spin_parameter} - {None, "info"}:
@@ -81,13 +75,7 @@ class Named:
         self.program = _distribution(level.calculator)
 
     def compute(self, task: Task, forces: bool) -> Label:
-        """Compute energy, forces and stress, as far as the calculator implements them.
-
-        Files of a calculation that fails are kept in another folder next to ``folder``.
-
-        Raises:
-            LabelError: For what cannot be computed or does not converge.
-        """
+        """Compute what the calculator has; files of a failure are kept next to ``folder``."""
         level = self.level
         given: dict[str, int] = {}
         for name, value, usual, parameter in (
@@ -106,7 +94,7 @@ class Named:
         calculator = self._calculator(given)
         _empty(self.folder)
         try:
-            return computed(calculator, task, forces, level.energy, level.atom_cell)
+            return computed(calculator, task, forces, level)
         except LabelError as error:
             if not _keep(self.folder, failed):
                 raise
@@ -126,23 +114,13 @@ class Named:
         return self._made[key]
 
 
-def computed(
-    calculator: Any,
-    task: Task,
-    forces: bool,
-    energy_name: str = "energy",
-    atom_cell: float | None = None,
-) -> Label:
-    """Ask an ASE calculator for a label.
-
-    Raises:
-        LabelError: If it fails, does not converge, or gives numbers that are not finite.
-    """
+def computed(calculator: Any, task: Task, forces: bool, level: AseLevel | None = None) -> Label:
+    """Ask an ASE calculator for a label; raises LabelError if it fails or does not converge."""
     atoms = task.atoms()
     if task.free_atom:
         atoms.set_initial_magnetic_moments(ground_state_magnetic_moments[task.numbers])
-        if atom_cell is not None:
-            atoms.set_cell([atom_cell] * 3)
+        if level is not None and level.atom_cell is not None:
+            atoms.set_cell([level.atom_cell] * 3)
             atoms.pbc = True
             atoms.center()
     if hasattr(calculator, "reset"):
@@ -150,7 +128,8 @@ def computed(
     atoms.calc = calculator
     name, without, vectors, stress = type(calculator).__name__, "", None, None
     try:
-        energy = atoms.get_potential_energy(force_consistent=energy_name == "free_energy")
+        free = level is not None and level.energy == "free_energy"
+        energy = atoms.get_potential_energy(force_consistent=free)
         if forces:
             try:
                 vectors = np.array(atoms.get_forces())
@@ -208,12 +187,6 @@ def _find(path: str) -> Callable[..., Any]:
             "class or function, from an installed package or the working folder."
         ) from None
     return found
-
-
-def _of_output(folder: Path) -> str:
-    """Return a name for a folder that depends on its absolute path."""
-    place = folder.absolute()
-    return f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
 
 
 def _distribution(path: str) -> str:

@@ -24,14 +24,10 @@ FORMAT, VERSION = "piwsl-finetune/labels", 1
 
 @dataclass
 class Journal:
-    """Labels and failures by the key of their task.
+    """Labels, and the reasons of failures, by the key of their task.
 
-    Attributes:
-        path: The file.
-        labels: What was computed.
-        asked: Whether forces were computed too, as far as they are analytic.
-        failures: Why a task has no label.
-        damaged: How many lines were ignored.
+    ``asked`` says whether forces were computed too, as far as they are analytic; ``damaged`` counts
+    the lines that were ignored.
     """
 
     path: Path
@@ -44,12 +40,7 @@ class Journal:
     def open(cls, path: Path, level: Mapping[str, Any]) -> Journal:
         """Read a journal, or begin one; an undamaged one without labels is begun for a new level.
 
-        Args:
-            path: The file.
-            level: What decides the labels.
-
-        Raises:
-            DataError: If it has labels of another level, or is not a journal.
+        Raises DataError if it has labels of another level, or is not a journal.
         """
         found = cls(path)
         if not path.exists():

@@ -24,13 +24,7 @@ ISOLATED = "IsolatedAtom"
 
 @dataclass(frozen=True)
 class Item:
-    """A structure to label.
-
-    Attributes:
-        structure: Without labels.
-        task: What is computed.
-        index: Place among the structures read; None for a free atom.
-    """
+    """A structure to label, and its place among those read; None for a free atom."""
 
     structure: Structure
     task: Task
@@ -38,11 +32,7 @@ class Item:
 
 
 def check_sources(recipe: LabelRecipe, beside: Path | None, outputs: Iterable[Path]) -> None:
-    """Refuse missing files, and an output that is one of the files to label.
-
-    Raises:
-        DataError: Naming the file.
-    """
+    """Refuse missing files, and an output that is one of the files to label."""
     taken = {path.resolve() for path in outputs}
     for source in _sources(recipe):
         for file in find_files(source, beside)[0]:
@@ -51,14 +41,7 @@ def check_sources(recipe: LabelRecipe, beside: Path | None, outputs: Iterable[Pa
 
 
 def plan(recipe: LabelRecipe, beside: Path | None) -> tuple[list[Item], list[Item], list[str]]:
-    """Read the structures of a recipe.
-
-    Returns:
-        Structures, free atoms, and notes on structures that were left out.
-
-    Raises:
-        DataError: For files that cannot be read.
-    """
+    """Return the structures of a recipe, free atoms, and notes on structures that were left out."""
     keys = recipe.keys.model_copy(update=UNREAD)
     reader = Reader(keys, recipe.units, recipe.faulty, beside)
     found = [
@@ -70,17 +53,16 @@ def plan(recipe: LabelRecipe, beside: Path | None) -> tuple[list[Item], list[Ite
 
 def labelled(item: Item, label: Label, recipe: LabelRecipe) -> Structure:
     """Return a structure with its label, and tags that say where the label is from."""
-    forces = label.forces if recipe.forces is not False else None
-    stress = label.stress if recipe.forces is not False else None
-    facts = {**recipe.level.tags(), **label.facts, "program": label.program, "units": UNITS}
-    tags = {
-        name: value if isinstance(value, str) else float(value) for name, value in facts.items()
+    arrays: dict[str, Any] = {
+        name: None if value is None or recipe.forces is False else np.array(value)
+        for name, value in (("forces", label.forces), ("stress", label.stress))
     }
+    facts = {**recipe.level.tags(), **label.facts, "program": label.program, "units": UNITS}
+    tags = {name: item if isinstance(item, str) else float(item) for name, item in facts.items()}
     return replace(
         item.structure,
         energy=label.energy,
-        forces=None if forces is None else np.array(forces),
-        stress=None if stress is None else np.array(stress),
+        **arrays,
         level_of_theory=recipe.level.name,
         tags={**item.structure.tags, **tags},
     )

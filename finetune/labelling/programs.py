@@ -25,19 +25,11 @@ class Program(Protocol):
     program: str
 
     def compute(self, task: Task, forces: bool) -> Label:
-        """Compute a label.
-
-        Raises:
-            LabelError: For what cannot be computed or does not converge.
-        """
+        """Compute a label; raises LabelError for what cannot be computed or does not converge."""
 
 
 def check_installed(level: Level) -> None:
-    """Refuse a level whose package is missing.
-
-    Raises:
-        RecipeError: Saying how to install it.
-    """
+    """Refuse a level whose package is missing."""
     if level.program != "ase" and find_spec(level.program) is None:
         raise RecipeError(f"level.program is {level.program}, which is not installed: {EXTRA}")
 
@@ -49,17 +41,11 @@ def open_program(
     memory: int = 4000,
     folder: Path = Path("label-files"),
 ) -> Program:
-    """Open the program of a level in this process.
+    """Open the program of a level in this process, for structures with these atomic numbers.
 
-    Args:
-        level: The level of theory.
-        elements: Atomic numbers of the structures to compute.
-        threads: Of a calculation, for PySCF; other programs follow ``OMP_NUM_THREADS``.
-        memory: MB, for PySCF.
-        folder: Where calculators that work with files do so.
-
-    Raises:
-        RecipeError: If it is not installed, or does not know what the level names.
+    ``threads`` and ``memory`` (MB) are for PySCF; other programs follow ``OMP_NUM_THREADS``.
+    Calculators that work with files do so in ``folder``. Raises RecipeError if the program is not
+    installed, or does not know what the level names.
     """
     check_installed(level)
     if isinstance(level, PyscfLevel):
@@ -81,23 +67,12 @@ def _opened(setup: str) -> Program:
 
 
 def program_name(setup: str) -> str:
-    """Open a program in a worker process, and return its name and version.
-
-    Args:
-        setup: JSON of the arguments of `open_program`; each worker has a folder in ``folder``.
-
-    Raises:
-        RecipeError: See `open_program`.
-    """
+    """Open a program in a worker process by JSON of `open_program`'s arguments; return its name."""
     return _opened(setup).program
 
 
 def compute(setup: str, task: Task, forces: bool) -> dict[str, Any]:
-    """Compute in a worker process; for the arguments see `program_name` and `Program`.
-
-    Returns:
-        A `Label` as plain data, or the ``reason`` why there is none.
-    """
+    """Compute a `Label` as plain data in a worker process, or the ``reason`` why there is none."""
     program = _opened(setup)
     begin = time.perf_counter()
     try:

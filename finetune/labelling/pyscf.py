@@ -24,14 +24,10 @@ _NAMED = (
 
 
 def dispersion_of(name: str) -> str:
-    """Check a functional, and return its dispersion correction in words; empty without one.
+    """Check a functional (libxc's name, then PySCF's of a correction); return the correction.
 
-    Args:
-        name: Libxc's name, followed by PySCF's name of a correction.
-
-    Raises:
-        RecipeError: For an unknown functional or correction, a pair without parameters, or if the
-            package for corrections is not installed.
+    It is returned in words; empty without one. Raises RecipeError for an unknown functional or
+    correction, a pair without parameters, or if the package for corrections is not installed.
     """
     from pyscf import gto
     from pyscf.dft import libxc
@@ -78,14 +74,10 @@ def dispersion_of(name: str) -> str:
 
 
 def gradient(method: Any, name: str) -> NDArray[np.float64]:
-    """Return dE/dR ``[n, 3]``, Hartree/Bohr, of a converged calculation.
+    """Return dE/dR ``[n, 3]``, Hartree/Bohr, of a converged mean field, MP2 or CCSD.
 
-    Args:
-        method: PySCF's mean field, MP2 or CCSD.
-        name: ``hf``, ``mp2``, ``ccsd``, ``ccsd(t)`` or a functional.
-
-    Raises:
-        LabelError: If the lambda equations do not converge.
+    ``name`` is ``hf``, ``mp2``, ``ccsd``, ``ccsd(t)`` or a functional. Raises LabelError if the
+    lambda equations do not converge.
     """
     if not hasattr(method, "solve_lambda"):
         solver = method.nuc_grad_method()
@@ -127,16 +119,9 @@ _STATE = ("mo_coeff", "mo_occ", "mo_energy", "e_tot", "converged")
 
 
 class Molecular:
-    """Computes molecules at a level of theory.
+    """Computes molecules at a level of theory; refuses unknown functionals and basis sets.
 
-    Args:
-        level: The level.
-        elements: Atomic numbers of the molecules; a basis set that has none of them is refused.
-        threads: For PySCF.
-        memory: MB, for PySCF.
-
-    Raises:
-        RecipeError: For an unknown functional or basis set.
+    A basis set is refused if it has none of the ``elements`` (atomic numbers); ``memory`` is in MB.
     """
 
     def __init__(
@@ -160,20 +145,19 @@ class Molecular:
             )
 
     def compute(self, task: Task, forces: bool) -> Label:
-        """Compute energy and, where they are wanted and analytic, forces.
+        """Compute energy and, where they are wanted and analytic, forces."""
+        from pyscf.data.elements import chemcore
 
-        Raises:
-            LabelError: For what cannot be computed or does not converge.
-        """
         molecule = self._molecule(task)
         level = self.level
         unrestricted = task.free_atom or task.spin > 1 or level.reference == "unrestricted"
         mean_field = self._mean_field(molecule, unrestricted, task.free_atom)
-        facts = {**self._facts, "reference": _reference(level, unrestricted)}
+        kind = "HF" if level.method in NAMES else "KS"
+        facts = {**self._facts, "reference": ("U" if unrestricted else "R") + kind}
         energy, method = mean_field.e_tot, mean_field
         without = level.without_forces
         if level.correlated:
-            frozen = _frozen(level, molecule)
+            frozen = int(chemcore(molecule) if level.frozen_core is True else level.frozen_core)
             facts["frozen_core_orbitals"] = frozen
             if _correlates(mean_field, frozen):
                 energy, method = self._correlated(mean_field, frozen)
@@ -295,14 +279,6 @@ def _stabilise(mean_field: Any, attempts: int = 5) -> None:
     raise LabelError(f"the mean field is unstable after {attempts} attempts to follow it down.")
 
 
-def _frozen(level: PyscfLevel, molecule: Any) -> int:
-    from pyscf.data.elements import chemcore
-
-    if level.frozen_core is True:
-        return int(chemcore(molecule))
-    return int(level.frozen_core)
-
-
 def _correlates(mean_field: Any, frozen: int) -> bool:
     """Whether at least two electrons and one virtual orbital are left beyond the frozen core."""
     alpha, beta = mean_field.mol.nelec
@@ -319,10 +295,6 @@ def _has_triples(mean_field: Any, frozen: int) -> bool:
     spins = [(filled - frozen, orbitals - filled) for filled in mean_field.mol.nelec]
     within_one = any(filled >= 3 and empty >= 3 for filled, empty in spins)
     return within_one or all(filled and empty for filled, empty in spins)
-
-
-def _reference(level: PyscfLevel, unrestricted: bool) -> str:
-    return ("U" if unrestricted else "R") + ("HF" if level.method in NAMES else "KS")
 
 
 def _basis(level: PyscfLevel, symbol: str, load: str = "load") -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from ase.data import atomic_numbers
 from omegaconf import OmegaConf
@@ -77,7 +77,9 @@ class PyscfLevel(Options):
         """The level of theory as labels carry it."""
         parts = [f"{NAMES.get(self.method, self.method)}/{_basis(self.basis)}"]
         if self.correlated:
-            parts.append(_core(self.frozen_core))
+            frozen = self.frozen_core
+            number = "frozen core" if frozen is True else f"{frozen} orbitals frozen"
+            parts.append(number if frozen else "all electrons")
         if self.density_fitting:
             parts.append("density fitting")
         return ", ".join(parts)
@@ -100,6 +102,7 @@ class PyscfLevel(Options):
 class TbliteLevel(Options):
     """GFN1-xTB and GFN2-xTB with tblite, periodic or not."""
 
+    without_forces: ClassVar[str] = ""
     program: Literal["tblite"]
     method: Literal["GFN1-xTB", "GFN2-xTB", "IPEA1-xTB"] = "GFN2-xTB"
     accuracy: float = Field(1.0, gt=0, le=1000, description="tblite's; smaller is tighter")
@@ -118,11 +121,6 @@ class TbliteLevel(Options):
         warm = self.electronic_temperature
         return self.method if warm == 300 else f"{self.method}, electrons at {warm:g} K"
 
-    @property
-    def without_forces(self) -> str:
-        """See `PyscfLevel.without_forces`."""
-        return ""
-
     def tags(self) -> dict[str, str | float]:
         """See `PyscfLevel.tags`."""
         return {"method": self.method}
@@ -136,6 +134,7 @@ class AseLevel(Options):
 
     model_config = ConfigDict(ser_json_inf_nan="constants")  # arguments may be infinite
 
+    without_forces: ClassVar[str] = ""
     program: Literal["ase"]
     calculator: str = Field(
         pattern=r"^\w+(\.\w+)+$", description="e.g. ase.calculators.emt.EMT, or mymodule.make"
@@ -162,11 +161,6 @@ class AseLevel(Options):
         """See `PyscfLevel.name`."""
         return self.level_of_theory or self.calculator
 
-    @property
-    def without_forces(self) -> str:
-        """See `PyscfLevel.without_forces`."""
-        return ""
-
     def tags(self) -> dict[str, str | float]:
         """See `PyscfLevel.tags`."""
         return {"calculator": self.calculator}
@@ -186,12 +180,6 @@ def _basis(basis: str | dict[str, str]) -> str:
         return basis
     rest = [f"{symbol}: {name}" for symbol, name in basis.items() if symbol != "default"]
     return " ".join([*([basis["default"]] if "default" in basis else []), f"({', '.join(rest)})"])
-
-
-def _core(frozen: bool | int) -> str:
-    if not frozen:
-        return "all electrons"
-    return "frozen core" if frozen is True else f"{frozen} orbitals frozen"
 
 
 class LabelRecipe(Options):
@@ -261,11 +249,7 @@ class LabelRecipe(Options):
     @classmethod
     @system_errors()
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> LabelRecipe:
-        """Read a recipe file and apply dotted overrides (``level.basis=cc-pvtz``).
-
-        Raises:
-            RecipeError: With a line for each fault.
-        """
+        """Read a recipe file and apply dotted overrides (``level.basis=cc-pvtz``)."""
         return cls.parse(read_yaml(path), overrides, f"'{path}'")
 
     @classmethod
@@ -276,16 +260,9 @@ class LabelRecipe(Options):
         where: str = "the recipe",
         options: Mapping[str, Any] | None = None,
     ) -> LabelRecipe:
-        """Validate a mapping after applying dotted overrides.
+        """Validate a mapping after applying dotted overrides and ``options``, which have priority.
 
-        Args:
-            mapping: A recipe's keys and values.
-            overrides: ``key.sub=value``.
-            where: Its name in messages.
-            options: A mapping with priority over both.
-
-        Raises:
-            RecipeError: With a line for each fault.
+        ``where`` is its name in messages. Raises RecipeError with a line for each fault.
         """
         plain = overridden(mapping, overrides, where, _of_program, options)
         try:
@@ -296,11 +273,7 @@ class LabelRecipe(Options):
 
 @system_errors()
 def read_yaml(path: str | Path) -> Any:
-    """Return the recipe for labels in a YAML file.
-
-    Raises:
-        RecipeError: If there is none.
-    """
+    """Return the recipe for labels in a YAML file."""
     loaded = read_mapping(path)
     if "foundation" in loaded or "losses" in loaded:
         raise RecipeError(

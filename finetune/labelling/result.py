@@ -32,15 +32,10 @@ SUITABLE = (
 
 @dataclass(frozen=True)
 class Places:
-    """The files that belong to an output.
+    """The files of an output: labelled structures, free atoms, and what belongs to them.
 
-    Attributes:
-        output: Labelled structures.
-        atoms: Free atoms.
-        journal: What was computed, kept to resume and to add to.
-        before: The journal that will be replaced, until the new output is written.
-        record: The recipe, versions, failures and reference energies.
-        files: Folder of calculators that work with files.
+    ``journal`` is kept to resume and to add to; ``before`` is the journal that will be replaced,
+    until the new output is written; ``files`` is the folder of calculators that work with files.
     """
 
     output: Path
@@ -52,26 +47,14 @@ class Places:
 
     @classmethod
     def of(cls, output: Path) -> Places:
-        """Return the files that go with an output.
-
-        Raises:
-            DataError: If it is a folder.
-        """
+        """Return the files that go with an output; a folder is refused."""
         check_no_folder(output)
         atoms = output.with_name(f"{output.stem}-atoms{output.suffix}")
         suffixes = (".journal", ".journal.before", ".json", ".files")
         return cls(output, atoms, *(output.with_name(output.name + end) for end in suffixes))
 
     def check(self, overwrite: bool, atoms: bool) -> None:
-        """Refuse outputs that are in the way or cannot be written.
-
-        Args:
-            overwrite: Whether they may be replaced.
-            atoms: Whether there will be free atoms.
-
-        Raises:
-            DataError: Saying what to do.
-        """
+        """Refuse outputs (the free atoms' too, if any) that are in the way or cannot be written."""
         if not self.output.exists() or self.output.suffix not in SUFFIXES | XYZ:
             check_name(self.output)
         if overwrite:
@@ -92,13 +75,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Failure:
-    """A structure without a label.
-
-    Attributes:
-        index: Place among the structures read, from 0 on; None for a free atom.
-        where: File and index there.
-        reason: Why.
-    """
+    """A structure without a label, by its place among those read; None for a free atom."""
 
     index: int | None
     where: str
@@ -148,11 +125,7 @@ def conclude(
     computed: int,
     notes: Sequence[str],
 ) -> LabelResult:
-    """Write what is labelled, and the record.
-
-    Raises:
-        DataError: If no structure has a label.
-    """
+    """Write what is labelled, and the record; refuse results without any label."""
     known, failed = journal.labels, journal.failures
     done = [item for item in items if item.task.key in known]
     failures = tuple(

@@ -129,11 +129,7 @@ def _aside(places: Places, overwrite: bool, notes: list[str], counter: Counter) 
 
 
 def _compute(
-    recipe: LabelRecipe,
-    todo: Mapping[str, Item],
-    journal: Journal,
-    places: Places,
-    counter: Counter,
+    recipe: LabelRecipe, todo: dict[str, Item], journal: Journal, places: Places, counter: Counter
 ) -> None:
     """Compute labels, and store each in the journal as soon as it is there."""
     setup = {
@@ -174,12 +170,7 @@ def _compute(
 def _replies(
     jobs: Sequence[Job], recipe: LabelRecipe, folder: Path, stopped: Callable[[], bool]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield what `compute` found, or why a process died, by the name of the job.
-
-    Raises:
-        RecipeError: If the program cannot be opened.
-        FinetuneError: If its process dies as it is opened.
-    """
+    """Yield what `compute` found, or why a process died, by the name of the job."""
     count = min(recipe.workers, len(jobs))
     try:
         with WorkerProcesses(count, recipe.threads, quiet=True) as executor:

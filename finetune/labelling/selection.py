@@ -23,21 +23,13 @@ LEAST_DISAGREEMENT = 1e-8
 
 
 def farthest_points(
-    potential: Potential,
-    pool: Sequence[Structure],
-    count: int,
-    labelled: Sequence[Structure] = (),
+    potential: Potential, pool: Sequence[Structure], count: int, labelled: Sequence[Structure] = ()
 ) -> tuple[list[int], list[float]]:
     """Choose structures that are far from each other, and from those that have labels.
 
-    Each next one is the farthest from all before, measured by `fingerprints`.
-
-    Returns:
-        Indices into the pool in the order chosen, and the distance of each from those before.
-
-    Raises:
-        DataError: If the pool has fewer structures.
-        FoundationError: If the potential does not know an element.
+    Each next one is the farthest from all before, measured by `fingerprints`. Returns indices into
+    the pool in the order chosen, and the distance of each from those before. Raises DataError if
+    the pool has fewer structures, FoundationError for an unknown element.
     """
     _check(pool, count)
     features = fingerprints(potential, [*pool, *labelled])
@@ -66,14 +58,9 @@ def disagreement(
     """Choose the structures that the members of a committee disagree on most.
 
     A `CommitteePotential` stands for its members. Disagreement is the largest standard deviation of
-    the force on an atom, eV/Å. Of equal structures one is chosen.
-
-    Returns:
-        Indices into the pool in the order of decreasing disagreement, and their disagreement.
-
-    Raises:
-        DataError: If the pool has fewer structures, or the committee has one member.
-        FoundationError: If a potential does not know an element.
+    the force on an atom, eV/Å. Of equal structures one is chosen. Returns indices into the pool in
+    the order of decreasing disagreement, and their disagreement. Raises DataError if the pool has
+    fewer structures or the committee one member, FoundationError for an unknown element.
     """
     _check(pool, count)
     committee = [

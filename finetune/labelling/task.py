@@ -22,16 +22,10 @@ class LabelError(Exception):
 
 @dataclass(frozen=True)
 class Task:
-    """A structure to compute.
+    """A structure to compute: ``positions`` ``[n, 3]`` and ``cell`` ``[3, 3]`` in Å, charge in e.
 
-    Attributes:
-        numbers: Atomic numbers ``[n]``.
-        positions: ``[n, 3]``, Å.
-        cell: ``[3, 3]``, Å.
-        pbc: Periodic directions ``[3]``.
-        charge: Total charge, e.
-        spin: Multiplicity 2S + 1.
-        free_atom: Whether it is a free atom in its ground state, for reference energies.
+    ``spin`` is the multiplicity 2S + 1. A ``free_atom`` is in its ground state, for reference
+    energies.
     """
 
     numbers: list[int]
@@ -55,16 +49,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Label:
-    """What was computed.
+    """What was computed: energy in eV, forces ``[n, 3]`` in eV/Å, stress ``[3, 3]`` in eV/Å³.
 
-    Attributes:
-        energy: Total energy, eV.
-        forces: ``[n, 3]``, eV/Å, or None.
-        stress: ``[3, 3]``, eV/Å³, ASE's sign, or None.
-        without_forces: Why there are no forces although they were requested.
-        facts: Tags on how it was computed: ``reference``, ``frozen_core_orbitals``.
-        program: Name and version.
-        seconds: Wall time.
+    The stress has ASE's sign. ``without_forces`` says why there are none although they were
+    requested; ``facts`` are tags on how it was computed, such as ``reference``; ``program`` has its
+    version.
     """
 
     energy: float
@@ -77,11 +66,7 @@ class Label:
 
 
 def check_electrons(task: Task) -> None:
-    """Refuse a charge and multiplicity that the electrons of a structure cannot have.
-
-    Raises:
-        LabelError: With the number of electrons.
-    """
+    """Refuse a charge and multiplicity that the electrons of a structure cannot have."""
     count, unpaired = sum(task.numbers) - task.charge, task.spin - 1
     if count < max(unpaired, 1) or (count - unpaired) % 2:
         raise LabelError(

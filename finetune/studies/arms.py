@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from finetune.data.writing import write_structures
 from finetune.recipe.loss_options import SUPERVISED
 from finetune.recipe.plugins import adapters
 from finetune.recipe.recipe import Recipe, read_values
-from finetune.recipe.sections import Choices, DataRecipe, Range
+from finetune.recipe.sections import Choices, Range
 from finetune.runs.preparation import Preparation, check_draw
 from finetune.studies.scoring import Measure, judged
 from finetune.studies.space import applicable, space_of, with_values
@@ -48,16 +48,11 @@ MOST_FAULTS = 5
 
 @dataclass(frozen=True)
 class Arm:
-    """One variant of the recipe.
+    """One variant of the recipe, in a folder of its own.
 
-    Attributes:
-        name: What distinguishes it from the others.
-        folder: Name of its folder.
-        values: What is varied, by key.
-        recipe: The recipe with these values; its ``tune.space`` has what is searched.
-        labels: Labelled structures to train on; None for all.
-        baseline: Name of the arm that it is compared with.
-        group: What distinguishes it, apart from the number of labels.
+    ``values`` are what is varied, by key, and ``recipe`` has them; its ``tune.space`` is what is
+    searched. ``labels`` is the number of structures to train on, None for all; ``baseline`` the arm
+    that it is compared with; ``group`` its name apart from the number of labels.
     """
 
     name: str
@@ -70,11 +65,7 @@ class Arm:
 
 
 def varied(texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-    """Read ``KEY=VALUE,VALUE…`` texts; values are YAML, ``[…]`` and ``{…}`` are one value each.
-
-    Raises:
-        RecipeError: For a text of another form or a key that is given twice.
-    """
+    """Read ``KEY=VALUE,VALUE…`` texts; values are YAML, ``[…]`` and ``{…}`` are one value each."""
     found: dict[str, tuple[Any, ...]] = {}
     for text in texts:
         key, equals, rest = text.partition("=")
@@ -89,11 +80,9 @@ def varied(texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
 def arms_of(recipe: Recipe, vary: Mapping[str, Sequence[Any]]) -> list[Arm]:
     """Return the arms: all combinations of the values, the first of each first.
 
-    An arm is compared with the first one that has the same number of labels.
-
-    Raises:
-        RecipeError: For values that no recipe can have, fewer than two arms, or a key that is
-            varied or searched and that no arm has.
+    An arm is compared with the first one that has the same number of labels. Raises RecipeError for
+    values that no recipe can have, fewer than two arms, or a varied or searched key that no arm
+    has.
     """
     for key, values in vary.items():
         _check(key, values)
@@ -220,13 +209,8 @@ def _named(values: Mapping[str, Any], keys: Iterable[str]) -> str:
 class Draws:
     """Subsets of a training set by seed and number of labels, nested and the same for all arms.
 
-    Structures without a label that the losses use are in every subset, and so are free atoms that
-    give reference energies.
-
-    Args:
-        structures: The training set.
-        measure: Decides which structures have labels.
-        isolated: Whether an arm takes its reference energies from free atoms.
+    ``measure`` decides which structures have labels. Structures without, and free atoms that give
+    reference energies (``isolated``), are in every subset.
     """
 
     def __init__(
@@ -238,11 +222,7 @@ class Draws:
         self.others = [index for index, has in enumerate(judged) if not has]
 
     def check(self, counts: Iterable[int | None]) -> None:
-        """Refuse numbers of labels (None for all) that are larger than the training set.
-
-        Raises:
-            DataError: Naming both numbers.
-        """
+        """Refuse numbers of labels (None for all) that are larger than the training set."""
         for count in counts:
             if count is not None and count > len(self.labelled):
                 raise DataError(
@@ -272,13 +252,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Checked:
-    """What an arm starts from.
-
-    Attributes:
-        data: sha256 of its structures.
-        foundation: Fingerprint of its foundation.
-        notes: On both.
-    """
+    """What an arm starts from: fingerprints of its structures and foundation, notes on both."""
 
     data: str
     foundation: str
@@ -291,17 +265,9 @@ def check_arms(
     """Do for every arm what a run does before it trains; return what each starts from, by name.
 
     Arms that differ only in the number of labels are prepared once, with all labels. What each of
-    them draws and holds out with each seed is checked for each, and so is what judges its tuning.
-
-    Args:
-        arms: The arms; names in their recipes do not depend on a folder.
-        output: A folder that does not exist, and is not made.
-        draws: The labels of each seed.
-        seeds: Of the runs; the first one tunes.
-        tunes: Whether arms that have something to search are tuned.
-
-    Raises:
-        FinetuneError: What is wrong, naming the arms unless it is the same for all.
+    them draws and holds out with each seed is checked for each, and so is what judges its tuning,
+    if arms are tuned: with the first seed. Nothing is written to ``output``, which does not exist.
+    Raises what is wrong, naming the arms unless it is the same for all.
     """
     checks = _Checks(output, draws, seeds, tunes)
     found: dict[str, Checked | FinetuneError] = {}
@@ -331,22 +297,27 @@ def notes_of(checked: dict[str, Checked]) -> list[str]:
     ]
 
 
+@dataclass
 class _Checks:
     """Opens foundations and reads files once; for the arguments see `check_arms`."""
 
-    def __init__(self, output: Path, draws: Draws, seeds: Sequence[int], tunes: bool) -> None:
-        self.output = output
-        self.draws = draws
-        self.seeds = seeds
-        self.tunes = tunes
-        self.foundations = Foundations(None)
-        self.read: dict[str, tuple[Sequence[Structure], Sequence[Structure] | None]] = {}
+    output: Path
+    draws: Draws
+    seeds: Sequence[int]
+    tunes: bool
+    foundations: Foundations = field(default_factory=lambda: Foundations(None))
+    read: dict[str, tuple[Sequence[Structure], Sequence[Structure] | None]] = field(
+        default_factory=dict
+    )
 
     def group(self, arms: Sequence[Arm]) -> dict[str, Checked | FinetuneError]:
         """Return what arms that differ in the number of labels start from, or why they cannot."""
         drawing = any(arm.labels is not None for arm in arms)
         try:
-            prepared = self._prepared(arms[0].recipe, whole=not drawing)
+            with system_errors():
+                opened = self.foundations.of(arms[0].recipe)
+                recipe = arms[0].recipe.model_copy(update={"output": str(self.output)})
+                prepared = Preparation(recipe, None, False, opened=opened, whole=not drawing)
         except FinetuneError as error:
             return {arm.name: error for arm in arms}
         checked = Checked(
@@ -362,15 +333,15 @@ class _Checks:
         return found
 
     @system_errors()
-    def _prepared(self, recipe: Recipe, whole: bool) -> Preparation:
-        opened = self.foundations.of(recipe)
-        recipe = recipe.model_copy(update={"output": str(self.output)})
-        return Preparation(recipe, None, False, opened=opened, whole=whole)
-
-    @system_errors()
     def _check(self, arm: Arm, adapted: AdaptedPotential, drawing: bool) -> None:
         """Refuse an arm that a seed leaves too few labels to train, validate or be tuned on."""
-        train, valid = self._structures(arm.recipe.data)
+        data = arm.recipe.data
+        key = data.model_dump_json()
+        if key not in self.read:
+            reader = Reader.of(data, None)
+            held = None if isinstance(data.valid, float) else reader.read(data.valid)
+            self.read[key] = reader.read(data.train), held
+        train, valid = self.read[key]
         for place, seed in enumerate(self.seeds):
             changed = arm.recipe.train.model_copy(update={"seed": seed})
             recipe = arm.recipe.model_copy(update={"train": changed})
@@ -381,14 +352,3 @@ class _Checks:
                     judged(recipe, drawn, valid, Measure.of_recipe(recipe)).check(recipe, adapted)
             except DataError as error:
                 raise DataError(f"with what seed {seed} draws, {error}") from error
-
-    def _structures(
-        self, data: DataRecipe
-    ) -> tuple[Sequence[Structure], Sequence[Structure] | None]:
-        """Return the training set, and the validation files; None for a fraction held out."""
-        key = data.model_dump_json()
-        if key not in self.read:
-            reader = Reader.of(data, None)
-            valid = None if isinstance(data.valid, float) else reader.read(data.valid)
-            self.read[key] = reader.read(data.train), valid
-        return self.read[key]

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +30,10 @@ from finetune.core.run_files import CHECKPOINTS
 from finetune.core.text import counted
 from finetune.data.reading import Reader
 from finetune.data.structures import fingerprint
-from finetune.evaluation.plots import write_png
 from finetune.recipe.recipe import INCONSEQUENTIAL, Recipe
 from finetune.runs.workflow import read_recipe, run
 from finetune.studies.arms import LABELS, Arm, Draws, arms_of, check_arms, notes_of, varied
-from finetune.studies.comparison_result import (
-    CURVE,
-    RESULT,
-    RUNS,
-    TABLE,
-    ComparisonResult,
-    evaluated,
-    learning_curves,
-    varies_labels,
-)
+from finetune.studies.comparison_result import FILES, ComparisonResult, evaluated
 from finetune.studies.scoring import Measure
 from finetune.studies.space import with_values
 from finetune.studies.study import parse_budget
@@ -55,7 +45,7 @@ ARMS, CHOICES, CHOICE, TUNING = "arms", "choices.json", "choice.json", "tuning"
 COMPARISON = Kind(
     "comparison",
     "comparison.json",
-    frozenset({ARMS, LABELS, CHOICES, RESULT, TABLE, RUNS, CURVE}),
+    frozenset({ARMS, LABELS, CHOICES, *FILES}),
     frozenset({"versions", "seeds"}),
 )
 
@@ -108,7 +98,8 @@ def compare(
         replace(arm, recipe=Recipe.parse(with_absolute_paths(arm.recipe, beside)))
         for arm in arms_of(parsed, vary if isinstance(vary, Mapping) else varied(vary))
     ]
-    work = _Comparison(parsed, arms, folder, str(budget), seeds, reporter or Silent())
+    several = [parsed.train.seed + number for number in range(seeds)]
+    work = _Comparison(parsed, arms, folder, str(budget), several, (reporter or Silent()).say)
     with at_work(folder, COMPARISON) as signals:
         return work.run(jobs, overwrite, signals)
 
@@ -134,25 +125,17 @@ def _executor(jobs: int) -> Executor:
     return WorkerProcesses(jobs, threads, polite=True)
 
 
+@dataclass
 class _Comparison:
     """A comparison at work; names in its recipes do not depend on a folder."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        arms: Sequence[Arm],
-        folder: Path,
-        budget: str,
-        seeds: int,
-        reporter: Reporter,
-    ) -> None:
-        self.recipe = recipe
-        self.arms = arms
-        self.folder = folder
-        self.budget = budget
-        self.tunes = parse_budget(budget, least=0).trials != 0
-        self.seeds = [recipe.train.seed + number for number in range(seeds)]
-        self.say = reporter.say
+    recipe: Recipe
+    arms: Sequence[Arm]
+    folder: Path
+    budget: str
+    seeds: list[int]
+    say: Callable[[str], None]
+    draws: Draws = field(init=False)
 
     def run(self, jobs: int, overwrite: bool, signals: StopSignals) -> ComparisonResult:
         """Tune, fix the choices, run and test."""
@@ -183,6 +166,10 @@ class _Comparison:
             work(runs, executor)
         return self._result(choices)
 
+    @property
+    def _tunes(self) -> bool:
+        return parse_budget(self.budget, least=0).trials != 0
+
     def _begun(self) -> dict[str, Any]:
         """Read and check what every arm needs, and draw labels; return what they begin with."""
         data = self.arms[0].recipe.data
@@ -191,7 +178,7 @@ class _Comparison:
         self.draws = Draws(structures, Measure("loss", self.recipe.losses), isolated)
         self.draws.check(arm.labels for arm in self.arms)
         unused = self.folder / "checked"
-        checked = check_arms(self.arms, unused, self.draws, self.seeds, self.tunes)
+        checked = check_arms(self.arms, unused, self.draws, self.seeds, self._tunes)
         for note in notes_of(checked):
             self.say(note)
         first = checked[self.arms[0].name]
@@ -217,18 +204,13 @@ class _Comparison:
         result = ComparisonResult(
             self.folder, self.arms, self.seeds, choices, outcomes, cells, foundation
         )
-        result.write()
-        if varies_labels(self.arms) and cells:
-            available = len(self.draws.labelled)
-            labels = {arm.name: arm.labels or available for arm in self.arms}
-            figure = learning_curves(self.arms, cells, foundation, labels)
-            write_png(figure, self.folder / CURVE)
+        result.write(available=len(self.draws.labelled))
         return result
 
     def _tuning(self, arm: Arm) -> Job | None:
         """Return the job of tuning an arm; None where it is done or there is nothing to tune."""
         searched = arm.recipe.tune.space
-        if not self.tunes or not searched or (self._place(arm) / CHOICE).is_file():
+        if not self._tunes or not searched or (self._place(arm) / CHOICE).is_file():
             return None
         content = self._content(arm, self.seeds[0], {})
         content["data"]["test"] = None
@@ -237,10 +219,8 @@ class _Comparison:
         return Job(f"tuning {arm.name}", tune_arm, arguments)
 
     def _choice(self, arm: Arm) -> dict[str, Any]:
-        def whole(found: Mapping[str, Any]) -> bool:
-            return isinstance(found.get("values"), dict)
-
-        found = _stored(self._place(arm) / CHOICE, whole, "values", "its study is read again")
+        path, then = self._place(arm) / CHOICE, "its study is read again"
+        found = _stored(path, lambda item: isinstance(item.get("values"), dict), "values", then)
         return found or {"values": {}}
 
     def _run(self, arm: Arm, seed: int, choice: Mapping[str, Any]) -> Job | None:
@@ -289,31 +269,27 @@ def tune_arm(content: Mapping[str, Any], folder: str, budget: str) -> str:
         fault = reason(error)
         write_json(Path(folder) / CHOICE, {"values": {}, "fault": fault})
         return f"not tuned: {fault}"
+    told, best = found.as_dict(), found.best
     chosen = {
-        "values": dict(found.best.values),
-        "trial": found.best.number,
+        "values": dict(best.values),
+        "trial": best.number,
         "trials": len(found.tried),
-        "measure": found.measure.name,
-        "judged": found.judged,
-        "untouched": found.untouched.value,
-        "tuned": found.best.value,
-        "importances": dict(found.importances),
+        **{key: told[key] for key in ("measure", "judged", "untouched", "tuned", "importances")},
         "seconds": sum(item.seconds for item in found.tried),
     }
     write_json(Path(folder) / CHOICE, chosen)
-    values = "  ".join(f"{path}={value}" for path, value in found.best.values.items())
+    values = "  ".join(f"{path}={value}" for path, value in best.values.items())
     shown = found.measure.shown
     return (
         f"{found.measure.title} {shown(found.untouched.value)} untouched, "
-        f"{shown(found.best.value)} tuned (trial {found.best.number})  {values or 'untouched'}"
+        f"{shown(best.value)} tuned (trial {best.number})  {values or 'untouched'}"
     )
 
 
 def run_arm(content: Mapping[str, Any], path: str) -> str:
     """Run an arm with a seed and write the outcome to a JSON file; return it in words.
 
-    The outcome may be that the run diverges. Anything else that ends a run is raised, and the run
-    is done again with the next call.
+    A divergence is an outcome. What else ends a run is raised, and the next call does it again.
     """
     recipe = Recipe.parse(content)
     try:

@@ -14,7 +14,7 @@ from scipy import stats
 
 from finetune.core.files import write_atomically, write_json
 from finetune.core.text import counted
-from finetune.evaluation.plots import FAINT
+from finetune.evaluation.plots import FAINT, write_png
 from finetune.potentials.errors import ROWS
 from finetune.studies.arms import LABELS, Arm
 from finetune.studies.tuning_result import csv_of
@@ -24,28 +24,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RESULT, TABLE, RUNS, CURVE = "result.json", "table.csv", "runs.csv", "learning-curve.png"
+FILES = (RESULT, TABLE, RUNS, CURVE)
 FOUNDATION = "foundation"
 SHOWN = ("energy_mae", "forces_mae", "stress_mae")
 """Errors that have a table each; JSON and CSV have all."""
 TITLES = {field: (title, unit) for title, field, unit in ROWS}
 ROUNDING = 1e-6
 """Share of the largest difference below which differences count as equal."""
-LEVEL = 0.95
-"""Of confidence intervals."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Paired difference to the baseline, over seeds.
+    """Mean paired difference to the baseline over the seeds that both have (``pairs``).
 
-    Attributes:
-        mean: Mean difference.
-        low: Lower end of its 95 % confidence interval (Student's t); None with one pair, and where
-            the differences do not vary: seeds that change nothing are no repetition.
-        high: Upper end.
-        p: Two-sided p of a paired t-test; None where the differences do not vary.
-        p_holm: The same after Holm's correction for the number of arms.
-        pairs: Number of seeds that both have.
+    ``low`` and ``high`` are the ends of its 95 % confidence interval (Student's t), ``p`` is the
+    two-sided p of a paired t-test, and ``p_holm`` the same after Holm's correction for the number
+    of arms. They are None with one pair, and where the differences do not vary: seeds that change
+    nothing are no repetition.
     """
 
     mean: float
@@ -65,7 +60,7 @@ def difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Di
     if not np.ptp(found) > ROUNDING * np.abs(found).max():
         return Difference(mean, None, None, None, None, pairs)
     test = stats.ttest_1samp(found, 0.0)
-    low, high = map(float, test.confidence_interval(LEVEL))
+    low, high = map(float, test.confidence_interval(0.95))
     return Difference(mean, low, high, float(test.pvalue), None, pairs)
 
 
@@ -82,15 +77,10 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm by one measure, on the test set.
+    """One arm by one measure (field of `Errors`), on the test set; eV and Å.
 
-    Attributes:
-        arm: Name of the arm.
-        measure: Field of `Errors`.
-        values: By seed; eV and Å.
-        mean: Over the seeds.
-        spread: Their standard deviation; None for a single one.
-        difference: To the baseline, by seed; None for the baseline itself.
+    ``spread`` is the standard deviation over seeds, None for one; ``difference`` is to the
+    baseline, None for the baseline itself.
     """
 
     arm: str
@@ -101,7 +91,7 @@ class Cell:
     difference: Difference | None = None
 
 
-Cells = dict[tuple[str, str], Cell]
+Cells = Mapping[tuple[str, str], Cell]
 """By arm and measure."""
 
 
@@ -109,8 +99,8 @@ def evaluated(
     arms: Sequence[Arm], outcomes: Mapping[str, Mapping[int, Mapping[str, Any]]]
 ) -> tuple[Cells, Cells]:
     """Return the cells of all arms, with differences to their baselines, and of the foundation."""
-    cells: Cells = {}
-    foundation: Cells = {}
+    cells: dict[tuple[str, str], Cell] = {}
+    foundation: dict[tuple[str, str], Cell] = {}
     firsts = {arm.values.get(LABELS): arm.name for arm in reversed(arms)}
     for measure in TITLES:
         found = {arm.name: _cell(arm.name, measure, outcomes[arm.name], "test") for arm in arms}
@@ -156,15 +146,10 @@ def varies_labels(arms: Sequence[Arm]) -> bool:
 class ComparisonResult:
     """A finished comparison.
 
-    Attributes:
-        folder: Where it is.
-        arms: The arms, the first of all first.
-        seeds: The seeds, the one that was tuned on first.
-        choices: What tuning chose, by arm: the content of its `choice.json`.
-        outcomes: What each run found, by arm and seed; ``fault`` for one that failed.
-        cells: By arm and measure.
-        foundation: The foundation's errors, with the reference energies of the first arm of each
-            number of labels, by that arm.
+    The first seed is the one that was tuned on. ``choices`` are what tuning chose, by arm (its
+    ``choice.json``), ``outcomes`` what each run found, by arm and seed (``fault`` if it failed),
+    ``cells`` the errors by arm and measure, and ``foundation`` those of the foundation, with the
+    reference energies of the first arm of each number of labels, by that arm.
     """
 
     folder: Path
@@ -172,8 +157,8 @@ class ComparisonResult:
     seeds: Sequence[int]
     choices: Mapping[str, Mapping[str, Any]]
     outcomes: Mapping[str, Mapping[int, Mapping[str, Any]]]
-    cells: Mapping[tuple[str, str], Cell]
-    foundation: Mapping[tuple[str, str], Cell]
+    cells: Cells
+    foundation: Cells
 
     def measures(self) -> list[str]:
         """Return the errors that there are labels for, in the order of tables."""
@@ -270,8 +255,8 @@ class ComparisonResult:
         names = [name for name in self.measures() if (arm.name, name) in self.cells]
         return {name: self.cells[arm.name, name] for name in names}
 
-    def write(self) -> None:
-        """Write ``result.json``, ``table.csv`` and ``runs.csv``."""
+    def write(self, available: int) -> None:
+        """Write the `FILES`; ``available`` is the number of labels of arms that take all."""
         rows: list[list[Any]] = [
             ["arm", "baseline", "measure", "seeds", "mean", "sd", "difference", "low", "high"]
             + ["p", "p_holm", "time_ratio"]
@@ -292,6 +277,10 @@ class ComparisonResult:
                 runs.append([name, seed, *errors, *spent])
         write_atomically(self.folder / RUNS, csv_of(runs))
         write_json(self.folder / RESULT, self.as_dict())
+        if varies_labels(self.arms) and self.cells:
+            labels = {arm.name: arm.labels or available for arm in self.arms}
+            figure = learning_curves(self.arms, self.cells, self.foundation, labels)
+            write_png(figure, self.folder / CURVE)
 
 
 def _spread(cell: Cell | None) -> str:
@@ -313,18 +302,12 @@ def _difference(cell: Cell | None) -> tuple[str, str]:
 
 
 def learning_curves(
-    arms: Sequence[Arm],
-    cells: Mapping[tuple[str, str], Cell],
-    foundation: Mapping[tuple[str, str], Cell],
-    labels: Mapping[str, int],
+    arms: Sequence[Arm], cells: Cells, foundation: Cells, labels: Mapping[str, int]
 ) -> Figure:
     """Plot test errors against the number of labels: means over seeds, bands of one deviation.
 
-    Args:
-        arms: The arms; those that differ only in the number of labels make a line.
-        cells: Of the arms.
-        foundation: Of the foundation, by baseline.
-        labels: Number of labels by arm.
+    Arms that differ only in the number of labels make a line. The foundation's cells are by
+    baseline, the numbers of ``labels`` by arm.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullFormatter, ScalarFormatter
@@ -349,7 +332,9 @@ def learning_curves(
         axis.xaxis.set_major_formatter(ScalarFormatter())
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.yaxis.set_minor_formatter(FuncFormatter(_few))
+        axis.yaxis.set_minor_formatter(  # at 2, 3 and 5 times a power of ten
+            FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")
+        )
     axes[0].legend(frameon=False, fontsize="small")
     return figure
 
@@ -367,8 +352,3 @@ def _line(
     (line,) = axis.plot(where, means, style, marker="o", markersize=3, label=name, color=colour)
     low = np.maximum(means - spreads, 0.05 * means)
     axis.fill_between(where, low, means + spreads, color=line.get_color(), alpha=0.2, linewidth=0)
-
-
-def _few(value: float, place: int | None) -> str:
-    """Name the ticks at 2, 3 and 5 times a power of ten."""
-    return f"{value:g}" if f"{value:e}"[0] in "235" else ""

@@ -18,7 +18,7 @@ from finetune.data.sequences import View
 from finetune.data.splitting import hold_out
 from finetune.data.structures import Structure
 from finetune.data.writing import write_structures
-from finetune.potentials.errors import Errors
+from finetune.potentials.errors import ROWS, Errors
 from finetune.recipe.loss_options import SUPERVISED, LossOptions
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.sections import DataRecipe
@@ -27,26 +27,15 @@ from finetune.studies.tuning_folder import FOLDS
 from finetune.training.records import Record, validation_loss
 
 _TITLES = {
-    "energy_mae": ("energy MAE", "meV"),
-    "energy_rmse": ("energy RMSE", "meV"),
-    "energy_per_atom_mae": ("energy MAE per atom", "meV/atom"),
-    "energy_per_atom_rmse": ("energy RMSE per atom", "meV/atom"),
-    "forces_mae": ("force MAE", "meV/Å"),
-    "forces_rmse": ("force RMSE", "meV/Å"),
-    "stress_mae": ("stress MAE", "meV/Å³"),
-    "stress_rmse": ("stress RMSE", "meV/Å³"),
+    field: (title.removesuffix(" per structure").removesuffix(" (components)"), unit)
+    for title, field, unit in ROWS
 }
 """Title, and the unit of what is shown: a thousandth of the measure's own."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A validation error in eV and Å; ``loss`` always has the weights of the untouched recipe.
-
-    Attributes:
-        name: Field of `Errors`, or ``loss``.
-        losses: Of the untouched recipe.
-    """
+    """A validation error in eV and Å; ``loss`` has the weights of the untouched recipe's losses."""
 
     name: str
     losses: Mapping[str, LossOptions]
@@ -62,14 +51,13 @@ class Measure:
             value = record[f"valid/{self.name}"]
             return math.inf if value is None else float(value)
         found = Errors(**{item.name: record[f"valid/{item.name}"] for item in fields(Errors)})
-        for count, rmse in (
+        counted_errors = (
             (found.labelled_energies, found.energy_per_atom_rmse),
             (found.labelled_forces, found.forces_rmse),
             (found.labelled_stresses, found.stress_rmse),
-        ):
-            if count and rmse is None:
-                return math.inf
-        return validation_loss(found, self.losses)
+        )
+        unknown = any(count and rmse is None for count, rmse in counted_errors)
+        return math.inf if unknown else validation_loss(found, self.losses)
 
     @property
     def kinds(self) -> list[str]:
@@ -95,17 +83,12 @@ class Measure:
         return f"{value:.3g}" if self.name == "loss" else f"{1000 * value:.2f}"
 
 
-USUAL_FOLDS = 5
-
-
 @dataclass(frozen=True)
 class Judging:
-    """How trials are judged.
+    """How trials are judged: on ``count`` labelled structures, over all folds.
 
-    Attributes:
-        structures: What is divided into folds: training structures, and those of a validation file.
-        parts: Indices of the structures that each fold validates on; empty for a validation set.
-        count: Labelled structures that a trial is judged on, over all folds.
+    ``structures`` are divided into folds: training structures, and those of a validation file.
+    ``parts`` has the indices that each fold validates on; empty for a validation set.
     """
 
     structures: Sequence[Structure]
@@ -136,20 +119,17 @@ class Judging:
         for place, fold in enumerate(self.folds(), 1):
             here = folder / FOLDS / str(place)
             here.mkdir(parents=True, exist_ok=True)
-            paths = {name: (here / f"{name}.h5").resolve() for name in fold}
-            for name, path in paths.items():
+            given: dict[str, str | None] = {"test": None}
+            for name, structures in fold.items():
+                path = (here / f"{name}.h5").resolve()
                 path.unlink(missing_ok=True)
-                write_structures(path, fold[name])
-            given = {name: str(path) for name, path in paths.items()}
-            found.append(recipe.data.model_copy(update={**given, "test": None}))
+                write_structures(path, structures)
+                given[name] = str(path)
+            found.append(recipe.data.model_copy(update=given))
         return found
 
     def check(self, recipe: Recipe, adapted: AdaptedPotential) -> None:
-        """Refuse folds that a recipe cannot be trained or validated on.
-
-        Raises:
-            FinetuneError: Naming the fold where it has too few labels.
-        """
+        """Refuse folds that a recipe cannot be trained or validated on."""
         for place, fold in enumerate(self.folds(), 1):
             try:
                 check_draw(recipe, fold["train"], adapted, fold["valid"])
@@ -164,9 +144,6 @@ def judging(recipe: Recipe, beside: Path | None, measure: Measure) -> Judging:
     """Read the labels to train and validate on, and decide what trials are judged on; see `judged`.
 
     A label's name that no file has may be meant for the test set, which is not opened.
-
-    Raises:
-        DataError: For faulty files, or too few labels for the folds.
     """
     reader = Reader.of(recipe.data, beside)
     train = reader.read(recipe.data.train)
@@ -177,26 +154,14 @@ def judging(recipe: Recipe, beside: Path | None, measure: Measure) -> Judging:
 
 
 def judged(
-    recipe: Recipe,
-    train: Sequence[Structure],
-    valid: Sequence[Structure] | None,
-    measure: Measure,
+    recipe: Recipe, train: Sequence[Structure], valid: Sequence[Structure] | None, measure: Measure
 ) -> Judging:
-    """Decide what trials are judged on.
+    """Decide what trials are judged on; raise DataError for too few labels.
 
-    That is the validation set (files, or the fraction held out) if it has ``tune.valid_at_least``
-    structures with labels that the measure needs, or ``tune.folds`` is 0; otherwise folds of all
-    labels. Equal structures share a fold. Structures without such a label, and the free atoms that
-    give reference energies, are always trained on.
-
-    Args:
-        recipe: The untouched recipe.
-        train: Its training set.
-        valid: Its validation files; None for a fraction of the training set.
-        measure: What trials are judged by.
-
-    Raises:
-        DataError: For too few labels.
+    That is the validation set (files, or for None the fraction held out) if it has
+    ``tune.valid_at_least`` structures with labels that the measure needs, or ``tune.folds`` is 0;
+    otherwise folds of all labels. Equal structures share a fold. Structures without such a label,
+    and the free atoms that give reference energies, are always trained on.
     """
 
     def judges(item: Structure) -> bool:
@@ -223,7 +188,7 @@ def judged(
     groups: dict[int, list[int]] = {}
     for index, group in zip(usable, group_of.tolist(), strict=True):
         groups.setdefault(group, []).append(index)
-    number = min(USUAL_FOLDS, len(groups)) if folds is None else folds
+    number = min(5, len(groups)) if folds is None else folds
     if len(groups) < max(number, 2):
         raise DataError(
             f"{counted(len(groups), 'different structure')} with {' or '.join(measure.kinds)} "

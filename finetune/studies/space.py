@@ -45,14 +45,7 @@ _ABSENT = object()
 
 @dataclass(frozen=True)
 class Dimension:
-    """One setting.
-
-    Attributes:
-        path: Its dotted key in the recipe.
-        searched: Its range or its choices.
-        untouched: The recipe's own value.
-        whole: Whether it is a whole number.
-    """
+    """One setting to search, by its dotted key; ``untouched`` is the recipe's own value."""
 
     path: str
     searched: Range | Choices
@@ -68,20 +61,6 @@ class Dimension:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return number and self.searched.low <= value <= self.searched.high
 
-    @property
-    def untouched_param(self) -> Any:
-        """The recipe's own value as the study stores it; choices are stored as JSON."""
-        if isinstance(self.searched, Range):
-            return self.untouched
-        return json.dumps(next(item for item in self.searched if item == self.untouched))
-
-    @property
-    def extremes(self) -> tuple[Any, ...]:
-        """The ends of the range, or all choices."""
-        if not isinstance(self.searched, Range):
-            return self.searched
-        return tuple(self.tidy(value) for value in (self.searched.low, self.searched.high))
-
     def tidy(self, value: float) -> float | int:
         """Return a number of the range with three significant digits, still in the range."""
         if self.whole:
@@ -93,16 +72,16 @@ class Dimension:
 def space_of(recipe: Recipe) -> dict[str, Dimension]:
     """Return the settings to search by dotted key: the recipe's ``tune.space``, or the usual ones.
 
-    Raises:
-        RecipeError: For a key that the recipe does not have or that is not searched, a range for
-            something that is not a number, a range of a whole number with other ends, or a choice
-            or an end of a range that the recipe cannot have.
+    Refuses keys that the recipe does not have or that are not searched, ranges of what is no
+    number, ranges of whole numbers with other ends, and choices or ends that the recipe cannot
+    have.
     """
     space = recipe.tune.space or usual_space(recipe)
     content = recipe.complete()
     found = {path: _dimension(path, searched, content) for path, searched in space.items()}
     for path, item in found.items():
-        for value in item.extremes:
+        own = item.searched
+        for value in map(item.tidy, (own.low, own.high)) if isinstance(own, Range) else own:
             try:
                 with_values(recipe, {path: value})
             except RecipeError as error:
@@ -116,9 +95,8 @@ def space_of(recipe: Recipe) -> dict[str, Dimension]:
 def applicable(recipe: Recipe, base: Recipe) -> Recipe:
     """Return a variant of a recipe with only those keys in ``tune.space`` that apply to it."""
     content = recipe.complete()
-    void: set[str] = set()
-    if recipe.train.optimiser != base.train.optimiser:
-        void = {f"train.{key}" for key in recipe.optimiser.keys}
+    changed = recipe.train.optimiser != base.train.optimiser
+    void = {f"train.{key}" for key in recipe.optimiser.keys if changed}
     kept = {
         path: item
         for path, item in recipe.tune.space.items()
@@ -169,13 +147,10 @@ def _at(path: str, content: Mapping[str, Any]) -> Any:
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """Return a recipe with other values at dotted keys.
+    """Return a recipe with other values at dotted keys; raise RecipeError if it is not valid.
 
     A new ``adapter.kind`` drops the options of the previous one, and values of options that the new
     kind does not have.
-
-    Raises:
-        RecipeError: If that is no valid recipe.
     """
     content = deepcopy(recipe.written())
     kind = values.get("adapter.kind", content["adapter"]["kind"])
@@ -214,8 +189,7 @@ def usual_space(recipe: Recipe) -> dict[str, Range | Choices]:
 
     These are learning rate, number of epochs, rank (``lora``); for each weak loss in use its weight
     and the size of its displacement or strain; for supervised losses beyond the first their weight.
-    Every range contains the recipe's own value. The optimiser ``gauss-newton`` has nothing
-    to search.
+    Every range contains the recipe's own value. ``gauss-newton`` has nothing to search.
     """
     train = recipe.train
     if recipe.optimiser.nothing_to_tune:
@@ -232,18 +206,16 @@ def usual_space(recipe: Recipe) -> dict[str, Range | Choices]:
         value = recipe.adapter[name]
         found[f"adapter.{name}"] = Range(low=min(low, value), high=max(high, value), log=True)
     on = {name: item for name, item in recipe.losses.items() if item.peak_weight > 0}
-    supervised = [name for name, item in on.items() if item.kind in SUPERVISED]
+    first = next((name for name, item in on.items() if item.kind in SUPERVISED), None)
     for name, options in on.items():
-        if name in supervised[:1]:
-            continue
-        found.update(_of_loss(f"losses.{name}", options))
+        if name != first:
+            found.update(_of_loss(f"losses.{name}", options))
     return found
 
 
 def _of_loss(path: str, options: LossOptions) -> Iterator[tuple[str, Range]]:
     weight = options.weight
-    own = peak(weight)
-    usual = own
+    own = usual = peak(weight)
     if options.kind not in SUPERVISED:
         usual = peak(type(options).model_fields["weight"].default)
     name = f"{path}.weight"

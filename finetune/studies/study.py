@@ -10,22 +10,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import optuna
+from optuna.exceptions import OptunaError
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import URL
+from sqlalchemy.exc import SQLAlchemyError
 
 from finetune.core.errors import FinetuneError, RunFolderError, reason
 from finetune.recipe.sections import Range
 from finetune.studies.space import Dimension
 
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
-
-
 _SECONDS = {"h": 3600.0, "min": 60.0, "s": 1.0}
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(h|min|s)")
-_COUNT = re.compile(r"[0-9]{1,6}")
 MOST_TRIALS = 100_000
 
 
@@ -38,23 +38,14 @@ class Budget:
 
     def spent(self, trials: int, seconds: float) -> bool:
         """Return whether a number of trials, or their time, reaches the budget."""
-        if self.trials is not None and trials >= self.trials:
-            return True
-        return self.seconds is not None and seconds >= self.seconds
+        enough = self.trials is not None and trials >= self.trials
+        return enough or (self.seconds is not None and seconds >= self.seconds)
 
 
 def parse_budget(text: str | int, least: int = 1) -> Budget:
-    """Read a budget such as ``30`` (trials), ``2h``, ``45min``, ``90s`` or ``1h30min``.
-
-    Args:
-        text: The budget.
-        least: The smallest number of trials.
-
-    Raises:
-        FinetuneError: If it is neither a number of trials nor a time above zero.
-    """
+    """Read ``30`` (trials, at ``least`` so many), ``2h``, ``45min``, ``90s`` or ``1h30min``."""
     given = str(text).strip()
-    if _COUNT.fullmatch(given) and least <= int(given) <= MOST_TRIALS:
+    if re.fullmatch(r"[0-9]{1,6}", given) and least <= int(given) <= MOST_TRIALS:
         return Budget(trials=int(given))
     parts = _PART.findall(given)
     whole = re.sub(r"\s", "", given) == "".join(number + unit for number, unit in parts)
@@ -75,17 +66,11 @@ WARM_UP = 2
 
 @dataclass(frozen=True)
 class Tried:
-    """A trial that is over.
+    """A trial that is over: ``done``, ``pruned`` (given up early) or ``failed`` by a ``fault``.
 
-    Attributes:
-        number: 0 for the untouched recipe.
-        state: ``done``, ``pruned`` (given up early) or ``failed``.
-        value: The measure in eV and Å, the mean over folds; None unless done.
-        values: What was set, by dotted key; empty for the untouched recipe.
-        seconds: Wall time.
-        folds: The measure of each fold.
-        kept: For each fold, whether no epoch validated better than the foundation.
-        fault: Why it failed or was given up.
+    Number 0 is the untouched recipe, without ``values``. ``value`` is the measure in eV and Å, the
+    mean over folds; None unless done. ``kept`` says for each fold whether no epoch validated better
+    than the foundation. ``seconds`` is wall time.
     """
 
     number: int
@@ -107,15 +92,8 @@ class Tried:
 class Trial:
     """A trial in progress; what it reports is stored at once, so that a kill loses nothing.
 
-    Attributes:
-        number: 0 for the untouched recipe.
-        values: What to set, by dotted key; empty for the untouched recipe.
-        handle: Optuna's trial.
-        folds: Measures of the folds that are done.
-        shares: These over the foundation's.
-        kept: For each fold, whether no epoch validated better than the foundation.
-        seconds: Wall time so far.
-        reported: Points at which validations were reported.
+    See `Tried`; ``handle`` is Optuna's trial, ``folds`` has the measures of the folds that are
+    done, ``shares`` these over the foundation's, ``reported`` the points with a validation.
     """
 
     number: int
@@ -130,13 +108,9 @@ class Trial:
     def hopeless(self, share: float, value: float, first: float) -> bool:
         """Report a validation; return whether the trial should be given up.
 
-        Trials are compared by the share of the foundation's error that is left (mean over the
-        folds so far) at the same share of their epochs and the same fold.
-
-        Args:
-            share: Of the epochs of this fold that are done.
-            value: Measure of what would be kept now.
-            first: Measure of the foundation.
+        Trials are compared by the share of the foundation's error that is left (mean over the folds
+        so far) at the same ``share`` of the epochs of the same fold. ``value`` is the measure of
+        what would be kept now, ``first`` of the foundation.
         """
         left = np.mean([*self.shares, share_left(value, first)])
         begun = len(self.folds) * GRID
@@ -154,9 +128,8 @@ class Trial:
         self.folds.append(value)
         self.kept.append(kept)
         self.shares.append(share_left(value, first))
-        self.handle.set_user_attr("folds", self.folds)
-        self.handle.set_user_attr("shares", self.shares)
-        self.handle.set_user_attr("kept", self.kept)
+        for name in ("folds", "shares", "kept"):
+            self.handle.set_user_attr(name, getattr(self, name))
         self.spend(seconds)
 
     def spend(self, seconds: float) -> None:
@@ -182,21 +155,10 @@ class Study:
     """A study in an SQLite file, new or continued; a context manager that closes the file.
 
     Each trial's values follow from the seed, its number and the trials before it, so that a study
-    that was killed ends as if it had not been.
-
-    Args:
-        path: The file.
-        dimensions: What is searched.
-        seed: Of the sampler.
-
-    Raises:
-        RunFolderError: If the file is damaged.
+    that was killed ends as if it had not been. Raises RunFolderError for a damaged file.
     """
 
     def __init__(self, path: Path, dimensions: Mapping[str, Dimension], seed: int) -> None:
-        import optuna
-        from sqlalchemy import URL
-
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.path = path
         self.dimensions = dimensions
@@ -216,14 +178,7 @@ class Study:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        """Close the file.
-
-        Raises:
-            RunFolderError: If it could not be read or written.
-        """
-        from optuna.exceptions import OptunaError
-        from sqlalchemy.exc import SQLAlchemyError
-
+        """Close the file; raise RunFolderError if it could not be read or written."""
         self._storage.remove_session()
         self._storage.engine.dispose()
         if isinstance(error, (SQLAlchemyError, OptunaError)):
@@ -236,21 +191,23 @@ class Study:
 
     def next(self) -> Trial:
         """Return the trial that a kill interrupted, or a new one."""
-        import optuna
-        from optuna.trial import TrialState
-
         before = self._frozen()
         if not before:
-            held = [(path, item) for path, item in self.dimensions.items() if item.holds_untouched]
-            self._study.enqueue_trial({path: item.untouched_param for path, item in held})
+            first = {
+                path: item.untouched
+                if isinstance(item.searched, Range)
+                else json.dumps(item.searched[item.searched.index(item.untouched)])
+                for path, item in self.dimensions.items()
+                if item.holds_untouched
+            }
+            self._study.enqueue_trial(first)
         running = next((item for item in before if item.state == TrialState.RUNNING), None)
         number = len(before) if running is None else running.number
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
         self._study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=seed)
-        if running is None:
-            handle = self._study.ask()
-        else:
-            handle = optuna.trial.Trial(self._study, running._trial_id)
+        handle = (
+            optuna.trial.Trial(self._study, running._trial_id) if running else self._study.ask()
+        )
         attributes = handle.user_attrs
         return Trial(
             number=handle.number,
@@ -265,8 +222,6 @@ class Study:
 
     def end(self, trial: Trial, fault: str = "", failed: bool = False) -> Tried:
         """Store how a trial ended: done, or given up or failed for a reason."""
-        from optuna.trial import TrialState
-
         handle = trial.handle
         handle.set_user_attr("fault", fault)
         handle.set_user_attr("failed", failed)
@@ -278,7 +233,23 @@ class Study:
 
     def tried(self) -> list[Tried]:
         """Return the trials that are over, in their order."""
-        return [self._tried(trial) for trial in self._frozen() if trial.state.is_finished()]
+        found = []
+        for trial in self._frozen():
+            if trial.state.is_finished():
+                stored = trial.user_attrs
+                fault = stored.get("fault", "")
+                ended = Tried(
+                    number=trial.number,
+                    state=("failed" if stored.get("failed") else "pruned") if fault else "done",
+                    value=None if fault else trial.value,
+                    values=self._decoded(trial.params) if trial.number else {},
+                    seconds=stored.get("seconds", 0.0),
+                    folds=tuple(stored.get("folds", ())),
+                    kept=tuple(stored.get("kept", ())),
+                    fault=fault,
+                )
+                found.append(ended)
+        return found
 
     def importances(self) -> dict[str, float]:
         """Return what share of the difference between good and other trials each setting explains.
@@ -287,10 +258,6 @@ class Study:
         are the good ones; empty with fewer than four. The untouched recipe counts where the space
         contains all of its values.
         """
-        import optuna
-        from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-        from optuna.trial import TrialState
-
         done = [
             item
             for item in self._frozen()
@@ -311,34 +278,15 @@ class Study:
         with self._readable():
             return self._study.get_trials(deepcopy=False)
 
-    def _tried(self, trial: FrozenTrial) -> Tried:
-        attributes = trial.user_attrs
-        fault = attributes.get("fault", "")
-        state = ("failed" if attributes.get("failed") else "pruned") if fault else "done"
-        values = {} if trial.number == 0 else self._decoded(trial.params)
-        return Tried(
-            number=trial.number,
-            state=state,
-            value=None if fault else trial.value,
-            values=values,
-            seconds=attributes.get("seconds", 0.0),
-            folds=tuple(attributes.get("folds", ())),
-            kept=tuple(attributes.get("kept", ())),
-            fault=fault,
-        )
-
     def _drawn(self, handle: optuna.trial.Trial) -> dict[str, Any]:
-        """Draw the values of a trial; the untouched recipe's are recorded where the space has them.
-
-        Choices are stored as JSON, as they may be any value of a recipe.
-        """
+        """Draw the values of a trial; the untouched recipe's are recorded if the space has them."""
         untouched = handle.number == 0
         drawn: dict[str, Any] = {}
         for path, item in self.dimensions.items():
             if untouched and not item.holds_untouched:
                 continue
             searched = item.searched
-            if not isinstance(searched, Range):
+            if not isinstance(searched, Range):  # as JSON: choices may be any value of a recipe
                 drawn[path] = handle.suggest_categorical(path, list(map(json.dumps, searched)))
             elif item.whole:
                 low, high = int(searched.low), int(searched.high)
@@ -360,9 +308,6 @@ class Study:
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        from optuna.exceptions import OptunaError
-        from sqlalchemy.exc import SQLAlchemyError
-
         try:
             yield
         except (SQLAlchemyError, OptunaError, RuntimeError, KeyError, ValueError) as error:

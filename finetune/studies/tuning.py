@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -122,8 +122,13 @@ class _Tuning:
             judged = judging(self.recipe, self.beside, self.measure)
             self.begun = self._begun(judged)
             continued = claim(self.folder, TUNING, self._asked(judged), overwrite, self.say)
-            if continued:
-                self._check_study()
+            path, results = self.folder / STUDY, self.folder / RESULT
+            lost = not path.is_file() or path.stat().st_size == 0
+            if continued and lost and results.is_file():
+                raise RunFolderError(
+                    f"'{path}', which remembers the trials of '{results}', is missing or "
+                    "empty. Put it back, choose another folder with --to, or --overwrite."
+                )
             data = judged.data(self.recipe, self.folder)
             with Study(self.folder / STUDY, self.space, self.recipe.tune.seed) as study:
                 so_far = f"{len(study.tried())} trials so far"
@@ -150,22 +155,19 @@ class _Tuning:
         judged.check(checked, prepared.adapted)
         for note in prepared.notes:
             self.say(note)
-        self._leave_out(prepared.idle)
+        idle = tuple(f"losses.{name}." for name in prepared.idle)
+        void = [path for path in self.space if path.startswith(idle)]
+        for path in void:
+            del self.space[path]
+            self.say(f"note: '{path}' is not searched: the loss is idle.")
+        if not self.space:
+            raise RecipeError(f"there is nothing to tune: {', '.join(void)} change nothing.")
         return {
             "seed": self.recipe.tune.seed,
             "data": prepared.data_fingerprint,
             "foundation": prepared.foundation.fingerprint,
             "versions": {**versions(), "optuna": version("optuna")},
         }
-
-    def _leave_out(self, idle: Collection[str]) -> None:
-        """Take the settings of losses without labels out of what is searched."""
-        void = [path for path in self.space if any(path.startswith(f"losses.{n}.") for n in idle)]
-        for path in void:
-            del self.space[path]
-            self.say(f"note: '{path}' is not searched: the loss is idle.")
-        if not self.space:
-            raise RecipeError(f"there is nothing to tune: {', '.join(void)} change nothing.")
 
     def _asked(self, judged: Judging) -> dict[str, Any]:
         """Return what two tunings have in common that may be one."""
@@ -179,16 +181,6 @@ class _Tuning:
             settings[f"space of {path}"] = list(own) if isinstance(own, tuple) else own.model_dump()
         judges = {"measure": self.measure.name, "judged": judged.described}
         return settings | judges | self.begun
-
-    def _check_study(self) -> None:
-        """Raise if there are results of trials, but not the study that they belong to."""
-        path = self.folder / STUDY
-        lost = not path.is_file() or path.stat().st_size == 0
-        if lost and (self.folder / RESULT).is_file():
-            raise RunFolderError(
-                f"'{path}', which remembers the trials of '{self.folder / RESULT}', is missing or "
-                "empty. Put it back, choose another folder with --to, or --overwrite."
-            )
 
     def _trials(
         self, study: Study, data: Sequence[DataRecipe], limit: Budget, signals: StopSignals
@@ -205,13 +197,7 @@ class _Tuning:
     def _try(
         self, study: Study, data: Sequence[DataRecipe], left: float | None, signals: StopSignals
     ) -> Tried:
-        """Train a trial on each fold.
-
-        Raises:
-            FinetuneError: If the untouched recipe fails.
-            RunStoppedError: On a signal, and if PyTorch fails on the untouched recipe, for example
-                for lack of memory: the trial can be continued.
-        """
+        """Train a trial on each fold; raise what the untouched recipe fails with."""
         trial = study.next()
         folder = self.folder / TRIALS / f"{trial.number:04d}"
         started, before = time.perf_counter(), trial.seconds
@@ -245,7 +231,7 @@ class _Tuning:
             if trial.number == 0:
                 if isinstance(error, FinetuneError):
                     raise
-                what = reason(error).rstrip(".")
+                what = reason(error).rstrip(".")  # such as a lack of memory: it can be continued
                 raise RunStoppedError(f"the untouched recipe: {what}.") from error
             trial.spend(rest())
             ended = study.end(trial, reason(error), failed=True)
@@ -279,22 +265,14 @@ class _Tuning:
 
 
 class Foundations:
-    """Opens each foundation once; building a model takes longer than training a small one.
-
-    Args:
-        beside: Folder of the recipe.
-    """
+    """Opens each foundation once; building a model takes longer than training a small one."""
 
     def __init__(self, beside: Path | None) -> None:
         self.beside = beside
         self._opened: dict[tuple[Any, ...], Foundation] = {}
 
     def of(self, recipe: Recipe) -> Foundation:
-        """Return the foundation of a recipe, which must not be changed.
-
-        Raises:
-            FoundationError: If it cannot be opened.
-        """
+        """Return the foundation of a recipe, which must not be changed."""
         device = choose_device(recipe.train.device)
         dtype = training_dtype(recipe.train.precision, device)
         named = (recipe.foundation, dtype, device, self.beside, recipe.head, recipe.trust)
@@ -335,22 +313,9 @@ def train(
 ) -> tuple[float, float, bool, float]:
     """Train by a recipe in its output folder, continuing from a checkpoint there, and validate.
 
-    Args:
-        recipe: The recipe.
-        foundations: What opens its foundation.
-        measure: What is returned.
-        observe: Called after each validation.
-        signals: What stops it.
-        data: Fingerprint that the data must have; None for any.
-
-    Returns:
-        The measure of the weights that the run would keep, and of the foundation; whether the
-        foundation's weights are kept; wall time, s.
-
-    Raises:
-        RunFolderError: If the data have another fingerprint.
-        RunStoppedError: On a signal; the same call continues.
-        FinetuneError: If the recipe cannot be trained, or diverges.
+    ``data`` is the fingerprint that the data must have; None for any. Returns the measure of the
+    weights that the run would keep, and of the foundation; whether the foundation's weights are
+    kept; wall time, s. On a signal, RunStoppedError: the same call continues.
     """
     started = time.perf_counter()
     opened = foundations.of(recipe)

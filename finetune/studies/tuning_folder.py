@@ -22,11 +22,7 @@ STUDY, TRIALS, FOLDS = "study.db", "trials", "folds"
 
 
 def place(recipe: Recipe, to: str | Path | None, suffix: str) -> Path:
-    """Return the folder asked for, or the recipe's output with a suffix.
-
-    Raises:
-        RunFolderError: If no folder can be there.
-    """
+    """Return the folder asked for, or the recipe's output with a suffix."""
     if to is not None:
         folder = output_folder.place(to, output_folder.OTHER_TO)
     else:
@@ -39,13 +35,10 @@ def place(recipe: Recipe, to: str | Path | None, suffix: str) -> Path:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of folder.
+    """A kind of folder, and a word for it in messages.
 
-    Attributes:
-        what: A word for it in messages.
-        mark: JSON file in it with what was asked for, flat.
-        ours: Other files and folders that it may contain.
-        free: Keys of what was asked for that may differ when it is continued.
+    ``mark`` is a JSON file in it with what was asked for, flat; keys in ``free`` may differ when it
+    is continued. ``ours`` are other files and folders that it may contain.
     """
 
     what: str
@@ -64,12 +57,7 @@ TUNING = Kind(
 
 @contextmanager
 def at_work(folder: Path, kind: Kind) -> Iterator[StopSignals]:
-    """Work alone in a folder, note signals, and say how to continue after a stop.
-
-    Raises:
-        RunFolderError: See `output_folder.alone`.
-        RunStoppedError: For one that is raised within.
-    """
+    """Work alone in a folder, note signals, and say how to continue after a stop."""
     with output_folder.alone(folder), StopSignals() as signals:
         try:
             yield signals
@@ -82,23 +70,12 @@ def at_work(folder: Path, kind: Kind) -> Iterator[StopSignals]:
 
 
 def claim(
-    folder: Path,
-    kind: Kind,
-    asked: Mapping[str, Any],
-    overwrite: bool,
-    say: Callable[[str], None],
+    folder: Path, kind: Kind, asked: Mapping[str, Any], overwrite: bool, say: Callable[[str], None]
 ) -> bool:
     """Make the folder, or check that its settings are the same; return whether it is continued.
 
-    Args:
-        folder: The folder.
-        kind: What it is for.
-        asked: What is asked for now, flat.
-        overwrite: Whether to remove an earlier content of this kind.
-        say: Receives a warning if the versions of packages have changed.
-
-    Raises:
-        RunFolderError: If the folder has other files, is damaged, or was begun with other settings.
+    ``say`` receives a warning if the versions of packages have changed. Raises RunFolderError if
+    the folder has other files, is damaged, or was begun with other settings.
     """
     mark = folder / kind.mark
     held = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []

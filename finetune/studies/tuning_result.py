@@ -27,16 +27,10 @@ from finetune.studies.tuning_folder import RESULT, STUDY, TRIALS_TABLE, TUNED
 class TuningResult:
     """A tuning so far.
 
-    Attributes:
-        folder: Where it is.
-        recipe: The tuned recipe; the untouched one if no trial beat it.
-        measure: What was minimised.
-        judged: What trials were judged on, in words.
-        space: What was searched.
-        tried: The trials that are over.
-        importances: Share of the difference between good and other trials that each setting
-            explains; empty with too few trials.
-        begun: What the tuning began with: data, foundation, seed, versions.
+    ``recipe`` is the tuned one, or the untouched one if no trial beat it; ``measure`` was
+    minimised, on what ``judged`` says in words. ``importances`` are shares of the difference
+    between good and other trials that settings explain; empty with too few trials. ``begun`` has
+    the data, foundation, seed and versions that the tuning began with.
     """
 
     folder: Path
@@ -98,8 +92,7 @@ class TuningResult:
         table.add_column("setting")
         for name in ("untouched", "tuned", "searched", "importance"):
             table.add_column(name, justify="right")
-        ordered = sorted(self.space, key=lambda path: -self.importances.get(path, 0.0))
-        for path in ordered:
+        for path in sorted(self.space, key=lambda path: -self.importances.get(path, 0.0)):
             item = self.space[path]
             tuned = self.best.values.get(path, item.untouched)
             share = self.importances.get(path)
