@@ -3,8 +3,8 @@
 import torch
 
 from finetune.core.errors import FoundationError
-from finetune.core.prediction import ENERGY_DTYPE, Prediction
-from finetune.data.graphs import GraphBatch
+from finetune.core.units import Prediction
+from finetune.data.graphs import ENERGY_DTYPE, GraphBatch
 from finetune.potentials.potential import Potential
 
 ELEMENTS = (1, 6, 7, 8)

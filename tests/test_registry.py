@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 
-from finetune.core import registry
+from finetune.core import options as registry
 from finetune.core.errors import RecipeError
-from finetune.core.options import Options
-from finetune.core.registry import Registry
+from finetune.core.options import Options, Registry
 
 
 class Plugin:

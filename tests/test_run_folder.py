@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune.core import output_folder, run_files
+from finetune.core import files, run_files
 from finetune.core.errors import RunFolderError
 from finetune.core.files import write_json
 from finetune.evaluation import dynamics as stability
@@ -19,7 +19,7 @@ FACTS: dict[str, Any] = {"seed": 0}
 
 def finish(folder: Path, seed: int) -> None:
     """Do what a run does to its folder, from the first mark to the result."""
-    folder = output_folder.place(str(folder))
+    folder = files.place(str(folder))
     with run_folder.opened(folder, f"seed: {seed}\n", FACTS, resuming=False):
         write_json(folder / run_files.RESULT, {"seed": seed})
 
@@ -44,9 +44,9 @@ def test_a_link_is_no_way_around_the_lock(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "run")
     with (
-        output_folder.alone(tmp_path / "run"),
+        files.alone(tmp_path / "run"),
         pytest.raises(RunFolderError, match="another run is at work"),
-        output_folder.alone(tmp_path / "link"),
+        files.alone(tmp_path / "link"),
     ):
         pass
 
@@ -146,6 +146,6 @@ def test_asking_whether_a_place_can_be_written_leaves_no_trace(tmp_path: Path) -
 def test_a_place_where_no_file_can_be_made_is_not_called_busy() -> None:
     with (
         pytest.raises(RunFolderError, match="cannot be written"),
-        output_folder.alone(Path("/proc/none")),
+        files.alone(Path("/proc/none")),
     ):
         pass

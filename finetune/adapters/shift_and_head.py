@@ -8,8 +8,7 @@ from copy import deepcopy
 import torch
 
 from finetune.adapters.adapter import AdaptedPotential, Adapter
-from finetune.core.prediction import ENERGY_DTYPE
-from finetune.data.graphs import GraphBatch
+from finetune.data.graphs import ENERGY_DTYPE, GraphBatch
 from finetune.potentials.potential import Potential, WrappedPotential
 from finetune.recipe.adapter_options import HeadOptions, ShiftOptions
 

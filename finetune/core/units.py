@@ -1,15 +1,23 @@
-"""Units that labels may have, and their factors to eV and Å."""
+"""Units: of labels, with factors to eV and Å, and of predictions.
+
+Inside the package energies are eV, lengths Å, forces eV/Å, stress eV/Å³ with ASE's sign (positive
+under tension). A batch holds B structures with N atoms in all.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from finetune.core.errors import RecipeError
 from finetune.core.options import Options, explain
+
+if TYPE_CHECKING:
+    import torch
 
 _ENERGIES = {
     **{"ev": "eV", "mev": "meV", "kcal/mol": "kcal/mol", "kj/mol": "kJ/mol"},
@@ -128,3 +136,35 @@ def _usual_name(quantity: str, given: str) -> str:
     if None in found:
         raise ValueError(f"'{given}' is not a unit of {quantity}; use {examples}")
     return sign + "/".join(map(str, found)) + ("³" if quantity == "stress" else "")
+
+
+FORCE_UNIT, STRESS_UNIT = "eV/Å", "eV/Å³"
+
+
+def energy_unit(normalise: str) -> str:
+    """Return the unit of energies that are taken ``per_atom`` or ``per_structure``."""
+    return "eV/atom" if normalise == "per_atom" else "eV"
+
+
+def readable(value: float, unit: str) -> tuple[float, str]:
+    """Return a value and its unit as people read them: meV for eV, GPa for eV/Å³."""
+    if unit == STRESS_UNIT:
+        return value / _scales()["GPa"], "GPa"
+    return (1000 * value, f"m{unit}") if unit.startswith("eV") else (value, unit)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a potential predicts for a batch.
+
+    Attributes:
+        energy: Total energies ``[B]``, eV, float64.
+        node_energy: Atomic energies ``[N]``, eV, float64; they add up to ``energy``.
+        forces: ``[N, 3]``, eV/Å, or None where they were not asked for.
+        stress: ``[B, 3, 3]``, eV/Å³, or None; zero for structures without a full cell.
+    """
+
+    energy: torch.Tensor
+    node_energy: torch.Tensor
+    forces: torch.Tensor | None = None
+    stress: torch.Tensor | None = None

@@ -19,9 +19,8 @@ from finetune.core.units import Units
 from finetune.data.formats import open_frames
 from finetune.data.formats.frames import PACKED, File, Frame, Frames
 from finetune.data.labels import QUANTITIES, check_keys, label, label_names, unread_labels
-from finetune.data.sequences import Joined, LazySequence
 from finetune.data.store import Store, is_store, usable
-from finetune.data.structures import Structure, from_atoms
+from finetune.data.structures import Joined, LazySequence, Structure, from_atoms
 from finetune.recipe.sections import DataRecipe, LabelKeys
 
 _KINDS = {

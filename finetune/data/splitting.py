@@ -13,8 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from finetune.core.errors import DataError
 from finetune.data.duplicates import TOLERANCE, clusters
-from finetune.data.sequences import taken
-from finetune.data.structures import Structure
+from finetune.data.structures import Structure, taken
 
 
 def hold_out(

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.core.errors import DataError
-from finetune.data.sequences import LazySequence, View
-from finetune.data.structures import Structure, check
+from finetune.data.structures import LazySequence, Structure, View, check
 from finetune.recipe.sections import LabelKeys
 
 FORMAT, VERSION = "piwsl-finetune/structures", 1

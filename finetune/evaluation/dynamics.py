@@ -28,9 +28,8 @@ from finetune.core.errors import (
     RunStoppedError,
     system_errors,
 )
-from finetune.core.files import write_json
+from finetune.core.files import alone, write_json
 from finetune.core.interruption import StopSignals
-from finetune.core.output_folder import alone
 from finetune.data.structures import to_atoms
 from finetune.evaluation.baseline import evenly_spaced, open_pair, structures_for
 from finetune.evaluation.distances import (

@@ -17,8 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune.core.errors import DataError, system_errors
-from finetune.core.files import finite, write_atomically, write_json
-from finetune.core.output_folder import remove_unfinished
+from finetune.core.files import finite, remove_unfinished, write_atomically, write_json
 from finetune.data.graphs import GraphBatch, graph
 from finetune.data.reading import Reader
 from finetune.data.structures import Structure

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from finetune.core import run_files
 from finetune.core.errors import RunFolderError
-from finetune.core.output_folder import check_free
+from finetune.core.files import check_free
 
 
 def folder_for(path: str | Path, to: str | Path | None, kind: str) -> Path:

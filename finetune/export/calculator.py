@@ -16,7 +16,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from finetune.core.devices import choose_device, choose_dtype
 from finetune.core.errors import DataError, RecipeError
-from finetune.core.prediction import Prediction
+from finetune.core.units import Prediction
 from finetune.data.graphs import GraphBatch, concatenate, graph
 from finetune.data.structures import check_geometry, without_labels
 from finetune.potentials import domain

@@ -16,8 +16,7 @@ import torch
 from finetune.core import errors
 from finetune.core.devices import choose_dtype
 from finetune.core.errors import FoundationError, RecipeError, RunFolderError, system_errors
-from finetune.core.files import write_atomically, write_folder
-from finetune.core.output_folder import check_free
+from finetune.core.files import check_free, write_atomically, write_folder
 from finetune.core.run_files import ADAPTER, ADAPTER_RECORD, COMMITTEE, MEMBERS
 from finetune.export.card import card
 from finetune.potentials import domain, storage

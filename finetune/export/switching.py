@@ -17,8 +17,8 @@ from ase import Atoms
 from finetune.core.devices import choose_device, choose_dtype
 from finetune.core.environment import versions
 from finetune.core.errors import FoundationError, RunFolderError, suggestion, system_errors
-from finetune.core.prediction import Prediction
 from finetune.core.run_files import ADAPTER
+from finetune.core.units import Prediction
 from finetune.data.graphs import GraphBatch
 from finetune.export.calculator import PotentialCalculator
 from finetune.potentials import adapter_folder, storage

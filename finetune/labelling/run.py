@@ -18,8 +18,8 @@ from finetune.core.errors import (
     system_errors,
 )
 from finetune.core.executors import Job, WorkerDiedError, WorkerProcesses, work_through
+from finetune.core.files import alone
 from finetune.core.interruption import StopSignals
-from finetune.core.output_folder import alone
 from finetune.core.resources import expanded
 from finetune.core.text import counted
 from finetune.data.structures import check_sizes

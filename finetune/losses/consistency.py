@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from finetune.core.prediction import Prediction, energy_unit
+from finetune.core.units import Prediction, energy_unit
 from finetune.data.graphs import GraphBatch
 from finetune.losses.context import BASE, LossContext, Request, Site
 from finetune.losses.loss import Loss

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from finetune.core.prediction import Prediction
+from finetune.core.units import Prediction
 from finetune.data.graphs import GraphBatch, concatenate
 from finetune.losses.frozen_foundation import FrozenFoundation
 from finetune.losses.perturbation import Generators, draw, draw_strain, reach, strain_reach

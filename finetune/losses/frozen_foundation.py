@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 
 import torch
 
-from finetune.core.prediction import Prediction
+from finetune.core.units import Prediction
 from finetune.data.graphs import GraphBatch
 from finetune.losses.soft_modes import SoftModes, soft_modes, thermal_displacements
 from finetune.potentials.potential import Potential

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from finetune.core.prediction import FORCE_UNIT, STRESS_UNIT, energy_unit
+from finetune.core.units import FORCE_UNIT, STRESS_UNIT, energy_unit
 from finetune.data.graphs import GraphBatch
 from finetune.losses.context import BASE, LossContext, Request, Site
 from finetune.losses.loss import Loss

@@ -13,8 +13,8 @@ from pydantic import Field, field_validator
 from finetune.core.errors import FoundationError
 from finetune.core.files import write_atomically
 from finetune.core.options import Options
-from finetune.core.prediction import Prediction
 from finetune.core.run_files import COMMITTEE
+from finetune.core.units import Prediction
 from finetune.data.graphs import GraphBatch
 from finetune.potentials import storage
 from finetune.potentials.potential import Interaction, Potential

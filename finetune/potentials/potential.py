@@ -9,8 +9,8 @@ import torch
 from ase.data import chemical_symbols
 
 from finetune.core.errors import FoundationError, RecipeError
-from finetune.core.prediction import ENERGY_DTYPE, Prediction
-from finetune.data.graphs import GraphBatch
+from finetune.core.units import Prediction
+from finetune.data.graphs import ENERGY_DTYPE, GraphBatch
 
 Interaction = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 """Interaction energies of the atoms ``[N]``, eV, and the positions ``[N, 3]`` and the strain

@@ -17,8 +17,7 @@ from scipy.linalg import qr
 
 from finetune.core.errors import DataError, RecipeError, suggestion
 from finetune.data.graphs import GraphBatch, batches
-from finetune.data.sequences import LazySequence, View
-from finetune.data.structures import Structure
+from finetune.data.structures import LazySequence, Structure, View
 from finetune.potentials.potential import Potential
 
 RIDGE = 1e-12

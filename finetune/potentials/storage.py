@@ -19,9 +19,8 @@ from finetune.core.errors import FinetuneError, FoundationError, RecipeError
 from finetune.core.files import write_atomically
 from finetune.core.options import Options
 from finetune.core.units import Units
-from finetune.potentials.mace.potential import MacePotential, stored_names
+from finetune.potentials.mace.potential import MacePotential, MaceSettings, stored_names
 from finetune.potentials.mace.potential import assemble as assemble_mace
-from finetune.potentials.mace.settings import MaceSettings
 from finetune.potentials.potential import Potential, innermost
 from finetune.recipe.plugins import adapters
 

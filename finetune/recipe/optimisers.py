@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune.core.errors import RecipeError
-from finetune.core.registry import resolve
+from finetune.core.options import resolve
 from finetune.recipe.loss_options import SUPERVISED, LossOptions, Schedule
 from finetune.recipe.plugins import adapter_rules
 from finetune.recipe.sections import TrainRecipe

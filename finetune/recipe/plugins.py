@@ -10,8 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from finetune.core.errors import RecipeError
-from finetune.core.options import lines
-from finetune.core.registry import Registry
+from finetune.core.options import Registry, lines
 from finetune.recipe.adapter_options import DEFAULT_ADAPTER, AdapterRules
 from finetune.recipe.loss_options import PULL, LossOptions
 

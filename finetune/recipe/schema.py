@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from finetune.core.registry import Registry
+from finetune.core.options import Registry
 from finetune.recipe.adapter_options import DEFAULT_ADAPTER
 from finetune.recipe.plugins import adapters, losses
 from finetune.recipe.recipe import KEYS as STAGE_KEYS

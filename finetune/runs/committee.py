@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from finetune.core import output_folder, run_files
+from finetune.core import files, run_files
 from finetune.core.errors import DataError
 from finetune.core.files import write_json
 from finetune.data.reading import Reader
@@ -33,7 +33,7 @@ def prepare_member(
 
     The others differ in seeds alone.
     """
-    run_folder.check_output(output_folder.place(recipe.output), overwrite, resume)
+    run_folder.check_output(files.place(recipe.output), overwrite, resume)
     first = next(iter(recipe.member_recipes().values()))
     drawing = recipe.committee is not None and recipe.committee.labels == "bootstrap"
     unused = first.model_copy(update={"output": f"{first.output}.checked"})

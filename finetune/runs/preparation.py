@@ -15,15 +15,14 @@ from typing import Any
 from ase.data import chemical_symbols
 
 from finetune.adapters.adapter import AdaptedPotential
-from finetune.core import output_folder
+from finetune.core import files
 from finetune.core.devices import choose_device, training_dtype
 from finetune.core.environment import run_environment
 from finetune.core.errors import DataError, RecipeError, RunFolderError
 from finetune.data.graphs import graph
 from finetune.data.reading import Reader
-from finetune.data.sequences import Joined, View, mapped
 from finetune.data.splitting import bootstrap, hold_out, representative
-from finetune.data.structures import Structure, coverage, fingerprint
+from finetune.data.structures import Joined, Structure, View, coverage, fingerprint, mapped
 from finetune.inspection import data_warnings
 from finetune.inspection.requirements import (
     check_adapted,
@@ -83,7 +82,7 @@ class Preparation:
     ) -> None:
         self.recipe = recipe
         self.notes: list[str] = []
-        self.folder = output_folder.place(recipe.output)
+        self.folder = files.place(recipe.output)
         self.resuming = run_folder.check_output(self.folder, overwrite, resume)
         check_installed(recipe.track)
         structures = self._read(beside, find_names)

@@ -15,13 +15,15 @@ from finetune.core.errors import (
     RunStoppedError,
     TrainingError,
 )
-from finetune.core.files import read_json, write_atomically, write_json
-from finetune.core.output_folder import (
+from finetune.core.files import (
     OTHER_OUTPUT,
     alone,
     check_free,
+    read_json,
     refuse_working_folder,
     remove_unfinished,
+    write_atomically,
+    write_json,
 )
 from finetune.core.run_files import (
     CHECKPOINTS,

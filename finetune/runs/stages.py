@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from finetune.core import output_folder, run_files
+from finetune.core import files, run_files
 from finetune.core.environment import run_environment
 from finetune.core.files import write_atomically, write_folder, write_json
 from finetune.evaluation.report_page import template
@@ -40,7 +40,7 @@ def shared_folder(
     Raises:
         RunFolderError: If the folder holds another run, or cannot be written.
     """
-    folder = output_folder.place(recipe.output)
+    folder = files.place(recipe.output)
     resuming = run_folder.check_output(folder, overwrite, resume)
     first = next(iter(prepared.values()))
     facts = run_environment(
@@ -77,7 +77,7 @@ def prepare_stages(
 
     ``whole`` is that of `Preparation`.
     """
-    run_folder.check_output(output_folder.place(recipe.output), overwrite, resume)
+    run_folder.check_output(files.place(recipe.output), overwrite, resume)
     prepared = {
         name: Preparation(
             stage.model_copy(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.core import output_folder, resources
+from finetune.core import files, resources
 from finetune.core.errors import EarlierRunError, system_errors
 from finetune.recipe.recipe import Recipe
 from finetune.runs import run_folder
@@ -90,7 +90,7 @@ def validate_stages(
     parsed, beside = read_recipe(recipe, overrides)
     earlier = ""
     try:
-        run_folder.check_output(output_folder.place(parsed.output), overwrite, resume)
+        run_folder.check_output(files.place(parsed.output), overwrite, resume)
     except EarlierRunError as error:
         earlier, overwrite, resume = f"note: `run` would stop: {error}", True, "no"
     if parsed.committee:

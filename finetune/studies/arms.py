@@ -14,8 +14,7 @@ import numpy as np
 from finetune.adapters.adapter import AdaptedPotential
 from finetune.core.errors import DataError, FinetuneError, RecipeError, system_errors
 from finetune.data.reading import Reader
-from finetune.data.sequences import View
-from finetune.data.structures import Structure
+from finetune.data.structures import Structure, View
 from finetune.data.writing import write_structures
 from finetune.recipe.loss_options import SUPERVISED
 from finetune.recipe.plugins import adapters

@@ -14,9 +14,8 @@ from finetune.core.errors import DataError
 from finetune.core.text import counted
 from finetune.data.duplicates import clusters
 from finetune.data.reading import Reader
-from finetune.data.sequences import View
 from finetune.data.splitting import hold_out
-from finetune.data.structures import Structure
+from finetune.data.structures import Structure, View
 from finetune.data.writing import write_structures
 from finetune.potentials.errors import ROWS, Errors
 from finetune.recipe.loss_options import SUPERVISED, LossOptions

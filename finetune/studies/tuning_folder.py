@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.core import output_folder
+from finetune.core import files
 from finetune.core.errors import RunFolderError, RunStoppedError
-from finetune.core.files import read_json, write_json
+from finetune.core.files import is_unfinished, read_json, write_json
 from finetune.core.interruption import StopSignals
-from finetune.core.output_folder import is_unfinished
 from finetune.core.text import shortened
 from finetune.recipe.recipe import Recipe
 
@@ -24,12 +23,12 @@ STUDY, TRIALS, FOLDS = "study.db", "trials", "folds"
 def place(recipe: Recipe, to: str | Path | None, suffix: str) -> Path:
     """Return the folder asked for, or the recipe's output with a suffix."""
     if to is not None:
-        folder = output_folder.place(to, output_folder.OTHER_TO)
+        folder = files.place(to, files.OTHER_TO)
     else:
-        output = output_folder.place(recipe.output)
+        output = files.place(recipe.output)
         folder = output.with_name(f"{output.name}-{suffix}")
-    output_folder.refuse_working_folder(folder)
-    output_folder.check_free(folder, lambda _: None, suffix)  # what is in it: see `claim`
+    files.refuse_working_folder(folder)
+    files.check_free(folder, lambda _: None, suffix)  # what is in it: see `claim`
     return folder
 
 
@@ -58,7 +57,7 @@ TUNING = Kind(
 @contextmanager
 def at_work(folder: Path, kind: Kind) -> Iterator[StopSignals]:
     """Work alone in a folder, note signals, and say how to continue after a stop."""
-    with output_folder.alone(folder), StopSignals() as signals:
+    with files.alone(folder), StopSignals() as signals:
         try:
             yield signals
         except RunStoppedError as error:
@@ -82,7 +81,7 @@ def claim(
     marks = [name for name in held if _is(name, {kind.mark}) and (folder / name).is_file()]
     foreign = [name for name in held if name not in marks and not _is(name, kind.ours)]
     other = next(iter(foreign if marks else held), None)
-    output_folder.check_free(folder, lambda _: other, kind.what)
+    files.check_free(folder, lambda _: other, kind.what)
     continued = mark.is_file() and not overwrite
     if continued:
         before, now = _check_same(folder, kind, asked).get("versions"), asked.get("versions")

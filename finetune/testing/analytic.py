@@ -7,8 +7,7 @@ from abc import abstractmethod
 import torch
 
 from finetune.data.graphs import GraphBatch
-from finetune.potentials.mace.potential import MacePotential
-from finetune.potentials.mace.settings import MaceSettings
+from finetune.potentials.mace.potential import MacePotential, MaceSettings
 from finetune.potentials.potential import Interaction, Potential
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 
-from finetune.core.prediction import Prediction
+from finetune.core.units import Prediction
 from finetune.data.graphs import GraphBatch, concatenate, graph
 from finetune.data.structures import without_labels
 from finetune.losses.context import LossContext, Site

@@ -13,7 +13,7 @@ from ase.build import bulk, molecule
 from scipy.spatial.transform import Rotation
 
 from finetune.core.errors import FoundationError
-from finetune.core.prediction import Prediction
+from finetune.core.units import Prediction
 from finetune.data.graphs import GraphBatch, concatenate
 from finetune.potentials.potential import Potential
 from finetune.testing.comparing import forces_of, graph_of, largest

@@ -26,8 +26,8 @@ from rich.text import Text
 from finetune.core.devices import peak_memory
 from finetune.core.errors import RecipeError
 from finetune.core.files import write_atomically
-from finetune.core.prediction import STRESS_UNIT, readable
 from finetune.core.run_files import TENSORBOARD, WANDB
+from finetune.core.units import STRESS_UNIT, readable
 from finetune.data.graphs import GraphBatch
 from finetune.losses.loss import TotalLoss
 from finetune.potentials.errors import Errors, errors, predict

@@ -1,8 +1,8 @@
 import pytest
 
 from finetune.core.errors import DataError
-from finetune.data.sequences import LazySequence, View
 from finetune.data.splitting import bootstrap, hold_out
+from finetune.data.structures import LazySequence, View
 from tests.conftest import rattled, structure
 
 STRUCTURES = [structure(rattled("H2O", seed), str(seed)) for seed in range(10)]

@@ -25,10 +25,9 @@ from finetune.core.errors import DataError
 from finetune.core.units import Units
 from finetune.data.graphs import GraphBatch
 from finetune.data.reading import Reader, read_structures
-from finetune.data.sequences import Joined, LazySequence, View
 from finetune.data.splitting import hold_out, representative
 from finetune.data.store import Store, write_store
-from finetune.data.structures import Structure, from_atoms
+from finetune.data.structures import Joined, LazySequence, Structure, View, from_atoms
 from finetune.data.writing import write_structures
 from finetune.recipe.sections import LabelKeys
 from tests.conftest import recipe_for

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import finetune
 from finetune.core.errors import FoundationError, RunFolderError
-from finetune.core.prediction import Prediction
+from finetune.core.units import Prediction
 from finetune.data.graphs import GraphBatch, concatenate
 from finetune.export.switching import AdaptedFoundation
 from finetune.potentials.adapter_folder import adapters_needed, structure_of

@@ -2,7 +2,7 @@
 
 import torch
 
-from finetune.core.prediction import Prediction
+from finetune.core.units import Prediction
 from finetune.data.graphs import GraphBatch
 
 ABSOLUTE, RELATIVE = 1e-10, 1e-14

@@ -2,7 +2,7 @@
 
 import torch
 
-from finetune.core.prediction import Prediction
+from finetune.core.units import Prediction
 from finetune.data.graphs import GraphBatch, concatenate, graph
 from finetune.losses.loss import TotalLoss
 from finetune.potentials.potential import Potential

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import finetune
-from finetune.core.prediction import readable
+from finetune.core.units import readable
 from finetune.data.graphs import GraphBatch
 from finetune.losses.context import BASE, LossContext, Request
 from finetune.losses.loss import Loss

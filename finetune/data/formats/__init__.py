@@ -21,4 +21,7 @@ def open_frames(file: File, keys: LabelKeys) -> Frames:
     """Open a file that is no store with the first format that recognises it."""
     if file.path.stat().st_size == 0:
         raise DataError(f"'{file.name}' is empty. Was it written to the end?")
-    return next(item.open(file, keys) for item in FORMATS.values() if item.recognises(file))
+    suffix, formats = file.path.suffix, FORMATS.values()
+    known = (item for item in formats if suffix in item.suffixes)
+    found = next(known, None) or next(item for item in formats if item.recognises(file))
+    return found.open(file, keys)

@@ -88,10 +88,12 @@ class Format:
     """A family of structure files: whether it recognises a file, and how it opens one.
 
     ``open`` may read only those labels that the keys name. It raises a `DataError` for damage.
+    Files with one of the ``suffixes`` are recognised without a look into them.
     """
 
     recognises: Callable[[File], bool]
     open: Callable[[File, LabelKeys], Frames]
+    suffixes: frozenset[str] = frozenset()
 
 
 def reason(error: BaseException) -> str:

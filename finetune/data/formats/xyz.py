@@ -33,7 +33,9 @@ def open_xyz(file: File, keys: LabelKeys) -> Frames:
     return Frames("extended XYZ", _structures(_Lines(_text(file)), file.name))
 
 
-XYZ = Format(lambda file: file.ase_kind in {"xyz", "extxyz"}, open_xyz)
+XYZ = Format(
+    lambda file: file.ase_kind in {"xyz", "extxyz"}, open_xyz, frozenset({".xyz", ".extxyz"})
+)
 
 
 class _Lines:

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from finetune.core.errors import FoundationError
 from finetune.potentials.archive import Global, Record, read_archive
-from finetune.potentials.mace.settings import FURTHER_INPUTS, MaceSettings
+from finetune.potentials.mace.potential import FURTHER_INPUTS, MaceSettings
 from finetune.potentials.storage import first_fault
 
 _PARITIES = {1: "e", -1: "o"}
