@@ -269,12 +269,12 @@ def tune_arm(content: Mapping[str, Any], folder: str, budget: str) -> str:
         fault = reason(error)
         write_json(Path(folder) / CHOICE, {"values": {}, "fault": fault})
         return f"not tuned: {fault}"
-    told, best = found.as_dict(), found.best
+    outcome, best = found.as_dict(), found.best
     chosen = {
         "values": dict(best.values),
         "trial": best.number,
         "trials": len(found.tried),
-        **{key: told[key] for key in ("measure", "judged", "untouched", "tuned", "importances")},
+        **{key: outcome[key] for key in ("measure", "judged", "untouched", "tuned", "importances")},
         "seconds": sum(item.seconds for item in found.tried),
     }
     write_json(Path(folder) / CHOICE, chosen)
