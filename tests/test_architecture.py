@@ -1,9 +1,12 @@
 """The rooms of the package and the direction of their imports, read from the files themselves."""
 
 import ast
+import importlib
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import finetune
 
@@ -67,6 +70,30 @@ def test_rooms_are_floors_without_circles() -> None:
         floors[name] = 1 + max((floors[below] for below in graph[name]), default=0)
     assert max(floors.values()) <= MOST_FLOORS, floors
     assert floors["core"] == 1 and floors["recipe"] == 2
+
+
+def test_rooms_name_what_other_rooms_use() -> None:
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(
+                "finetune."
+            ):
+                continue
+            other = room(str(node.module))
+            if other in {room(module), "commands", "testing"}:
+                continue
+            for alias in node.names:
+                if f"{node.module}.{alias.name}" not in MODULES:
+                    offered = importlib.import_module(f"finetune.{other}").__all__
+                    assert alias.name in offered, f"{module}: {alias.name} of {node.module}"
+
+
+@pytest.mark.parametrize("name", sorted({room(module) for module in MODULES} - {"", "__main__"}))
+def test_rooms_say_what_is_in_them(name: str) -> None:
+    package = importlib.import_module(f"finetune.{name}")
+    assert (package.__doc__ or "").strip().count("\n") <= 8
+    for offered in getattr(package, "__all__", []):
+        assert getattr(package, offered) is not None
 
 
 def test_losses_and_adapters_do_not_know_each_other() -> None:

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from e3nn import o3  # noqa: E402 (recent torch imports e3nn after mace only)
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch.func import functional_call
@@ -26,6 +25,7 @@ from finetune.potentials.mace.potential import mace_module, mace_modules
 from finetune.recipe.adapter_options import REFUSED
 
 mace_modules()
+from e3nn import o3  # noqa: E402 (recent torch imports e3nn after mace only)
 
 HIGHEST = "weights_max"
 """MACE's name for a contraction's weights of the highest order."""

@@ -127,7 +127,7 @@ def label(
             overwrite=overwrite,
             retry_failed=retry_failed,
             collect=collect,
-            beside=None if recipe is None else Path(recipe).parent,
+            recipe_folder=None if recipe is None else Path(recipe).parent,
             counter=Counter(None if quiet else console, plain),
         )
     if as_json:

@@ -1,1 +1,36 @@
-"""TODO."""
+"""What every room uses: errors, text, files, the output folder, executors, devices, units."""
+
+from finetune.core.lazy import offers
+
+__getattr__, __all__ = offers(
+    __name__,
+    {
+        "counter": "Counter",
+        "devices": (
+            "choose_device choose_dtype free_memory multiplication peak_memory training_dtype"
+        ),
+        "environment": "process_count process_rank run_environment versions",
+        "errors": (
+            "DataError EarlierRunError FinetuneError FoundationError RecipeError RunFolderError "
+            "RunStoppedError TrainingError reason suggestion system_errors"
+        ),
+        "executors": (
+            "Job ThisProcess WorkerDiedError WorkerProcesses result_of work_through worker_name"
+        ),
+        "files": (
+            "OTHER_OUTPUT alone appearing check_free finite is_unfinished read_json "
+            "refuse_working_folder remove_unfinished write_atomically write_folder write_json"
+        ),
+        "interruption": "StopSignals",
+        "lazy": "offers",
+        "options": "Options Registry explain flattened lines merged_deeply resolve",
+        "resources": "expanded find shipped",
+        "run_files": (
+            "ADAPTER ADAPTER_RECORD BUNDLE CHECKPOINTS COMMITTEE ENVIRONMENT FILES MEMBERS "
+            "METRICS RECIPE RESULT STAGES STATE STATE_MANIFEST STATE_TENSORS TENSORBOARD WANDB "
+            "foreign"
+        ),
+        "text": "counted shortened",
+        "units": "FORCE_UNIT STRESS_UNIT Prediction Units energy_unit parse_units readable",
+    },
+)

@@ -15,18 +15,18 @@ def shipped() -> Path:
     return _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent
 
 
-def find(path: str | Path, beside: Path | None = None) -> Path | None:
-    """Return the first existing of: ``path``, ``beside / path``, the shipped file of that name.
+def find(path: str | Path, recipe_folder: Path | None = None) -> Path | None:
+    """Return the first existing of ``path``, the same in the recipe's folder, and a shipped file.
 
     Args:
-        path: Absolute, or relative to the working directory, to ``beside`` or to the shipped files.
-        beside: Folder of the file that mentions the path.
+        path: Absolute, or relative to the working folder, the recipe's or the shipped files.
+        recipe_folder: Folder of the file that mentions the path.
     """
     path = expanded(path)
     places = [path]
     if not path.is_absolute():
-        if beside is not None:
-            places.append(beside / path)
+        if recipe_folder is not None:
+            places.append(recipe_folder / path)
         if path.parts and path.parts[0] in {"data", "recipes"}:
             places.append(shipped() / path)
     return next((place for place in places if place.exists()), None)

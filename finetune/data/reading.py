@@ -29,24 +29,24 @@ _KINDS = {
 }
 
 
-def find_files(source: str, beside: Path | None = None) -> tuple[list[File], list[str]]:
+def find_files(source: str, recipe_folder: Path | None = None) -> tuple[list[File], list[str]]:
     """Return the files that a source names, and notes on files of a folder that are not read.
 
     A source is a file, a folder of files of one kind, or a pattern such as ``set-*/part?.xyz``;
     ``@`` and an index expression may follow. Relative paths are looked up in the recipe's folder
-    ``beside``, too. Refuses a source that names no file.
+    ``recipe_folder``, too. Refuses a source that names no file.
     """
     name, at, index = source.rpartition("@")
-    if not at or find(source, beside) is not None:
+    if not at or find(source, recipe_folder) is not None:
         name, index = source, ":"
-    path = find(name, beside)
+    path = find(name, recipe_folder)
     if path is not None and path.is_file():
         return [File(path, source, index)], []
     if path is not None and path.is_dir():
         return _in_folder(path, index)
     if has_magic(name):
-        return [File(found, str(found), index) for found in _matching(name, beside)], []
-    places = dict.fromkeys((Path.cwd(), beside.resolve() if beside else Path.cwd()))
+        return [File(found, str(found), index) for found in _matching(name, recipe_folder)], []
+    places = dict.fromkeys((Path.cwd(), recipe_folder.resolve() if recipe_folder else Path.cwd()))
     folders = ", ".join(str(place) for place in places)
     raise DataError(f"no structure file '{name}' (looked in {folders}).")
 
@@ -76,11 +76,11 @@ def _kind(path: Path) -> str:
     return suffixes[-1].lower() if suffixes else ""
 
 
-def _matching(pattern: str, beside: Path | None) -> list[Path]:
+def _matching(pattern: str, recipe_folder: Path | None) -> list[Path]:
     path = expanded(pattern)
     roots = [Path()]
     if not path.is_absolute():
-        roots += [beside] if beside is not None else []
+        roots += [recipe_folder] if recipe_folder is not None else []
         roots += [shipped()] if path.parts[0] in {"data", "recipes"} else []
     for root in roots:
         found = sorted(Path(name) for name in glob(str(root / path), recursive=True))
@@ -156,7 +156,7 @@ class Reader:
         keys: Names of the labels in the files.
         units: What the labels are in, for files that do not say.
         faulty: Whether a structure that cannot be used is an error, or is left out and recorded.
-        beside: Folder of the recipe, where relative paths are looked up too.
+        recipe_folder: Folder of the recipe, where relative paths are looked up too.
 
     Attributes:
         records: One for each source read.
@@ -169,20 +169,20 @@ class Reader:
         keys: LabelKeys | None = None,
         units: Units | None = None,
         faulty: Literal["stop", "skip"] = "stop",
-        beside: Path | None = None,
+        recipe_folder: Path | None = None,
     ) -> None:
         self.keys = keys or LabelKeys()
         self.units = units or Units()
         self.faulty = faulty
-        self.beside = beside
+        self.recipe_folder = recipe_folder
         self.records: list[FileRecord] = []
         self.names: set[str] = set()
         self.found: set[str] = set()
 
     @classmethod
-    def of(cls, data: DataRecipe, beside: Path | None) -> Reader:
+    def of(cls, data: DataRecipe, recipe_folder: Path | None) -> Reader:
         """Return the reader that a recipe asks for."""
-        return cls(data.keys, data.units, data.faulty, beside)
+        return cls(data.keys, data.units, data.faulty, recipe_folder)
 
     def read(self, sources: Sources, need_labels: bool = True) -> Sequence[Structure]:
         """Read every structure of one or several sources, in order; stores stay on disk.
@@ -254,7 +254,7 @@ class Reader:
         if not named:
             raise DataError("no structure file is named.")
         for source in map(str, named):
-            files, notes = find_files(source, self.beside)
+            files, notes = find_files(source, self.recipe_folder)
             record = FileRecord(source, left_out=notes, files=len(files))
             self.records.append(record)
             stores = [file for file in files if is_store(file.path)]
@@ -338,7 +338,7 @@ class Reader:
 def read_structures(
     sources: Sources,
     keys: LabelKeys | None = None,
-    beside: Path | None = None,
+    recipe_folder: Path | None = None,
     need_labels: bool = True,
     units: Units | None = None,
     named: Collection[str] = (),
@@ -348,7 +348,7 @@ def read_structures(
     For the arguments and errors see `Reader` and `Reader.read`. Labels ``named`` (``energy``,
     ``forces``, ``stress``) must exist under their names.
     """
-    reader = Reader(keys, units, beside=beside)
+    reader = Reader(keys, units, recipe_folder=recipe_folder)
     structures = reader.read(sources, need_labels)
     reader.check_named(named)
     return structures

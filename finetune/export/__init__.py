@@ -1,1 +1,12 @@
-"""TODO."""
+"""Hand a potential on: ASE calculators, files of other programs, switching of adapters."""
+
+from finetune.core.lazy import offers
+
+__getattr__, __all__ = offers(
+    __name__,
+    {
+        "calculator": "CommitteeCalculator PotentialCalculator load_calculator",
+        "formats": "check_plain export write_mace",
+        "switching": "AdaptedFoundation",
+    },
+)

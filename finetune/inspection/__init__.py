@@ -1,1 +1,13 @@
-"""TODO."""
+"""Checks of data, each once: on data alone, or against a potential."""
+
+from finetune.core.lazy import offers
+
+__getattr__, __all__ = offers(
+    __name__,
+    {
+        "data_warnings": "ignored_inputs unusual_spread",
+        "requirements": (
+            "check_adapted check_elements check_labels check_single foreign_compositions"
+        ),
+    },
+)

@@ -31,19 +31,21 @@ class Item:
     index: int | None
 
 
-def check_sources(recipe: LabelRecipe, beside: Path | None, outputs: Iterable[Path]) -> None:
+def check_sources(recipe: LabelRecipe, recipe_folder: Path | None, outputs: Iterable[Path]) -> None:
     """Refuse missing files, and an output that is one of the files to label."""
     taken = {path.resolve() for path in outputs}
     for source in _sources(recipe):
-        for file in find_files(source, beside)[0]:
+        for file in find_files(source, recipe_folder)[0]:
             if file.path.resolve() in taken:
                 raise DataError(f"'{file.path}' is an input: name another output.")
 
 
-def plan(recipe: LabelRecipe, beside: Path | None) -> tuple[list[Item], list[Item], list[str]]:
+def plan(
+    recipe: LabelRecipe, recipe_folder: Path | None
+) -> tuple[list[Item], list[Item], list[str]]:
     """Return the structures of a recipe, free atoms, and notes on structures that were left out."""
     keys = recipe.keys.model_copy(update=UNREAD)
-    reader = Reader(keys, recipe.units, recipe.faulty, beside)
+    reader = Reader(keys, recipe.units, recipe.faulty, recipe_folder)
     found = [
         _item(structure, index, recipe)
         for index, structure in enumerate(reader.stream(_sources(recipe), need_labels=False))

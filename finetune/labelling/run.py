@@ -40,7 +40,7 @@ def label(
     overwrite: bool = False,
     retry_failed: bool = False,
     collect: bool = False,
-    beside: Path | None = None,
+    recipe_folder: Path | None = None,
     counter: Counter | None = None,
 ) -> LabelResult:
     """Compute energies and forces of structures at a level of theory, and write them.
@@ -56,7 +56,7 @@ def label(
             back if there is no new one, and are removed when the new output is written.
         retry_failed: Whether to compute failed structures again.
         collect: Whether to write what is there and compute nothing.
-        beside: Folder where relative paths are looked up too; by default that of a recipe file.
+        recipe_folder: Where relative paths are looked up too; by default that of a recipe file.
         counter: Shows the progress.
 
     Raises:
@@ -66,7 +66,7 @@ def label(
         RunStoppedError: On a signal; all that was computed is saved.
     """
     if isinstance(recipe, (str, Path)):
-        beside = beside or Path(recipe).parent
+        recipe_folder = recipe_folder or Path(recipe).parent
         recipe = LabelRecipe.load(recipe, overrides)
     elif not isinstance(recipe, LabelRecipe):
         recipe = LabelRecipe.parse(recipe, overrides)
@@ -77,9 +77,9 @@ def label(
             "(--energies-only) or choose another level."
         )
     places = Places.of(expanded(recipe.output))
-    check_sources(recipe, beside, (places.output, places.atoms))
+    check_sources(recipe, recipe_folder, (places.output, places.atoms))
     places.check(overwrite, recipe.isolated_atoms is not False)
-    items, free, notes = plan(recipe, beside)
+    items, free, notes = plan(recipe, recipe_folder)
     notes = [*notes, *_demands(recipe)]
     counter = counter or Counter()
     with alone(places.output), _aside(places, overwrite, notes, counter):

@@ -116,7 +116,7 @@ def load_foundation(
     name: str | Path,
     dtype: torch.dtype = torch.float64,
     device: str | torch.device = "cpu",
-    beside: Path | None = None,
+    recipe_folder: Path | None = None,
     head: str | None = None,
     trust: bool = False,
 ) -> Foundation:
@@ -133,7 +133,7 @@ def load_foundation(
         name: Name in the catalogue, or path.
         dtype: Type of the weights and of the computation.
         device: Where to put the potential.
-        beside: Folder of the recipe, where relative paths are looked up too.
+        recipe_folder: Folder of the recipe, where relative paths are looked up too.
         head: Name of the head that predicts; may be left out where there is one, or where the
             stored potential names it.
         trust: Whether a MACE file that cannot be opened safely may be loaded as torch does, which
@@ -143,7 +143,7 @@ def load_foundation(
         FoundationError: For an unknown name or head, or files that are missing, damaged or of
             another kind.
     """
-    place, published = locate(str(name), beside), PUBLISHED.get(str(name))
+    place, published = locate(str(name), recipe_folder), PUBLISHED.get(str(name))
     potential: Potential
     members: tuple[Path, ...] = ()
     if (place / COMMITTEE).is_file():
@@ -211,18 +211,18 @@ def _check_descent(folder: Path) -> None:
         folder = found
 
 
-def locate(name: str, beside: Path | None = None) -> Path:
+def locate(name: str, recipe_folder: Path | None = None) -> Path:
     """Return the file or folder of a foundation; download it if necessary.
 
     ``name`` is one of the catalogue, or a path, which may be relative to the recipe's folder
-    ``beside``. Raises FoundationError if there is none, or it cannot be downloaded.
+    ``recipe_folder``. Raises FoundationError if there is none, or it cannot be downloaded.
     """
     known = embedded()
     if name in known:
         return known[name]
     if name in PUBLISHED:
         return fetch(name)
-    place = find(name, beside)
+    place = find(name, recipe_folder)
     if place is None:
         raise FoundationError(
             f"no foundation '{name}'.{suggestion(name, names())} Give the path of a run, a stored "

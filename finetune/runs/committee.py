@@ -27,7 +27,7 @@ from finetune.training.records import Record, Reporter
 
 
 def prepare_member(
-    recipe: Recipe, beside: Path | None, overwrite: bool, resume: run_folder.Resume = "no"
+    recipe: Recipe, recipe_folder: Path | None, overwrite: bool, resume: run_folder.Resume = "no"
 ) -> dict[str, Preparation]:
     """Read and check what the first member needs, by stage, and what each member draws.
 
@@ -38,16 +38,18 @@ def prepare_member(
     drawing = recipe.committee is not None and recipe.committee.labels == "bootstrap"
     unused = first.model_copy(update={"output": f"{first.output}.checked"})
     if first.stages:
-        prepared = prepare_stages(unused, beside, overwrite=False, whole=not drawing)
+        prepared = prepare_stages(unused, recipe_folder, overwrite=False, whole=not drawing)
     else:
-        prepared = {"": Preparation(unused, beside, overwrite=False, whole=not drawing)}
+        prepared = {"": Preparation(unused, recipe_folder, overwrite=False, whole=not drawing)}
     if drawing:
-        _check_draws(recipe, beside, prepared)
+        _check_draws(recipe, recipe_folder, prepared)
     next(iter(prepared.values())).notes += nearly_the_same(recipe)
     return prepared
 
 
-def _check_draws(recipe: Recipe, beside: Path | None, prepared: Mapping[str, Preparation]) -> None:
+def _check_draws(
+    recipe: Recipe, recipe_folder: Path | None, prepared: Mapping[str, Preparation]
+) -> None:
     """Refuse members that draw too few labels to learn from."""
     members = {
         name: member.stage_recipes() or {"": member}
@@ -55,7 +57,7 @@ def _check_draws(recipe: Recipe, beside: Path | None, prepared: Mapping[str, Pre
     }
     for stage, first in prepared.items():
         data = first.recipe.data
-        structures = Reader.of(data, beside).read(data.train)
+        structures = Reader.of(data, recipe_folder).read(data.train)
         for name, member in members.items():
             try:
                 check_draw(member[stage], structures, first.adapted)
@@ -82,7 +84,7 @@ def nearly_the_same(recipe: Recipe) -> list[str]:
 
 def run_committee(
     recipe: Recipe,
-    beside: Path | None,
+    recipe_folder: Path | None,
     overwrite: bool,
     resume: run_folder.Resume,
     reporter: Reporter,
@@ -94,7 +96,7 @@ def run_committee(
         committee's folder, with the results of all members.
     """
     started = time.perf_counter()
-    prepared = prepare_member(recipe, beside, overwrite, resume)
+    prepared = prepare_member(recipe, recipe_folder, overwrite, resume)
     members = recipe.member_recipes()
     with shared_folder(recipe, prepared, overwrite, resume, reporter) as (folder, facts, processes):
         del prepared
@@ -105,7 +107,7 @@ def run_committee(
         for name, member in members.items():
             once.next_member(f"member {name} of {len(members)}")
             run = run_stages if member.stages else fine_tune
-            results[name] = run(member, beside, False, "auto", once)
+            results[name] = run(member, recipe_folder, False, "auto", once)
         for note in _learnt_nothing(results):
             reporter.say(note)
         notes = [*alike, *_learnt_nothing(results)]

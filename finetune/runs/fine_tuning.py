@@ -25,7 +25,7 @@ from finetune.training.records import Reporter, Several, Silent, trackers
 
 def fine_tune(
     recipe: Recipe,
-    beside: Path | None,
+    recipe_folder: Path | None,
     overwrite: bool,
     resume: run_folder.Resume,
     reporter: Reporter,
@@ -34,7 +34,7 @@ def fine_tune(
 
     Args:
         recipe: Without stages or committee.
-        beside: The folder that the recipe lies in, where relative paths are looked up too.
+        recipe_folder: The folder that the recipe lies in, where relative paths are looked up too.
         overwrite: Whether an earlier run in the output folder may be replaced.
         resume: Whether to continue from a checkpoint there.
         reporter: Receives lines and epochs.
@@ -43,7 +43,7 @@ def fine_tune(
         FinetuneError: For anything that the user can correct. Before training nothing is written.
     """
     started = time.perf_counter()
-    prepared = Preparation(recipe, beside, overwrite, resume)
+    prepared = Preparation(recipe, recipe_folder, overwrite, resume)
     processes = Processes(prepared.foundation.potential.device)
     reporter = reporter if processes.main else Silent()
     for line in (*described(prepared), *prepared.notes):

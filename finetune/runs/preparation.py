@@ -60,7 +60,7 @@ class Preparation:
 
     Args:
         recipe: The recipe.
-        beside: Its folder.
+        recipe_folder: Its folder.
         overwrite: Whether an earlier run in the output folder may be replaced.
         resume: Whether the run goes on from a checkpoint there.
         opened: The recipe's foundation where it is open already; it is copied, not changed.
@@ -73,7 +73,7 @@ class Preparation:
     def __init__(
         self,
         recipe: Recipe,
-        beside: Path | None,
+        recipe_folder: Path | None,
         overwrite: bool,
         resume: run_folder.Resume = "no",
         opened: Foundation | None = None,
@@ -85,8 +85,8 @@ class Preparation:
         self.folder = files.place(recipe.output)
         self.resuming = run_folder.check_output(self.folder, overwrite, resume)
         check_installed(recipe.track)
-        structures = self._read(beside, find_names)
-        self._open_foundation(beside, opened, structures)
+        structures = self._read(recipe_folder, find_names)
+        self._open_foundation(recipe_folder, opened, structures)
         self._build_graphs(structures)
         self._warn(structures)
         self._set_references(structures)
@@ -100,12 +100,12 @@ class Preparation:
         if whole:
             recipe.optimiser.load().check(recipe, structures["train"], self.adapted)
 
-    def _read(self, beside: Path | None, find_names: bool) -> dict[str, Sequence[Structure]]:
+    def _read(self, recipe_folder: Path | None, find_names: bool) -> dict[str, Sequence[Structure]]:
         """Read every split and check its labels; take free atoms out of them."""
         recipe = self.recipe
-        places = (Path.cwd(), (beside or Path()).resolve())
+        places = (Path.cwd(), (recipe_folder or Path()).resolve())
         self.folders = list(dict.fromkeys(map(str, places)))
-        reader = Reader.of(recipe.data, beside)
+        reader = Reader.of(recipe.data, recipe_folder)
         structures = labelled(recipe, reader)
         if find_names:
             reader.check_named()
@@ -129,7 +129,7 @@ class Preparation:
 
     def _open_foundation(
         self,
-        beside: Path | None,
+        recipe_folder: Path | None,
         opened: Foundation | None,
         structures: Mapping[str, Sequence[Structure]],
     ) -> None:
@@ -141,7 +141,7 @@ class Preparation:
             self.foundation = replace(opened, potential=deepcopy(opened.potential))
         else:
             self.foundation = load_foundation(
-                recipe.foundation, dtype, device, beside, recipe.head, recipe.trust
+                recipe.foundation, dtype, device, recipe_folder, recipe.head, recipe.trust
             )
         check_single(self.foundation)
         check_elements(structures, self.foundation)

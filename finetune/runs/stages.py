@@ -68,7 +68,7 @@ def shared_folder(
 
 def prepare_stages(
     recipe: Recipe,
-    beside: Path | None,
+    recipe_folder: Path | None,
     overwrite: bool,
     resume: run_folder.Resume = "no",
     whole: bool = True,
@@ -83,7 +83,7 @@ def prepare_stages(
             stage.model_copy(
                 update={"foundation": recipe.foundation, "head": recipe.head, "output": unused}
             ),
-            beside,
+            recipe_folder,
             overwrite=False,
             whole=whole,
         )
@@ -114,7 +114,7 @@ def _seen_before(prepared: Mapping[str, Preparation]) -> dict[str, list[str]]:
 
 def run_stages(
     recipe: Recipe,
-    beside: Path | None,
+    recipe_folder: Path | None,
     overwrite: bool,
     resume: run_folder.Resume,
     reporter: Reporter,
@@ -125,7 +125,7 @@ def run_stages(
         The last stage's result, in the ladder's folder, with the results of all stages.
     """
     started = time.perf_counter()
-    prepared = prepare_stages(recipe, beside, overwrite, resume)
+    prepared = prepare_stages(recipe, recipe_folder, overwrite, resume)
     seen_before = _seen_before(prepared)
     with shared_folder(recipe, prepared, overwrite, resume, reporter) as (folder, _, processes):
         del prepared
@@ -134,7 +134,7 @@ def run_stages(
         for name, stage in recipe.stage_recipes().items():
             for note in (f"stage {name}", *seen_before[name]):
                 reporter.say(note)
-            result = fine_tune(stage, beside, False, "auto", reporter)
+            result = fine_tune(stage, recipe_folder, False, "auto", reporter)
             results[name] = result.compared_with(below)
             below = f"stage {name}"
         *_, last = results.values()

@@ -44,13 +44,13 @@ def run(
     Raises:
         FinetuneError: For anything that the user can correct: see `finetune.core.errors`.
     """
-    parsed, beside = read_recipe(recipe, overrides)
+    parsed, recipe_folder = read_recipe(recipe, overrides)
     reporter = reporter or Silent()
     if parsed.committee:
-        return run_committee(parsed, beside, overwrite, resume, reporter)
+        return run_committee(parsed, recipe_folder, overwrite, resume, reporter)
     if parsed.stages:
-        return run_stages(parsed, beside, overwrite, resume, reporter)
-    return fine_tune(parsed, beside, overwrite, resume, reporter)
+        return run_stages(parsed, recipe_folder, overwrite, resume, reporter)
+    return fine_tune(parsed, recipe_folder, overwrite, resume, reporter)
 
 
 @system_errors()
@@ -87,18 +87,18 @@ def validate_stages(
 
     Of a committee the first member is prepared.
     """
-    parsed, beside = read_recipe(recipe, overrides)
+    parsed, recipe_folder = read_recipe(recipe, overrides)
     earlier = ""
     try:
         run_folder.check_output(files.place(parsed.output), overwrite, resume)
     except EarlierRunError as error:
         earlier, overwrite, resume = f"note: `run` would stop: {error}", True, "no"
     if parsed.committee:
-        found = prepare_member(parsed, beside, overwrite, resume)
+        found = prepare_member(parsed, recipe_folder, overwrite, resume)
     elif parsed.stages:
-        found = prepare_stages(parsed, beside, overwrite, resume)
+        found = prepare_stages(parsed, recipe_folder, overwrite, resume)
     else:
-        found = {"": Preparation(parsed, beside, overwrite, resume)}
+        found = {"": Preparation(parsed, recipe_folder, overwrite, resume)}
     if earlier:
         next(iter(found.values())).notes.append(earlier)
     return found

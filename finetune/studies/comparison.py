@@ -90,12 +90,12 @@ def compare(
     parse_budget(budget, least=0)
     if seeds < 1 or jobs < 1:
         raise FinetuneError(f"seeds={seeds} and jobs={jobs}: both must be at least 1.")
-    parsed, beside = read_recipe(recipe, overrides)
+    parsed, recipe_folder = read_recipe(recipe, overrides)
     _check(parsed)
     folder = place(parsed, to, COMPARISON.what)
-    parsed = Recipe.parse(with_absolute_paths(parsed, beside))
+    parsed = Recipe.parse(with_absolute_paths(parsed, recipe_folder))
     arms = [
-        replace(arm, recipe=Recipe.parse(with_absolute_paths(arm.recipe, beside)))
+        replace(arm, recipe=Recipe.parse(with_absolute_paths(arm.recipe, recipe_folder)))
         for arm in arms_of(parsed, vary if isinstance(vary, Mapping) else varied(vary))
     ]
     several = [parsed.train.seed + number for number in range(seeds)]

@@ -139,12 +139,12 @@ class Judging:
                 ) from error
 
 
-def judging(recipe: Recipe, beside: Path | None, measure: Measure) -> Judging:
+def judging(recipe: Recipe, recipe_folder: Path | None, measure: Measure) -> Judging:
     """Read the labels to train and validate on, and decide what trials are judged on; see `judged`.
 
     A label's name that no file has may be meant for the test set, which is not opened.
     """
-    reader = Reader.of(recipe.data, beside)
+    reader = Reader.of(recipe.data, recipe_folder)
     train = reader.read(recipe.data.train)
     valid = None if isinstance(recipe.data.valid, float) else reader.read(recipe.data.valid)
     if recipe.data.test is None:

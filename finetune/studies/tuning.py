@@ -84,7 +84,7 @@ def tune(
         FinetuneError: For anything that the user can correct, and if the untouched recipe fails.
     """
     limit = parse_budget(budget)
-    parsed, beside = read_recipe(recipe, overrides)
+    parsed, recipe_folder = read_recipe(recipe, overrides)
     if parsed.stages:
         raise RecipeError(
             "a recipe with stages is tuned stage by stage: write the stage as a recipe of its own, "
@@ -92,7 +92,7 @@ def tune(
         )
     if process_count() > 1:
         raise FinetuneError("tune runs in one process: start it without torchrun or accelerate.")
-    work = _Tuning(parsed, beside, place(parsed, to, "tuning"), reporter or Silent())
+    work = _Tuning(parsed, recipe_folder, place(parsed, to, "tuning"), reporter or Silent())
     return work.run(limit, overwrite)
 
 
@@ -100,10 +100,10 @@ class _Tuning:
     """A tuning at work."""
 
     def __init__(
-        self, recipe: Recipe, beside: Path | None, folder: Path, reporter: Reporter
+        self, recipe: Recipe, recipe_folder: Path | None, folder: Path, reporter: Reporter
     ) -> None:
         self.recipe = recipe
-        self.beside = beside
+        self.recipe_folder = recipe_folder
         self.folder = folder
         self.say = reporter.say
         self.measure = Measure.of_recipe(recipe)
@@ -114,12 +114,12 @@ class _Tuning:
                 "settings from the labels. Run the recipe as it is, or name settings: "
                 "tune.space={adapter.kind: [full, lora]}."
             )
-        self.foundations = Foundations(beside)
+        self.foundations = Foundations(recipe_folder)
 
     def run(self, limit: Budget, overwrite: bool) -> TuningResult:
         """Make trials until the budget is spent."""
         with at_work(self.folder, TUNING) as signals:
-            judged = judging(self.recipe, self.beside, self.measure)
+            judged = judging(self.recipe, self.recipe_folder, self.measure)
             self.begun = self._begun(judged)
             continued = claim(self.folder, TUNING, self._asked(judged), overwrite, self.say)
             path, results = self.folder / STUDY, self.folder / RESULT
@@ -151,7 +151,7 @@ class _Tuning:
         unused = str(self.folder / "checked")
         checked = self.recipe.model_copy(update={"data": data, "output": unused})
         opened = self.foundations.of(checked)
-        prepared = Preparation(checked, self.beside, False, opened=opened, find_names=False)
+        prepared = Preparation(checked, self.recipe_folder, False, opened=opened, find_names=False)
         judged.check(checked, prepared.adapted)
         for note in prepared.notes:
             self.say(note)
@@ -253,7 +253,7 @@ class _Tuning:
             begun=self.begun,
         )
         best = with_values(self.recipe, best_of(tried).values)
-        tuned = with_absolute_paths(best, self.beside)
+        tuned = with_absolute_paths(best, self.recipe_folder)
         tuned["tune"]["origin"] = origin(result)
         return replace(result, recipe=Recipe.parse(tuned))
 
@@ -267,15 +267,15 @@ class _Tuning:
 class Foundations:
     """Opens each foundation once; building a model takes longer than training a small one."""
 
-    def __init__(self, beside: Path | None) -> None:
-        self.beside = beside
+    def __init__(self, recipe_folder: Path | None) -> None:
+        self.recipe_folder = recipe_folder
         self._opened: dict[tuple[Any, ...], Foundation] = {}
 
     def of(self, recipe: Recipe) -> Foundation:
         """Return the foundation of a recipe, which must not be changed."""
         device = choose_device(recipe.train.device)
         dtype = training_dtype(recipe.train.precision, device)
-        named = (recipe.foundation, dtype, device, self.beside, recipe.head, recipe.trust)
+        named = (recipe.foundation, dtype, device, self.recipe_folder, recipe.head, recipe.trust)
         if named not in self._opened:
             self._opened[named] = load_foundation(*named)
         return self._opened[named]
@@ -319,7 +319,9 @@ def train(
     """
     started = time.perf_counter()
     opened = foundations.of(recipe)
-    prepared = Preparation(recipe, foundations.beside, False, "auto", opened, find_names=False)
+    prepared = Preparation(
+        recipe, foundations.recipe_folder, False, "auto", opened, find_names=False
+    )
     if data not in (None, prepared.data_fingerprint):
         raise RunFolderError(
             "the data have changed since the tuning began. Put the earlier files back and run the "
@@ -340,30 +342,30 @@ def train(
     return value, first, outcome.best_epoch == 0, time.perf_counter() - started
 
 
-def with_absolute_paths(recipe: Recipe, beside: Path | None) -> dict[str, Any]:
+def with_absolute_paths(recipe: Recipe, recipe_folder: Path | None) -> dict[str, Any]:
     """Return a recipe as a mapping that finds its files wherever it is written.
 
-    Relative names of files in the working folder and in the folder ``beside`` become absolute;
-    names of shipped files and of catalogued foundations stay as they are.
+    Relative names of files in the working folder and in the recipe's become absolute; names of
+    shipped files and of catalogued foundations stay as they are.
     """
     content = recipe.written()
     data = content["data"]
     for key in ("train", "valid", "test", "unlabelled"):
         if isinstance(data[key], str):
-            data[key] = _absolute_source(data[key], beside)
+            data[key] = _absolute_source(data[key], recipe_folder)
         elif isinstance(data[key], list):
-            data[key] = [_absolute_source(item, beside) for item in data[key]]
+            data[key] = [_absolute_source(item, recipe_folder) for item in data[key]]
     name = content["foundation"]
-    found = None if name in names() or expanded(name).is_absolute() else find(name, beside)
+    found = None if name in names() or expanded(name).is_absolute() else find(name, recipe_folder)
     if found is not None and found.resolve() != _as_shipped(name):
         content["foundation"] = str(found.absolute())
     return content
 
 
-def _absolute_source(source: str, beside: Path | None) -> str:
+def _absolute_source(source: str, recipe_folder: Path | None) -> str:
     if expanded(source).is_absolute():
         return source
-    here = beside.resolve() if beside else Path.cwd()
+    here = recipe_folder.resolve() if recipe_folder else Path.cwd()
     for path in (Path.cwd() / source, here / source):
         if _has_files(str(path)):
             return source if path.resolve() == _as_shipped(source) else str(path)

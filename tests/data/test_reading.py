@@ -75,7 +75,7 @@ def test_stress_without_a_volume_is_no_label(tmp_path: Path) -> None:
 
 def test_files_are_found_beside_the_recipe(tmp_path: Path) -> None:
     written(tmp_path, labelled())
-    assert len(read_structures("data.xyz", beside=tmp_path)) == 1
+    assert len(read_structures("data.xyz", recipe_folder=tmp_path)) == 1
 
 
 @pytest.mark.parametrize(

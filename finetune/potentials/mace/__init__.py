@@ -1,1 +1,1 @@
-"""TODO."""
+"""MACE as a potential: settings, heads, safe opening of its files, acceleration, LAMMPS."""

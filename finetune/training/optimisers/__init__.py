@@ -1,1 +1,1 @@
-"""TODO."""
+"""Optimisers: gradient descent (Adam, AdamW) and Gauss-Newton, behind one contract."""
