@@ -72,7 +72,7 @@ class AdapterRules:
         training: Settings of the optimisation where the recipe gives none.
         random_start: Whether its seed decides where training starts.
         keeps_layers: Whether the foundation's layers stay, so that acceleration can replace them.
-        references_only: Whether it trains nothing but what reference energies can explain.
+        references_only: Whether it trains only what reference energies can explain.
         needs: Kinds of labels without which it trains nothing.
         searched: Lowest and highest value of options that `tune` searches, by name.
     """

@@ -62,12 +62,12 @@ class Preparation:
         recipe: The recipe.
         recipe_folder: Its folder.
         overwrite: Whether an earlier run in the output folder may be replaced.
-        resume: Whether the run goes on from a checkpoint there.
+        resume: Whether the run continues from a checkpoint there.
         opened: The recipe's foundation where it is open already; it is copied, not changed.
         find_names: Whether a label that the recipe names and that no file has is an error, not a
             note.
-        whole: Whether all of the training set is trained on; otherwise whoever draws from it sees
-            to it that ``train.optimiser: gauss-newton`` can solve the draws.
+        whole: Whether all of the training set is trained on; otherwise the caller checks the draws
+            (`check_draw`).
     """
 
     def __init__(

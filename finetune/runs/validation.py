@@ -42,7 +42,7 @@ class Validation:
         steps: Steps in an epoch.
         epoch_seconds: Wall time of an epoch with its validation, from one measured step.
         memory: Largest memory in use so far, bytes: of the GPU if one is used, else of the process.
-        notes: Warnings with mends.
+        notes: Warnings, with advice.
         described: Summary, lineage and defaults as lines.
     """
 

@@ -43,7 +43,7 @@ class Budget:
 
 
 def parse_budget(text: str | int, least: int = 1) -> Budget:
-    """Read ``30`` (trials, at ``least`` so many), ``2h``, ``45min``, ``90s`` or ``1h30min``."""
+    """Read ``30`` (trials, ``least`` or more), ``2h``, ``45min``, ``90s`` or ``1h30min``."""
     given = str(text).strip()
     if re.fullmatch(r"[0-9]{1,6}", given) and least <= int(given) <= MOST_TRIALS:
         return Budget(trials=int(given))
