@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import finetune
+from finetune.recipe.optimisers import OPTIMISERS
 
 ROOT = Path(finetune.__file__).parent
 MOST_FLOORS = 14
@@ -121,6 +122,6 @@ def test_nothing_asks_for_an_optimiser_or_adapter_by_name() -> None:
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Compare):
-                names = {"adam", "adamw", "gauss-newton", "lora", "full", "frozen"}
+                names = {*OPTIMISERS, "lora", "full", "frozen", "head"}
                 values = {item.value for item in ast.walk(node) if isinstance(item, ast.Constant)}
                 assert not names & values, f"{module}: {ast.unparse(node)}"

@@ -53,5 +53,4 @@ def test_from_the_command_to_the_first_loss(
     finally:
         sys.setprofile(None)
     assert len(frames) + 1 <= MOST_FRAMES, frames  # and that of the loss itself
-    print("FILES", len(files), *sorted(f.removeprefix(PACKAGE) for f in files))
     assert len(files) <= MOST_FILES, sorted(files)

@@ -1,7 +1,8 @@
 """Files and the one output folder: written completely or not at all, never over foreign files.
 
 Every command asks here where its folder is (`place`), what lies there already (`check_free`), and
-who else is at work there (`alone`). A kill at any moment leaves the previous version of a file.
+who else is at work there (`alone`). A kill at any moment leaves the previous version of a file; the
+previous version of a folder may be left under its temporary name.
 """
 
 from __future__ import annotations

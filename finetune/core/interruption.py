@@ -1,4 +1,4 @@
-"""Stop a run politely: signals ask, the loop answers after the step."""
+"""Ctrl-C and SIGTERM are noted, and answered after the step or job in progress."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class StopSignals:
     """A context in which SIGTERM and SIGINT are noted instead of obeyed at once.
 
     The second signal does what it did before, so that an impatient Ctrl-C still ends the process.
-    Of two, one within the other, both note it. Outside the main thread, where Python lets nobody
+    Nested contexts both note it. Outside the main thread, where Python lets nobody
     handle signals, nothing is changed.
 
     Attributes:

@@ -12,7 +12,7 @@ def offers(package: str, files: Mapping[str, str]) -> tuple[Callable[[str], Any]
 
     Args:
         package: Its dotted name.
-        files: Names, parted by spaces, by the module within the package that defines them.
+        files: Names, separated by spaces, by the module within the package that defines them.
     """
     where = {name: file for file, names in files.items() for name in names.split()}
 

@@ -1,4 +1,8 @@
-"""What the weakly supervised losses share: energies or corrections, and how residuals count."""
+"""The weakly supervised losses: PITC, PISC, second difference, strain, and what they share.
+
+Takamoto, Zaverkin, Niepert, "Physics-Informed Weakly Supervised Learning for Interatomic
+Potentials", ICML 2025 (arXiv 2408.05215).
+"""
 
 from __future__ import annotations
 
@@ -118,7 +122,7 @@ class ExtrapolationLoss(ConsistencyLoss):
 
 
 class TaylorLoss(ExtrapolationLoss):
-    """Mean over structures of ℓ(E(r+δ) − [E(r) − Σ_i δ_i·F_i(r)]).
+    """PITC: mean over structures of ℓ(E(r+δ) − [E(r) − Σ_i δ_i·F_i(r)]).
 
     The symmetric form is ℓ(½ [E(r+δ) − E(r−δ)] + Σ_i δ_i·F_i(r)). For a conservative potential the
     one-sided residual is the Taylor remainder ½ δᵀHδ + O(δ³), the symmetric one O(δ³).
@@ -144,7 +148,7 @@ class TaylorLoss(ExtrapolationLoss):
 
 
 class SpatialLoss(ConsistencyLoss):
-    """Mean over structures of ℓ(E(r+δ) − [E(r+δ′) − Σ_i (δ_i−δ′_i)·F_i(r+δ′)])."""
+    """PISC: mean over structures of ℓ(E(r+δ) − [E(r+δ′) − Σ_i (δ_i−δ′_i)·F_i(r+δ′)])."""
 
     Options = SpatialOptions
     options: SpatialOptions

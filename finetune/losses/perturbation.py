@@ -13,7 +13,7 @@ from finetune.losses.soft_modes import SoftModes
 from finetune.recipe.loss_options import DisplacementOptions
 
 GAUSSIAN_CUT = 3.0
-"""Gaussian displacement vectors are cut at this many standard deviations."""
+"""Gaussian displacement vectors are truncated at this many standard deviations."""
 NO_ERROR = 1e-4
 """eV/Å; force errors smaller than this, of all atoms together, are rounding in single precision."""
 SOFTEST = 0.05

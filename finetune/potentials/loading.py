@@ -21,6 +21,7 @@ from finetune.potentials.mace.opening import open_model, open_trusted
 from finetune.potentials.mace.published import ASL, ASL_TERMS, PUBLISHED
 from finetune.potentials.potential import Potential
 from finetune.potentials.storage import CONFIG, StoredConfig, load, reopened
+from finetune.recipe.plugins import adapter_rules, adapters
 
 
 @dataclass(frozen=True)
@@ -263,7 +264,9 @@ def _level_of_head(foundation: Foundation) -> str | None:
     """
     metadata, head = foundation.metadata, foundation.head
     adapter = metadata.get("recipe", {}).get("adapter", {})
-    if adapter.get("kind") != "head" or head in (None, adapter.get("name")):
+    kind = adapter.get("kind")
+    adds_head = kind in adapters.builtin and adapter_rules(kind).adds_head
+    if not adds_head or head in (None, adapter.get("name")):
         return level_of_theory(metadata)
     before = ancestors(metadata)
     chosen = (metadata.get("foundation") or {}).get("head")

@@ -74,6 +74,7 @@ class AdapterRules:
         keeps_layers: Whether the foundation's layers stay, so that acceleration can replace them.
         references_only: Whether it trains only what reference energies can explain.
         needs: Kinds of labels without which it trains nothing.
+        adds_head: Whether it trains a new head, whose level of theory is that of the labels.
         searched: Lowest and highest value of options that `tune` searches, by name.
     """
 
@@ -82,6 +83,7 @@ class AdapterRules:
     keeps_layers: bool = False
     references_only: bool = False
     needs: tuple[str, ...] = ()
+    adds_head: bool = False
     searched: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
@@ -112,7 +114,7 @@ class ShiftOptions(Options):
 class HeadOptions(Options):
     """Add a head for the labels' level of theory and train it; the others stay as they are."""
 
-    rules: ClassVar = AdapterRules(random_start=False)
+    rules: ClassVar = AdapterRules(random_start=False, adds_head=True)
 
     name: str = Field(min_length=1, description="of the new head")
 

@@ -1,6 +1,6 @@
 """What each optimiser expects of a recipe: defaults, what it refuses, what it says; no torch.
 
-An optimiser is known by the values of `OPTIMISERS`. Other code asks these rules, never for a name.
+Each optimiser is an entry of `OPTIMISERS`. Other code asks these rules, never for a name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class OptimiserRules:
 
     Attributes:
         name: Value of ``train.optimiser``.
-        implementation: ``module:Class`` of a `finetune.training.optimisers.Optimiser`.
+        implementation: ``module:Class`` of a `finetune.training.optimisers.optimiser.Optimiser`.
         defaults: Values of ``train`` where the recipe gives none; they replace the adapter's.
         reason: Why, in the words that `validate` and `run` show.
         unused: Keys of ``train`` that mean nothing to it, with the only value that is accepted.
@@ -40,7 +40,9 @@ class OptimiserRules:
     same_for_every_seed: bool = False
     nothing_to_tune: bool = False
     kept_foundation: str = "Try another train.learning_rate or more epochs."
-    diverging: str = "Lower train.learning_rate or the weight of that loss, or look at"
+    diverging: str = (
+        "Lower train.learning_rate or the weight of that loss, or look at those structures."
+    )
 
     @property
     def keys(self) -> frozenset[str]:
@@ -143,7 +145,7 @@ OPTIMISERS: dict[str, OptimiserRules] = {
         same_for_every_seed=True,
         nothing_to_tune=True,
         kept_foundation="More labels, or more validation structures, may change this result.",
-        diverging="Train fewer weights (adapter lora or readout), or look at",
+        diverging="Train fewer weights (adapter lora or readout), or look at those structures.",
     ),
 }
 DEFAULTED = frozenset(key for rules in OPTIMISERS.values() for key in rules.defaults)
@@ -161,12 +163,9 @@ def suited(train: Mapping[str, Any] | None, optimiser: Any) -> dict[str, Any]:
     former = kept.get("optimiser") or TrainRecipe.model_fields["optimiser"].default
     if not optimiser or optimiser == former:
         return kept
-    void = {key for name in (former, optimiser) if name in OPTIMISERS for key in _keys(name)}
+    rules = [OPTIMISERS[name] for name in (former, optimiser) if name in OPTIMISERS]
+    void = {key for item in rules for key in item.keys}
     return {key: value for key, value in kept.items() if key not in void}
-
-
-def _keys(optimiser: str) -> frozenset[str]:
-    return OPTIMISERS[optimiser].keys
 
 
 def used_labels(losses: Mapping[str, LossOptions]) -> list[str]:

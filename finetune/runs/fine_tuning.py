@@ -40,7 +40,8 @@ def fine_tune(
         reporter: Receives lines and epochs.
 
     Raises:
-        FinetuneError: For anything that the user can correct. Before training nothing is written.
+        FinetuneError: For anything that the user can correct. An error before training leaves
+            no trace.
     """
     started = time.perf_counter()
     prepared = Preparation(recipe, recipe_folder, overwrite, resume)

@@ -107,7 +107,7 @@ def check_origin(folder: Path, recipe: Recipe, environment: Mapping[str, Any]) -
 
 
 def _foreign(folder: Path) -> str | None:
-    """Return something in a folder that no run writes, or anything if the mark of a run lacks."""
+    """Return something that no run writes, or anything if the mark of a run is missing."""
     other = foreign(folder)
     if other or (folder / ENVIRONMENT).is_file() or _abandoned(folder):
         return other
@@ -141,7 +141,7 @@ def opened(
 
     The earlier run waits next to it as ``.NAME.earlier``. It is removed when the run is done, stays
     there while the run can be resumed, and is restored when the run fails. A run that fails before
-    its first step leaves nothing.
+    its first checkpoint leaves nothing.
 
     Raises:
         RunFolderError: If the folder cannot be made or written to.

@@ -1,4 +1,4 @@
-"""The two entry points: run a recipe, and validate it."""
+"""The entry points: run a recipe, or validate it."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def validate(
     An earlier run in the output folder, which `run` would refuse, gets a note.
 
     Returns:
-        The preparation (of the last stage, where there are stages): its ``summary`` and ``notes``,
-        the graphs, and the potential with refitted reference energies and the adapter attached.
+        The preparation (of the last stage, where there are stages): its ``notes``, the graphs,
+        and the potential with refitted reference energies and the adapter attached.
 
     Raises:
         FinetuneError: For whatever would stop the run.

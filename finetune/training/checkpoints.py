@@ -1,7 +1,8 @@
-"""The state of a training run, in memory and in its checkpoints on disk.
+"""The state of a training run, and its checkpoints on disk.
 
-A checkpoint is a folder ``step-00000120``: safetensors, JSON and a manifest of their checksums. It
-is written under another name, synced and renamed; then all but the newest two are removed.
+The state is progress, weights, their average, and the guard against divergence. A checkpoint is a
+folder ``step-00000120``: safetensors, JSON and a manifest of their checksums. It is written under
+another name, synced and renamed; then all but the newest two are removed.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from pathlib import Path
 from finetune.adapters.adapter import AdaptedPotential
 from finetune.core.devices import multiplication
 from finetune.core.errors import TrainingError
+from finetune.core.files import finite
 from finetune.core.interruption import StopSignals
 from finetune.core.run_files import CHECKPOINTS, METRICS
 from finetune.core.text import counted
@@ -29,7 +30,7 @@ from finetune.training.batches import (
 )
 from finetune.training.checkpoints import Keeper, Progress, WeightAverage, Weights, diverged
 from finetune.training.optimisers.optimiser import Optimiser, Piece, learning_rate
-from finetune.training.records import MetricsLog, Record, Reporter, Validator, finite, step_values
+from finetune.training.records import MetricsLog, Record, Reporter, Validator, step_values
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ class Trainer:
         Raises:
             TrainingError: If the run keeps diverging, naming loss and structures.
             RunStoppedError: On SIGTERM or SIGINT, or when the disk is full; it can be resumed.
+            RunFolderError: If the folder cannot be written, or all checkpoints are damaged.
         """
         with self.reporter, multiplication(self.settings.precision), StopSignals() as signals:
             try:
@@ -234,7 +236,7 @@ class Trainer:
             raise TrainingError(
                 f"training keeps diverging: {guard.trouble}. It returned to the best weights "
                 f"(epoch {state.best_epoch}) {counted(guard.rollbacks, 'time')}, each time with a "
-                f"lower learning rate. {self.recipe.optimiser.diverging} those structures. "
+                f"lower learning rate. {self.recipe.optimiser.diverging} "
                 f"'{self.folder}' keeps metrics and checkpoint unless it replaced an earlier run; "
                 "--overwrite starts again."
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -102,14 +101,6 @@ def validation_loss(measured: Errors, losses: Mapping[str, LossOptions]) -> floa
         if error is not None:
             total += options.peak_weight * error**2
     return total
-
-
-def finite(record: Record) -> Record:
-    """Return the record with None for numbers that JSON cannot express."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in record.items()
-    }
 
 
 def _line(record: Record) -> str:
