@@ -60,6 +60,7 @@ def test_members_differ_in_seeds_alone(workspace: Path, tmp_path: Path) -> None:
         committee_recipe(workspace, tmp_path, committee={"members": 1})
 
 
+@pytest.mark.slow
 def test_members_that_learnt_nothing_are_told_of(workspace: Path, tmp_path: Path) -> None:
     result = finetune.run(
         committee_recipe(workspace, tmp_path / "run", train={"learning_rate": 1e-30})

@@ -84,6 +84,7 @@ def test_the_ladder_is_reported_evaluated_and_exported_as_a_run(
     assert done.exit_code == 0, done.output
 
 
+@pytest.mark.slow
 def test_a_stopped_ladder_goes_on_where_it_was(
     climbed: Any, workspace: Path, tmp_path: Path
 ) -> None:

@@ -355,7 +355,7 @@ def test_a_run_that_learnt_nothing_says_so(workspace: Path, tmp_path: Path) -> N
 
 def test_a_run_without_a_result_is_no_potential_yet(workspace: Path, tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(FinetuneError, match="a run that is not finished: go on with it"):
+    with pytest.raises(FinetuneError, match="a run that is not finished. Resume it first"):
         finetune.evaluate(tmp_path / "run", workspace / "test.xyz")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FinetuneError, match="holds no potential: neither"):

@@ -53,7 +53,7 @@ def trained(potential: MacePotential, batch: GraphBatch, name: str = "new") -> M
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name.startswith("two") else pytest.mark.slow)
+        pytest.param(name, marks=() if name == "embedding readout" else pytest.mark.slow)
         for name in FOUNDATIONS
     ],
 )

@@ -150,6 +150,7 @@ def test_a_failed_store_leaves_nothing(labelled: list[Structure], tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_training_from_a_store_is_training_from_the_files(workspace: Path, tmp_path: Path) -> None:
     paths = {}
     for split in ("train", "valid", "test"):
@@ -285,6 +286,7 @@ def prompt_collection() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("prompt_collection")
+@pytest.mark.slow
 def test_a_run_holds_few_structures_and_graphs_at_a_time(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

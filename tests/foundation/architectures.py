@@ -110,12 +110,8 @@ FAST = {
     "ZBL, Agnesi, density blocks, no gate",
     "nonlinear blocks, edge irreps, bias readout, no cutoff in the basis",
     "RealAgnosticInteractionBlock first",
-    "RealAgnosticAttResidualInteractionBlock later",
     "gaussian, Agnesi",
-    "chebyshev, Soft",
-    "one interaction",
-    "MACE, two heads",
     "two heads, agnostic product, SO(3)",
     "charge and spin, readout of the embedding",
 }
-"""Those that the fast tests try: every block, basis, transform and option occurs in one of them."""
+"""Those that the fast tests try; the slow tests try all."""

@@ -36,6 +36,7 @@ def test_settings_that_mace_refuses_give_a_clear_error() -> None:
         MacePotential.build(tiny_settings(interaction_cls="NoSuchBlock"))
 
 
+@pytest.mark.slow
 def test_importing_and_building_leave_the_process_as_it_was() -> None:
     code = (
         "import os, torch; from finetune.testing import tiny_mace; tiny_mace();"

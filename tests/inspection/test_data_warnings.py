@@ -45,7 +45,9 @@ def labelled() -> list[Structure]:
     return found
 
 
-@pytest.mark.parametrize("unit", [1.0, 1 / 27.2114, 23.06, 96.49])
+@pytest.mark.parametrize(
+    "unit", [1.0, 1 / 27.2114, *(pytest.param(n, marks=pytest.mark.slow) for n in (23.06, 96.49))]
+)
 def test_the_spread_of_energies_reveals_their_unit(labelled: list[Structure], unit: float) -> None:
     """A constant offset, as between levels of theory, does not matter."""
     graphs = [
@@ -101,6 +103,7 @@ def test_relative_and_atomisation_energies_are_noticed(kind: str, message: str) 
         assert re.search(message, found[0])
 
 
+@pytest.mark.slow
 def test_charges_that_nothing_takes_are_not_ignored_silently(
     labelled: list[Structure], workspace: Path, tmp_path: Path
 ) -> None:

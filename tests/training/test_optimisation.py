@@ -203,7 +203,7 @@ def test_every_structure_is_seen_once_in_an_epoch(pieces: int) -> None:
     assert order.step(2, 0) != order.step(1, 0)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_workers_change_nothing(workers: int, workspace: Path, tmp_path: Path) -> None:
     for number in (0, workers):
         finetune.run(

@@ -116,7 +116,7 @@ def test_two_ranks_are_one_with_the_doubled_batch(
     assert_as_one(workspace, tmp_path, data)
     names = {path.name for path in (tmp_path / "two").iterdir()}
     assert {"model", "adapter", "result.json", "report.html", "checkpoints"} <= names
-    with pytest.raises(RunFolderError, match="begun with 2 processes, not 1"):
+    with pytest.raises(RunFolderError, match="started with 2 processes, not 1"):
         finetune.run(mapping(workspace, tmp_path / "two", data, **train), resume="auto")
 
 
