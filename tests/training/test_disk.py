@@ -105,9 +105,7 @@ def test_a_disk_that_becomes_read_only_is_resumed_when_it_is_not(
         assert mounted("-o", "remount,bind,ro", str(disk))
 
     recipe = recipe_in(workspace, disk / "run")
-    with pytest.raises(
-        RunStoppedError, match="Read-only file system.*checkpoint of step .* intact"
-    ):
+    with pytest.raises(RunStoppedError, match="Read-only file system.*of step .* is intact"):
         finetune.run(recipe, reporter=At(2, lock))
     with pytest.raises(RunFolderError, match="cannot be written: .*Read-only file system"):
         finetune.run(recipe_in(workspace, disk / "another"))

@@ -32,10 +32,10 @@ def recipe(workspace: Path, output: Path, **changes: Any) -> finetune.Recipe:
     return recipe_for(workspace, output, **changes)
 
 
-@pytest.mark.parametrize(
-    "adapter",
-    ["full", "readout", *(pytest.param(n, marks=pytest.mark.slow) for n in ("lora", "head"))],
-)
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("lora", "head")]
+
+
+@pytest.mark.parametrize("adapter", ["full", "readout", *SLOW])
 def test_it_learns_the_labels(workspace: Path, tmp_path: Path, adapter: str) -> None:
     chosen = {"kind": adapter, "name": "cc"} if adapter == "head" else {"kind": adapter}
     result = finetune.run(recipe(workspace, tmp_path / "run", adapter=chosen))
