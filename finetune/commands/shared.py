@@ -29,7 +29,7 @@ PotentialName = Annotated[
 Head = Annotated[str | None, Option(help="Head of RUN that predicts, where there are several.")]
 Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:0 …")]
 Precision = Annotated[str, Option(help="float64 or float32.")]
-Quiet = Annotated[bool, Option("--quiet", "-q", help="Print only the tables.")]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="Print only results.")]
 Plain = Annotated[bool, Option("--plain", help="Print lines instead of a progress bar.")]
 AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace an earlier result.")]

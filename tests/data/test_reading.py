@@ -170,7 +170,7 @@ def test_missing_unreadable_and_empty_files(tmp_path: Path) -> None:
         read_structures("nothing.xyz")
     broken = tmp_path / "broken.xyz"
     broken.write_text("3\nProperties=species:S:1:pos:R:3\nO 0 0\n")
-    with pytest.raises(DataError, match="should have 3 atoms, but the file ends after 1 lines"):
+    with pytest.raises(DataError, match="should have 3 atoms, but the file ends after 1 line"):
         read_structures(broken)
     empty = tmp_path / "empty.xyz"
     empty.write_text("")

@@ -19,6 +19,7 @@ from ase.io.extxyz import read_xyz
 from ase.io.formats import open_with_compression
 
 from finetune.core.errors import DataError
+from finetune.core.text import counted
 from finetune.data.formats.frames import File, Format, Frame, Frames, reason
 from finetune.recipe.sections import LabelKeys
 
@@ -98,7 +99,8 @@ def _structure(header: str, lines: _Lines, where: str) -> Atoms | DataError:
         skipped = _skip(lines)
         return DataError(
             f"{where} (line {at}) should have {count} atoms, but the file ends after "
-            f"{max(len(body) - 1, 0)} lines. Is it cut off, or the number wrong?{skipped}"
+            f"{counted(max(len(body) - 1, 0), 'line')} of them. Is it cut off, or is the number "
+            f"wrong?{skipped}"
         )
     while (more := lines.take(1)) and more[0].lstrip().startswith("VEC"):
         body += more
@@ -144,7 +146,7 @@ def _skip(lines: _Lines) -> str:
             lines.put_back(line)
             break
     skipped = lines.number - start
-    return f" {skipped} lines from line {start + 1} on were skipped." if skipped else ""
+    return f" {counted(skipped, 'line')} from line {start + 1} on skipped." if skipped else ""
 
 
 def _shown(line: str) -> str:
