@@ -12,7 +12,7 @@ from finetune.adapters.adapter import AdaptedPotential
 from finetune.core.errors import DataError, RecipeError, RunFolderError
 from finetune.data.graphs import GraphBatch, concatenate
 from finetune.recipe.plugins import adapters
-from finetune.runs import preparation as description
+from finetune.runs import preparation
 from finetune.testing import tiny_mace
 from tests.conftest import recipe_for
 
@@ -105,8 +105,8 @@ def test_each_kind_says_what_it_trains(workspace: Path, tmp_path: Path) -> None:
             {"kind": "lora", "targets": ["readouts"], "rank": 1},
         )
     }
-    said = {kind: description.trained(item) for kind, item in prepared.items()}
-    summaries = {kind: description.summary(item) for kind, item in prepared.items()}
+    said = {kind: preparation.trained(item) for kind, item in prepared.items()}
+    summaries = {kind: preparation.summary(item) for kind, item in prepared.items()}
     total = sum(item.numel() for item in TINY.parameters())
     assert said["full"].startswith("trained: node_embedding 16, interactions.0 ")
     assert said["full"].endswith("100 % of all parameters")

@@ -16,8 +16,8 @@ from finetune.potentials.storage import load, save
 from finetune.recipe.adapter_options import HeadOptions
 from finetune.testing import HarmonicPotential, tiny_mace
 from tests.conftest import recipe_for
-from tests.foundation.architectures import CHARGE_AND_SPIN, HEADS
-from tests.foundation.plain_mace import predict
+from tests.potentials.architectures import CHARGE_AND_SPIN, HEADS
+from tests.potentials.plain_mace import predict
 from tests.tolerances import ROUNDING_ENERGY, ROUNDING_FORCES
 
 FOUNDATIONS: dict[str, dict[str, object]] = {

@@ -17,7 +17,7 @@ from finetune.data.graphs import GraphBatch, concatenate
 from finetune.potentials.mace.potential import MacePotential
 from finetune.recipe.adapter_options import REFUSED, LoraOptions
 from finetune.testing import HarmonicPotential, tiny_mace
-from tests.foundation.architectures import CHARGE_AND_SPIN
+from tests.potentials.architectures import CHARGE_AND_SPIN
 
 TINY = tiny_mace()
 

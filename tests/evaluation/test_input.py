@@ -8,7 +8,7 @@ from ase.build import molecule
 
 import finetune
 from finetune.core.errors import DataError
-from finetune.evaluation import scans as physics
+from finetune.evaluation import scans
 from finetune.evaluation.trajectory import Settings
 
 
@@ -39,10 +39,10 @@ def test_forgetting_says_what_it_lacks(
     path, water = workspace / "foundation", tmp_path / "H2O.xyz"
     ase.io.write(water, molecule("H2O"))
     alone = finetune.scan(path, water, only=("forgetting",), to=tmp_path / "a")
-    assert alone.note == physics.NO_BASELINE and alone.forgetting == {}
+    assert alone.note == scans.NO_BASELINE and alone.forgetting == {}
     other = workspace / "foundation" / ".." / "foundation"  # the same under another name
     asked = []
-    monkeypatch.setattr(physics, "elsewhere", lambda *given: asked.append(given) or [])
+    monkeypatch.setattr(scans, "elsewhere", lambda *given: asked.append(given) or [])
     found = finetune.scan(path, water, only=("forgetting",), against=other, to=tmp_path / "b")
-    assert found.note == physics.NONE_AWAY and set(found.forgetting) == {"as given"}
+    assert found.note == scans.NONE_AWAY and set(found.forgetting) == {"as given"}
     assert asked == [([1, 6, 7, 8], ["H2O"])]

@@ -29,7 +29,7 @@ from finetune.recipe.loss_options import EnergyOptions, ForcesOptions
 from finetune.recipe.recipe import Recipe
 from finetune.testing import tiny_mace
 from tests.conftest import rattled, recipe_for, structure
-from tests.foundation.architectures import CHARGE_AND_SPIN
+from tests.potentials.architectures import CHARGE_AND_SPIN
 
 
 @pytest.fixture(scope="module")

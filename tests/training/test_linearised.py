@@ -14,7 +14,7 @@ from finetune.data.graphs import GraphBatch, concatenate, graph
 from finetune.export.calculator import PotentialCalculator
 from finetune.recipe.loss_options import SUPERVISED
 from finetune.testing import tiny_mace
-from finetune.training.optimisers import gauss_newton as evidence
+from finetune.training.optimisers import gauss_newton
 from finetune.training.optimisers.gauss_newton import Linearised, log_likelihood, most_probable
 from finetune.training.optimisers.label_rows import Rows, bases, label_rows, without_copies
 from tests.conftest import rattled, structure
@@ -43,7 +43,7 @@ def test_the_likelihood_is_that_of_a_normal_distribution() -> None:
 
 @pytest.mark.parametrize("most", [10_000, 150])
 def test_amplitude_and_noise_are_found_again(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    monkeypatch.setattr(evidence, "MOST_ROWS", most)
+    monkeypatch.setattr(gauss_newton, "MOST_ROWS", most)
     random = np.random.default_rng(1)
     half = random.normal(size=(400, 60))
     kinds = np.repeat([0, 1], 200)

@@ -18,7 +18,7 @@ from finetune import FinetuneError, Recipe
 from finetune.commands import app
 from finetune.core import files
 from finetune.core.errors import RunFolderError, RunStoppedError, TrainingError
-from finetune.training import checkpoints as checkpoint
+from finetune.training import checkpoints
 from finetune.training.loop import Trainer
 from finetune.training.records import Silent
 from tests.conftest import recipe_for
@@ -199,7 +199,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     name: str, damage: str, tmp_path: Path
 ) -> None:
     for step in range(2):
-        checkpoint.write(tmp_path, step, {"x": torch.full((9,), float(step))}, {"step": step})
+        checkpoints.write(tmp_path, step, {"x": torch.full((9,), float(step))}, {"step": step})
     path = tmp_path / "step-00000001" / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -209,7 +209,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
         path.write_bytes(content[: len(content) // 2])
     else:
         path.unlink()
-    found = checkpoint.read(tmp_path)
+    found = checkpoints.read(tmp_path)
     assert found is not None
     assert found.state == {"step": 0}
     assert torch.equal(found.tensors["x"], torch.zeros(9))
@@ -451,12 +451,12 @@ def test_the_command_names_the_command_that_resumes(workspace: Path, tmp_path: P
 def test_two_generations_are_kept_and_leftovers_go(tmp_path: Path) -> None:
     (tmp_path / ".step-00000001.abc").mkdir()
     for step in range(4):
-        checkpoint.write(tmp_path, step, {"x": torch.full((2,), float(step))}, {"step": step})
+        checkpoints.write(tmp_path, step, {"x": torch.full((2,), float(step))}, {"step": step})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
-    found = checkpoint.read(tmp_path)
+    found = checkpoints.read(tmp_path)
     assert found is not None
     assert found.state == {"step": 3}
-    checkpoint.write(tmp_path, 2, {"x": torch.zeros(2)}, {"step": 2})  # after falling back
-    found = checkpoint.read(tmp_path)
+    checkpoints.write(tmp_path, 2, {"x": torch.zeros(2)}, {"step": 2})  # after falling back
+    found = checkpoints.read(tmp_path)
     assert found is not None
     assert found.state == {"step": 2}

@@ -7,7 +7,7 @@ import pytest
 
 import finetune
 from finetune.core.errors import RecipeError
-from finetune.training import records as tracking
+from finetune.training import records
 from tests.conftest import recipe_for
 
 
@@ -47,7 +47,7 @@ def test_wandb_logs_offline(
 def test_a_missing_package_is_named_before_anything_is_written(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    monkeypatch.setattr(records, "find_spec", lambda name: None)
     recipe = recipe_for(workspace, tmp_path / "run", track={"wandb": "project"})
     with pytest.raises(RecipeError, match=r"pip install 'piwsl-finetune\[track\]'"):
         finetune.run(recipe)
@@ -57,7 +57,7 @@ def test_a_missing_package_is_named_before_anything_is_written(
 def test_records_are_numbers_with_names(workspace: Path, tmp_path: Path) -> None:
     finetune.run(recipe_for(workspace, tmp_path / "run", train={"epochs": 1}))
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    last = tracking.numbers(json.loads(lines[-1]))
+    last = records.numbers(json.loads(lines[-1]))
     assert {"loss/pitc", "gradient_norm", "memory_mib", "steps_per_second", "seconds"} <= set(last)
     assert last["steps_per_second"] > 0
     assert (tmp_path / "run" / "learning-curve.png").read_bytes().startswith(b"\x89PNG")

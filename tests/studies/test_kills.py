@@ -8,7 +8,7 @@ import pytest
 
 import finetune
 from finetune.core.errors import RunFolderError, RunStoppedError
-from finetune.studies import tuning as module
+from finetune.studies import tuning
 from finetune.studies.study import Trial
 from finetune.studies.tuning_folder import TUNING, claim
 from finetune.studies.tuning_result import TuningResult
@@ -77,7 +77,7 @@ def test_what_pytorch_raises_of_the_untouched_recipe_stops_without_a_traceback(
 
     recipe = recipe_of(workspace, tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(module, "train", no_memory)
+        patch.setattr(tuning, "train", no_memory)
         told = (
             r"the untouched recipe: CUDA out of memory\. The tuning in .* continues with the same"
         )

@@ -22,8 +22,8 @@ from finetune.potentials.mace.potential import MacePotential, construct
 from finetune.potentials.storage import load, save
 from finetune.testing import tiny_settings
 from tests.conftest import rattled, structure
-from tests.foundation.architectures import ARCHITECTURES, CHARGE_AND_SPIN, ENERGIES, FAST, HEADS
-from tests.foundation.plain_mace import assert_as_mace, predict
+from tests.potentials.architectures import ARCHITECTURES, CHARGE_AND_SPIN, ENERGIES, FAST, HEADS
+from tests.potentials.plain_mace import assert_as_mace, predict
 
 
 def write(path: Path, content: bytes) -> Path:

@@ -9,9 +9,7 @@ import pytest
 from finetune.core import files, run_files
 from finetune.core.errors import RunFolderError
 from finetune.core.files import write_json
-from finetune.evaluation import dynamics as stability
-from finetune.evaluation import evaluation as evaluated
-from finetune.evaluation import scans
+from finetune.evaluation import dynamics, evaluation, scans
 from finetune.runs import run_folder
 
 FACTS: dict[str, Any] = {"seed": 0}
@@ -106,10 +104,10 @@ def test_all_that_runs_and_tests_write_is_replaced(tmp_path: Path) -> None:
     trajectory = "stability/fine-tuned/nvt-300K-structure0-replica1"
     for name in (
         *("checkpoints/step-1/state.json", "model/config.json", ".stability.lock"),
-        *(f"evaluation/{item}" for item in (evaluated.JSON, evaluated.STRUCTURES)),
-        *(f"evaluation/{item}" for item in (evaluated.STATISTICS, evaluated.PARITY)),
+        *(f"evaluation/{item}" for item in (evaluation.JSON, evaluation.STRUCTURES)),
+        *(f"evaluation/{item}" for item in (evaluation.STATISTICS, evaluation.PARITY)),
         *(f"scans/{kind}.png" for kind in scans.TITLES),
-        *(f"scans/{scans.RESULT}", f"stability/{stability.RESULT}", f"{trajectory}.state.npz"),
+        *(f"scans/{scans.RESULT}", f"stability/{dynamics.RESULT}", f"{trajectory}.state.npz"),
         *(f"{trajectory}.traj", f"{trajectory}.json", ".metrics.jsonl.ab_cdefg"),
         *("tensorboard/events.out.tfevents.17.host.1.0", "wandb/wandb/run-1/files/any.thing"),
         *("stages/pbe0/result.json", "stages/pbe0/scans/dimer.png", "stages/.pbe0.lock"),

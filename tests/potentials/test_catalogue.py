@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from finetune.commands import app
 from finetune.core.errors import FoundationError
-from finetune.potentials import loading as catalog
+from finetune.potentials import loading
 from finetune.potentials.downloads import download, mace_cache
 from finetune.potentials.loading import entries, fetch, load_foundation
 from finetune.potentials.mace import opening
@@ -178,7 +178,7 @@ def test_without_a_network_the_message_says_what_to_fetch(tmp_path: Path) -> Non
 
 
 def publish(monkeypatch: pytest.MonkeyPatch, name: str, **changes: object) -> None:
-    monkeypatch.setitem(catalog.PUBLISHED, name, replace(PUBLISHED[name], **changes))
+    monkeypatch.setitem(loading.PUBLISHED, name, replace(PUBLISHED[name], **changes))
 
 
 def test_a_published_model_is_downloaded_and_converted_once(

@@ -10,8 +10,8 @@ from finetune.data.graphs import GraphBatch, concatenate
 from finetune.export.formats import write_mace
 from finetune.potentials.loading import load_foundation
 from finetune.potentials.mace.potential import default_dtype, mace_module
-from tests.foundation.architectures import CHARGE_AND_SPIN, ENERGIES
-from tests.foundation.plain_mace import assert_as_mace
+from tests.potentials.architectures import CHARGE_AND_SPIN, ENERGIES
+from tests.potentials.plain_mace import assert_as_mace
 
 ELEMENTS = [1, 6, 7, 8]
 MATERIALS = (

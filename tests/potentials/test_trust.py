@@ -11,8 +11,8 @@ from finetune.data.graphs import GraphBatch, concatenate
 from finetune.potentials.loading import load_foundation
 from finetune.potentials.mace.potential import construct, mace_modules
 from finetune.testing import tiny_settings
-from tests.foundation.architectures import HEADS
-from tests.foundation.plain_mace import assert_as_mace
+from tests.potentials.architectures import HEADS
+from tests.potentials.plain_mace import assert_as_mace
 
 
 class Mark:

@@ -20,7 +20,7 @@ import finetune
 from finetune import ComparisonResult, FinetuneError, Recipe
 from finetune.commands import app
 from finetune.core.errors import RunFolderError
-from finetune.studies import comparison as module
+from finetune.studies import comparison
 from tests.conftest import recipe_for
 
 runner = CliRunner()
@@ -74,8 +74,8 @@ def done(
         return call
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(module, "tune_arm", watched(module.tune_arm))
-    patch.setattr(module, "run_arm", watched(module.run_arm))
+    patch.setattr(comparison, "tune_arm", watched(comparison.tune_arm))
+    patch.setattr(comparison, "run_arm", watched(comparison.run_arm))
     arguments: dict[str, Any] = {"vary": {"labels": [4, "all"]}, "seeds": 2, "budget": 2}
     with pytest.raises(Killed):
         finetune.compare(recipe, **arguments)

@@ -24,9 +24,9 @@ from finetune.core.executors import (
     worker_name,
 )
 from finetune.core.interruption import StopSignals
-from finetune.studies import comparison as work
-from tests.comparison.jobs import die, until_asked, until_told
+from finetune.studies import comparison
 from tests.conftest import recipe_for
+from tests.core.jobs import die, until_asked, until_told
 
 
 def results(jobs: list[Job], executor: Executor, at_once: int = 1) -> dict[str, Any]:
@@ -134,10 +134,10 @@ def test_only_a_run_that_diverges_is_an_outcome(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content, path = recipe_for(tmp_path, tmp_path / "run").written(), tmp_path / "seed-0.json"
-    monkeypatch.setattr(work, "run", raising(RuntimeError("out of memory")))
+    monkeypatch.setattr(comparison, "run", raising(RuntimeError("out of memory")))
     with pytest.raises(RuntimeError, match="out of memory"):
-        work.run_arm(content, str(path))
+        comparison.run_arm(content, str(path))
     assert not path.exists()
-    monkeypatch.setattr(work, "run", raising(TrainingError(text)))
-    assert work.run_arm(content, str(path)).startswith("failed")
+    monkeypatch.setattr(comparison, "run", raising(TrainingError(text)))
+    assert comparison.run_arm(content, str(path)).startswith("failed")
     assert json.loads(path.read_text()) == {"fault": text.split("\n")[0] or "TrainingError"}

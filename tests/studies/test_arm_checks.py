@@ -11,7 +11,7 @@ import finetune
 from finetune import FinetuneError
 from finetune.core.errors import RecipeError
 from finetune.data.splitting import hold_out
-from finetune.studies import comparison as module
+from finetune.studies import comparison
 from finetune.training.optimisers.gauss_newton import GaussNewton
 from tests.conftest import recipe_for
 
@@ -25,7 +25,7 @@ def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     def passed(*_: Any) -> None:
         raise Passed
 
-    monkeypatch.setattr(module, "work_through", passed)
+    monkeypatch.setattr(comparison, "work_through", passed)
 
 
 def recipe(workspace: Path, output: Path, **changes: Any) -> finetune.Recipe:
