@@ -108,9 +108,9 @@ def run_committee(
             once.next_member(f"member {name} of {len(members)}")
             run = run_stages if member.stages else fine_tune
             results[name] = run(member, recipe_folder, False, "auto", once)
-        for note in _learnt_nothing(results):
+        for note in (unchanged := _learnt_nothing(results)):
             reporter.say(note)
-        notes = [*alike, *_learnt_nothing(results)]
+        notes = [*alike, *unchanged]
         result, record = joined(folder, results, time.perf_counter() - started, notes)
         if processes.main:
             _finish(result, record, recipe, facts)

@@ -19,7 +19,7 @@ from finetune.runs import outputs, run_folder
 from finetune.runs.preparation import Preparation, described
 from finetune.runs.result import RunResult
 from finetune.training.batches import Processes
-from finetune.training.loop import Trainer, TrainingOutcome
+from finetune.training.loop import TrainingOutcome
 from finetune.training.records import Reporter, Several, Silent, trackers
 
 
@@ -58,14 +58,12 @@ def fine_tune(
         processes.main,
     ):
         processes.wait()
-        trainer = Trainer(
-            *(prepared.adapted, prepared.reference, prepared.data, prepared.recipe),
-            *(prepared.folder, _with_trackers(reporter, prepared) if processes.main else reporter),
-        )
-        outcome = trainer.run(prepared.resuming)
+        tracked = _with_trackers(reporter, prepared) if processes.main else reporter
+        outcome = prepared.trainer(tracked).run(prepared.resuming)
         if outcome.best_epoch == 0:
             _note(
-                *(prepared, reporter),
+                prepared,
+                reporter,
                 "warning: no epoch validated better than the foundation, whose weights were kept. "
                 f"{recipe.optimiser.kept_foundation}",
             )
@@ -103,13 +101,16 @@ def _merged(prepared: Preparation, reporter: Reporter) -> tuple[Potential, list[
     if isinstance(tuned, MacePotential):
         tuned = acceleration.plain(tuned)
     needed = adapters_needed(
-        *(structure_of(prepared.reference), tuned),
-        *(prepared.foundation.adapters, prepared.recipe.adapter),
+        structure_of(prepared.reference),
+        tuned,
+        prepared.foundation.adapters,
+        prepared.recipe.adapter,
     )
     if needed:
         kinds = " and ".join(f"'{item['kind']}'" for item in needed)
         _note(
-            *(prepared, reporter),
+            prepared,
+            reporter,
             f"note: the adapter {kinds} cannot be merged into a plain MACE. The run folder opens "
             "as usual (load_calculator, evaluate, a next run); export as a .model file will be "
             "refused.",

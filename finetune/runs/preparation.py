@@ -44,8 +44,9 @@ from finetune.recipe.plugins import adapter_rules, adapters
 from finetune.recipe.recipe import Recipe
 from finetune.runs import run_folder
 from finetune.training.batches import TrainingData
+from finetune.training.loop import Trainer
 from finetune.training.optimisers.optimiser import parameter_groups
-from finetune.training.records import check_installed
+from finetune.training.records import Reporter, check_installed
 
 REFERENCE_STRUCTURES = 2000
 """Structures that reference energies are fitted to, if there are more."""
@@ -250,6 +251,10 @@ class Preparation:
                 f"layers (full, readout, frozen), not {adapter}. Set train.acceleration=none."
             )
         return acceleration.accelerate(potential, kind)
+
+    def trainer(self, reporter: Reporter) -> Trainer:
+        """Return the trainer of the run."""
+        return Trainer(self.adapted, self.reference, self.data, self.recipe, self.folder, reporter)
 
     @property
     def parameters(self) -> tuple[int, int, int]:

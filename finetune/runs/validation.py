@@ -12,7 +12,6 @@ from finetune.core.text import counted
 from finetune.data.structures import Coverage
 from finetune.potentials.errors import Errors, errors, predict
 from finetune.runs.preparation import Preparation, described, summary, trained
-from finetune.training.loop import Trainer
 from finetune.training.optimisers.optimiser import count_by_group
 from finetune.training.records import Silent
 
@@ -134,9 +133,6 @@ def _errors(prepared: Preparation, references: Mapping[int, float]) -> Errors:
 
 def _step_time(prepared: Preparation) -> tuple[int, float]:
     """Return the steps of an epoch, and the wall time of one, s; the first step is a warm-up."""
-    trainer = Trainer(
-        *(prepared.adapted, prepared.reference, prepared.data),
-        *(prepared.recipe, prepared.folder, Silent()),
-    )
+    trainer = prepared.trainer(Silent())
     spent = trainer.try_steps(2)
     return trainer.order.steps, spent[-1]

@@ -328,10 +328,7 @@ def train(
             "same command again, or start from scratch with --overwrite."
         )
     watch = _Watch(measure, observe)
-    watch.trainer = trainer = Trainer(
-        *(prepared.adapted, prepared.reference, prepared.data),
-        *(prepared.recipe, prepared.folder, watch),
-    )
+    watch.trainer = trainer = prepared.trainer(watch)
     signals.check()
     facts, resuming = prepared.environment, prepared.resuming
     with run_folder.opened(prepared.folder, prepared.recipe.dump(), facts, resuming):

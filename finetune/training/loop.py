@@ -77,14 +77,17 @@ class Trainer:
         self.processes = Processes(adapted.potential.device)
         self.total = TotalLoss(recipe.losses)
         self.optimiser: Optimiser = recipe.optimiser.load()(
-            *(adapted, settings, self.total, FrozenFoundation(foundation), self.processes)
+            adapted, settings, self.total, FrozenFoundation(foundation), self.processes
         )
         parameters = adapted.trainable_parameters()
         self.average = WeightAverage(list(parameters.values()), settings.ema)
         self.weights = Weights(parameters, self.optimiser.torch, self.average)
         self.order = Order(
-            *(settings.seed, len(data.train), len(data.unlabelled)),
-            *(settings.batch_size, settings.unlabelled_batch_size),
+            seed=settings.seed,
+            structures=len(data.train),
+            pool=len(data.unlabelled),
+            batch_size=settings.batch_size,
+            pool_batch_size=settings.unlabelled_batch_size,
             pieces=self.optimiser.pieces(len(data.train)),
         )
         self.feeder = Feeder(data, self.order, self.processes, settings.workers)

@@ -239,7 +239,12 @@ class GaussNewton(Optimiser):
                 if number
             }
             value = self.total(
-                *(piece.batch, self.potential, piece.generators, self.foundation), progress, shares
+                piece.batch,
+                self.potential,
+                piece.generators,
+                self.foundation,
+                progress=progress,
+                shares=shares,
             )
             for name, part in value.parts.items() if value else ():
                 means[name] = means.get(name, 0.0) + shares[name] * float(part.detach())

@@ -56,7 +56,12 @@ class GradientDescent(Optimiser):
         for piece, count in zip(pieces, counts, strict=True):
             shares = {name: n / of_all[name] for name, n in count.items() if n}
             value = self.total(
-                *(piece.batch, self.potential, piece.generators, self.foundation), progress, shares
+                piece.batch,
+                self.potential,
+                piece.generators,
+                self.foundation,
+                progress=progress,
+                shares=shares,
             )
             if value is None:
                 continue
