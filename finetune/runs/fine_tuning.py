@@ -19,6 +19,7 @@ from finetune.runs import outputs, run_folder
 from finetune.runs.preparation import Preparation, described
 from finetune.runs.result import RunResult
 from finetune.training.batches import Processes
+from finetune.training.checkpoints import GO_ON
 from finetune.training.loop import TrainingOutcome
 from finetune.training.records import Reporter, Several, Silent, trackers
 
@@ -76,8 +77,7 @@ def fine_tune(
             except OSError as error:
                 raise RunStoppedError(
                     f"'{prepared.folder}' cannot be written: {error}. The training is done "
-                    "and kept: correct the cause and resume with resume='auto' (command: "
-                    "--resume auto)."
+                    f"and kept: correct the cause and resume with {GO_ON}."
                 ) from error
         processes.wait()
         return result

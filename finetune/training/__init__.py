@@ -6,6 +6,7 @@ __getattr__, __all__ = offers(
     __name__,
     {
         "batches": "Processes TrainingData",
+        "checkpoints": "GO_ON",
         "loop": "Trainer TrainingOutcome",
         "optimisers.optimiser": "count_by_group parameter_groups",
         "records": (

@@ -41,6 +41,8 @@ DIVERGED = 100.0
 """A validation measure this many times that of the foundation is a diverged run."""
 SMALL = 1e-6
 """Smallest reference for that ratio, so that a good foundation does not make a run look bad."""
+GO_ON = "resume='auto' (command: --resume auto)"
+"""How messages name the way to resume a run."""
 GENERATIONS = 2
 VERSION = 1
 
@@ -347,9 +349,6 @@ class Weights:
 
     def _copies(self) -> dict[str, torch.Tensor]:
         return {name: item.detach().clone() for name, item in self.parameters.items()}
-
-
-GO_ON = "resume='auto' (command: --resume auto)"
 
 
 class Keeper:

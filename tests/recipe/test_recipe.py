@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -12,8 +13,10 @@ from finetune.core.errors import RecipeError
 from finetune.losses.loss import TotalLoss
 from finetune.potentials.potential import Potential
 from finetune.recipe.loss_options import DisplacementOptions, TaylorOptions
+from finetune.recipe.optimisers import OPTIMISERS
 from finetune.recipe.plugins import adapters
 from finetune.recipe.recipe import Recipe
+from finetune.recipe.sections import TrainRecipe
 
 SMALL = {"foundation": "x", "data": {"train": "a.xyz"}, "output": "runs/x"}
 
@@ -297,3 +300,8 @@ def test_overrides_reach_only_stages_that_are_there() -> None:
         parsed("stages.cheep.train.epochs=5", stages=stages)
     with pytest.raises(RecipeError, match="It has: none"):
         parsed("stages.cheap.train.epochs=5")
+
+
+def test_every_optimiser_of_a_recipe_has_rules() -> None:
+    assert set(get_args(TrainRecipe.model_fields["optimiser"].annotation)) == set(OPTIMISERS)
+    assert all(rules.name == name for name, rules in OPTIMISERS.items())
