@@ -126,3 +126,13 @@ def test_nothing_asks_for_an_optimiser_or_adapter_by_name() -> None:
                 names = {*OPTIMISERS, "lora", "full", "frozen", "head"}
                 values = {item.value for item in ast.walk(node) if isinstance(item, ast.Constant)}
                 assert not names & values, f"{module}: {ast.unparse(node)}"
+
+
+def test_e3nn_is_imported_after_mace() -> None:
+    """Recent torch imports e3nn 0.4.4 only after mace has set its switch."""
+    for module, path in MODULES.items():
+        ready = False
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            ready = ready or ast.unparse(node) == "mace_modules()"
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                assert ready or "e3nn" not in ast.unparse(node), f"{module}: {ast.unparse(node)}"

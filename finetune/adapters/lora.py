@@ -11,13 +11,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from e3nn import nn, o3
 
 from finetune.adapters.adapter import AdaptedPotential, Adapter, matching, read_weights
-from finetune.adapters.lora_layers import HIGHEST, clamped, contraction_class, contraction_weights
+from finetune.adapters.lora_layers import (
+    HIGHEST,
+    clamped,
+    contraction_class,
+    contraction_weights,
+    nn,
+    o3,
+    register_equivariant_layers,
+)
 from finetune.core.errors import RecipeError
 from finetune.core.files import write_atomically
-from finetune.potentials.mace.potential import mace_modules
 from finetune.potentials.potential import Potential, innermost
 from finetune.recipe.adapter_options import LoraOptions
 
@@ -148,10 +154,7 @@ class LoraAdapter(Adapter):
                 f"lora adapts the layers of a MACE; a {type(potential).__name__} has none. Choose "
                 "another adapter."
             )
-        mace_modules()  # e3nn imports only after mace
         from peft import LoraConfig, get_peft_model
-
-        from finetune.adapters.lora_layers import register_equivariant_layers
 
         rank = self.options.rank
         known = targets(model, every_order=self.options.contractions == "all")

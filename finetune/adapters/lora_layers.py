@@ -25,7 +25,8 @@ from finetune.potentials.mace.potential import mace_module, mace_modules
 from finetune.recipe.adapter_options import REFUSED
 
 mace_modules()
-from e3nn import o3  # noqa: E402 (recent torch imports e3nn after mace only)
+from e3nn import nn as nn  # noqa: E402 (recent torch imports e3nn after mace only)
+from e3nn import o3 as o3  # noqa: E402
 
 HIGHEST = "weights_max"
 """MACE's name for a contraction's weights of the highest order."""
