@@ -203,18 +203,26 @@ def resolve(reference: str) -> Any:
 
 
 class Registry(Generic[T]):
-    """Maps short names to classes that carry an ``Options`` pydantic class.
+    """Maps short names to classes that carry a pydantic class, ``Options``.
 
     Args:
         kind: What is registered, in the words of an error message ("loss", "adapter").
         group: Entry-point group searched once, on the first name that is not built in.
         builtin: Name -> ("module:Class", "module:OptionsClass").
+        carries: Name of the attribute with the pydantic class.
     """
 
-    def __init__(self, kind: str, group: str, builtin: Mapping[str, tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        group: str,
+        builtin: Mapping[str, tuple[str, str]],
+        carries: str = "Options",
+    ) -> None:
         self.kind = kind
         self.group = group
         self.builtin = dict(builtin)
+        self.carries = carries
         self._registered: dict[str, type[T]] = {}
         self._plugins_loaded = False
 
@@ -222,13 +230,13 @@ class Registry(Generic[T]):
         """Return a class decorator that makes the class known under ``name``.
 
         Raises:
-            ValueError: If the name is taken by another class, or the class lacks ``Options``.
+            ValueError: If the name is taken by another class, or the class lacks its options.
         """
 
         def decorate(cls: C) -> C:
-            options = getattr(cls, "Options", None)
+            options = getattr(cls, self.carries, None)
             if not (isinstance(options, type) and issubclass(options, BaseModel)):
-                raise ValueError(f"{cls.__name__} needs an `Options` class derived from pydantic")
+                raise ValueError(f"{cls.__name__} needs {self.carries}, a class derived from pydantic's")
             known = self._registered.get(name)
             same = known is not None and known.__qualname__ == cls.__qualname__
             if name in self.builtin or (known is not None and not same):
@@ -263,7 +271,7 @@ class Registry(Generic[T]):
         if name in self.builtin:
             found: type[BaseModel] = resolve(self.builtin[name][1])
             return found
-        options: type[BaseModel] = self._lookup(name).Options  # type: ignore[attr-defined]
+        options: type[BaseModel] = getattr(self._lookup(name), self.carries)
         return options
 
     def _lookup(self, name: str) -> type[T]:

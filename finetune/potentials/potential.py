@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from ase.data import chemical_symbols
 
-from finetune.core.errors import FoundationError, RecipeError
+from finetune.core.errors import FoundationError, RecipeError, suggestion
 from finetune.core.units import Prediction
 from finetune.data.graphs import ENERGY_DTYPE, GraphBatch
+
+if TYPE_CHECKING:
+    from finetune.potentials.family import FamilySettings
 
 Interaction = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 """Interaction energies of the atoms ``[N]``, eV, and the positions ``[N, 3]`` and the strain
@@ -179,6 +184,110 @@ class Potential(torch.nn.Module, ABC):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.reference_energies = exact.to(self.reference_energies.device)
         return self
+
+
+class FamilyPotential(Potential):
+    """A potential of a registered family: a network, ``model``, that ``settings`` describe.
+
+    Stored are the settings and the parameters of ``model``; its buffers follow from the settings.
+    Of several heads, named ``heads``, the one of index ``head`` predicts.
+    """
+
+    family: ClassVar[str]
+    model: torch.nn.Module
+    heads: tuple[str, ...] = ("Default",)
+    head: int = 0
+
+    @property
+    @abstractmethod
+    def settings(self) -> FamilySettings:
+        """Settings that rebuild ``model``, with the reference energies as they are now."""
+
+    @property
+    def head_name(self) -> str | None:
+        """Name of the head that predicts; None where there is only one."""
+        return self.heads[self.head] if len(self.heads) > 1 else None
+
+    def further_weights(self) -> dict[str, torch.Tensor]:
+        """Return what is stored beside the parameters of ``model``; its names contain a slash."""
+        return {}
+
+    def accelerated(self, kind: str) -> FamilyPotential:
+        """Return one with faster layers (``auto`` where there are any) and the same predictions.
+
+        Raises RecipeError if the family has none.
+        """
+        if kind == "auto":
+            return self
+        raise RecipeError(
+            f"train.acceleration={kind} is not offered for a {type(self).__name__}. Set "
+            "train.acceleration=none."
+        )
+
+    def plain(self) -> FamilyPotential:
+        """Return the potential with its family's own layers; itself if it has them."""
+        return self
+
+
+def choose_head(heads: Sequence[str], head: str | None) -> int:
+    """Return the index of a head; a `FoundationError` if it is unknown, or none of several."""
+    if head is None:
+        if len(heads) == 1:
+            return 0
+        raise FoundationError(
+            f"the foundation has several heads; choose one of {', '.join(heads)}."
+        )
+    if head not in heads:
+        raise FoundationError(
+            f"the foundation has no head '{head}'.{suggestion(head, heads)} "
+            f"Heads: {', '.join(heads)}."
+        )
+    return heads.index(head)
+
+
+@dataclass(frozen=True)
+class Edges:
+    """The edges of a batch within a cutoff, and what energies can be differentiated by.
+
+    Attributes:
+        sender, receiver: Indices of atoms ``[E]``.
+        vectors: From sender to receiver ``[E, 3]``, Å.
+        lengths: ``[E]``, Å.
+        unit_shifts: Lattice translations of the receiver ``[E, 3]``.
+        positions: ``[N, 3]``; they require gradients where gradients are enabled.
+        strain: ``[B, 3, 3]``, zero, likewise; None unless asked for.
+    """
+
+    sender: torch.Tensor
+    receiver: torch.Tensor
+    vectors: torch.Tensor
+    lengths: torch.Tensor
+    unit_shifts: torch.Tensor
+    positions: torch.Tensor
+    strain: torch.Tensor | None
+
+
+def edges_within(cutoff: float, batch: GraphBatch, strain: bool) -> Edges:
+    """Return the edges shorter than ``cutoff`` (Å); those in the skin of the batch are left out."""
+    leaf = torch.is_grad_enabled()
+    positions = batch.positions.detach().requires_grad_(leaf)
+    deformation = torch.zeros_like(batch.cell).requires_grad_(leaf) if strain else None
+    sender, receiver = batch.edge_index
+    unit_shifts = batch.unit_shifts
+    if batch.skin:
+        shift = torch.einsum("ei,eij->ej", unit_shifts, batch.cell[batch.structure[sender]])
+        with torch.no_grad():
+            length = (batch.positions[receiver] - batch.positions[sender] + shift).norm(dim=1)
+            kept = length < cutoff
+        sender, receiver, unit_shifts = sender[kept], receiver[kept], unit_shifts[kept]
+    structure = batch.structure[sender]
+    shift = torch.einsum("ei,eij->ej", unit_shifts, batch.cell[structure])
+    vectors = positions[receiver] - positions[sender] + shift
+    if deformation is not None:
+        symmetric = 0.5 * (deformation + deformation.transpose(1, 2))
+        vectors = vectors + torch.einsum("ei,eij->ej", vectors, symmetric[structure])
+    lengths = vectors.norm(dim=1)
+    return Edges(sender, receiver, vectors, lengths, unit_shifts, positions, deformation)
 
 
 class WrappedPotential(Potential):

@@ -1,0 +1,160 @@
+"""The contract of a family of potentials, and the registry of families.
+
+A family is an architecture: what rebuilds its networks, which files hold them, what other programs
+read. Nothing outside a family's own room knows it by name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from finetune.core.errors import FoundationError
+from finetune.core.options import Options, Registry
+
+if TYPE_CHECKING:
+    import torch
+
+    from finetune.potentials.archive import Content
+    from finetune.potentials.potential import FamilyPotential
+    from finetune.potentials.published import Published
+
+    Writer = Callable[[FamilyPotential, torch.dtype, Mapping[str, Any]], bytes]
+    Weights = dict[str, torch.Tensor]
+
+
+class FamilySettings(Options, ABC):
+    """What rebuilds a network of a family without its weights: plain values, stored as JSON."""
+
+    @abstractmethod
+    def elements_known(self) -> tuple[int, ...]:
+        """Return the atomic numbers that the network knows."""
+
+    @abstractmethod
+    def description(self) -> list[tuple[str, str]]:
+        """Return the architecture as lines of a table: names and values."""
+
+    def identity(self) -> str:
+        """Return what a fingerprint covers.
+
+        Settings that later releases add belong to it only where they are used, so that older
+        fingerprints stay valid.
+        """
+        return self.model_dump_json()
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file that another program reads.
+
+    ``write`` returns its content for a potential, the dtype of its weights, and metadata (JSON
+    values) that the file may carry; it raises a `FoundationError` for what the format cannot hold.
+    """
+
+    ending: str
+    write: Writer
+    purpose: str
+
+
+class Family(ABC):
+    """An architecture of interatomic potentials.
+
+    Attributes:
+        Settings: What rebuilds a network.
+        title: Its name in messages.
+        citation: What a publication that uses it cites.
+        packages: Distributions of which a release may build another network from the same settings.
+        groups: Group of weights -> patterns of parameter names in `FamilyPotential.model`. The
+            adapters use ``readout``, and recipes may name any of them.
+    """
+
+    Settings: ClassVar[type[FamilySettings]]
+    title: ClassVar[str]
+    citation: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ()
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    @abstractmethod
+    def build(
+        self, settings: Any, dtype: torch.dtype, head: str | None = None
+    ) -> FamilyPotential:
+        """Return a potential with fresh weights, drawn from torch's global generator.
+
+        Raises FoundationError for settings that cannot be built, and for a head that is unknown or
+        missing.
+        """
+
+    @abstractmethod
+    def example(self) -> FamilySettings:
+        """Return settings of a small network for H, C, N and O, with which suites test."""
+
+    def assemble(
+        self, settings: Any, weights: Weights, dtype: torch.dtype, head: str | None
+    ) -> tuple[FamilyPotential, Weights]:
+        """Return a potential whose weights must be filled in, and the weights to fill in.
+
+        Called for stored weights: the parameters of `FamilyPotential.model` by name, and what
+        `FamilyPotential.further_weights` had added.
+        """
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            return self.build(settings, dtype, head), weights
+
+    def recognises(self, root: object) -> bool:
+        """Whether a file, read by `finetune.potentials.archive`, holds a potential of the family.
+
+        A file of a form that is not supported is recognised too; `read` then says what it is.
+        """
+        return False
+
+    def read(self, content: Content) -> tuple[FamilySettings, Weights]:
+        """Return settings and weights (in `FamilyPotential.model`'s names) of a recognised file.
+
+        Nothing in the file may be executed. Raises FoundationError, whose text continues
+        "'FILE' …", for one that is damaged or not understood.
+        """
+        raise FoundationError(f"holds a {self.title}, of which no files are read.")
+
+    def read_trusted(self, path: Path) -> tuple[FamilySettings, Weights]:
+        """Return what `read` does of a file loaded as torch does, which runs the code in it."""
+        raise FoundationError(f"'{path}' holds nothing that loading its code would help to read.")
+
+    def formats(self) -> Mapping[str, Format]:
+        """Return the files that other programs read, by name; the family's own first."""
+        return {}
+
+    def published(self) -> Mapping[str, Published]:
+        """Return the published potentials of the family, by name."""
+        return {}
+
+    def low_rank_layers(self) -> Mapping[type, Callable[[Any], dict[str, torch.nn.Parameter]]]:
+        """Return layers, beyond e3nn's and torch's own, that LoRA adapts.
+
+        By class: a function that returns a layer's weights by name, each ``[matrices, rows,
+        columns]``.
+        """
+        return {}
+
+
+families: Registry[Family] = Registry(
+    "family",
+    "piwsl_finetune.families",
+    {
+        "mace": (
+            "finetune.potentials.mace.family:MaceFamily",
+            "finetune.potentials.mace.settings:MaceSettings",
+        ),
+    },
+    carries="Settings",
+)
+UNNAMED = "mace"
+"""The family of stored potentials that name none: the first one."""
+
+
+def family(name: str) -> Family:
+    """Return a family by name; a `FoundationError` for one that is not installed."""
+    return families.get(name)()
