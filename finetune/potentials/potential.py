@@ -273,16 +273,12 @@ def edges_within(cutoff: float, batch: GraphBatch, strain: bool) -> Edges:
     positions = batch.positions.detach().requires_grad_(leaf)
     deformation = torch.zeros_like(batch.cell).requires_grad_(leaf) if strain else None
     sender, receiver = batch.edge_index
-    unit_shifts = batch.unit_shifts
-    if batch.skin:
-        shift = torch.einsum("ei,eij->ej", unit_shifts, batch.cell[batch.structure[sender]])
-        with torch.no_grad():
-            length = (batch.positions[receiver] - batch.positions[sender] + shift).norm(dim=1)
-            kept = length < cutoff
-        sender, receiver, unit_shifts = sender[kept], receiver[kept], unit_shifts[kept]
+    shift = torch.einsum("ei,eij->ej", batch.unit_shifts, batch.cell[batch.structure[sender]])
+    found = batch.positions[receiver] - batch.positions[sender] + shift
+    kept = (found.norm(dim=1) < cutoff).nonzero()[:, 0]
+    sender, receiver, unit_shifts = sender[kept], receiver[kept], batch.unit_shifts[kept]
     structure = batch.structure[sender]
-    shift = torch.einsum("ei,eij->ej", unit_shifts, batch.cell[structure])
-    vectors = positions[receiver] - positions[sender] + shift
+    vectors = positions[receiver] - positions[sender] + shift[kept]
     if deformation is not None:
         symmetric = 0.5 * (deformation + deformation.transpose(1, 2))
         vectors = vectors + torch.einsum("ei,eij->ej", vectors, symmetric[structure])
