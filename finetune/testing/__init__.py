@@ -6,8 +6,7 @@ from finetune.testing.analytic import (
     LennardJonesPotential,
     MorsePotential,
     PairPotential,
-    tiny_mace,
-    tiny_settings,
+    small_potential,
 )
 from finetune.testing.losses import LossSuite
 from finetune.testing.potentials import PotentialSuite
@@ -20,6 +19,5 @@ __all__ = [
     "MorsePotential",
     "PairPotential",
     "PotentialSuite",
-    "tiny_mace",
-    "tiny_settings",
+    "small_potential",
 ]
