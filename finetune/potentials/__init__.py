@@ -17,7 +17,8 @@ __getattr__, __all__ = offers(
         "equivariant": "quiet_import",
         "family": ("Family Format MatrixStack UNNAMED families family register_family versions"),
         "loading": (
-            "Foundation ancestors level_of_theory lineage lineage_labels load_foundation locate"
+            "Foundation ancestors known_elements level_of_theory lineage lineage_labels "
+            "load_foundation locate"
         ),
         "potential": (
             "Edges FamilyPotential Interaction Potential WrappedPotential choose_head edges_within "

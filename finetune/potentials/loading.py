@@ -17,7 +17,7 @@ from finetune.potentials.catalogue import embedded, fetch, names, published
 from finetune.potentials.committee import open_committee, read_committee
 from finetune.potentials.opening import open_file
 from finetune.potentials.potential import Potential
-from finetune.potentials.storage import CONFIG, StoredConfig, load, reopened
+from finetune.potentials.storage import CONFIG, StoredConfig, load, read_config, reopened
 from finetune.recipe.plugins import adapter_rules, adapters
 
 
@@ -167,6 +167,19 @@ def locate(name: str, recipe_folder: Path | None = None) -> Path:
     raise FoundationError(
         f"'{name}' holds no potential: neither '{CONFIG}' nor '{BUNDLE}/{CONFIG}' is there."
     )
+
+
+def known_elements(name: str, recipe_folder: Path | None = None) -> tuple[int, ...] | None:
+    """Return the atomic numbers that a foundation knows, without opening or downloading it.
+
+    None where that takes opening it: a file, an adapter, a committee, or nothing of that name.
+    """
+    if (entry := published().get(name)) is not None:
+        return entry.elements
+    place = embedded().get(name) or find(name, recipe_folder)
+    folders = [] if place is None else [place, place / BUNDLE]
+    folder = next((item for item in folders if (item / CONFIG).is_file()), None)
+    return read_config(folder).settings.elements_known() if folder else None
 
 
 def lineage(foundation: Foundation) -> list[dict[str, Any]]:

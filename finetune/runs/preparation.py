@@ -35,7 +35,13 @@ from finetune.losses.loss import TotalLoss
 from finetune.potentials import reference_energies
 from finetune.potentials.errors import errors, predict
 from finetune.potentials.family import family, versions
-from finetune.potentials.loading import Foundation, lineage, lineage_labels, load_foundation
+from finetune.potentials.loading import (
+    Foundation,
+    known_elements,
+    lineage,
+    lineage_labels,
+    load_foundation,
+)
 from finetune.potentials.potential import FamilyPotential, Potential
 from finetune.potentials.storage import family_potential
 from finetune.recipe.loss_options import to_be_chosen
@@ -140,11 +146,14 @@ class Preparation:
         if opened is not None:
             self.foundation = replace(opened, potential=deepcopy(opened.potential))
         else:
+            known = known_elements(recipe.foundation, recipe_folder)
+            if known is not None:  # told before a model is downloaded or built
+                check_elements(structures, recipe.foundation, known)
             self.foundation = load_foundation(
                 recipe.foundation, dtype, device, recipe_folder, recipe.head, recipe.trust
             )
         check_single(self.foundation)
-        check_elements(structures, self.foundation)
+        check_elements(structures, self.foundation.name, self.foundation.potential.elements)
         if Path(self.foundation.location).is_relative_to(self.folder.resolve()):
             raise RunFolderError(
                 f"the foundation lies in the output '{self.folder}'; choose another output."
