@@ -8,11 +8,13 @@ from finetune.testing.analytic import (
     PairPotential,
     small_potential,
 )
+from finetune.testing.families import FamilySuite
 from finetune.testing.losses import LossSuite
 from finetune.testing.potentials import PotentialSuite
 
 __all__ = [
     "AdapterSuite",
+    "FamilySuite",
     "HarmonicPotential",
     "LennardJonesPotential",
     "LossSuite",
