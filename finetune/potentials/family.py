@@ -152,6 +152,10 @@ families: Registry[Family] = Registry(
             "finetune.potentials.mace.family:MaceFamily",
             "finetune.potentials.mace.settings:MaceSettings",
         ),
+        "sevennet": (
+            "finetune.potentials.sevennet.family:SevenNetFamily",
+            "finetune.potentials.sevennet.settings:SevenNetSettings",
+        ),
     },
     carries="Settings",
 )
