@@ -13,11 +13,11 @@ import pytest
 
 import finetune
 import finetune.testing
+from finetune.testing.families import ADAPTERS
 
 ROOT = Path(finetune.__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "custom_families.md"
 CHECKS = sorted(name for name in dir(finetune.testing.FamilySuite) if name.startswith("test_"))
-ADAPTERS = ("full", "frozen", "lora", "readout", "shift")
 
 
 def write(folder: Path) -> None:

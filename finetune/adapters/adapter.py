@@ -19,7 +19,13 @@ from finetune.core.errors import RecipeError, RunFolderError, suggestion
 from finetune.core.files import write_atomically
 from finetune.core.options import Options
 from finetune.potentials.family import family
-from finetune.potentials.potential import FamilyPotential, Potential, innermost, plain_name
+from finetune.potentials.potential import (
+    FamilyPotential,
+    Potential,
+    block,
+    innermost,
+    plain_name,
+)
 from finetune.recipe.adapter_options import (
     STANDARD,
     AdapterRules,
@@ -70,13 +76,6 @@ def check_match(
 def blocks(names: Iterable[str]) -> list[str]:
     """Return the blocks of a model that hold the names, in their order; see `block`."""
     return list(dict.fromkeys(block(name) for name in names))
-
-
-def block(name: str) -> str:
-    """Return the block of a parameter or layer: ``products.1`` for ``products.1.linear.weight``."""
-    first, _, rest = name.partition(".")
-    second, _, inner = rest.partition(".")
-    return f"{first}.{second}" if second.isdigit() and inner else first
 
 
 def _nearest(pattern: str, known: Sequence[str]) -> list[str]:

@@ -21,8 +21,8 @@ __getattr__, __all__ = offers(
             "load_foundation locate"
         ),
         "potential": (
-            "Edges FamilyPotential Interaction Potential WrappedPotential choose_head edges_within "
-            "innermost plain_name"
+            "Edges FamilyPotential Interaction Potential WrappedPotential block choose_head "
+            "edges_within innermost plain_name"
         ),
         "settings": "FamilySettings",
         "storage": "CONFIG family_potential read_config",

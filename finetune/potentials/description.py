@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,9 @@ from finetune.potentials.catalogue import published
 from finetune.potentials.committee import read_committee
 from finetune.potentials.family import family
 from finetune.potentials.opening import read_file
-from finetune.potentials.potential import plain_name
+from finetune.potentials.potential import block, plain_name
 from finetune.potentials.published import Published
 from finetune.potentials.storage import CONFIG, read, read_config
-
-_BLOCK = re.compile(r"[a-z_]+(\.\d+)?")
 
 
 def describe(name: str) -> list[tuple[str, str]]:
@@ -96,10 +93,8 @@ def _adapter(metadata: Mapping[str, Any]) -> str:
 def _weights(weights: Mapping[str, torch.Tensor]) -> list[tuple[str, str]]:
     blocks: dict[str, int] = {}
     for name, tensor in weights.items():
-        name = plain_name(name)
-        match = _BLOCK.match(name)
-        block = match[0] if match else name
-        blocks[block] = blocks.get(block, 0) + tensor.numel()
+        of = block(plain_name(name))
+        blocks[of] = blocks.get(of, 0) + tensor.numel()
     types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()})
     return [
         ("dtype", ", ".join(types)),

@@ -330,3 +330,10 @@ def plain_name(parameter: str) -> str:
     while parameter.startswith("base."):
         parameter = parameter.removeprefix("base.")
     return parameter.removeprefix("model.")
+
+
+def block(name: str) -> str:
+    """Return the block of a parameter or layer: ``products.1`` for ``products.1.linear.weight``."""
+    first, _, rest = name.partition(".")
+    second, _, inner = rest.partition(".")
+    return f"{first}.{second}" if second.isdigit() and inner else first

@@ -10,6 +10,8 @@ from finetune.core.resources import cache
 ASL = "ASL"
 """The Academic Software License, which must be accepted."""
 ASL_TERMS = "https://github.com/gabor1/ASL"
+MPTRJ = (*range(1, 84), *range(89, 95))
+"""Elements of the Materials Project's trajectories (MPtrj)."""
 TERMS = {ASL: f"Academic Software License, no commercial use: {ASL_TERMS}"}
 
 

@@ -6,6 +6,7 @@ import io
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,11 @@ from finetune.testing.analytic import small_potential
 from finetune.testing.comparing import difference, largest, predict, random_rotation, rotated
 from finetune.testing.potentials import PotentialSuite
 
+ADAPTERS: dict[str, dict[str, Any]] = {
+    **{"full": {}, "lora": {}, "readout": {}, "shift": {}},
+    "frozen": {"freeze": ["readout"]},
+}
+"""Adapters that every family supports, and options."""
 SINGLE = 1e-5
 """eV and eV/Å: a small potential of which weights were stored in single precision."""
 
@@ -100,11 +106,10 @@ class FamilySuite(PotentialSuite):
         readout = matching(names, groups["readout"], "parameter")
         assert len(readout) < len(names)
 
-    @pytest.mark.parametrize("kind", ["full", "frozen", "lora", "readout", "shift"])
+    @pytest.mark.parametrize("kind", ADAPTERS)
     def test_adapters_can_be_attached(self, kind: str) -> None:
         """They start as the foundation, and something in them can be trained."""
-        potential, adapter = self.potential(), adapters.get(kind)
-        options = {"freeze": ["readout"]} if kind == "frozen" else {}
+        potential, adapter, options = self.potential(), adapters.get(kind), ADAPTERS[kind]
         expected = predict(potential)
         adapted = adapter(adapter.Options.model_validate(options)).attach(potential)
         assert difference(predict(adapted.potential), expected) < SINGLE

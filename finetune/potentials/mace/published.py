@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from finetune.core.resources import cache
-from finetune.potentials.published import ASL, Address, Published
+from finetune.potentials.published import ASL, MPTRJ, Address, Published
 
 _MP = "https://github.com/ACEsuit/mace-mp/releases/download"
 _FOUNDATIONS = "https://github.com/ACEsuit/mace-foundations/releases/download"
 _OFF = "https://raw.githubusercontent.com/ACEsuit/mace-off/main/mace_off23"
 _CC = "https://raw.githubusercontent.com/ACEsuit/mace/main/mace/calculators/foundations_models"
 MIT = "MIT"
-_PERIODIC = (*range(1, 84), *range(89, 95))
 _MOLECULAR = tuple(range(1, 84))
 _BIO = (1, 6, 7, 8, 9, 15, 16, 17, 35, 53)
 _HCNO = (1, 6, 7, 8)
@@ -59,11 +58,11 @@ _OMOL = [("mace-omol-0", None, "mace_omol_0/MACE-omol-0-extra-large-1024.model")
 _ANI = [("mace-ani-cc", None, "ani500k_large_CC.model")]
 _Group = tuple[str, Sequence[tuple[str, int | None, str]], tuple[int, ...], str, str, bool]
 _GROUPS: tuple[_Group, ...] = (
-    (_MP, _MATERIALS, _PERIODIC, _PBE_U, MIT, False),
-    (_MP, _OMAT, _PERIODIC, _PBE_U, ASL, False),
-    (_FOUNDATIONS, _PBE, _PERIODIC, "PBE", ASL, False),
-    (_FOUNDATIONS, _R2SCAN, _PERIODIC, "r2SCAN", ASL, False),
-    (_FOUNDATIONS, _HEADS, _PERIODIC, "by head", ASL, False),
+    (_MP, _MATERIALS, MPTRJ, _PBE_U, MIT, False),
+    (_MP, _OMAT, MPTRJ, _PBE_U, ASL, False),
+    (_FOUNDATIONS, _PBE, MPTRJ, "PBE", ASL, False),
+    (_FOUNDATIONS, _R2SCAN, MPTRJ, "r2SCAN", ASL, False),
+    (_FOUNDATIONS, _HEADS, MPTRJ, "by head", ASL, False),
     (_OFF, _ORGANIC, _BIO, _WB97M, ASL, True),
     (_FOUNDATIONS, _OMOL, _MOLECULAR, "ωB97M-V/def2-TZVPD", ASL, True),
     (_CC, _ANI, _HCNO, "CCSD(T)*/CBS", MIT, True),
