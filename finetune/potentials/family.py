@@ -148,6 +148,10 @@ families: Registry[Family] = Registry(
             "finetune.potentials.mace.family:MaceFamily",
             "finetune.potentials.mace.settings:MaceSettings",
         ),
+        "chgnet": (
+            "finetune.potentials.chgnet.family:ChgnetFamily",
+            "finetune.potentials.chgnet.settings:ChgnetSettings",
+        ),
     },
     carries="Settings",
 )
