@@ -78,9 +78,7 @@ class Family(ABC):
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     @abstractmethod
-    def build(
-        self, settings: Any, dtype: torch.dtype, head: str | None = None
-    ) -> FamilyPotential:
+    def build(self, settings: Any, dtype: torch.dtype, head: str | None = None) -> FamilyPotential:
         """Return a potential with fresh weights, drawn from torch's global generator.
 
         Raises FoundationError for settings that cannot be built, and for a head that is unknown or

@@ -192,9 +192,10 @@ def _elements(found: object, energies: list[float], arguments: dict[Any, Any]) -
     """Return the elements that the network was trained on, as far as the file tells."""
     everything = list(range(1, EMBEDDED + 1))
     if found is not None:
-        if not isinstance(found, list) or any(type(number) is not int for number in found):
+        numbers = found if isinstance(found, list) else [None]
+        if not all(type(number) is int and 1 <= number <= EMBEDDED for number in numbers):
             raise FoundationError(f"has '{ELEMENTS}' that are no list of atomic numbers.")
-        return found
+        return numbers
     if arguments.get("composition_model", "MPtrj") is None:
         return everything
     return [

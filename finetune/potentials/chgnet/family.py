@@ -31,7 +31,7 @@ class ChgnetFamily(Family):
         "readout": ("mlp.*",),
         "interactions": ("*_layers.*",),
         "embedding": ("*_embedding.*",),
-        "radial": ("bond_basis_expansion.*", "bond_weights_*"),
+        "basis": ("*_basis_expansion.*", "bond_weights_*"),
     }
 
     def build(self, settings: Any, dtype: torch.dtype, head: str | None = None) -> ChgnetPotential:
