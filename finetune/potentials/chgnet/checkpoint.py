@@ -17,10 +17,10 @@ import torch
 from pydantic import ValidationError
 
 from finetune.core.errors import FoundationError
-from finetune.potentials.archive import METADATA, Content, Record
+from finetune.potentials.archive import METADATA, Content, Record, describe
 from finetune.potentials.chgnet.potential import UNUSED, ChgnetPotential, construct, take_unused
 from finetune.potentials.chgnet.settings import EMBEDDED, ChgnetSettings, Widths
-from finetune.potentials.storage import first_fault
+from finetune.potentials.records import first_fault
 
 WEIGHTS, ARGUMENTS = "state_dict", "model_args"
 ENERGIES = "composition_model.fc.weight"
@@ -107,15 +107,15 @@ def _parts(root: object) -> tuple[dict[Any, Any], dict[Any, Any]]:
 
 def _name(name: object) -> str:
     if not isinstance(name, str):
-        raise FoundationError(f"has a weight named {_shown(name)}.")
+        raise FoundationError(f"has a weight named {describe(name)}.")
     return name
 
 
 def _tensor(name: str, value: object) -> torch.Tensor:
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-        raise FoundationError(f"has no weights at {_shown(name)} but {_shown(value)}.")
+        raise FoundationError(f"has no real numbers at {describe(name)} but {describe(value)}.")
     if not bool(torch.isfinite(value).all()):
-        raise FoundationError(f"holds NaN or infinite numbers in {_shown(name)}.")
+        raise FoundationError(f"holds NaN or infinite numbers in {describe(name)}.")
     return value
 
 
@@ -126,18 +126,18 @@ def _settings(arguments: dict[Any, Any], weights: Mapping[str, torch.Tensor]) ->
         if name in _FIXED:
             if not any(type(value) is type(item) and value == item for item in _FIXED[name]):
                 raise FoundationError(
-                    f"has '{name}' = {_shown(value)}, which is not supported: only "
+                    f"has '{name}' = {describe(value)}, which is not supported: only "
                     f"{_FIXED[name][0]!r} is."
                 )
         elif name in ChgnetSettings.model_fields and name not in _OURS:
             fields[name] = value
         elif name not in _NEVER_USED and name != ELEMENTS:
-            raise FoundationError(f"has an option {_shown(name)} of CHGNet that is not known.")
+            raise FoundationError(f"has an option {describe(name)} of CHGNet that is not known.")
     for name in _WIDTHS & fields.keys():
         fields[name] = 0 if fields[name] is None else fields[name]
     skipped = arguments.get("skip_connection")
     if skipped is not None and skipped is not False:
-        raise FoundationError(f"has 'skip_connection' = {_shown(skipped)}, not supported.")
+        raise FoundationError(f"has 'skip_connection' = {describe(skipped)}, not supported.")
     fields["composition_model"] = _composition(
         arguments.get("composition_model", "MPtrj"), fields.get("is_intensive", True)
     )
@@ -150,7 +150,7 @@ def _settings(arguments: dict[Any, Any], weights: Mapping[str, torch.Tensor]) ->
         return ChgnetSettings.model_validate(fields)
     except ValidationError as error:
         place, reason, value = first_fault(error)
-        what = f"'{place}' = {_shown(value)}" if place else "options"
+        what = f"'{place}' = {describe(value)}" if place else "options"
         raise FoundationError(f"has {what} that cannot be used: {reason}.") from None
 
 
@@ -178,7 +178,7 @@ def _energies(arguments: dict[Any, Any], weights: Mapping[str, torch.Tensor]) ->
     others = [name for name in weights if name.startswith("composition_model.")]
     if arguments.get("composition_model", "MPtrj") is None:
         if others:
-            raise FoundationError(f"has a weight {_shown(others[0])} but no composition model.")
+            raise FoundationError(f"has a weight {describe(others[0])} but no composition model.")
         return [0.0] * EMBEDDED
     if others != [ENERGIES] or weights[ENERGIES].shape != (1, EMBEDDED):
         raise FoundationError(
@@ -192,7 +192,7 @@ def _elements(found: object, energies: list[float], arguments: dict[Any, Any]) -
     """Return the elements that the network was trained on, as far as the file tells."""
     everything = list(range(1, EMBEDDED + 1))
     if found is not None:
-        numbers = found if isinstance(found, list) else [None]
+        numbers: list[Any] = found if isinstance(found, list) else [None]
         if not all(type(number) is int and 1 <= number <= EMBEDDED for number in numbers):
             raise FoundationError(f"has '{ELEMENTS}' that are no list of atomic numbers.")
         return numbers
@@ -210,7 +210,7 @@ def _check_plausible(settings: ChgnetSettings, numbers: int) -> None:
     """Refuse settings whose network is larger than its file, before it is built."""
     if settings.n_conv > _LIMITS["n_conv"]:
         raise FoundationError(
-            f"has 'n_conv' = {_shown(settings.n_conv)}, above the {_LIMITS['n_conv']} supported."
+            f"has 'n_conv' = {describe(settings.n_conv)}, above the {_LIMITS['n_conv']} supported."
         )
     atom, bond, angle = settings.atom_fea_dim, settings.bond_fea_dim, settings.angle_fea_dim
     joined = atom + 2 * bond + angle
@@ -224,7 +224,7 @@ def _check_plausible(settings: ChgnetSettings, numbers: int) -> None:
     weights += _size(atom, settings.mlp_hidden_dims, 1)
     if weights > numbers:
         raise FoundationError(
-            f"describes a network of at least {_shown(weights)} weights but holds {numbers} "
+            f"describes a network of at least {describe(weights)} weights but holds {numbers} "
             "numbers."
         )
 
@@ -250,26 +250,10 @@ def _check_fit(network: torch.nn.Module, weights: Mapping[str, torch.Tensor]) ->
             )
     superfluous = [name for name in weights if name not in expected]
     if superfluous:
-        raise FoundationError(f"has a weight {_shown(superfluous[0])} that no layer takes.")
+        raise FoundationError(f"has a weight {describe(superfluous[0])} that no layer takes.")
     for name, buffer in network.named_buffers():
         if not torch.allclose(weights[name].to(buffer), buffer):
             raise FoundationError(f"has other numbers in '{name}' than its settings give.")
-
-
-def _shown(value: object) -> str:
-    """Return what a value of a file is, in few words."""
-    match value:
-        case str():
-            return ascii(value[:60])
-        case int() if abs(value) >= 10**12:
-            return "a large number"
-        case None | float() | int():
-            return repr(value)
-        case torch.Tensor():
-            return f"a tensor {tuple(value.shape)} of {value.dtype}"
-        case Record():
-            return f"a {value.name[:60]!r}" if value.name else "a computed object"
-    return f"a {type(value).__name__}"
 
 
 def write_checkpoint(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-
-from finetune.core.errors import FoundationError
-from finetune.potentials.archive import Content
-from finetune.potentials.chgnet.checkpoint import is_chgnet, read_checkpoint, write_checkpoint
-from finetune.potentials.chgnet.potential import UNUSED, ChgnetPotential
 from finetune.potentials.chgnet.settings import ChgnetSettings
 from finetune.potentials.family import Family, Format
-from finetune.potentials.potential import choose_head
+
+if TYPE_CHECKING:
+    import torch
+
+    from finetune.potentials.archive import Content
+    from finetune.potentials.chgnet.potential import ChgnetPotential
+    from finetune.potentials.family import Weights
 
 
 class ChgnetFamily(Family):
@@ -34,10 +34,13 @@ class ChgnetFamily(Family):
         "basis": ("*_basis_expansion.*", "bond_weights_*"),
     }
 
-    def build(self, settings: Any, dtype: torch.dtype, head: str | None = None) -> ChgnetPotential:
+    def build(
+        self, settings: ChgnetSettings, dtype: torch.dtype, head: str | None = None
+    ) -> ChgnetPotential:
         """See `Family.build`."""
-        choose_head(ChgnetPotential.heads, head)
-        return ChgnetPotential.build(settings, dtype)
+        from finetune.potentials.chgnet.potential import ChgnetPotential
+
+        return ChgnetPotential.build(settings, dtype, head)
 
     def example(self) -> ChgnetSettings:
         """See `Family.example`."""
@@ -57,35 +60,27 @@ class ChgnetFamily(Family):
         )
 
     def assemble(
-        self,
-        settings: Any,
-        weights: dict[str, torch.Tensor],
-        dtype: torch.dtype,
-        head: str | None,
-    ) -> tuple[ChgnetPotential, dict[str, torch.Tensor]]:
+        self, settings: ChgnetSettings, weights: Weights, dtype: torch.dtype, head: str | None
+    ) -> tuple[ChgnetPotential, Weights]:
         """See `Family.assemble`; weights that no energy depends on are zero where not stored."""
-        with torch.random.fork_rng(devices=[]):
-            potential = self.build(settings, dtype, head)
-        own = {name: item for name, item in weights.items() if not name.startswith(UNUSED)}
-        for name, tensor in potential.unused.items():
-            stored = weights.get(f"{UNUSED}{name}", torch.zeros_like(tensor))
-            if stored.shape != tensor.shape:
-                raise FoundationError(
-                    f"the stored weight '{UNUSED}{name}' has the shape {tuple(stored.shape)}, not "
-                    f"{tuple(tensor.shape)}. Get a fresh copy."
-                )
-            potential.unused[name] = stored.detach().to("cpu", dtype, copy=True)
-        return potential, own
+        from finetune.potentials.chgnet.potential import assemble
+
+        return assemble(settings, weights, dtype, head)
 
     def recognises(self, root: object) -> bool:
         """See `Family.recognises`."""
+        from finetune.potentials.chgnet.checkpoint import is_chgnet
+
         return is_chgnet(root)
 
-    def read(self, content: Content) -> tuple[ChgnetSettings, dict[str, torch.Tensor]]:
+    def read(self, content: Content) -> tuple[ChgnetSettings, Weights]:
         """See `Family.read`."""
+        from finetune.potentials.chgnet.checkpoint import read_checkpoint
+
         return read_checkpoint(content)
 
     def formats(self) -> Mapping[str, Format]:
         """See `Family.formats`."""
-        purpose = "what CHGNet.from_file of the chgnet package opens"
-        return {"chgnet": Format(".pth.tar", write_checkpoint, purpose)}  # type: ignore[arg-type]
+        from finetune.potentials.chgnet.checkpoint import write_checkpoint
+
+        return {"chgnet": Format(".pth.tar", write_checkpoint, "CHGNet.from_file of chgnet")}

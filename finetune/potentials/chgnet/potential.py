@@ -20,7 +20,13 @@ from finetune.core.errors import FoundationError
 from finetune.data.graphs import GraphBatch
 from finetune.potentials.chgnet.graph import angles, bonds
 from finetune.potentials.chgnet.settings import ChgnetSettings
-from finetune.potentials.potential import Edges, FamilyPotential, Interaction, edges_within
+from finetune.potentials.potential import (
+    Edges,
+    FamilyPotential,
+    Interaction,
+    choose_head,
+    edges_within,
+)
 
 UNUSED = "unused/"
 """How the names of weights begin that no energy depends on."""
@@ -53,10 +59,21 @@ class ChgnetPotential(FamilyPotential):
         self.unused = dict(unused)
 
     @classmethod
-    def build(cls, settings: ChgnetSettings, dtype: torch.dtype = torch.float64) -> ChgnetPotential:
-        """Construct the network with fresh weights drawn from torch's global generator."""
-        model = construct(settings).to(dtype)
-        return cls(settings, model, take_unused(settings, model))
+    def build(
+        cls,
+        settings: ChgnetSettings,
+        dtype: torch.dtype = torch.float64,
+        head: str | None = None,
+    ) -> ChgnetPotential:
+        """Construct the network with fresh weights drawn from torch's global generator.
+
+        Raises FoundationError if the package is missing or refuses the settings, or for an unknown
+        head.
+        """
+        choose_head(cls.heads, head)
+        model = construct(settings)
+        unused = take_unused(settings, model)
+        return cls(settings, model.to(dtype), unused)
 
     @property
     def settings(self) -> ChgnetSettings:
@@ -166,6 +183,27 @@ class _Angles:
     def _joined(self, atom_features: torch.Tensor, bond_features: torch.Tensor) -> torch.Tensor:
         one, other = (bond_features[bond] for bond in self._bonds)
         return torch.cat([one, other, self._features, atom_features[self._atom]], dim=1)
+
+
+def assemble(
+    settings: ChgnetSettings,
+    weights: Mapping[str, torch.Tensor],
+    dtype: torch.dtype,
+    head: str | None,
+) -> tuple[ChgnetPotential, dict[str, torch.Tensor]]:
+    """Return a potential with the stored ``unused`` weights, and the weights to fill in."""
+    with torch.random.fork_rng(devices=[]):
+        potential = ChgnetPotential.build(settings, dtype, head)
+    for name, tensor in potential.unused.items():
+        stored = weights.get(f"{UNUSED}{name}", torch.zeros_like(tensor))
+        if stored.shape != tensor.shape:
+            raise FoundationError(
+                f"the stored weight '{UNUSED}{name}' has the shape {tuple(stored.shape)}, not "
+                f"{tuple(tensor.shape)}. Get a fresh copy."
+            )
+        potential.unused[name] = stored.detach().to("cpu", dtype, copy=True)
+    own = {name: item for name, item in weights.items() if not name.startswith(UNUSED)}
+    return potential, own
 
 
 def construct(settings: ChgnetSettings) -> torch.nn.Module:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from ase.data import chemical_symbols
 from pydantic import Field, field_validator, model_validator
 
-from finetune.potentials.family import FamilySettings
+from finetune.potentials.settings import FamilySettings
 
 EMBEDDED = 94
 """Elements that a CHGNet has an embedding for: hydrogen to plutonium."""

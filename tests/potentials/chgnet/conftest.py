@@ -17,10 +17,10 @@ from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from numpy.typing import NDArray
 
-from finetune.core.errors import FoundationError
-from finetune.potentials.archive import read_archive
-from finetune.potentials.chgnet.family import ChgnetFamily
+from finetune.potentials.chgnet.checkpoint import write_checkpoint
 from finetune.potentials.chgnet.potential import ChgnetPotential
+from finetune.potentials.opening import open_file
+from finetune.testing.analytic import small_potential
 
 FILES = {
     "0.3.0": "0.3.0/chgnet_0.3.0_e29f68s314m37.pth.tar",
@@ -50,34 +50,22 @@ def published(name: str) -> Path:
     return Path(spec.origin).parent / "pretrained" / FILES[name]
 
 
-def example(seed: int = 0) -> ChgnetPotential:
-    """A small network with random weights."""
-    family = ChgnetFamily()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return family.build(family.example(), torch.float64).eval()
+def example(seed: int = 0, **changes: Any) -> ChgnetPotential:
+    """Return a small network with random weights; ``changes`` replace the example's settings."""
+    potential = small_potential("chgnet", seed, **changes)
+    assert isinstance(potential, ChgnetPotential)
+    return potential
 
 
 def opened(path: Path) -> ChgnetPotential:
-    """Open a file as its family reads it."""
-    family = ChgnetFamily()
-    with path.open("rb") as file:
-        content = read_archive(file)
-    if not family.recognises(content.root):
-        raise FoundationError("is not recognised")
-    potential, weights = family.assemble(*family.read(content), torch.float64, None)
-    parameters = dict(potential.model.named_parameters())
-    assert {n: p.shape for n, p in parameters.items()} == {n: w.shape for n, w in weights.items()}
-    with torch.no_grad():
-        for name, tensor in weights.items():
-            parameters[name].copy_(tensor)
-    return potential.eval()
+    potential, _ = open_file(path)
+    assert isinstance(potential, ChgnetPotential)
+    return potential
 
 
 def written(potential: ChgnetPotential, path: Path, **metadata: Any) -> Path:
     """Write a potential as the file of its family's own."""
-    form = ChgnetFamily().formats()["chgnet"]
-    path.write_bytes(form.write(potential, torch.float64, metadata))
+    path.write_bytes(write_checkpoint(potential, torch.float64, metadata))
     return path
 
 

@@ -11,16 +11,14 @@ from ase.build import bulk, molecule
 from finetune.core.errors import FoundationError
 from finetune.data.graphs import concatenate
 from finetune.potentials.chgnet.family import ChgnetFamily
-from finetune.potentials.chgnet.potential import ChgnetPotential
 from finetune.potentials.potential import Potential
-from finetune.testing import PotentialSuite
+from finetune.testing import FamilySuite, PotentialSuite
 from finetune.testing.comparing import forces_of, graph_of, largest
 from tests.potentials.chgnet.conftest import example, opened, own_interaction, published, quiet
 
 
-class TestExample(PotentialSuite):
-    def potential(self) -> Potential:
-        return example()
+class TestChgnet(FamilySuite):
+    kind = "chgnet"
 
 
 @pytest.mark.slow
@@ -39,15 +37,6 @@ class TestOldest(PotentialSuite):
 class TestR2scan(PotentialSuite):
     def potential(self) -> Potential:
         return opened(published("r2scan"))
-
-
-def changed(**settings: Any) -> ChgnetPotential:
-    """A small network with random weights and other settings than the example's."""
-    family = ChgnetFamily()
-    values = {**family.example().model_dump(), **settings}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        return family.build(family.Settings.model_validate(values), torch.float64).eval()
 
 
 OTHERS: dict[str, dict[str, Any]] = {
@@ -77,7 +66,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("what", OTHERS)
 def test_architectures_are_those_of_chgnet(what: str) -> None:
     """The same settings and weights predict the same in chgnet, in float64."""
-    potential = changed(**OTHERS[what])
+    potential = example(1, **OTHERS[what])
     potential.set_references(dict.fromkeys(potential.elements, 0.0))
     with quiet():
         from chgnet.model import CHGNet
@@ -108,7 +97,7 @@ def box(name: str) -> Atoms:
 @pytest.mark.parametrize("bias", [False, True])
 def test_angles_of_one_structure_leave_the_others_alone(bias: bool) -> None:
     """Biases act on all bonds of a structure, and on none of one that has no angles."""
-    potential = changed(mlp_out_bias=bias)
+    potential = example(1, mlp_out_bias=bias)
     items = [graph_of(molecule(name), potential) for name in ("H2", "CH4", "N2")]
     alone = torch.cat([potential(item, create_graph=False).energy for item in items])
     together = potential(concatenate(items), create_graph=False).energy
@@ -176,17 +165,11 @@ def test_building_follows_torchs_generator_and_assembling_leaves_it_alone() -> N
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_there_is_one_head() -> None:
-    family = ChgnetFamily()
-    with pytest.raises(FoundationError, match="no head 'pbe'"):
-        family.build(family.example(), torch.float64, "pbe")
-
-
 def test_groups_name_parameters_once() -> None:
     """Every group matches in the smallest and the largest network; readouts come last."""
     from finetune.adapters.adapter import matching
 
-    for potential in (example(), changed(n_conv=1, readout_norm=None)):
+    for potential in (example(), example(1, n_conv=1, readout_norm=None)):
         names = [name for name, _ in potential.model.named_parameters()]
         groups = [matching(names, group, "weight") for group in ChgnetFamily.groups.values()]
         found = [name for group in groups for name in group]
