@@ -65,6 +65,29 @@ def test_inversion_matters_without_parity() -> None:
     assert largest(predict(potential, here).energy - predict(potential, there).energy) > 1e-5
 
 
+DEEP = {
+    "irreps": ("3x0e", "3x0e+2x1o", "3x0e+2x1o+2x1e", "3x0e+2x0o+2x1o+2x1e", "3x0e"),
+    "self_connections": ("nequip", "linear", "nequip", "linear"),
+    "denominators": (1.0,) * 4,
+    "edge_degree": 1,
+}
+
+
+def test_pseudovectors_keep_the_symmetry_under_inversion() -> None:
+    """They reach the energy from the fourth layer on."""
+    potential, batch = built(example(**DEEP)), distorted_batch()
+    here = predict(potential, batch)
+    for matrix in (random_rotation(), -torch.eye(3).double()):
+        there = predict(potential, rotated(batch, matrix))
+        assert largest(there.energy - here.energy) < 1e-10
+        assert largest(forces_of(there) - forces_of(here) @ matrix.T) < 1e-10
+    weights = potential.model.get_parameter("2_self_interaction_1.linear.weight")
+    pseudovectors = slice(9 + 4, None)  # behind those of scalars and vectors
+    with torch.no_grad():
+        weights[pseudovectors] += 1.0
+    assert largest(predict(potential, batch).energy - here.energy) > 1e-8
+
+
 def test_features_are_invariant_scalars_of_every_layer() -> None:
     potential = built(FAMILY.example())
     batch = distorted_batch()
