@@ -132,7 +132,8 @@ def export(work: Work = DEFAULT_WORK, out: Out = DEFAULT_OUT) -> None:
     _prepare_compiler(work)
     import torch
 
-    from finetune.potentials.mace.potential import MacePotential, MaceSettings
+    from finetune.potentials.mace.potential import MacePotential
+    from finetune.potentials.mace.settings import MaceSettings
     from finetune.potentials.storage import save
 
     model, kwargs = _trained(work, torch.float32)

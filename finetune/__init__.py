@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from finetune.labelling.result import LabelResult
     from finetune.labelling.run import label
     from finetune.losses.loss import Loss
+    from finetune.potentials.family import Family, register_family
     from finetune.potentials.loading import Foundation, load_foundation
-    from finetune.potentials.potential import Potential, WrappedPotential
+    from finetune.potentials.potential import FamilyPotential, Potential, WrappedPotential
+    from finetune.potentials.settings import FamilySettings
     from finetune.runs.result import RunResult
     from finetune.runs.workflow import run, validate
     from finetune.studies.comparison import compare
@@ -46,6 +48,9 @@ _LAZY = {
     "CommitteeCalculator": "finetune.export.calculator",
     "Comparison": "finetune.evaluation.evaluation",
     "ComparisonResult": "finetune.studies.comparison_result",
+    "Family": "finetune.potentials.family",
+    "FamilyPotential": "finetune.potentials.potential",
+    "FamilySettings": "finetune.potentials.settings",
     "Foundation": "finetune.potentials.loading",
     "LabelResult": "finetune.labelling.result",
     "Loss": "finetune.losses.loss",
@@ -62,6 +67,7 @@ _LAZY = {
     "scan": "finetune.evaluation.scans",
     "load_calculator": "finetune.export.calculator",
     "load_foundation": "finetune.potentials.loading",
+    "register_family": "finetune.potentials.family",
     "run": "finetune.runs.workflow",
     "tune": "finetune.studies.tuning",
     "validate": "finetune.runs.workflow",
@@ -74,6 +80,9 @@ __all__ = [
     "CommitteeCalculator",
     "Comparison",
     "ComparisonResult",
+    "Family",
+    "FamilyPotential",
+    "FamilySettings",
     "FinetuneError",
     "Foundation",
     "LabelResult",
@@ -91,6 +100,7 @@ __all__ = [
     "load_foundation",
     "md",
     "register_adapter",
+    "register_family",
     "register_loss",
     "report",
     "run",

@@ -18,8 +18,8 @@ from finetune.potentials.mace.potential import MacePotential
 from finetune.potentials.storage import save
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.sections import LabelKeys
-from finetune.testing import tiny_mace
 from finetune.training.records import Silent
+from tests.tiny import tiny_mace
 
 torch.set_num_threads(1)
 

@@ -132,6 +132,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_an_entry_point_makes_them_known_to_every_command(tmp_path: Path, workspace: Path) -> None:
     """In a process that imports nothing of them itself."""
     write(tmp_path)

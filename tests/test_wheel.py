@@ -42,6 +42,7 @@ def test_nothing_but_the_package_is_installed(site: Path) -> None:
     assert not (site / "cli.py").exists()
 
 
+@pytest.mark.slow
 def test_the_shipped_recipe_runs_from_an_empty_folder(site: Path, tmp_path: Path) -> None:
     assert "quickstart.yaml" in installed(site, tmp_path, "recipes")
     overrides = ["train.epochs=1", "data.train=data/ccsdt/ethanol/train.xyz@:5"]

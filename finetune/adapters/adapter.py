@@ -18,7 +18,14 @@ from safetensors.torch import save as save_tensors
 from finetune.core.errors import RecipeError, RunFolderError, suggestion
 from finetune.core.files import write_atomically
 from finetune.core.options import Options
-from finetune.potentials.potential import Potential, plain_name
+from finetune.potentials.family import family
+from finetune.potentials.potential import (
+    FamilyPotential,
+    Potential,
+    block,
+    innermost,
+    plain_name,
+)
 from finetune.recipe.adapter_options import (
     STANDARD,
     AdapterRules,
@@ -71,13 +78,6 @@ def blocks(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(block(name) for name in names))
 
 
-def block(name: str) -> str:
-    """Return the block of a parameter or layer: ``products.1`` for ``products.1.linear.weight``."""
-    first, _, rest = name.partition(".")
-    second, _, inner = rest.partition(".")
-    return f"{first}.{second}" if second.isdigit() and inner else first
-
-
 def _nearest(pattern: str, known: Sequence[str]) -> list[str]:
     return get_close_matches(pattern, dict.fromkeys(known), n=LISTED, cutoff=0.6)
 
@@ -112,7 +112,7 @@ class AdaptedPotential:
         self._names = frozenset(
             name
             for name, parameter in potential.named_parameters()
-            if name in trainable and parameter.requires_grad  # MACE keeps empty paths at zero
+            if name in trainable and parameter.requires_grad  # empty paths are kept at zero
         )
 
     def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -159,7 +159,7 @@ class AdaptedPotential:
     def merge(self) -> Potential:
         """Return a potential that predicts the same: a plain one wherever that is possible.
 
-        Otherwise a `WrappedPotential`: stored with its adapter, not to be exported as a plain MACE.
+        Otherwise a `WrappedPotential`: stored with its adapter, not for other programs.
         """
         return self.potential
 
@@ -235,11 +235,17 @@ class ReadoutAdapter(Adapter):
 
     def attach(self, potential: Potential) -> AdaptedPotential:
         """See `Adapter.attach`."""
-        return AdaptedPotential(potential, _selected(potential, ["readouts.*"]))
+        return AdaptedPotential(potential, _selected(potential, ["readout"]))
 
 
 def _selected(potential: Potential, patterns: Sequence[str]) -> frozenset[str]:
-    """Return the parameters whose names in the model inside match any pattern."""
+    """Return the parameters whose names in the model inside match any pattern.
+
+    A pattern may be the name of a group of weights that the potential's family defines.
+    """
+    inside = innermost(potential)
+    groups = family(inside.family).groups if isinstance(inside, FamilyPotential) else {}
+    patterns = [item for pattern in patterns for item in groups.get(pattern, (pattern,))]
     names = {plain_name(name): name for name, _ in potential.named_parameters()}
     layers = sorted({f"{name.rpartition('.')[0] or name}.*" for name in names})
     return frozenset(names[name] for name in matching(list(names), patterns, "parameter", layers))

@@ -1,4 +1,4 @@
-"""LoRA through peft: low-rank updates of a MACE's layers, the rest frozen."""
+"""LoRA through peft: low-rank updates of a network's layers, the rest frozen."""
 
 from __future__ import annotations
 
@@ -13,18 +13,12 @@ from typing import Any
 import torch
 
 from finetune.adapters.adapter import AdaptedPotential, Adapter, matching, read_weights
-from finetune.adapters.lora_layers import (
-    HIGHEST,
-    clamped,
-    contraction_class,
-    contraction_weights,
-    nn,
-    o3,
-    register_equivariant_layers,
-)
+from finetune.adapters.lora_layers import clamped, register_equivariant_layers
 from finetune.core.errors import RecipeError
 from finetune.core.files import write_atomically
-from finetune.potentials.potential import Potential, innermost
+from finetune.potentials.equivariant import quiet_import
+from finetune.potentials.family import MatrixStack, family
+from finetune.potentials.potential import FamilyPotential, Potential, innermost
 from finetune.recipe.adapter_options import LoraOptions
 
 
@@ -43,12 +37,15 @@ class Target:
         return min(clamped(rank, *shape) for shape in self.shapes)
 
 
-def targets(model: torch.nn.Module, every_order: bool = False) -> dict[str, Target]:
+def targets(
+    model: torch.nn.Module, stacks: Mapping[type, MatrixStack], complete: bool = False
+) -> dict[str, Target]:
     """Return what can be adapted, by the layer's name in the model.
 
-    Of symmetric contractions that is the highest order alone, unless ``every_order``.
+    ``stacks`` are the layers that are the family's own; their main weight alone is adapted, unless
+    ``complete``.
     """
-    contraction = contraction_class()
+    o3, nn = quiet_import("e3nn.o3"), quiet_import("e3nn.nn")
     found: dict[str, Target] = {}
     for name, module in model.named_modules():
         if isinstance(module, o3.Linear):
@@ -60,15 +57,13 @@ def targets(model: torch.nn.Module, every_order: bool = False) -> dict[str, Targ
         elif isinstance(module, nn.FullyConnectedNet):
             for layer, child in module.named_children():
                 found[f"{name}.{layer}"] = Target("weight", (tuple(child.weight.shape),))
-        elif isinstance(module, contraction):
-            orders = {
-                order: (item.shape[1], item.shape[2])
-                for order, item in contraction_weights(module).items()
-            }
-            if every_order:
-                found[name] = Target("", tuple(orders.values()))
-            elif HIGHEST in orders:
-                found[name] = Target(HIGHEST, (orders[HIGHEST],))
+        elif (stack := stacks.get(type(module))) is not None:
+            weights = stack.weights(module)
+            matrices = {key: (item.shape[1], item.shape[2]) for key, item in weights.items()}
+            if complete:
+                found[name] = Target("", tuple(matrices.values()))
+            elif stack.main in matrices:
+                found[name] = Target(stack.main, (matrices[stack.main],))
         elif isinstance(module, torch.nn.Linear):
             found[name] = Target("", ((module.in_features, module.out_features),))
     return {
@@ -136,7 +131,9 @@ class LoraPotential(AdaptedPotential):
         """Return a plain potential with the updates added to its weights."""
         merged = deepcopy(self.peft_model).merge_and_unload()
         plain = deepcopy(self.potential)
-        innermost(plain).model = merged
+        inside = innermost(plain)
+        assert isinstance(inside, FamilyPotential)
+        inside.model = merged
         return plain.requires_grad_(True)
 
 
@@ -147,27 +144,30 @@ class LoraAdapter(Adapter):
     options: LoraOptions
 
     def attach(self, potential: Potential) -> LoraPotential:
-        """See `Adapter.attach`; refuses a potential that is no MACE and targets without a layer."""
-        model = getattr(innermost(potential), "model", None)
-        if not isinstance(model, torch.nn.Module):
+        """See `Adapter.attach`; refuses a potential of no family and targets without a layer."""
+        inside = innermost(potential)
+        if not isinstance(inside, FamilyPotential):
             raise RecipeError(
-                f"lora adapts the layers of a MACE; a {type(potential).__name__} has none. Choose "
-                "another adapter."
+                f"lora adapts the layers of a family's network; a {type(potential).__name__} has "
+                "none. Choose another adapter."
             )
         from peft import LoraConfig, get_peft_model
 
         rank = self.options.rank
-        known = targets(model, every_order=self.options.contractions == "all")
+        stacks = family(inside.family).matrix_stacks()
+        known = targets(inside.model, stacks, complete=self.options.contractions == "all")
         chosen = {
             name: known[name]
             for name in matching(list(known), self.options.targets, "layer that LoRA adapts")
         }
         config = LoraConfig(**peft_arguments(chosen, rank, self.options.alpha))
-        register_equivariant_layers(config)
+        register_equivariant_layers(config, inside.family)
         lowered = {name: used for name, item in chosen.items() if (used := item.rank(rank)) < rank}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.options.seed)
-            return LoraPotential(potential, get_peft_model(model, config), _notes(rank, lowered))
+            return LoraPotential(
+                potential, get_peft_model(inside.model, config), _notes(rank, lowered)
+            )
 
 
 def _notes(rank: int, lowered: Mapping[str, int]) -> list[str]:

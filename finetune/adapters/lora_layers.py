@@ -1,11 +1,10 @@
-"""Low-rank updates of MACE's equivariant layers, as layers that peft can inject, save and merge.
+"""Low-rank updates of equivariant layers, as layers that peft can inject, save and merge.
 
 An equivariant linear layer mixes channels of the same irrep only: one matrix ``[mul_in, mul_out]``
 for each of its paths. Each matrix W gets an update (alpha / rank) · A B of its own, so that the
 updated layer is equivariant for any A and B (LoRA: Hu et al., arXiv 2106.09685). A fully connected
-tensor product has such a matrix for each channel of its second input: the element, in MACE. A
-symmetric contraction has one ``[paths, channels]`` for each element and order; its entries multiply
-couplings, not components, so it stays equivariant as well.
+tensor product has such a matrix for each channel of its second input, usually the element. A family
+may name further layers whose weights are such matrices.
 """
 
 from __future__ import annotations
@@ -21,19 +20,18 @@ from peft.tuners.lora import LoraLayer
 from torch.func import functional_call
 
 from finetune.core.errors import RecipeError
-from finetune.potentials.mace.potential import mace_module, mace_modules
+from finetune.potentials.equivariant import quiet_import
+from finetune.potentials.family import MatrixStack, families, family
 from finetune.recipe.adapter_options import REFUSED
 
-mace_modules()
-from e3nn import nn as nn  # noqa: E402 (recent torch imports e3nn after mace only)
-from e3nn import o3 as o3  # noqa: E402
+o3 = quiet_import("e3nn.o3")
 
-HIGHEST = "weights_max"
-"""MACE's name for a contraction's weights of the highest order."""
+_stacks: dict[type, MatrixStack] = {}
+"""Further layers that are registered, by class."""
 
 
-def register_equivariant_layers(config: LoraConfig) -> LoraConfig:
-    """Make a configuration of peft know MACE's layers, and return it.
+def register_equivariant_layers(config: LoraConfig, kind: str | None = None) -> LoraConfig:
+    """Make a configuration of peft know the layers of a family, by default of all, and return it.
 
     peft does not store this with an adapter, so it is needed before `PeftModel.from_pretrained`.
     """
@@ -41,8 +39,12 @@ def register_equivariant_layers(config: LoraConfig) -> LoraConfig:
         o3.Linear: EquivariantLinearLora,
         o3.FullyConnectedTensorProduct: EquivariantProductLora,
     }
-    if not any(name.endswith(f".{HIGHEST}") for name in config.target_parameters or ()):
-        layers[contraction_class()] = ContractionLora  # else peft adapts that parameter itself
+    named = config.target_parameters or ()  # peft adapts these parameters itself
+    for name in families.names() if kind is None else [kind]:
+        for layer, stack in family(name).matrix_stacks().items():
+            _stacks[layer] = stack
+            if not any(parameter.endswith(f".{stack.main}") for parameter in named):
+                layers[layer] = MatrixStackLora
     config._register_custom_module(layers)
     # peft applies these patterns to parameters, too, but looks for them among modules alone
     warnings.filterwarnings(
@@ -51,25 +53,6 @@ def register_equivariant_layers(config: LoraConfig) -> LoraConfig:
         category=RuntimeWarning,
     )
     return config
-
-
-def contraction_class() -> Any:
-    """Return MACE's class of one symmetric contraction."""
-    return mace_module("mace.modules.symmetric_contraction").Contraction
-
-
-def contraction_weights(contraction: Any) -> dict[str, torch.nn.Parameter]:
-    """Return the weights of a contraction by name, without those that MACE keeps at zero.
-
-    Each is ``[elements, paths, channels]``; the highest order comes first.
-    """
-    found = {HIGHEST: contraction.weights_max}
-    found |= {f"weights.{index}": item for index, item in enumerate(contraction.weights)}
-    return {
-        name: item
-        for name, item in found.items()
-        if not getattr(contraction, f"{name.replace('.', '_')}_zeroed", False)
-    }
 
 
 def clamped(rank: int, rows: int, columns: int) -> int:
@@ -246,15 +229,16 @@ class EquivariantProductLora(EquivariantLora):
         return matrices.transpose(0, 1).reshape(-1)
 
 
-class ContractionLora(EquivariantLora):
-    """A symmetric contraction of MACE with low-rank updates of the weights of every order.
+class MatrixStackLora(EquivariantLora):
+    """A layer whose weights are stacks of matrices, with a low-rank update of each matrix.
 
-    Each order has a matrix ``[paths, channels]`` for each element.
+    See `finetune.potentials.family.MatrixStack`.
     """
 
     def weights(self) -> Mapping[str, torch.nn.Parameter]:
         """See `EquivariantLora.weights`."""
-        return contraction_weights(self.get_base_layer())
+        layer = self.get_base_layer()
+        return _stacks[type(layer)].weights(layer)
 
     def shapes(self) -> dict[str, tuple[int, int, int]]:
         """See `EquivariantLora.shapes`."""
@@ -275,7 +259,8 @@ class ContractionLora(EquivariantLora):
         return found
 
     def _get_in_out_features(self, module: torch.nn.Module) -> tuple[int, int]:
-        return module.num_features, module.num_features  # type: ignore[return-value]
+        _, rows, columns = next(iter(_stacks[type(module)].weights(module).values())).shape
+        return rows, columns
 
 
 def _check(config: LoraConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Annotated
@@ -19,14 +20,14 @@ def export(
     ],
     to: Annotated[Path, Option("--to", help="File to write, e.g. tuned.model, or folder.")],
     format: Annotated[
-        str,
-        Option(help="mace (.model), lammps (TorchScript), lammps-mliap, adapter (peft) or bundle."),
-    ] = "mace",
+        str | None,
+        Option(help="File of its family (by default its own), lammps, adapter (peft) or bundle."),
+    ] = None,
     precision: Precision = "float64",
     head: Head = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a potential for MACE, LAMMPS, TorchSim or peft, or as a bundle to share."""
+    """Write a potential for its family's tools, LAMMPS or peft, or as a bundle to share."""
     with user_errors():
         from finetune.export.formats import export as write
 
@@ -41,7 +42,7 @@ def foundations(
         str, Argument(metavar="[NAME|PATH]", help="Foundation to describe; none lists all.")
     ] = "",
     download: Annotated[
-        bool, Option("--download", help="Download it into MACE's cache first.")
+        bool, Option("--download", help="Download it into the cache first.")
     ] = False,
     accept_licence: Annotated[
         bool, Option("--accept-licence", help="Accept an academic licence; downloads too.")
@@ -53,11 +54,10 @@ def foundations(
         if not name:
             console.print(_catalogue(console.width))
             return
+        from finetune.potentials.catalogue import fetch, published
         from finetune.potentials.description import describe
-        from finetune.potentials.loading import fetch
-        from finetune.potentials.mace.published import PUBLISHED
 
-        if name in PUBLISHED and (download or accept_licence):
+        if name in published() and (download or accept_licence):
             fetch(name, accept_licence)
         for label, value in describe(name):
             tell(console, f"{label:22} {value}")
@@ -65,14 +65,16 @@ def foundations(
 
 def _catalogue(width: int) -> Table:
     """Return the catalogue; a narrow terminal gets fewer columns, but complete names."""
-    from finetune.potentials.loading import entries
+    from finetune.potentials.catalogue import entries
 
-    titles = ("name", "level of theory", "where", "elements", "licence", "MB")
+    titles = ("name", "level of theory", "where", "family", "elements", "licence", "MB", "weights")
     rows = []
     for item in entries():
         size = "" if item.size is None else f"{item.size / 1e6:.0f}"
-        facts = (item.name, item.level_of_theory, item.state, str(item.elements), item.licence)
-        rows.append((*facts, size))
+        weights = "" if item.parameters is None else f"{item.parameters:,}"
+        covered = _elements(item.elements)
+        facts = (item.name, item.level_of_theory, item.state, item.family, covered, item.licence)
+        rows.append((*facts, size, weights))
     widths = [max(map(len, column)) + 2 for column in zip(titles, *rows, strict=True)]
     shown = max(sum(total <= width for total in accumulate(widths)), 1)
     table = Table(box=None, caption_justify="left")
@@ -83,3 +85,11 @@ def _catalogue(width: int) -> Table:
     if shown < len(titles):
         table.caption = f"a wider terminal shows: {', '.join(titles[shown:])}"
     return table
+
+
+def _elements(numbers: Sequence[int]) -> str:
+    """Return few elements by symbol, many by how many they are."""
+    from ase.data import chemical_symbols
+
+    few = len(numbers) <= 4
+    return " ".join(chemical_symbols[n] for n in numbers) if few else str(len(numbers))

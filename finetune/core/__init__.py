@@ -9,7 +9,7 @@ __getattr__, __all__ = offers(
         "devices": (
             "choose_device choose_dtype free_memory multiplication peak_memory training_dtype"
         ),
-        "environment": "process_count process_rank run_environment versions",
+        "environment": "process_count process_rank release run_environment versions",
         "errors": (
             "DataError EarlierRunError FinetuneError FoundationError RecipeError RunFolderError "
             "RunStoppedError TrainingError reason suggestion system_errors"
@@ -24,7 +24,7 @@ __getattr__, __all__ = offers(
         "interruption": "StopSignals",
         "lazy": "offers",
         "options": "Options Registry explain flattened lines merged_deeply resolve",
-        "resources": "expanded find shipped",
+        "resources": "cache expanded find shipped",
         "run_files": (
             "ADAPTER ADAPTER_RECORD BUNDLE CHECKPOINTS COMMITTEE ENVIRONMENT FILES MEMBERS "
             "METRICS RECIPE RESULT STAGES STATE STATE_MANIFEST STATE_TENSORS TENSORBOARD WANDB "

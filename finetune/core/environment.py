@@ -8,18 +8,25 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-PACKAGES = ("piwsl-finetune", "torch", "mace-torch", "e3nn", "ase", "peft", "torch-ema", "numpy")
+ALWAYS = ("piwsl-finetune", "torch", "e3nn", "ase", "peft", "torch-ema", "numpy")
+"""Distributions that decide every result."""
+ABSENT = "not installed"
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that decide a result."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+def versions(packages: Sequence[str] = ()) -> dict[str, str]:
+    """Return the versions of what decides a result, ``packages`` of a family among it."""
+    found = {name: release(name) for name in dict.fromkeys((*ALWAYS, *packages))}
+    absent = [name for name in found if found[name] == ABSENT and name not in ALWAYS]
+    kept = {name: value for name, value in found.items() if name not in absent}
+    return {"python": platform.python_version(), **kept}
+
+
+def release(package: str) -> str:
+    """Return the installed version of a distribution."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ABSENT
 
 
 def process_count() -> int:
@@ -39,10 +46,11 @@ def run_environment(
     fingerprint: str,
     data: Mapping[str, Any],
     lineage: Sequence[Mapping[str, Any]],
+    versions: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return the content of a run's ``environment.json``."""
     return {
-        "versions": versions(),
+        "versions": dict(versions),
         "platform": platform.platform(),
         "device": device,
         "processes": process_count(),

@@ -1,7 +1,8 @@
-"""Find the shipped recipes and data, from a checkout and from an installed wheel alike."""
+"""Where things are: shipped recipes and data, from a checkout or a wheel, and the cache."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from finetune.core.errors import RecipeError, suggestion
@@ -13,6 +14,11 @@ _INSTALLED = _PACKAGE / "shipped"
 def shipped() -> Path:
     """Return the folder that holds the shipped ``recipes/`` and ``data/``."""
     return _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent
+
+
+def cache(name: str) -> Path:
+    """Return the folder in which a program, or this package, keeps what it downloads."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / name
 
 
 def find(path: str | Path, recipe_folder: Path | None = None) -> Path | None:

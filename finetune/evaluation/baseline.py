@@ -159,7 +159,7 @@ def _exists(source: str) -> bool:
 def check_known_elements(pair: Pair, structures: Sequence[Structure]) -> None:
     """Refuse structures with elements that a potential does not know, naming the first."""
     for opened in pair.opened.values():
-        check_elements({"data": structures}, opened)
+        check_elements({"data": structures}, opened.name, opened.potential.elements)
 
 
 def evenly_spaced(structures: Sequence[Structure], number: int) -> list[Structure]:

@@ -6,7 +6,7 @@ __getattr__, __all__ = offers(
     __name__,
     {
         "calculator": "CommitteeCalculator PotentialCalculator load_calculator",
-        "formats": "check_plain export write_mace",
+        "formats": "check_plain export write_file",
         "switching": "AdaptedFoundation",
     },
 )

@@ -33,8 +33,8 @@ def load_calculator(
     """Open a run folder, or anything that `load_foundation` opens, as an ASE calculator.
 
     Args:
-        path: Run folder, its ``model`` or ``adapter`` folder, a bundle, a MACE file, or the name of
-            a foundation. The folder of a committee opens as a `CommitteeCalculator`.
+        path: Run folder, its ``model`` or ``adapter`` folder, a bundle, a model file, or a
+            foundation's name. The folder of a committee opens as a `CommitteeCalculator`.
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, …
         dtype: ``float64`` (geometry optimisation, frequencies) or ``float32`` (fast dynamics).
         warn_far: Whether to warn of structures far from the training set; takes one more evaluation
@@ -177,8 +177,8 @@ class CommitteeCalculator(PotentialCalculator):
     The results of `PotentialCalculator`, whose arguments it takes, are means. ``energy_std`` (eV),
     ``forces_std`` ``[n, 3]`` (eV/Å) and, for periodic structures, ``stress_std`` (eV/Å³, Voigt
     order) are population standard deviations over the members, by component. The members'
-    predictions are ``energy_comm`` ``[members]`` and ``forces_comm`` ``[members, n, 3]``, as in
-    MACE's own calculator.
+    predictions are ``energy_comm`` ``[members]`` and ``forces_comm`` ``[members, n, 3]``, names
+    that other programs use too.
 
     Attributes:
         scale: Factors on ``energy_std`` and ``forces_std`` that give them the size of the errors on

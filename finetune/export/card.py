@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune.potentials.errors import ROWS
+from finetune.potentials.family import UNNAMED, family
 from finetune.potentials.loading import ancestors, level_of_theory, lineage_labels
 
 _USE = """```python
@@ -17,8 +18,8 @@ atoms.calc = finetune.load_calculator("{path}")  # this folder
 print(atoms.get_potential_energy(), atoms.get_forces())  # eV, eV/Å
 ```
 """
-_USE_PEFT = """The folder is an adapter of [peft](https://huggingface.co/docs/peft) for the MACE
-model of its foundation. The model has no reference energies: those of this adapter are in
+_USE_PEFT = """The folder is an adapter of [peft](https://huggingface.co/docs/peft) for the
+{family} model of its foundation. The model has no reference energies: those of this adapter are in
 `adapter.json` (eV) and are added to its energies.
 
 ```python
@@ -42,6 +43,8 @@ def card(metadata: Mapping[str, Any], path: str, fingerprint: str, peft: bool = 
     ``fingerprint`` is that of the potential, or of the foundation that a peft adapter belongs to.
     """
     origin = metadata.get("foundation") or {}
+    kind = str(metadata.get("family") or UNNAMED)
+    title = family(kind).title
     name, licence = metadata.get("name") or path, metadata.get("license")
     versions = found if isinstance(found := metadata.get("versions"), Mapping) else {}
     compositions = metadata.get("compositions") or ()
@@ -59,6 +62,7 @@ def card(metadata: Mapping[str, Any], path: str, fingerprint: str, peft: bool = 
     }
     use = (_USE_PEFT if peft else _USE).format(
         path=path,
+        family=title,
         foundation=origin.get("name"),
         head=f', head="{origin["head"]}"' if origin.get("head") else "",
         composition=" or ".join(compositions or ["your structure"]),
@@ -67,16 +71,16 @@ def card(metadata: Mapping[str, Any], path: str, fingerprint: str, peft: bool = 
         "---",
         f"library_name: {'peft' if peft else 'piwsl-finetune'}",
         *([f"license: {licence}"] if licence else []),
-        "tags: [mace, interatomic-potential, ase, piwsl-finetune]",
+        f"tags: [{kind}, interatomic-potential, ase, piwsl-finetune]",
         "---",
         f"\n# {name}\n",
-        "A MACE interatomic potential, fine-tuned with piwsl-finetune.\n",
+        f"A {title} interatomic potential, fine-tuned with piwsl-finetune.\n",
         *(f"- {title}: {value}" for title, value in facts.items() if value),
         "\n## Use\n",
         use,
         *_errors(metadata.get("metrics")),
         "## Cite\n",
-        str(metadata.get("citation") or "MACE: arXiv 2206.07697"),
+        str(metadata.get("citation") or family(kind).citation),
         "",
     ]
     return "\n".join(lines)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 
@@ -21,17 +18,14 @@ from finetune.core.run_files import ADAPTER, ADAPTER_RECORD, COMMITTEE, MEMBERS
 from finetune.export.card import card
 from finetune.potentials import domain, storage
 from finetune.potentials.adapter_folder import locate_adapter, read_adapter
-from finetune.potentials.archive import METADATA
 from finetune.potentials.committee import CommitteeRecord, read_committee
+from finetune.potentials.family import Format, families, family
 from finetune.potentials.loading import Foundation, load_foundation, locate
-from finetune.potentials.mace import lammps
-from finetune.potentials.mace.potential import MacePotential
-from finetune.potentials.potential import Potential
+from finetune.potentials.potential import FamilyPotential, Potential
 from finetune.potentials.storage import CONFIG
 
-Format = Literal["mace", "lammps", "lammps-mliap", "adapter", "bundle"]
-ENDINGS = {"mace": ".model", "lammps": ".pt", "lammps-mliap": ".pt"}
-"""Formats that are one file."""
+FOLDERS = ("adapter", "bundle")
+"""Formats that are folders, of every family; the others are files of the potential's family."""
 PEFT = ("adapter_config.json", "adapter_model.safetensors")
 CARD = "README.md"
 
@@ -40,7 +34,7 @@ CARD = "README.md"
 def export(
     path: str | Path,
     to: str | Path,
-    format: str = "mace",
+    format: str | None = None,
     precision: str = "float64",
     overwrite: bool = False,
     head: str | None = None,
@@ -48,12 +42,12 @@ def export(
     """Write a potential in the format that another program reads, and return what was written.
 
     Args:
-        path: Run folder, folder of a committee, bundle, MACE file, or name of a foundation.
-        to: File to write (``mace``, ``lammps``, ``lammps-mliap``), or folder (``adapter``,
-            ``bundle``). Of a committee it is always a folder, with a file or folder of each member.
-        format: ``mace`` (a plain ``.model``), ``lammps`` (TorchScript for ``pair_style mace``),
-            ``lammps-mliap`` (for ``pair_style mliap unified``), ``adapter`` (peft's folder) or
-            ``bundle`` (safetensors and JSON, for `load_calculator`).
+        path: Run folder, folder of a committee, bundle, model file, or name of a foundation.
+        to: File to write or, for ``adapter`` and ``bundle``, folder. Of a committee it is always a
+            folder, with a file or folder of each member.
+        format: A file of the potential's family (by default its own), or
+            ``adapter`` (peft's folder) or ``bundle`` (safetensors and JSON, for
+            `load_calculator`).
         precision: ``float64`` or ``float32``, of a file's weights; folders keep their own.
         overwrite: Whether an earlier export may be replaced.
         head: Head that predicts, where there are several.
@@ -64,31 +58,33 @@ def export(
         RunFolderError: If something is in the way.
     """
     place, dtype = Path(to).expanduser(), choose_dtype(precision)
-    if format not in get_args(Format):
+    known = {name: item for kind in families.names() for name, item in _formats(kind).items()}
+    if format not in (None, *known, *FOLDERS):
+        listed = (*known, *FOLDERS)
         raise RecipeError(
-            f"no format '{format}'.{errors.suggestion(format, get_args(Format))} Choose from "
-            f"{', '.join(get_args(Format))}."
+            f"no format '{format}'.{errors.suggestion(str(format), listed)} Choose from "
+            f"{', '.join(listed)}."
         )
     source = locate(str(path)) if format != "adapter" else Path(str(path)).expanduser()
     members = _members(source)
-    if format in ENDINGS and not members:
+    if format not in FOLDERS and not members:
         _check_file(place, overwrite)
-        content = _file(load_foundation(path, head=head), format, dtype)
+        content, _ = _file(load_foundation(path, head=head), format, dtype)
         with _writing(place):
             write_atomically(place, content)
         return place
-    if members and place.suffix in ENDINGS.values():
+    if members and place.suffix in {item.ending for item in known.values()}:
         raise RecipeError(
             f"'{path}' is a committee: '{place}' becomes a folder, with a file or folder of each "
             f"member. Name it without an ending: --to {place.with_suffix('')}"
         )
-    if head is not None and format not in ENDINGS:
+    if head is not None and format in FOLDERS:
         raise RecipeError(f"--head cannot be used with --format {format}, which keeps all heads.")
     files: dict[str, bytes] = {}
     for name, folder in (members or {"": str(path)}).items():
-        if format in ENDINGS:
-            opened = load_foundation(folder, head=head)
-            files[f"member-{name}{ENDINGS[format]}"] = _file(opened, format, dtype)
+        if format not in FOLDERS:
+            content, ending = _file(load_foundation(folder, head=head), format, dtype)
+            files[f"member-{name}{ending}"] = content
             continue
         found = _adapter(folder) if format == "adapter" else _bundle(folder)
         files |= {f"{name}/{key}" if name else key: content for key, content in found.items()}
@@ -101,6 +97,10 @@ def export(
     return place
 
 
+def _formats(kind: str) -> Mapping[str, Format]:
+    return family(kind).formats()
+
+
 def _members(place: Path) -> dict[str, str]:
     """Return the folders of a committee's members by name; nothing for a single potential."""
     if not (place / COMMITTEE).is_file():
@@ -110,14 +110,25 @@ def _members(place: Path) -> dict[str, str]:
     return {str(number): str(run) for number, run in enumerate(runs, 1)}
 
 
-def _file(opened: Foundation, format: str, dtype: torch.dtype) -> bytes:
+def _file(opened: Foundation, format: str | None, dtype: torch.dtype) -> tuple[bytes, str]:
+    """Return the content of a file of the potential's family, and its ending."""
     check_plain(opened)
     potential = _plain(opened.potential)
-    if format == "lammps":
-        return lammps.torchscript(potential, dtype, opened.metadata)
-    if format == "lammps-mliap":
-        return lammps.mliap(potential, dtype)
-    return _mace_file(potential, dtype, opened.metadata)
+    chosen = _format(potential, format)
+    return chosen.write(potential, dtype, opened.metadata), chosen.ending
+
+
+def _format(potential: FamilyPotential, name: str | None) -> Format:
+    """Return a format of the potential's family, by default its own."""
+    known, title = _formats(potential.family), family(potential.family).title
+    name = name or next(iter(known), "none")
+    if name not in known:
+        offered = [f"{key} ({item.purpose})" for key, item in known.items()]
+        raise FoundationError(
+            f"{title} has no format '{name}'. Nothing was written. Choose from "
+            f"{', '.join([*offered, *FOLDERS])}."
+        )
+    return known[name]
 
 
 def _adapter(path: str) -> dict[str, bytes]:
@@ -128,8 +139,8 @@ def _adapter(path: str) -> dict[str, bytes]:
     if not all((folder / name).is_file() for name in PEFT):
         raise FoundationError(
             f"the adapter of '{path}' is of the kind '{record.kind}', which peft does not support. "
-            "Nothing was written. Use --format mace or bundle to share the potential; "
-            "--format adapter is for lora."
+            "Nothing was written. Use --format bundle to share the potential; --format adapter is "
+            "for lora."
         )
     files = _read(folder, (*PEFT, ADAPTER_RECORD))
     metadata = {**record.metadata, "foundation": record.foundation.model_dump()}
@@ -162,65 +173,55 @@ def _read(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
 
 
 @system_errors()
-def write_mace(
+def write_file(
     potential: Potential,
     path: Path,
+    format: str | None = None,
     dtype: torch.dtype = torch.float64,
     overwrite: bool = False,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Save a plain MACE model, as `mace.calculators.MACECalculator` loads it.
+    """Write a potential as a file of its family.
 
     Args:
-        potential: Merged potential; its reference energies go into the model.
-        path: File to write, by custom named ``*.model``.
+        potential: Merged potential; its reference energies go into the file.
+        path: File to write.
+        format: Name among the family's formats; by default its own.
         dtype: Of the weights in the file.
         overwrite: Whether an existing file may be replaced.
-        metadata: JSON values for an entry of the zip archive that a ``.model`` file is, which torch
-            and MACE ignore: level of theory, lineage.
+        metadata: JSON values that the file may carry: level of theory, lineage.
 
     Raises:
-        FoundationError: If the potential is more than a plain MACE.
+        FoundationError: If an adapter has made it more than a plain potential, or the family has no
+            such format.
         RunFolderError: If the file exists or cannot be written.
     """
-    content = _mace_file(_plain(potential), dtype, metadata)
+    plain = _plain(potential)
+    content = _format(plain, format).write(plain, dtype, metadata or {})
     _check_file(path, overwrite)
     with _writing(path):
         write_atomically(path, content)
 
 
 def check_plain(foundation: Foundation) -> None:
-    """Refuse a potential that adapters have made more than a plain MACE, naming them."""
+    """Refuse a potential that adapters have made more than a plain one, naming them."""
     if foundation.adapters:
         kinds = " and ".join(f"'{item['kind']}'" for item in foundation.adapters)
         raise FoundationError(
-            f"'{foundation.name}' cannot be exported as a plain MACE, which cannot represent the "
+            f"'{foundation.name}' cannot be exported for other programs, which do not know the "
             f"adapter {kinds}. Nothing was written. Open the run folder or its model/ folder with "
             "finetune.load_calculator, or share the potential with --format bundle."
         )
 
 
-def _plain(potential: Potential) -> MacePotential:
-    """Return the potential, if it is a plain MACE."""
-    if isinstance(potential, MacePotential):
+def _plain(potential: Potential) -> FamilyPotential:
+    """Return the potential, if it is that of a family and nothing else."""
+    if isinstance(potential, FamilyPotential):
         return potential
     raise FoundationError(
-        f"a {type(potential).__name__} is not a plain MACE and cannot be written as one. Open the "
-        "run folder or its model/ folder with finetune.load_calculator instead."
+        f"a {type(potential).__name__} is not a plain potential of a family and cannot be written "
+        "as a file. Open the run folder or its model/ folder with finetune.load_calculator instead."
     )
-
-
-def _mace_file(
-    potential: MacePotential, dtype: torch.dtype, metadata: Mapping[str, Any] | None
-) -> bytes:
-    """Return the content of a ``.model`` file; arguments as of `write_mace`."""
-    content = io.BytesIO()
-    torch.save(potential.plain_model(dtype), content)
-    if metadata:
-        with zipfile.ZipFile(content, "a") as archive:
-            folder = archive.namelist()[0].partition("/")[0]
-            archive.writestr(f"{folder}/{METADATA}", json.dumps(metadata, ensure_ascii=False))
-    return content.getvalue()
 
 
 def _check_file(path: Path, overwrite: bool) -> None:

@@ -15,7 +15,6 @@ import torch
 from ase import Atoms
 
 from finetune.core.devices import choose_device, choose_dtype
-from finetune.core.environment import versions
 from finetune.core.errors import FoundationError, RunFolderError, suggestion, system_errors
 from finetune.core.run_files import ADAPTER
 from finetune.core.units import Prediction
@@ -24,9 +23,10 @@ from finetune.export.calculator import PotentialCalculator
 from finetune.potentials import adapter_folder, storage
 from finetune.potentials.adapter_folder import AdapterRecord
 from finetune.potentials.committee import share
+from finetune.potentials.family import versions
 from finetune.potentials.loading import Foundation, level_of_theory, lineage, load_foundation
 from finetune.potentials.potential import Potential
-from finetune.potentials.storage import mace_inside
+from finetune.potentials.storage import family_potential
 
 OF_ONE_RUN = ("recipe", "metrics", "trained")
 """Metadata that belong to one run, not to an average."""
@@ -260,7 +260,7 @@ class LoadedAdapter:
     potential: Potential  # the foundation with the adapter merged into it
     trained: frozenset[str] = field(repr=False)  # parameters that it could change
     sources: dict[str, float]  # what it was read from or averages: path -> weight
-    # adapters that the potential needs beyond a plain MACE
+    # adapters that the potential needs beyond a plain one
     needed: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -308,7 +308,7 @@ def _check_alike(first: LoadedAdapter, other: LoadedAdapter, name: str, called: 
     kinds = (first.record.kind, other.record.kind)
     both = (first.potential, other.potential)
     shapes = [{key: value.shape for key, value in item.named_parameters()} for item in both]
-    heads = [(item.settings.heads, item.head) for item in map(mace_inside, both)]
+    heads = [(item.heads, item.head) for item in map(family_potential, both)]
     if kinds[0] != kinds[1]:
         differing = f"are of the kinds {kinds[0]} and {kinds[1]}"
     elif first.trained != other.trained:

@@ -21,6 +21,7 @@ from finetune.inspection import labels
 from finetune.inspection.labels import ATOMISATION, EV, RELATIVE
 from finetune.inspection.requirements import has_label
 from finetune.inspection.slopes import force_findings, force_slope
+from finetune.potentials.catalogue import covering
 from finetune.potentials.errors import errors, predict
 from finetune.potentials.potential import Potential
 from finetune.recipe.loss_options import SUPERVISED, LossOptions
@@ -112,7 +113,7 @@ def ignored_inputs(potential: Potential, structures: Iterable[Structure]) -> lis
     return [
         f"warning: {counted(count, 'structure')} ha{'s' if count == 1 else 've'} a {name} other "
         f"than {usual[name]}, which the foundation ignores: it has no input for it. Leave these "
-        "structures out, or choose a foundation that has one (mace-omol-0)."
+        f"structures out, or choose a foundation that has one ({covering((), [name])})."
         for name, count in counts.items()
         if count
     ]

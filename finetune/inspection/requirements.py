@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from ase.data import chemical_symbols
 
 from finetune.adapters.adapter import AdaptedPotential
 from finetune.core.errors import DataError, FoundationError, RecipeError
 from finetune.data.structures import Structure
+from finetune.potentials.catalogue import covering
 from finetune.potentials.loading import Foundation
 from finetune.recipe.loss_options import SUPERVISED
 from finetune.recipe.plugins import adapter_rules
@@ -88,16 +89,23 @@ def foreign_compositions(structures: Sequence[Structure], known: Sequence[str]) 
     return sorted({item.formula for item in structures} - set(known))
 
 
-def check_elements(structures: Mapping[str, Sequence[Structure]], foundation: Foundation) -> None:
-    """Refuse structures with elements that the foundation does not know."""
-    known = set(foundation.potential.elements)
+def check_elements(
+    structures: Mapping[str, Sequence[Structure]], name: str, known: Collection[int]
+) -> None:
+    """Refuse structures with elements that the foundation ``name`` does not know."""
     for items in structures.values():
         for item in items:
-            unknown = sorted(set(item.numbers.tolist()) - known)
+            unknown = sorted(set(item.numbers.tolist()) - set(known))
             if unknown:
-                symbols = ", ".join(chemical_symbols[number] for number in unknown)
-                covered = " ".join(chemical_symbols[number] for number in sorted(known))
+                wanted = {int(n) for items in structures.values() for s in items for n in s.numbers}
+                others = covering(wanted)
+                advice = f"Foundations that know all elements: {others}." if others else ""
                 raise DataError(
-                    f"{item.where} contains {symbols}, which the foundation '{foundation.name}' "
-                    f"does not know (it knows {covered}). Choose another foundation or drop it."
+                    f"{item.where} contains {_symbols(unknown, ', ')}, which the foundation "
+                    f"'{name}' does not know (it knows {_symbols(sorted(known), ' ')}). Choose "
+                    f"another foundation or drop the structures. {advice}".rstrip()
                 )
+
+
+def _symbols(numbers: Iterable[int], between: str) -> str:
+    return between.join(chemical_symbols[number] for number in numbers)

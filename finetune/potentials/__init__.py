@@ -9,18 +9,22 @@ __getattr__, __all__ = offers(
             "AdapterRecord Origin adapters_needed locate_adapter read_adapter reference_record "
             "structure_of weight_digests write_record"
         ),
-        "archive": "METADATA",
+        "catalogue": "covering entries fetch names published",
         "committee": "CommitteePotential CommitteeRecord mean read_committee share write_committee",
         "description": "describe",
         "domain": "Domain FarFromTrainingWarning",
         "errors": "ROWS Array Errors LabelledPredictions errors predict",
+        "equivariant": "quiet_import",
+        "family": ("Family Format MatrixStack UNNAMED families family register_family versions"),
         "loading": (
-            "Foundation ancestors entries fetch level_of_theory lineage lineage_labels "
-            "load_foundation locate names"
+            "Foundation ancestors known_elements level_of_theory lineage lineage_labels "
+            "load_foundation locate"
         ),
-        "mace.potential": "MacePotential MaceSettings mace_module mace_modules",
-        "mace.published": "PUBLISHED",
-        "potential": "Interaction Potential WrappedPotential innermost plain_name",
-        "storage": "CONFIG mace_inside read_config",
+        "potential": (
+            "Edges FamilyPotential Interaction Potential WrappedPotential block choose_head "
+            "edges_within innermost plain_name"
+        ),
+        "settings": "FamilySettings",
+        "storage": "CONFIG family_potential read_config",
     },
 )

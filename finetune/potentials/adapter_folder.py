@@ -20,8 +20,8 @@ from finetune.core.resources import expanded
 from finetune.core.run_files import ADAPTER, ADAPTER_RECORD
 from finetune.potentials.downloads import digest
 from finetune.potentials.potential import Potential
+from finetune.potentials.records import Metadata, read_record
 from finetune.potentials.reference_energies import by_symbol
-from finetune.potentials.storage import Metadata, read_record
 from finetune.recipe.plugins import adapters
 
 
@@ -115,7 +115,7 @@ def adapters_needed(
     inside: Sequence[Mapping[str, Any]],
     adapter: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """Return the adapters that a tuned potential needs beyond a plain MACE, in order.
+    """Return the adapters that a tuned potential needs beyond a plain one, in order.
 
     ``before`` is `structure_of` the foundation, which needs those ``inside`` already. In ``tuned``
     the ``adapter`` (kind and options) is merged, as far as that is possible.

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from finetune.core.errors import FoundationError
-from finetune.potentials.storage import checked
+from finetune.potentials.records import checked
 
 METADATA = "piwsl-finetune.json"
 """Entry of the archive in which this package stores where a model comes from."""
@@ -82,6 +82,24 @@ class Record:
     def name(self) -> str:
         """Name of the class or function without its module."""
         return self.path.name
+
+
+def describe(value: object) -> str:
+    """Return what something is, in a few words for an error."""
+    match value:
+        case Record():
+            return f"a {value.name[:60]!r}" if value.name else "a computed object"
+        case Global():
+            return f"the name {value[:80]!r}"
+        case torch.Tensor():
+            return f"a tensor {tuple(value.shape)}"
+        case str():
+            return repr(value[:60])
+        case int() if abs(value) >= 10**12:
+            return "a large number"
+        case None | float() | int():
+            return repr(value)
+    return f"a {type(value).__name__}"
 
 
 @dataclass(frozen=True)

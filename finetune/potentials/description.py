@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,13 @@ import torch
 
 from finetune.core.run_files import COMMITTEE
 from finetune.potentials import loading
+from finetune.potentials.catalogue import published
 from finetune.potentials.committee import read_committee
-from finetune.potentials.mace.opening import read_model
-from finetune.potentials.mace.potential import split_kept
-from finetune.potentials.mace.published import ASL, ASL_TERMS, PUBLISHED, Published
-from finetune.potentials.potential import plain_name
+from finetune.potentials.family import family
+from finetune.potentials.opening import read_file
+from finetune.potentials.potential import block, plain_name
+from finetune.potentials.published import Published
 from finetune.potentials.storage import CONFIG, read, read_config
-
-_BLOCK = re.compile(r"[a-z_]+(\.\d+)?")
-_TERMS = {ASL: f"Academic Software License, no commercial use: {ASL_TERMS}"}
 
 
 def describe(name: str) -> list[tuple[str, str]]:
@@ -28,26 +25,27 @@ def describe(name: str) -> list[tuple[str, str]]:
     For one that is not downloaded yet, only the facts of the catalogue are returned. Raises
     FoundationError for an unknown name, or files that are damaged or of another kind.
     """
-    published = PUBLISHED.get(name)
-    if published and not published.file.is_file():
-        return [*_listed(published), ("file", f"to download: {published.url}")]
+    entry = published().get(name)
+    if entry and not entry.file.is_file():
+        return [*_listed(entry), ("file", f"to download: {entry.source}")]
     place = loading.locate(name)
     if (place / COMMITTEE).is_file():
         return _committee(name, place)
     if place.is_file():
-        config, weights = read_model(place, published.sha256 if published else None)
+        config, weights = read_file(place, entry.sha256 if entry else None)
     elif (place / CONFIG).exists():
         config, weights = read(place)
     else:
         potential, config = loading.merged_adapter(place)
         weights = {plain_name(name): item for name, item in potential.named_parameters()}
-    known = _listed(published) if published else _stored(name, config.metadata)
+    own = {name: item for name, item in weights.items() if "/" not in name}
     return [
-        *known,
+        *(_listed(entry) if entry else _stored(name, config.metadata)),
         ("path", str(place)),
         ("fingerprint", config.fingerprint),
+        ("family", family(config.family).title),
         *config.settings.description(),
-        *_weights(split_kept(weights)[0]),
+        *_weights(own),
     ]
 
 
@@ -71,7 +69,7 @@ def _listed(entry: Published) -> list[tuple[str, str]]:
     return [
         ("name", entry.name),
         ("level of theory", entry.level_of_theory),
-        ("licence", _TERMS.get(entry.licence, entry.licence)),
+        ("licence", entry.terms),
     ]
 
 
@@ -95,10 +93,8 @@ def _adapter(metadata: Mapping[str, Any]) -> str:
 def _weights(weights: Mapping[str, torch.Tensor]) -> list[tuple[str, str]]:
     blocks: dict[str, int] = {}
     for name, tensor in weights.items():
-        name = plain_name(name)
-        match = _BLOCK.match(name)
-        block = match[0] if match else name
-        blocks[block] = blocks.get(block, 0) + tensor.numel()
+        of = block(plain_name(name))
+        blocks[of] = blocks.get(of, 0) + tensor.numel()
     types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()})
     return [
         ("dtype", ", ".join(types)),

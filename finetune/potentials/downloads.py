@@ -4,37 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import os
+import subprocess
+import sys
 import urllib.error
 import urllib.request
-from importlib.metadata import version
+import zipfile
+import zlib
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from finetune.core.environment import release
 from finetune.core.errors import FoundationError
+from finetune.core.files import write_atomically
+from finetune.core.resources import cache
+from finetune.potentials.published import Wheel
 
 CONVERSION = 1
 """Increase this when the same file may be converted to a different result."""
 
 
-def mace_cache() -> Path:
-    """Return the folder in which MACE keeps the models that it downloads."""
-    return _root() / "mace"
-
-
-def conversion(sha256: str) -> Path:
+def conversion(sha256: str, packages: Sequence[str] = ()) -> Path:
     """Return the folder for the conversion of the file with this sha256.
 
-    Each release of MACE has one of its own: it may build another model from the same settings.
+    Each release of ``packages`` has one of its own: it may build another model from the same
+    settings.
     """
-    release = f"conversion-{CONVERSION}-mace-torch-{version('mace-torch')}"
-    return _root() / "piwsl-finetune" / release / sha256
-
-
-def _root() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    releases = "".join(f"-{package}-{release(package)}" for package in packages)
+    return cache("piwsl-finetune") / f"conversion-{CONVERSION}{releases}" / sha256
 
 
 ATTEMPTS = 3
@@ -86,6 +87,89 @@ def download(url: str, target: Path, sha256: str | None = None, size: int | None
         ) from error
     except OSError as error:
         raise FoundationError(f"'{target}' cannot be written: {error}.") from error
+
+
+def download_wheel(wheel: Wheel, sha256: str | None = None) -> None:
+    """Fetch a member of a wheel into ``wheel.file``, by pip: with its mirrors, proxies and keys.
+
+    The member is taken from the distribution if that is installed here. It appears complete or not
+    at all; nothing of the wheel is installed or executed. ``sha256`` is the member's.
+
+    Raises FoundationError without pip or a network, for another digest, and if there is no space.
+    """
+    installed = _installed(wheel)
+    if installed is not None and digest(installed) == sha256:
+        write_atomically(wheel.file, installed.read_bytes())
+        return
+    asked = f"{wheel.distribution}=={wheel.version}"
+    with TemporaryDirectory(dir=wheel.file.parent, prefix=".download-") as folder:
+        _pip_download(asked, Path(folder))
+        found = sorted(Path(folder).glob("*.whl"))
+        if not found:
+            raise FoundationError(
+                f"the package index has no wheel of {asked}, only its sources. Get the wheel from "
+                f"another index, unpack it and save its {wheel.member} as '{wheel.file}'."
+            )
+        if wheel.sha256 is not None and (other := digest(found[0])) != wheel.sha256:
+            raise FoundationError(
+                f"the wheel of {asked} has the sha256 {other} instead of {wheel.sha256}: it is "
+                "damaged or another file, and was not kept. Does pip use the right index?"
+            )
+        try:
+            with zipfile.ZipFile(found[0]) as archive:
+                content = archive.read(wheel.member)
+        except (zipfile.BadZipFile, KeyError, RuntimeError, EOFError, zlib.error) as error:
+            raise FoundationError(
+                f"the wheel of {asked} has no readable member {wheel.member}: {error}. Try again."
+            ) from error
+    if sha256 is not None and (other := hashlib.sha256(content).hexdigest()) != sha256:
+        raise FoundationError(
+            f"{wheel} has the sha256 {other} instead of {sha256}: it is another file, and was not "
+            "kept. Does pip use the right index?"
+        )
+    write_atomically(wheel.file, content)
+
+
+def _installed(wheel: Wheel) -> Path | None:
+    """Return the member in the distribution that is installed; None if it is not."""
+    try:
+        place = Path(str(distribution(wheel.distribution).locate_file(wheel.member)))
+    except PackageNotFoundError:
+        return None
+    return place if place.is_file() else None
+
+
+def _pip_download(asked: str, folder: Path) -> None:
+    """Download a wheel by pip, whose progress goes to standard error."""
+    command = [sys.executable, "-m", "pip", "download", asked, "--no-deps", "--only-binary=:all:"]
+    options = ["--dest", str(folder), "--disable-pip-version-check", "--no-input"]
+    by_hand = f"Or run: {' '.join(['pip', *command[3:]])}"
+    try:
+        done = subprocess.run(
+            [*command, *options], stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False
+        )
+    except OSError as error:
+        raise FoundationError(f"pip cannot be started: {error}. {by_hand}") from error
+    if done.returncode == 0:
+        return
+    said = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.strip()]
+    reason = next((why for sign, why in _PIP_REASONS.items() if sign in done.stderr), None)
+    last = said[-1] if said else f"pip ends with code {done.returncode}"
+    raise FoundationError(f"pip cannot download {asked}: {(reason or last).rstrip('.')}. {by_hand}")
+
+
+_UNREACHABLE = "the package index cannot be reached. Is there a network?"
+_PIP_REASONS = {
+    "No module named pip": "this Python has no pip; python -m ensurepip installs it",
+    "[Errno 28]": "there is no space left on the device",
+    "DO NOT MATCH THE HASHES": "what arrived has another sha256 than the package index states",
+    "NewConnectionError": _UNREACHABLE,
+    "Name or service not known": _UNREACHABLE,
+    "Temporary failure in name resolution": _UNREACHABLE,
+    "ProxyError": "the proxy that pip is set to use does not answer",
+    "No matching distribution": "the package index has no wheel of that version for this Python",
+}
+"""What pip's errors mean, by a sign of each."""
 
 
 def digest(path: Path) -> str:

@@ -25,9 +25,9 @@ _SWITCH = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 def quiet_import(name: str) -> ModuleType:
     """Return a module that is, or imports, e3nn; torch's safe loading stays as it was.
 
-    e3nn 0.4.4 reads a table of its own that recent torch refuses to load safely, and mace switches
-    safe loading off for the complete process. Lines about accelerators that are not installed are
-    dropped.
+    e3nn 0.4.4 reads a table of its own that recent torch refuses to load safely, and some packages
+    switch safe loading off for the complete process. Lines about accelerators that are not
+    installed are dropped.
     """
     before = os.environ.get(_SWITCH)
     try:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from finetune.core.errors import FoundationError
-from finetune.core.options import Options, Registry
+from finetune.core import environment
+from finetune.core.errors import FoundationError, RecipeError
+from finetune.core.options import Registry
+from finetune.potentials.settings import FamilySettings
 
 if TYPE_CHECKING:
     import torch
@@ -22,28 +24,8 @@ if TYPE_CHECKING:
     from finetune.potentials.potential import FamilyPotential
     from finetune.potentials.published import Published
 
-    Writer = Callable[[FamilyPotential, torch.dtype, Mapping[str, Any]], bytes]
+    Writer = Callable[[Any, torch.dtype, Mapping[str, Any]], bytes]
     Weights = dict[str, torch.Tensor]
-
-
-class FamilySettings(Options, ABC):
-    """What rebuilds a network of a family without its weights: plain values, stored as JSON."""
-
-    @abstractmethod
-    def elements_known(self) -> tuple[int, ...]:
-        """Return the atomic numbers that the network knows."""
-
-    @abstractmethod
-    def description(self) -> list[tuple[str, str]]:
-        """Return the architecture as lines of a table: names and values."""
-
-    def identity(self) -> str:
-        """Return what a fingerprint covers.
-
-        Settings that later releases add belong to it only where they are used, so that older
-        fingerprints stay valid.
-        """
-        return self.model_dump_json()
 
 
 @dataclass(frozen=True)
@@ -57,6 +39,18 @@ class Format:
     ending: str
     write: Writer
     purpose: str
+
+
+@dataclass(frozen=True)
+class MatrixStack:
+    """A kind of layer whose weights are matrices ``[matrices, rows, columns]``.
+
+    ``weights`` returns those of a layer by name. Where not all are adapted, the one named ``main``
+    is, if a layer has it.
+    """
+
+    weights: Callable[[Any], dict[str, torch.nn.Parameter]]
+    main: str
 
 
 class Family(ABC):
@@ -78,9 +72,7 @@ class Family(ABC):
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     @abstractmethod
-    def build(
-        self, settings: Any, dtype: torch.dtype, head: str | None = None
-    ) -> FamilyPotential:
+    def build(self, settings: Any, dtype: torch.dtype, head: str | None = None) -> FamilyPotential:
         """Return a potential with fresh weights, drawn from torch's global generator.
 
         Raises FoundationError for settings that cannot be built, and for a head that is unknown or
@@ -123,6 +115,22 @@ class Family(ABC):
         """Return what `read` does of a file loaded as torch does, which runs the code in it."""
         raise FoundationError(f"'{path}' holds nothing that loading its code would help to read.")
 
+    def accelerate(self, potential: Any, kind: str) -> FamilyPotential:
+        """Return a potential with the same predictions and the layers that the recipe asks for.
+
+        ``auto`` is what is fastest here. Raises RecipeError if the family has no other layers.
+        """
+        if kind == "auto":
+            return potential
+        raise RecipeError(
+            f"train.acceleration={kind} is not offered for {self.title}. Set "
+            "train.acceleration=none."
+        )
+
+    def plain(self, potential: Any) -> FamilyPotential:
+        """Return an accelerated potential with the family's own layers; others as they are."""
+        return potential
+
     def formats(self) -> Mapping[str, Format]:
         """Return the files that other programs read, by name; the family's own first."""
         return {}
@@ -131,12 +139,8 @@ class Family(ABC):
         """Return the published potentials of the family, by name."""
         return {}
 
-    def low_rank_layers(self) -> Mapping[type, Callable[[Any], dict[str, torch.nn.Parameter]]]:
-        """Return layers, beyond e3nn's and torch's own, that LoRA adapts.
-
-        By class: a function that returns a layer's weights by name, each ``[matrices, rows,
-        columns]``.
-        """
+    def matrix_stacks(self) -> Mapping[type, MatrixStack]:
+        """Return layers, by class, that LoRA adapts beyond those of e3nn and torch."""
         return {}
 
 
@@ -155,6 +159,7 @@ families: Registry[Family] = Registry(
     },
     carries="Settings",
 )
+register_family = families.register
 UNNAMED = "mace"
 """The family of stored potentials that name none: the first one."""
 
@@ -162,3 +167,9 @@ UNNAMED = "mace"
 def family(name: str) -> Family:
     """Return a family by name; a `FoundationError` for one that is not installed."""
     return families.get(name)()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides a result, the packages of the families among it."""
+    found = (family(name).packages for name in families.names())
+    return environment.versions([package for packages in found for package in packages])

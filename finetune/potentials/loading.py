@@ -1,94 +1,24 @@
-"""Foundation potentials by name or path: the catalogue, opening, and lineage."""
+"""Foundation potentials by name or path: opening, and lineage."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 
 from finetune.core.errors import FoundationError, suggestion, system_errors
-from finetune.core.resources import find, shipped
+from finetune.core.resources import find
 from finetune.core.run_files import ADAPTER_RECORD, BUNDLE, CHECKPOINTS, COMMITTEE, MEMBERS
 from finetune.potentials.adapter_folder import adapters_needed, read_adapter, structure_of
+from finetune.potentials.catalogue import embedded, fetch, names, published
 from finetune.potentials.committee import open_committee, read_committee
-from finetune.potentials.downloads import download
-from finetune.potentials.mace.opening import open_model, open_trusted
-from finetune.potentials.mace.published import ASL, ASL_TERMS, PUBLISHED
+from finetune.potentials.opening import open_file
 from finetune.potentials.potential import Potential
-from finetune.potentials.storage import CONFIG, StoredConfig, load, reopened
+from finetune.potentials.storage import CONFIG, StoredConfig, load, read_config, reopened
 from finetune.recipe.plugins import adapter_rules, adapters
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A line of the catalogue."""
-
-    name: str
-    elements: int  # how many it covers
-    level_of_theory: str
-    size: int | None  # bytes on disk or, before the download, of the file
-    licence: str
-    state: str  # "embedded", "cached" or "to download"
-
-
-def embedded() -> dict[str, Path]:
-    """Return the embedded foundation potentials: name -> folder."""
-    root = shipped() / "data" / "foundation"
-    return {path.parent.name: path.parent for path in sorted(root.glob("*/config.json"))}
-
-
-def names() -> list[str]:
-    """Return every name of the catalogue, the embedded ones first."""
-    return [*embedded(), *PUBLISHED]
-
-
-def entries() -> list[Entry]:
-    """Return the whole catalogue."""
-    size: int | None
-    found = []
-    for name, folder in embedded().items():
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        elements, metadata = len(config["settings"]["atomic_numbers"]), config["metadata"]
-        level, licence = (str(metadata.get(key, "")) for key in ("level_of_theory", "license"))
-        size = sum(item.stat().st_size for item in folder.iterdir())
-        found.append(Entry(name, elements, level, size, licence, "embedded"))
-    for item in PUBLISHED.values():
-        cached = item.file.is_file()
-        size = item.file.stat().st_size if cached else item.size
-        state = "cached" if cached else "to download"
-        facts = (item.name, item.elements, item.level_of_theory, size, item.licence, state)
-        found.append(Entry(*facts))
-    return found
-
-
-def fetch(name: str, accept_licence: bool = False) -> Path:
-    """Return the file of a published model, downloaded unless it is in MACE's cache.
-
-    Raises FoundationError if a licence must be accepted first or the download fails, saying what to
-    fetch and where to put it.
-    """
-    entry = PUBLISHED[name]
-    if entry.file.is_file():
-        return entry.file
-    if entry.licence == ASL and not accept_licence:
-        raise FoundationError(
-            f"'{name}' is under the Academic Software License, which does not permit commercial "
-            f"use: {ASL_TERMS}. To accept it and download the model: "
-            f"piwsl-finetune foundations {name} --accept-licence"
-        )
-    try:
-        entry.file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(entry.file.with_name(f"{entry.file.name}.lock")):
-            if not entry.file.is_file():  # another process may have been faster
-                download(entry.url, entry.file, entry.sha256, entry.size)
-    except OSError as error:
-        raise FoundationError(f"'{entry.file}' cannot be written: {error}.") from error
-    return entry.file
 
 
 @dataclass(frozen=True)
@@ -98,7 +28,7 @@ class Foundation:
     ``location`` finds it from any folder: its name if embedded, else its full path. ``fingerprint``
     is the sha256 over settings and weights, ``metadata`` what was stored with them: level of
     theory, lineage, … Of several heads, ``head`` predicts. ``adapters`` are those that the
-    potential needs beyond a plain MACE, in order: kind and options. ``members`` are the folders of
+    potential needs beyond a plain one, in order: kind and options. ``members`` are the folders of
     the potentials of a committee; empty for a single one.
     """
 
@@ -126,8 +56,8 @@ def load_foundation(
     A path may be a folder with ``config.json`` and ``model.safetensors``; a run folder, whose
     fine-tuned potential becomes the foundation (of a committee the members' mean, a
     `CommitteePotential`, which cannot be trained); the ``adapter`` folder of a run, which is merged
-    into the foundation that it names; or a file with a MACE model as MACE saves it. Nothing in such
-    a file is executed. A model of the catalogue that this machine lacks is downloaded first, if its
+    into the foundation that it names; or a file that a family's own tools wrote. Nothing in such a
+    file is executed. A model of the catalogue that this machine lacks is downloaded first, if its
     licence need not be accepted.
 
     Args:
@@ -137,27 +67,22 @@ def load_foundation(
         recipe_folder: Folder of the recipe, where relative paths are looked up too.
         head: Name of the head that predicts; may be left out where there is one, or where the
             stored potential names it.
-        trust: Whether a MACE file that cannot be opened safely may be loaded as torch does, which
-            runs whatever code it contains.
+        trust: Whether a file that cannot be opened safely may be loaded as torch does, which runs
+            whatever code it contains.
 
     Raises:
         FoundationError: For an unknown name or head, or files that are missing, damaged or of
             another kind.
     """
-    place, published = locate(str(name), recipe_folder), PUBLISHED.get(str(name))
-    potential: Potential
+    place, entry = locate(str(name), recipe_folder), published().get(str(name))
     members: tuple[Path, ...] = ()
+    potential: Potential
     if (place / COMMITTEE).is_file():
         potential, config = open_committee(place, dtype, head)
         members = tuple(place / member for member in read_committee(place).members)
     elif place.is_file():
-        sha256 = published.sha256 if published else None
-        try:
-            potential, config = open_model(place, dtype, head, sha256)
-        except FoundationError:
-            if not trust:
-                raise
-            potential, config = open_trusted(place, dtype, head)
+        sha256 = entry.sha256 if entry else None
+        potential, config = open_file(place, dtype, head, sha256, trust)
     elif (place / CONFIG).exists():
         potential, config = load(place, dtype, head)
     else:
@@ -167,7 +92,7 @@ def load_foundation(
         location=str(name) if str(name) in names() else str(place.resolve()),
         potential=potential.to(device),
         fingerprint=config.fingerprint,
-        metadata=published.metadata if published else config.metadata,
+        metadata=entry.metadata if entry else config.metadata,
         head=head or config.head,
         adapters=config.adapters,
         members=members,
@@ -221,13 +146,13 @@ def locate(name: str, recipe_folder: Path | None = None) -> Path:
     known = embedded()
     if name in known:
         return known[name]
-    if name in PUBLISHED:
+    if name in published():
         return fetch(name)
     place = find(name, recipe_folder)
     if place is None:
         raise FoundationError(
             f"no foundation '{name}'.{suggestion(name, names())} Give the path of a run, a stored "
-            "potential or a MACE file, or a name that 'piwsl-finetune foundations' lists."
+            "potential or a model file, or a name that 'piwsl-finetune foundations' lists."
         )
     records = (COMMITTEE, CONFIG, ADAPTER_RECORD)
     if not place.is_dir() or any((place / name).exists() for name in records):
@@ -242,6 +167,19 @@ def locate(name: str, recipe_folder: Path | None = None) -> Path:
     raise FoundationError(
         f"'{name}' holds no potential: neither '{CONFIG}' nor '{BUNDLE}/{CONFIG}' is there."
     )
+
+
+def known_elements(name: str, recipe_folder: Path | None = None) -> tuple[int, ...] | None:
+    """Return the atomic numbers that a foundation knows, without opening or downloading it.
+
+    None where that takes opening it: a file, an adapter, a committee, or nothing of that name.
+    """
+    if (entry := published().get(name)) is not None:
+        return entry.elements
+    place = embedded().get(name) or find(name, recipe_folder)
+    folders = [] if place is None else [place, place / BUNDLE]
+    folder = next((item for item in folders if (item / CONFIG).is_file()), None)
+    return read_config(folder).settings.elements_known() if folder else None
 
 
 def lineage(foundation: Foundation) -> list[dict[str, Any]]:

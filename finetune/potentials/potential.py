@@ -15,7 +15,7 @@ from finetune.core.units import Prediction
 from finetune.data.graphs import ENERGY_DTYPE, GraphBatch
 
 if TYPE_CHECKING:
-    from finetune.potentials.family import FamilySettings
+    from finetune.potentials.settings import FamilySettings
 
 Interaction = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 """Interaction energies of the atoms ``[N]``, eV, and the positions ``[N, 3]`` and the strain
@@ -190,13 +190,15 @@ class FamilyPotential(Potential):
     """A potential of a registered family: a network, ``model``, that ``settings`` describe.
 
     Stored are the settings and the parameters of ``model``; its buffers follow from the settings.
-    Of several heads, named ``heads``, the one of index ``head`` predicts.
+    Of several heads, named ``heads``, the one of index ``head`` predicts. ``acceleration`` says
+    whose layers the network has: ``none`` for the family's own.
     """
 
     family: ClassVar[str]
     model: torch.nn.Module
     heads: tuple[str, ...] = ("Default",)
     head: int = 0
+    acceleration: str = "none"
 
     @property
     @abstractmethod
@@ -211,22 +213,6 @@ class FamilyPotential(Potential):
     def further_weights(self) -> dict[str, torch.Tensor]:
         """Return what is stored beside the parameters of ``model``; its names contain a slash."""
         return {}
-
-    def accelerated(self, kind: str) -> FamilyPotential:
-        """Return one with faster layers (``auto`` where there are any) and the same predictions.
-
-        Raises RecipeError if the family has none.
-        """
-        if kind == "auto":
-            return self
-        raise RecipeError(
-            f"train.acceleration={kind} is not offered for a {type(self).__name__}. Set "
-            "train.acceleration=none."
-        )
-
-    def plain(self) -> FamilyPotential:
-        """Return the potential with its family's own layers; itself if it has them."""
-        return self
 
 
 def choose_head(heads: Sequence[str], head: str | None) -> int:
@@ -344,3 +330,10 @@ def plain_name(parameter: str) -> str:
     while parameter.startswith("base."):
         parameter = parameter.removeprefix("base.")
     return parameter.removeprefix("model.")
+
+
+def block(name: str) -> str:
+    """Return the block of a parameter or layer: ``products.1`` for ``products.1.linear.weight``."""
+    first, _, rest = name.partition(".")
+    second, _, inner = rest.partition(".")
+    return f"{first}.{second}" if second.isdigit() and inner else first

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -18,84 +25,11 @@ from safetensors.torch import save as save_tensors
 from finetune.core.errors import FinetuneError, FoundationError, RecipeError
 from finetune.core.files import write_atomically
 from finetune.core.options import Options
-from finetune.core.units import Units
-from finetune.potentials.mace.potential import MacePotential, MaceSettings, stored_names
-from finetune.potentials.mace.potential import assemble as assemble_mace
-from finetune.potentials.potential import Potential, innermost
+from finetune.potentials.family import UNNAMED, families, family
+from finetune.potentials.potential import FamilyPotential, Potential, innermost
+from finetune.potentials.records import Metadata, read_record
+from finetune.potentials.settings import FamilySettings
 from finetune.recipe.plugins import adapters
-
-Record = TypeVar("Record", bound=BaseModel)
-
-
-def read_record(
-    path: Path, kind: type[Record], check: Callable[[Any], None] = lambda raw: None
-) -> Record:
-    """Read and validate a JSON file; ``check`` refuses, by a `FoundationError`, another kind."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        check(raw)
-        return kind.model_validate(raw)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise FoundationError(f"'{path}' cannot be read: {error}.") from error
-    except ValidationError as error:
-        place, reason, _ = first_fault(error)
-        raise FoundationError(f"'{path}' is damaged at '{place}': {reason}.") from None
-
-
-def first_fault(error: ValidationError) -> tuple[str, str, Any]:
-    """Return place, reason and value of the first fault."""
-    fault = error.errors()[0]
-    place = ".".join(map(str, fault["loc"]))
-    return place, fault["msg"].removeprefix("Value error, "), fault["input"]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-
-class _Data(_Part):
-    valid: str | list[str] | float | None = None
-    test: str | list[str] | None = None
-    keys: dict[str, str] = Field(default_factory=dict)
-    units: Units = Units()
-
-
-class _Adapter(_Part):
-    kind: str = ""
-
-
-class _Recipe(_Part):
-    adapter: _Adapter = _Adapter()
-    data: _Data = _Data()
-
-
-class _Origin(_Part):
-    name: str
-    fingerprint: str
-    head: str | None = None
-
-
-class _Known(_Part):
-    """The entries that are read again; all others are free."""
-
-    foundation: _Origin | None = None
-    recipe: _Recipe = _Recipe()
-    compositions: list[str] | None = None
-
-
-def checked(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metadata unchanged; refuse, by a `ValueError`, entries that a run does not write."""
-    try:
-        _Known.model_validate({**metadata, "foundation": metadata.get("foundation") or None})
-    except ValidationError as error:
-        place, reason, _ = first_fault(error)
-        raise ValueError(f"its entry '{place}' is not what a run writes: {reason}") from None
-    return dict(metadata)
-
-
-Metadata = Annotated[dict[str, Any], AfterValidator(checked)]
-"""The type of ``metadata`` in a record."""
-
 
 FORMAT = "piwsl-finetune/potential"
 VERSION = 1
@@ -107,17 +41,28 @@ class StoredConfig(Options):
 
     ``fingerprint`` is the sha256 over settings and weights; it names the potential in run folders
     and adapters and reveals damage. ``adapters`` are those that the weights need beyond a plain
-    MACE, in the order in which they were attached: ``kind`` and options of each. ``metadata`` is
-    free: level of theory, licence, figures.
+    potential, in the order in which they were attached: ``kind`` and options of each. ``metadata``
+    is free: level of theory, licence, figures.
     """
 
     format: str = FORMAT
     format_version: int = VERSION
+    family: str = UNNAMED
     fingerprint: str
     head: str | None = None
-    settings: MaceSettings
+    settings: SerializeAsAny[FamilySettings]
     adapters: tuple[dict[str, Any], ...] = ()
     metadata: Metadata = Field(default_factory=dict)
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _of_its_family(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, FamilySettings) or "family" not in info.data:
+            return value
+        try:
+            return families.options(info.data["family"]).model_validate(value)
+        except RecipeError as error:
+            raise ValueError(f"{error} Install the package that provides it.") from error
 
 
 def read_config(folder: Path) -> StoredConfig:
@@ -137,18 +82,14 @@ def read_config(folder: Path) -> StoredConfig:
 
 
 def fingerprint(
-    settings: MaceSettings,
+    family: str,
+    settings: FamilySettings,
     weights: Mapping[str, torch.Tensor],
     adapters: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """Return the sha256 (hex) over the settings, every weight and the adapters they need.
-
-    Settings of later releases count only where they are used, so older fingerprints stay valid.
-    """
-    unset = {
-        name for name in ("embedding_specs", "use_embedding_readout") if not getattr(settings, name)
-    }
-    digest = hashlib.sha256(settings.model_dump_json(exclude=unset).encode())
+    """Return the sha256 (hex) over family, settings, every weight and the adapters they need."""
+    digest = hashlib.sha256(b"" if family == UNNAMED else f"{family} ".encode())
+    digest.update(settings.identity().encode())
     if adapters:
         digest.update(json.dumps([dict(item) for item in adapters], sort_keys=True).encode())
     for name in sorted(weights):
@@ -168,25 +109,25 @@ def save(
     dtype: torch.dtype | None = None,
     adapters: Sequence[Mapping[str, Any]] = (),
 ) -> StoredConfig:
-    """Write a MACE into ``folder``; each file appears complete or not at all.
+    """Write a potential of a family into ``folder``; each file appears complete or not at all.
 
-    The potential may be inside what ``adapters`` have added, which are those that it needs beyond a
-    plain MACE; see `StoredConfig`. ``metadata`` are JSON values; ``dtype``, of the stored weights,
-    is the potential's if None. Raises FoundationError if there is no MACE inside.
+    It may be inside what ``adapters`` have added, which are those that it needs beyond a plain
+    potential; see `StoredConfig`. ``metadata`` are JSON values; ``dtype``, of the stored weights,
+    is the potential's if None. Raises FoundationError if it is of no family.
     """
-    inside = mace_inside(potential)
+    inside = family_potential(potential)
     settings = inside.settings
-    head = settings.heads[inside.head] if len(settings.heads) > 1 else None
     holder = potential if adapters else inside.model
-    kept = {} if adapters else stored_names(inside.kept_heads)
+    further = {} if adapters else inside.further_weights()
     kind = dtype or potential.dtype
     weights = {
         name: tensor.detach().to("cpu", kind)
-        for name, tensor in {**_parameters(holder), **kept}.items()
+        for name, tensor in {**_parameters(holder), **further}.items()
     }
     config = StoredConfig(
-        fingerprint=fingerprint(settings, weights, adapters),
-        head=head,
+        family=inside.family,
+        fingerprint=fingerprint(inside.family, settings, weights, adapters),
+        head=inside.head_name,
         settings=settings,
         adapters=tuple(dict(item) for item in adapters),
         metadata=dict(metadata),
@@ -195,13 +136,13 @@ def save(
     return config
 
 
-def mace_inside(potential: Potential) -> MacePotential:
-    """Return the MACE inside what adapters have added; a `FoundationError` if there is none."""
+def family_potential(potential: Potential) -> FamilyPotential:
+    """Return the potential inside what adapters have added; FoundationError if of no family."""
     inside = innermost(potential)
-    if not isinstance(inside, MacePotential):
+    if not isinstance(inside, FamilyPotential):
         raise FoundationError(
-            f"a {type(inside).__name__} cannot be stored: only a MACE can, alone or as the `base` "
-            "of a finetune.WrappedPotential."
+            f"a {type(inside).__name__} cannot be stored: only a potential of a family can, a "
+            "finetune.FamilyPotential, alone or as the `base` of a finetune.WrappedPotential."
         )
     return inside
 
@@ -211,7 +152,8 @@ def write(folder: Path, config: StoredConfig, weights: Mapping[str, torch.Tensor
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     write_atomically(folder / WEIGHTS, save_tensors(tensors))
-    unused = None if config.adapters else {"adapters"}  # earlier releases then read a plain MACE
+    usual = {"adapters": (), "family": UNNAMED}  # earlier releases read a file without these
+    unused = {name for name, value in usual.items() if getattr(config, name) == value}
     content = config.model_dump_json(indent=2, exclude=unused) + "\n"
     write_atomically(folder / CONFIG, content.encode())
 
@@ -249,11 +191,13 @@ def assemble(
     folder: Path,
 ) -> Potential:
     """Build the potential that `read` found in ``folder``; refuse an unknown head or adapter."""
-    mace, own = assemble_mace(config.settings, weights, dtype, head or config.head)
-    potential: Potential = mace
+    known = family(config.family)
+    inside, own = known.assemble(config.settings, dict(weights), dtype, head or config.head)
+    potential: Potential = inside
     for item in config.adapters:
         potential = _attached(potential, item, folder)
-    _fill(potential if config.adapters else mace.model, own, folder / WEIGHTS)
+    path = folder / WEIGHTS if folder.is_dir() else folder
+    _fill(potential if config.adapters else inside.model, own, path)
     return potential.requires_grad_(True).eval()
 
 
@@ -286,7 +230,8 @@ def read(folder: Path) -> tuple[StoredConfig, dict[str, torch.Tensor]]:
         weights = load_tensors(path.read_bytes())
     except (OSError, SafetensorError, ValueError) as error:
         raise FoundationError(f"'{path}' cannot be read: {error}. Get a fresh copy.") from error
-    if fingerprint(config.settings, weights, config.adapters) != config.fingerprint:
+    found = fingerprint(config.family, config.settings, weights, config.adapters)
+    if found != config.fingerprint:
         raise FoundationError(
             f"'{path}' and '{CONFIG}' do not belong together or are damaged (fingerprint differs). "
             "Get a fresh copy of the folder."

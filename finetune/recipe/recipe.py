@@ -76,7 +76,7 @@ class Recipe(Options):
     foundation: str
     head: str | None = Field(None, description="head of a foundation that has several")
     trust: bool = Field(
-        False, description="load a MACE file that is not understood as torch does, code included"
+        False, description="load a file that is not understood as torch does, code included"
     )
     data: DataRecipe
     reference_energies: Literal["keep", "isolated", "estimate"] | dict[str, float] = Field(

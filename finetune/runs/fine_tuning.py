@@ -11,9 +11,8 @@ from finetune.core.errors import RunStoppedError
 from finetune.evaluation.evaluation import compare
 from finetune.potentials import loading
 from finetune.potentials.adapter_folder import adapters_needed, structure_of
-from finetune.potentials.mace import acceleration
-from finetune.potentials.mace.potential import MacePotential
-from finetune.potentials.potential import Potential
+from finetune.potentials.family import family
+from finetune.potentials.potential import FamilyPotential, Potential
 from finetune.recipe.recipe import Recipe
 from finetune.runs import outputs, run_folder
 from finetune.runs.preparation import Preparation, described
@@ -96,10 +95,10 @@ def _with_trackers(reporter: Reporter, prepared: Preparation) -> Reporter:
 
 
 def _merged(prepared: Preparation, reporter: Reporter) -> tuple[Potential, list[dict[str, object]]]:
-    """Return the tuned potential, and the adapters that it needs beyond a plain MACE."""
+    """Return the tuned potential, and the adapters that it needs beyond a plain one."""
     tuned = prepared.adapted.merge()
-    if isinstance(tuned, MacePotential):
-        tuned = acceleration.plain(tuned)
+    if isinstance(tuned, FamilyPotential):
+        tuned = family(tuned.family).plain(tuned)
     needed = adapters_needed(
         structure_of(prepared.reference),
         tuned,
@@ -111,9 +110,9 @@ def _merged(prepared: Preparation, reporter: Reporter) -> tuple[Potential, list[
         _note(
             prepared,
             reporter,
-            f"note: the adapter {kinds} cannot be merged into a plain MACE. The run folder opens "
-            "as usual (load_calculator, evaluate, a next run); export as a .model file will be "
-            "refused.",
+            f"note: the adapter {kinds} cannot be merged into the potential's own layers. The run "
+            "folder opens as usual (load_calculator, evaluate, a next run); export for other "
+            "programs will be refused.",
         )
     return tuned, needed
 

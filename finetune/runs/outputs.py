@@ -7,7 +7,6 @@ from copy import deepcopy
 from typing import Any
 
 from finetune.core import run_files
-from finetune.core.environment import versions
 from finetune.core.files import write_json
 from finetune.evaluation.plots import learning_curve, write_png
 from finetune.evaluation.report_page import Page, write_report
@@ -19,14 +18,15 @@ from finetune.potentials.adapter_folder import (
     weight_digests,
     write_record,
 )
+from finetune.potentials.family import family, versions
 from finetune.potentials.potential import Potential
+from finetune.potentials.storage import family_potential
 from finetune.runs.preparation import Preparation, trained
 from finetune.runs.result import RunResult
 
 CITATION = (
     "M. Takamoto, V. Zaverkin, M. Niepert, Physics-Informed Weakly Supervised Learning for "
-    "Interatomic Potentials, ICML 2025, arXiv 2408.05215; I. Batatia et al., MACE: Higher Order "
-    "Equivariant Message Passing Neural Networks, NeurIPS 2022, arXiv 2206.07697"
+    "Interatomic Potentials, ICML 2025, arXiv 2408.05215"
 )
 
 
@@ -74,6 +74,7 @@ def write_potential(
     )
     metadata = {
         "name": folder.name,
+        "family": family_potential(tuned).family,
         "level_of_theory": prepared.levels,
         "compositions": prepared.compositions if prepared.ambiguous else None,
         "foundation": origin.model_dump(),
@@ -82,7 +83,7 @@ def write_potential(
         "trained": trained(prepared),
         "metrics": metrics,
         "versions": versions(),
-        "citation": CITATION,
+        "citation": f"{CITATION}; {family(family_potential(tuned).family).citation}",
     }
     record = _save_adapter(prepared, tuned, origin, metadata)
     metadata["adapter"] = {**record.adapter, "sha256": record.sha256}
@@ -98,7 +99,7 @@ def _save_adapter(
     recipe, folder = prepared.recipe, prepared.folder / run_files.ADAPTER
     adapted = prepared.adapted
     if getattr(adapted.potential, "acceleration", "none") != "none":
-        adapted = prepared.adapter.attach(deepcopy(tuned))  # the same weights in MACE's own layers
+        adapted = prepared.adapter.attach(deepcopy(tuned))  # the same weights in plain layers
     adapted.save(folder)
     record = AdapterRecord(
         kind=recipe.adapter["kind"],

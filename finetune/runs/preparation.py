@@ -34,11 +34,16 @@ from finetune.losses import sizing
 from finetune.losses.loss import TotalLoss
 from finetune.potentials import reference_energies
 from finetune.potentials.errors import errors, predict
-from finetune.potentials.loading import Foundation, lineage, lineage_labels, load_foundation
-from finetune.potentials.mace import acceleration
-from finetune.potentials.mace.potential import MacePotential
-from finetune.potentials.potential import Potential
-from finetune.potentials.storage import mace_inside
+from finetune.potentials.family import family, versions
+from finetune.potentials.loading import (
+    Foundation,
+    known_elements,
+    lineage,
+    lineage_labels,
+    load_foundation,
+)
+from finetune.potentials.potential import FamilyPotential, Potential
+from finetune.potentials.storage import family_potential
 from finetune.recipe.loss_options import to_be_chosen
 from finetune.recipe.plugins import adapter_rules, adapters
 from finetune.recipe.recipe import Recipe
@@ -141,11 +146,14 @@ class Preparation:
         if opened is not None:
             self.foundation = replace(opened, potential=deepcopy(opened.potential))
         else:
+            known = known_elements(recipe.foundation, recipe_folder)
+            if known is not None:  # told before a model is downloaded or built
+                check_elements(structures, recipe.foundation, known)
             self.foundation = load_foundation(
                 recipe.foundation, dtype, device, recipe_folder, recipe.head, recipe.trust
             )
         check_single(self.foundation)
-        check_elements(structures, self.foundation)
+        check_elements(structures, self.foundation.name, self.foundation.potential.elements)
         if Path(self.foundation.location).is_relative_to(self.folder.resolve()):
             raise RunFolderError(
                 f"the foundation lies in the output '{self.folder}'; choose another output."
@@ -230,7 +238,7 @@ class Preparation:
         self.adapted = self.adapter.attach(self._accelerated())
         check_adapted(self.adapted, kind)
         parameter_groups(self.adapted, recipe.train)  # refuses factors that name nothing
-        mace_inside(self.adapted.potential)  # what cannot be stored is not trained
+        family_potential(self.adapted.potential)  # what cannot be stored is not trained
         self.notes += self.adapted.notes
 
     def _accelerated(self) -> Potential:
@@ -239,18 +247,16 @@ class Preparation:
         adapter = self.recipe.adapter["kind"]
         if asked == "none" or (asked == "auto" and potential.device.type != "cuda"):
             return potential
-        kind = acceleration.choose(asked, potential.device)
-        if kind == "none":
-            return potential
         own_layers = adapter_rules(adapter).keeps_layers
-        if not own_layers or not isinstance(potential, MacePotential):
-            if asked == "auto":
-                return potential
-            raise RecipeError(
-                f"train.acceleration={asked} needs a plain MACE and an adapter that keeps its "
-                f"layers (full, readout, frozen), not {adapter}. Set train.acceleration=none."
-            )
-        return acceleration.accelerate(potential, kind)
+        if own_layers and isinstance(potential, FamilyPotential):
+            return family(potential.family).accelerate(potential, asked)
+        if asked == "auto":
+            return potential
+        raise RecipeError(
+            f"train.acceleration={asked} needs a foundation without adapters of its own and an "
+            f"adapter that keeps its layers (full, readout, frozen), not {adapter}. Set "
+            "train.acceleration=none."
+        )
 
     def trainer(self, reporter: Reporter) -> Trainer:
         """Return the trainer of the run."""
@@ -277,6 +283,7 @@ class Preparation:
                 "folders": self.folders,
             },
             self.lineage,
+            versions(),
         )
 
 

@@ -14,6 +14,7 @@ from finetune.core.environment import run_environment
 from finetune.core.files import write_atomically, write_folder, write_json
 from finetune.evaluation.report_page import template
 from finetune.inspection import data_warnings
+from finetune.potentials.family import versions
 from finetune.recipe.recipe import Recipe
 from finetune.runs import run_folder
 from finetune.runs.fine_tuning import fine_tune
@@ -53,6 +54,7 @@ def shared_folder(
             "folders": first.folders,
         },
         first.lineage,
+        versions(),
     )
     if resuming:
         for note in run_folder.check_origin(folder, recipe, facts):

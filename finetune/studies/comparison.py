@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from finetune.core.environment import process_count, versions
+from finetune.core.environment import process_count
 from finetune.core.errors import (
     FinetuneError,
     RecipeError,
@@ -30,6 +30,7 @@ from finetune.core.run_files import CHECKPOINTS
 from finetune.core.text import counted
 from finetune.data.reading import Reader
 from finetune.data.structures import fingerprint
+from finetune.potentials.family import versions
 from finetune.recipe.recipe import INCONSEQUENTIAL, Recipe
 from finetune.runs.workflow import read_recipe, run
 from finetune.studies.arms import LABELS, Arm, Draws, arms_of, check_arms, notes_of, varied

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.core.devices import choose_device, training_dtype
-from finetune.core.environment import process_count, versions
+from finetune.core.environment import process_count
 from finetune.core.errors import (
     DataError,
     FinetuneError,
@@ -29,7 +29,9 @@ from finetune.core.interruption import StopSignals
 from finetune.core.options import flattened
 from finetune.core.resources import expanded, find, shipped
 from finetune.data.reading import find_files
-from finetune.potentials.loading import Foundation, load_foundation, names
+from finetune.potentials.catalogue import names
+from finetune.potentials.family import versions
+from finetune.potentials.loading import Foundation, load_foundation
 from finetune.recipe.recipe import INCONSEQUENTIAL, Recipe
 from finetune.recipe.sections import DataRecipe
 from finetune.runs import run_folder

@@ -6,20 +6,20 @@ from finetune.testing.analytic import (
     LennardJonesPotential,
     MorsePotential,
     PairPotential,
-    tiny_mace,
-    tiny_settings,
+    small_potential,
 )
+from finetune.testing.families import FamilySuite
 from finetune.testing.losses import LossSuite
 from finetune.testing.potentials import PotentialSuite
 
 __all__ = [
     "AdapterSuite",
+    "FamilySuite",
     "HarmonicPotential",
     "LennardJonesPotential",
     "LossSuite",
     "MorsePotential",
     "PairPotential",
     "PotentialSuite",
-    "tiny_mace",
-    "tiny_settings",
+    "small_potential",
 ]

@@ -15,6 +15,8 @@ from torch_ema import ExponentialMovingAverage
 import finetune
 from finetune.adapters.adapter import AdaptedPotential, Adapter
 from finetune.core.errors import FinetuneError, RunFolderError
+from finetune.data.graphs import GraphBatch
+from finetune.potentials.family import UNNAMED
 from finetune.potentials.potential import Potential
 from finetune.recipe.plugins import adapters
 from finetune.testing.comparing import (
@@ -45,8 +47,11 @@ class AdapterSuite:
     ```
 
     The adapter's class must be registered, and, for the test with two processes, defined in a
-    module that another process can import. The foundation is a small untrained MACE.
+    module that another process can import. The foundation is a small untrained potential.
     """
+
+    family = UNNAMED
+    """Family of the foundation."""
 
     def adapter(self) -> Adapter:
         """Return the adapter to test."""
@@ -54,7 +59,7 @@ class AdapterSuite:
 
     def potential(self) -> Potential:
         """Return the foundation, for H, C, N and O, in float64; a new one for each call."""
-        return deepcopy(plain_potential())
+        return deepcopy(plain_potential(kind=self.family))
 
     def attached(self, change: float = 0.0) -> AdaptedPotential:
         """Return the foundation with the adapter, its weights changed at random by ``change``."""
@@ -65,6 +70,10 @@ class AdapterSuite:
                 item.add_(change * torch.randn(item.shape, generator=random, dtype=torch.float64))
         adapted.potential.eval()
         return adapted
+
+    def batch(self) -> GraphBatch:
+        """Return distorted structures."""
+        return distorted_batch(plain_potential(kind=self.family).cutoff)
 
     def kind(self) -> str:
         """Return the name by which recipes call the adapter."""
@@ -110,10 +119,10 @@ class AdapterSuite:
         assert sum(size for _, size in shares) == sum(p.numel() for p in named.values())
 
     def test_it_learns_and_changes_what_it_names_alone(self) -> None:
-        adapted, batch = self.attached(), distorted_batch()
+        adapted, batch = self.attached(), self.batch()
         before = {name: item.clone() for name, item in adapted.potential.named_parameters()}
         trained = adapted.trainable_parameters()
-        labels = predict(plain_potential()).energy + 0.5 * batch.atoms
+        labels = predict(self.potential()).energy + 0.5 * batch.atoms
         optimiser = torch.optim.AdamW(trained.values(), lr=0.01, weight_decay=0.1)
         adapted.potential.train()
         losses = []
@@ -157,7 +166,7 @@ class AdapterSuite:
 
     def test_rotation_and_reflection(self) -> None:
         potential = self.attached(change=0.05).potential
-        here = distorted_batch()
+        here = self.batch()
         for matrix in (random_rotation(), -random_rotation()):
             expected, found = predict(potential, here), predict(potential, rotated(here, matrix))
             assert largest(found.energy - expected.energy) < ROUNDING
@@ -165,7 +174,7 @@ class AdapterSuite:
 
     def test_forces_are_the_gradient_of_the_energy(self) -> None:
         """Minus central differences of the energy."""
-        potential, batch, step = self.attached(change=0.05).potential, distorted_batch(), 1e-4
+        potential, batch, step = self.attached(change=0.05).potential, self.batch(), 1e-4
         forces = forces_of(predict(potential, batch))
         for atom, axis in ((0, 0), (3, 2), (10, 1)):
             shift = torch.zeros_like(batch.positions)
@@ -178,7 +187,7 @@ class AdapterSuite:
 
     def test_gradients_of_forces_by_the_weights(self) -> None:
         """Second derivatives, as losses on forces need them, against central differences."""
-        adapted, batch, step = self.attached(change=0.05), distorted_batch(), 1e-5
+        adapted, batch, step = self.attached(change=0.05), self.batch(), 1e-5
         adapted.potential.train()
         trained = list(adapted.trainable_parameters().values())
         random = torch.Generator().manual_seed(1)
@@ -220,7 +229,7 @@ class AdapterSuite:
         """It takes the dtype of the potential that it is attached to."""
         exact = predict(self.attached().potential)
         potential = self.adapter().attach(self.potential().float()).potential.eval()
-        batch = distorted_batch().to(torch.device("cpu"), torch.float32)
+        batch = self.batch().to(torch.device("cpu"), torch.float32)
         found = potential(batch, create_graph=False)
         assert forces_of(found).dtype == torch.float32
         assert largest(found.energy - exact.energy) < 1e-4

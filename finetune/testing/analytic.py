@@ -7,8 +7,8 @@ from abc import abstractmethod
 import torch
 
 from finetune.data.graphs import GraphBatch
-from finetune.potentials.mace.potential import MacePotential, MaceSettings
-from finetune.potentials.potential import Interaction, Potential
+from finetune.potentials.family import UNNAMED, family
+from finetune.potentials.potential import FamilyPotential, Interaction, Potential, edges_within
 
 
 class HarmonicPotential(Potential):
@@ -43,22 +43,11 @@ class PairPotential(Potential):
 
     def interaction(self, batch: GraphBatch, element: torch.Tensor, strain: bool) -> Interaction:
         """See `Potential.interaction`."""
-        leaf = torch.is_grad_enabled()
-        positions = batch.positions.detach().requires_grad_(leaf)
-        epsilon = torch.zeros_like(batch.cell).requires_grad_(leaf) if strain else None
-        sender, receiver = batch.edge_index
-        shift = torch.einsum("ei,eij->ej", batch.unit_shifts, batch.cell[batch.structure[sender]])
-        vectors = positions[receiver] - positions[sender] + shift
-        if epsilon is not None:
-            symmetric = 0.5 * (epsilon + epsilon.transpose(1, 2))
-            deformed = torch.einsum("ei,eij->ej", vectors, symmetric[batch.structure[sender]])
-            vectors = vectors + deformed
-        square = vectors.square().sum(dim=1)
-        inside = square < self.cutoff**2
-        square = torch.where(inside, square, torch.ones_like(square))
-        smooth = torch.where(inside, (1.0 - square / self.cutoff**2) ** 3, 0.0)
-        energy = 0.5 * self.pair(square.sqrt()) * smooth
-        return positions.new_zeros(len(positions)).index_add(0, sender, energy), positions, epsilon
+        edges = edges_within(self.cutoff, batch, strain)
+        smooth = (1.0 - edges.lengths.square() / self.cutoff**2) ** 3
+        energy = 0.5 * self.pair(edges.lengths) * smooth
+        atoms = edges.positions.new_zeros(len(edges.positions))
+        return atoms.index_add(0, edges.sender, energy), edges.positions, edges.strain
 
 
 class MorsePotential(PairPotential):
@@ -95,30 +84,20 @@ class LennardJonesPotential(PairPotential):
         return 4.0 * self.depth * (sixth.square() - sixth)
 
 
-def tiny_settings(**changes: object) -> MaceSettings:
-    """Return settings of a two-interaction MACE for H, C, N, O; ``changes`` replace fields."""
-    fields: dict[str, object] = {
-        "r_max": 4.0,
-        "num_bessel": 4,
-        "num_polynomial_cutoff": 5,
-        "max_ell": 2,
-        "hidden_irreps": "4x0e + 4x1o",
-        "MLP_irreps": "4x0e",
-        "radial_MLP": (8, 8),
-        "correlation": 2,
-        "avg_num_neighbors": 6.0,
-        "atomic_numbers": (1, 6, 7, 8),
-        "atomic_energies": ((-13.0, -1030.0, -1480.0, -2040.0),),
-        "atomic_inter_scale": (1.5,),
-        "atomic_inter_shift": (-0.2,),
-    }
-    return MaceSettings.model_validate({**fields, **changes})
+def small_potential(
+    kind: str = UNNAMED,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    head: str | None = None,
+    **changes: object,
+) -> FamilyPotential:
+    """Return an untrained potential of a family, for H, C, N and O, in evaluation mode.
 
-
-def tiny_mace(
-    seed: int = 0, dtype: torch.dtype = torch.float64, head: str | None = None, **changes: object
-) -> MacePotential:
-    """Return an untrained `MacePotential` with seeded weights, in evaluation mode."""
+    ``changes`` replace settings of the family's example; the weights are drawn with ``seed``.
+    """
+    known = family(kind)
+    given = {**known.example().model_dump(), **changes}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MacePotential.build(tiny_settings(**changes), dtype, head).eval()
+        found = known.build(known.Settings.model_validate(given), dtype, head)
+    return found.eval()

@@ -14,15 +14,15 @@ from ase.build import bulk, molecule
 from finetune.core.units import Prediction
 from finetune.data.graphs import GraphBatch, concatenate, graph
 from finetune.data.structures import without_labels
-from finetune.potentials.mace.potential import MacePotential
-from finetune.potentials.potential import Potential
-from finetune.testing.analytic import tiny_mace
+from finetune.potentials.family import UNNAMED
+from finetune.potentials.potential import FamilyPotential, Potential
+from finetune.testing.analytic import small_potential
 
 
 @cache
-def plain_potential(seed: int = 0) -> MacePotential:
+def plain_potential(seed: int = 0, kind: str = UNNAMED) -> FamilyPotential:
     """A potential without reference energies: large numbers would drown small differences."""
-    potential = tiny_mace(seed)
+    potential = small_potential(kind, seed)
     potential.set_references(dict.fromkeys(potential.elements, 0.0))
     return potential
 
@@ -53,20 +53,20 @@ def rotated(batch: GraphBatch, rotation: torch.Tensor) -> GraphBatch:
 
 
 @cache
-def distorted_batch() -> GraphBatch:
+def distorted_batch(cutoff: float) -> GraphBatch:
     """A molecule, a smaller one, a free atom and a crystal, all distorted."""
     random = np.random.default_rng(0)
     items = [molecule("CH3CH2OH"), molecule("NH3"), Atoms("H"), bulk("C", "diamond", 3.5)]
     graphs = []
     for atoms in items:
         atoms.positions += random.normal(0.0, 0.08, atoms.positions.shape)
-        graphs.append(graph_of(atoms, plain_potential(), skin=0.01))
+        graphs.append(graph(without_labels(atoms, "structure"), cutoff, skin=0.01))
     return concatenate(graphs)
 
 
 def predict(potential: Potential, batch: GraphBatch | None = None) -> Prediction:
     """Return energies and forces, of `distorted_batch` if no other is given."""
-    return potential(distorted_batch() if batch is None else batch, create_graph=False)
+    return potential(batch or distorted_batch(potential.cutoff), create_graph=False)
 
 
 def forces_of(prediction: Prediction) -> torch.Tensor:

@@ -38,7 +38,7 @@ class LossSuite:
     ```
 
     The structures are three molecules of different sizes and a crystal, with energies, forces and
-    (for the crystal) a stress; the potentials are two small untrained MACE.
+    (for the crystal) a stress; the potentials are two small untrained ones.
     """
 
     mean_over_structures = True

@@ -19,10 +19,10 @@ import finetune
 from finetune.core.errors import FoundationError
 from finetune.data.graphs import graph
 from finetune.data.structures import without_labels
-from finetune.export.formats import check_plain, write_mace
+from finetune.export.formats import check_plain, write_file
 from finetune.potentials import storage
 from finetune.potentials.potential import Potential
-from finetune.testing.analytic import tiny_mace
+from finetune.testing.analytic import small_potential
 
 EXPORTED = 1e-8
 """eV and eV/Å: a potential and its export."""
@@ -35,7 +35,7 @@ class Workspace:
     def __init__(self, folder: Path, foundation: Potential) -> None:
         self.folder = folder
         storage.save(foundation, folder / "foundation", {"name": "tiny"})
-        labelling, random = tiny_mace(seed=1), np.random.default_rng(0)
+        labelling, random = small_potential(seed=1), np.random.default_rng(0)
         for split, count in _SPLITS.items():
             frames = []
             for index in range(count):
@@ -78,19 +78,19 @@ class Workspace:
         return (self.folder / name / "model" / "model.safetensors").read_bytes()
 
     def check_export(self, name: str) -> None:
-        """Export a run as a plain MACE that predicts the same, or see that it is refused."""
-        found, path = finetune.load_foundation(self.folder / name), self.folder / f"{name}.model"
+        """Export a run as a file that predicts the same, or see that it is refused."""
+        found, path = finetune.load_foundation(self.folder / name), self.folder / f"{name}.exported"
         if found.adapters:
             with pytest.raises(FoundationError, match=found.adapters[-1]["kind"]):
                 check_plain(found)
-            with pytest.raises(FoundationError, match="not a plain MACE"):
-                write_mace(found.potential, path)
+            with pytest.raises(FoundationError, match="not a plain potential"):
+                write_file(found.potential, path)
             assert not path.exists()
             return
         check_plain(found)
-        write_mace(found.potential, path)
-        inside = storage.mace_inside(found.potential)
-        opened = finetune.load_foundation(path, head=inside.settings.heads[inside.head]).potential
+        write_file(found.potential, path)
+        inside = storage.family_potential(found.potential)
+        opened = finetune.load_foundation(path, head=inside.head_name).potential
         batch = graph(without_labels(ase.io.read(self.test), "structure"), opened.cutoff)
         here, there = (item(batch, create_graph=False) for item in (found.potential, opened))
         assert float((here.energy - there.energy).abs()) < EXPORTED

@@ -13,8 +13,8 @@ from finetune.core.errors import DataError, RecipeError, RunFolderError
 from finetune.data.graphs import GraphBatch, concatenate
 from finetune.recipe.plugins import adapters
 from finetune.runs import preparation
-from finetune.testing import tiny_mace
 from tests.conftest import recipe_for
+from tests.tiny import tiny_mace
 
 TINY = tiny_mace()
 

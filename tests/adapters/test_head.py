@@ -9,15 +9,16 @@ import finetune
 from finetune.adapters.shift_and_head import HeadAdapter
 from finetune.core.errors import FoundationError, RecipeError
 from finetune.data.graphs import GraphBatch, concatenate
-from finetune.export.formats import write_mace
+from finetune.export.formats import write_file
 from finetune.potentials.loading import Foundation, lineage, load_foundation
 from finetune.potentials.mace.potential import MacePotential
 from finetune.potentials.storage import load, save
 from finetune.recipe.adapter_options import HeadOptions
-from finetune.testing import HarmonicPotential, tiny_mace
+from finetune.testing import HarmonicPotential
 from tests.conftest import recipe_for
 from tests.potentials.architectures import CHARGE_AND_SPIN, HEADS
 from tests.potentials.plain_mace import predict
+from tests.tiny import tiny_mace
 from tests.tolerances import ROUNDING_ENERGY, ROUNDING_FORCES
 
 FOUNDATIONS: dict[str, dict[str, object]] = {
@@ -108,7 +109,7 @@ def test_a_run_adds_a_head(workspace: Path, tmp_path: Path, mixed_graphs: list[G
     assert new.references()[1] != old.references()[1]
     again = finetune.evaluate(tmp_path / "run", workspace / "test.xyz")
     assert again.finetuned.energy_mae == pytest.approx(result.test.finetuned.energy_mae)
-    write_mace(new, tmp_path / "both.model")
+    write_file(new, tmp_path / "both.model")
     for head, potential in (("Default", old), ("cc", new)):
         opened = load_foundation(tmp_path / "both.model", head=head).potential
         difference = opened(batch).energy - potential(batch).energy
@@ -150,7 +151,7 @@ def test_two_heads_of_one_file_are_held_side_by_side(workspace: Path, tmp_path: 
     tuned = HeadAdapter(HeadOptions(name="cc")).attach(before).merge()
     tuned.set_references({number: 2.0 for number in tuned.elements})
     path = tmp_path / "both.model"
-    write_mace(tuned, path)
+    write_file(tuned, path)
     with pytest.raises(FoundationError, match="several heads; choose one of Default, cc"):
         finetune.evaluate(path, workspace / "test.xyz", head="cc", against=path)
     with pytest.raises(FoundationError, match="Name one with --against"):

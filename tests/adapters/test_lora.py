@@ -16,8 +16,9 @@ from finetune.core.errors import RecipeError
 from finetune.data.graphs import GraphBatch, concatenate
 from finetune.potentials.mace.potential import MacePotential
 from finetune.recipe.adapter_options import REFUSED, LoraOptions
-from finetune.testing import HarmonicPotential, tiny_mace
+from finetune.testing import HarmonicPotential
 from tests.potentials.architectures import CHARGE_AND_SPIN
+from tests.tiny import tiny_mace
 
 TINY = tiny_mace()
 

@@ -20,7 +20,7 @@ from finetune.potentials import storage
 from finetune.potentials.mace.potential import MacePotential
 from finetune.potentials.potential import Potential
 from finetune.recipe.plugins import adapters
-from finetune.testing import tiny_settings
+from tests.tiny import tiny_settings
 
 RESULTS = Path(__file__).parent / "results" / "adapter_sizes.json"
 KINDS: dict[str, dict[str, Any]] = {

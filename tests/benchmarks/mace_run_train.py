@@ -25,7 +25,7 @@ from trials import BATCH, FOUNDATION, Case, best_of, epochs_of
 from weak_losses import MOLECULES, RATES, molecule
 
 import finetune
-from finetune.export.formats import write_mace
+from finetune.export.formats import write_file
 
 TUNED = "tuned.model"
 ARMS: dict[str, tuple[str, list[str]]] = {
@@ -43,7 +43,7 @@ def train(
     for name, files in (("train", case.draws[draw]), ("valid", case.valid)):
         file, _, chosen = files.partition("@")
         write(folder / f"{name}.xyz", read(file, chosen or ":"))
-    write_mace(finetune.load_foundation(FOUNDATION).potential, folder / "foundation.model")
+    write_file(finetune.load_foundation(FOUNDATION).potential, folder / "foundation.model")
     command = [
         *(sys.executable, "-m", "mace.cli.run_train", "--name=tuned", "--device=cpu"),
         *("--foundation_model=foundation.model", "--multiheads_finetuning=False"),

@@ -199,6 +199,7 @@ def test_a_stopped_trajectory_goes_on_to_the_last_bit(tmp_path: Path) -> None:
     assert {path.suffix for path in folder.iterdir()} == {".traj", ".json"}
 
 
+@pytest.mark.slow
 def test_a_killed_test_goes_on(tmp_path: Path) -> None:
     settings = replace(SHORT, length=0.6)
     code = (

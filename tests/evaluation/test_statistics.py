@@ -39,8 +39,8 @@ from finetune.potentials.errors import LabelledPredictions, predict
 from finetune.potentials.mace.potential import MacePotential
 from finetune.potentials.storage import save
 from finetune.recipe.sections import LabelKeys
-from finetune.testing import tiny_mace
 from tests.conftest import rattled
+from tests.tiny import tiny_mace
 
 SUBSETS = ["warm", "cold", "warm", "warm", "cold"]
 

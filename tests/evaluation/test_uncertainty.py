@@ -20,8 +20,9 @@ from finetune.labelling.selection import disagreement
 from finetune.potentials.committee import CommitteePotential
 from finetune.potentials.errors import LabelledPredictions
 from finetune.potentials.mace.potential import MacePotential
-from finetune.testing import HarmonicPotential, tiny_mace
+from finetune.testing import HarmonicPotential
 from tests.conftest import rattled, structure
+from tests.tiny import tiny_mace
 
 
 def test_the_calculator_gives_mean_and_standard_deviation(committee: Any) -> None:

@@ -13,7 +13,7 @@ from ase.build import molecule
 
 import finetune
 from finetune.core.errors import DataError, FoundationError, RecipeError, RunFolderError
-from finetune.export.formats import export, write_mace
+from finetune.export.formats import export, write_file
 from finetune.potentials.loading import load_foundation
 from tests.conftest import rattled
 from tests.tolerances import EXPORT_ENERGY, EXPORT_FORCES, FINITE_DIFFERENCE
@@ -102,8 +102,8 @@ def test_stress_of_a_molecule_is_refused_by_ase(run_folder: Path) -> None:
 def test_files_are_not_overwritten_unasked(run_folder: Path, tmp_path: Path) -> None:
     potential = load_foundation(run_folder, torch.float32).potential
     path = tmp_path / "deep" / "tuned.model"
-    write_mace(potential, path, torch.float32)
+    write_file(potential, path, dtype=torch.float32)
     with pytest.raises(RunFolderError, match="exists"):
-        write_mace(potential, path)
+        write_file(potential, path)
     with pytest.raises(RunFolderError, match="is a folder"):
-        write_mace(potential, tmp_path)
+        write_file(potential, tmp_path)

@@ -238,7 +238,7 @@ def test_the_command_exports(runs: Path, tmp_path: Path) -> None:
 
 
 def test_charge_and_spin_are_no_inputs_of_lammps_pair_style() -> None:
-    from finetune.potentials.mace.lammps import torchscript
+    from finetune.potentials.mace.exports import torchscript
 
     class Charged:
         further_inputs = frozenset({"charge"})
@@ -260,6 +260,7 @@ np.savez(sys.argv[3], energies=found['energy'].detach(), forces=found['forces'].
 """
 
 
+@pytest.mark.slow
 def test_torch_sim_gives_energies_and_forces(
     runs: Path, expected: list[tuple[Atoms, dict[str, Any]]], tmp_path: Path
 ) -> None:

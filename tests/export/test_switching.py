@@ -128,6 +128,7 @@ def test_what_a_mace_cannot_hold_is_averaged_and_stored_too(
     assert same(several, load_foundation(tmp_path / "half").potential, batch)
 
 
+@pytest.mark.slow
 def test_in_single_precision_too(runs: Path, workspace: Path, batch: GraphBatch) -> None:
     several = AdaptedFoundation(workspace / "foundation", device="cpu", dtype="float32")
     assert several.load_adapter(runs / "lora") == several.active_adapter == "lora"

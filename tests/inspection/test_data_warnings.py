@@ -27,9 +27,9 @@ from finetune.inspection.labels import mixed_levels
 from finetune.potentials.loading import load_foundation
 from finetune.recipe.loss_options import EnergyOptions, ForcesOptions
 from finetune.recipe.recipe import Recipe
-from finetune.testing import tiny_mace
 from tests.conftest import rattled, recipe_for, structure
 from tests.potentials.architectures import CHARGE_AND_SPIN
+from tests.tiny import tiny_mace
 
 
 @pytest.fixture(scope="module")

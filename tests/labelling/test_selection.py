@@ -13,8 +13,8 @@ from finetune.core.errors import DataError
 from finetune.data.graphs import graph
 from finetune.labelling.selection import disagreement, farthest_points
 from finetune.potentials.mace.potential import MacePotential
-from finetune.testing import tiny_mace
 from tests.conftest import rattled, structure
+from tests.tiny import tiny_mace
 
 
 def test_descriptors_do_not_turn(potential: MacePotential) -> None:

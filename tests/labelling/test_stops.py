@@ -33,6 +33,7 @@ def begun(output: Path, count: int) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_kill_loses_what_is_in_progress_alone(tmp_path: Path) -> None:
     pool, output = pool_of(tmp_path / "pool.xyz", 9), tmp_path / "a.xyz"
     recipe = tmp_path / "label.yaml"

@@ -1,5 +1,6 @@
 """A potential whose forces are no gradient is pushed towards conservative ones."""
 
+import pytest
 import torch
 
 from finetune.core.units import Prediction
@@ -63,6 +64,7 @@ def curl(potential: DirectForces, single: GraphBatch) -> float:
     return float((jacobian - jacobian.T).norm() / (jacobian + jacobian.T).norm())
 
 
+@pytest.mark.slow
 def test_pisc_lowers_the_curl_of_direct_forces() -> None:
     potential = DirectForces().train()
     total = TotalLoss({"pisc": SpatialOptions(kind="pisc", displacement=0.03, copies=4)})

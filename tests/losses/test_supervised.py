@@ -9,8 +9,9 @@ from finetune.data.graphs import GraphBatch, concatenate, graph
 from finetune.losses.loss import TotalLoss
 from finetune.losses.supervised import EnergyLoss, ForcesLoss, StressLoss
 from finetune.recipe.loss_options import EnergyOptions, ForcesOptions, StressOptions
-from finetune.testing import HarmonicPotential, tiny_mace
+from finetune.testing import HarmonicPotential
 from tests.conftest import rattled, structure
+from tests.tiny import tiny_mace
 from tests.tolerances import CLOSED_FORM
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from finetune.core.errors import FoundationError
-from finetune.potentials.mace import opening
+from finetune.potentials.mace import conversion
 from finetune.potentials.mace.potential import construct
-from finetune.testing import tiny_settings
+from tests.tiny import tiny_settings
 
 
 @pytest.fixture(scope="session")
@@ -32,4 +32,4 @@ def built_before(plain: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> Non
             raise FoundationError("another model")
         return copy.deepcopy(plain)
 
-    monkeypatch.setattr(opening, "construct", find)
+    monkeypatch.setattr(conversion, "construct", find)

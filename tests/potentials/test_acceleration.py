@@ -11,8 +11,8 @@ from finetune.core.errors import FoundationError, RecipeError
 from finetune.potentials.mace import acceleration
 from finetune.potentials.mace.acceleration import accelerate, choose, plain
 from finetune.potentials.mace.potential import construct
-from finetune.testing import tiny_mace
 from tests.conftest import recipe_for
+from tests.tiny import tiny_mace
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 HAS_CUEQ = find_spec("cuequivariance_torch") is not None

@@ -16,12 +16,14 @@ from typer.testing import CliRunner
 
 from finetune.commands import app
 from finetune.core.errors import FoundationError
-from finetune.potentials import loading
-from finetune.potentials.downloads import download, mace_cache
-from finetune.potentials.loading import entries, fetch, load_foundation
-from finetune.potentials.mace import opening
+from finetune.core.resources import cache
+from finetune.potentials import opening
+from finetune.potentials.catalogue import entries, fetch, published
+from finetune.potentials.downloads import download
+from finetune.potentials.loading import load_foundation
+from finetune.potentials.mace import published as mace_published
 from finetune.potentials.mace.potential import mace_modules
-from finetune.potentials.mace.published import ASL, PUBLISHED
+from finetune.potentials.published import ASL, Address
 
 runner = CliRunner()
 CONTENT = bytes(range(256)) * 4096
@@ -96,7 +98,7 @@ def test_addresses_and_cache_are_those_of_mace(home: Path, monkeypatch: pytest.M
     from mace.calculators import foundations_models as theirs
     from mace.tools.utils import get_cache_dir
 
-    assert get_cache_dir() == mace_cache()
+    assert get_cache_dir() == cache("mace")
     asked: list[tuple[str, str]] = []
 
     def refuse(url: str, filename: str, *_: object) -> None:
@@ -113,9 +115,9 @@ def test_addresses_and_cache_are_those_of_mace(home: Path, monkeypatch: pytest.M
     ):
         with pytest.raises(RuntimeError, match="ailed"):
             load()
-    ours = {entry.url: str(entry.file) for entry in PUBLISHED.values()}
+    ours = {str(item.source): str(item.file) for item in mace_published.published().values()}
     assert {url for url, _ in asked} == set(ours)
-    ani = PUBLISHED["mace-ani-cc"].url  # which MACE keeps inside its own package
+    ani = str(published()["mace-ani-cc"].source)  # which MACE keeps inside its own package
     assert all(ours[url] == file for url, file in asked if url != ani)
 
 
@@ -177,8 +179,13 @@ def test_without_a_network_the_message_says_what_to_fetch(tmp_path: Path) -> Non
         download(url, tmp_path / "some.model")
 
 
-def publish(monkeypatch: pytest.MonkeyPatch, name: str, **changes: object) -> None:
-    monkeypatch.setitem(loading.PUBLISHED, name, replace(PUBLISHED[name], **changes))
+def publish(
+    monkeypatch: pytest.MonkeyPatch, name: str, url: str, sha256: str | None = None
+) -> None:
+    place = cache("mace") / "".join(filter(str.isalnum, url.rpartition("/")[2]))
+    known = mace_published.published()
+    known[name] = replace(known[name], source=Address(url, place), sha256=sha256)
+    monkeypatch.setattr(mace_published, "published", lambda: known)
 
 
 def test_a_published_model_is_downloaded_and_converted_once(
@@ -229,7 +236,9 @@ def test_an_academic_licence_is_asked_for(
     assert server.ranges == []
     assert fetch("mace-off23-small", accept_licence=True).read_bytes() == CONTENT
     assert fetch("mace-off23-small").is_file()
-    assert {PUBLISHED[name].licence for name in ("mace-off23-large", "mace-omat-0-small")} == {ASL}
+    assert {published()[name].licence for name in ("mace-off23-large", "mace-omat-0-small")} == {
+        ASL
+    }
 
 
 def test_the_command_lists_fetches_and_describes(

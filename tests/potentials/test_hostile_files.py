@@ -57,8 +57,8 @@ class Numbers(torch.nn.Module):
 OTHERS: dict[str, tuple[object, str]] = {
     "weights alone": (Numbers().state_dict(), "state dict"),
     "a checkpoint": ({"model": {}, "epoch": 3}, "training checkpoint"),
-    "another module": (Numbers(), "holds a 'Numbers', but only MACE and ScaleShiftMACE are known"),
-    "a tensor": (torch.zeros(3), r"holds a tensor \(3,\) where a model should be"),
+    "another module": (Numbers(), "holds a 'Numbers', which is of no known family"),
+    "a tensor": (torch.zeros(3), r"holds a tensor \(3,\), which is of no known family"),
     "a list": ([1, 2], "holds a list"),
 }
 

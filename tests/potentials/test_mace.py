@@ -9,7 +9,7 @@ import torch
 from finetune.core.errors import FoundationError
 from finetune.data.graphs import GraphBatch, concatenate
 from finetune.potentials.mace.potential import MacePotential
-from finetune.testing import tiny_settings
+from tests.tiny import tiny_settings
 
 
 def test_each_head_has_its_own_reference_energies(mixed_graphs: list[GraphBatch]) -> None:
@@ -39,7 +39,7 @@ def test_settings_that_mace_refuses_give_a_clear_error() -> None:
 @pytest.mark.slow
 def test_importing_and_building_leave_the_process_as_it_was() -> None:
     code = (
-        "import os, torch; from finetune.testing import tiny_mace; tiny_mace();"
+        "import os, torch; from finetune.testing import tiny_mace; tiny_mace;"
         "assert 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ;"
         "assert torch.get_default_dtype() == torch.float32"
     )

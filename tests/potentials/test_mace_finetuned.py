@@ -11,9 +11,9 @@ from ase.io import read, write
 
 import finetune
 from finetune.core.errors import FoundationError
-from finetune.export.formats import write_mace
+from finetune.export.formats import write_file
 from finetune.potentials.mace.potential import construct
-from finetune.testing import tiny_settings
+from tests.tiny import tiny_settings
 
 
 def with_trainable_frequencies(factor: float) -> torch.nn.Module:
@@ -23,6 +23,7 @@ def with_trainable_frequencies(factor: float) -> torch.nn.Module:
     return model
 
 
+@pytest.mark.slow
 def test_frequencies_may_be_a_parameter(tmp_path: Path) -> None:
     torch.save(with_trainable_frequencies(1.0), tmp_path / "tuned.model")
     torch.save(construct(tiny_settings(), torch.float64), tmp_path / "plain.model")
@@ -44,7 +45,7 @@ def test_a_model_that_mace_has_tuned_opens(extra: list[str], tmp_path: Path) -> 
 
     frames = read("data/ccsdt/methanol/train.xyz", ":10")
     write(tmp_path / "train.xyz", frames)
-    write_mace(finetune.load_foundation("tiny-xtb-hcno").potential, tmp_path / "foundation.model")
+    write_file(finetune.load_foundation("tiny-xtb-hcno").potential, tmp_path / "foundation.model")
     command = [
         *(sys.executable, "-m", "mace.cli.run_train", "--name=tuned", "--device=cpu"),
         *("--foundation_model=foundation.model", "--multiheads_finetuning=False"),

@@ -15,15 +15,15 @@ from finetune.core.errors import DataError, FoundationError
 from finetune.data.graphs import GraphBatch, concatenate, graph
 from finetune.data.reading import read_structures
 from finetune.export.calculator import PotentialCalculator
-from finetune.export.formats import write_mace
+from finetune.export.formats import write_file
 from finetune.potentials.loading import load_foundation
-from finetune.potentials.mace import opening
+from finetune.potentials.mace import conversion
 from finetune.potentials.mace.potential import MacePotential, construct
 from finetune.potentials.storage import load, save
-from finetune.testing import tiny_settings
 from tests.conftest import rattled, structure
 from tests.potentials.architectures import ARCHITECTURES, CHARGE_AND_SPIN, ENERGIES, FAST, HEADS
 from tests.potentials.plain_mace import assert_as_mace, predict
+from tests.tiny import tiny_settings
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -43,7 +43,7 @@ def test_a_file_comes_in_and_goes_out_as_it_was(
     model = construct(settings, torch.float64).eval()
     torch.save(model, tmp_path / "some.model")
     opened = load_foundation(tmp_path / "some.model", head=head)
-    write_mace(opened.potential, tmp_path / "again.model")
+    write_file(opened.potential, tmp_path / "again.model")
     again = torch.load(tmp_path / "again.model", weights_only=False)
     batch = concatenate(mixed_graphs)
     if settings.embedding_specs:
@@ -115,7 +115,7 @@ def test_a_file_from_before_the_newer_options_opens(
 def test_heads_are_chosen_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = construct(tiny_settings(**HEADS), torch.float64)
     torch.save(model, tmp_path / "heads.model")
-    monkeypatch.setattr(opening, "construct", lambda *_: copy.deepcopy(model))
+    monkeypatch.setattr(conversion, "construct", lambda *_: copy.deepcopy(model))
     assert load_foundation(tmp_path / "heads.model", head="cc").potential.references()[1] == -1.4
     with pytest.raises(FoundationError, match="choose one of dft, cc"):
         load_foundation(tmp_path / "heads.model")

@@ -7,8 +7,8 @@ from ase.build import molecule
 from finetune.core.errors import FoundationError
 from finetune.data.graphs import GraphBatch, graph
 from finetune.potentials.mace.potential import MacePotential
-from finetune.testing import tiny_mace
 from tests.conftest import rattled, structure
+from tests.tiny import tiny_mace
 
 
 def test_single_precision_keeps_total_energies_exact_in_the_references(

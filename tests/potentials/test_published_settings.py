@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from finetune.data.graphs import GraphBatch, concatenate
-from finetune.export.formats import write_mace
+from finetune.export.formats import write_file
+from finetune.potentials.equivariant import default_dtype, quiet_import
 from finetune.potentials.loading import load_foundation
-from finetune.potentials.mace.potential import default_dtype, mace_module
 from tests.potentials.architectures import CHARGE_AND_SPIN, ENERGIES
 from tests.potentials.plain_mace import assert_as_mace
 
@@ -63,8 +63,8 @@ FAST: set[str] = set()
 
 def built(name: str) -> torch.nn.Module:
     """Build a model as ``mace_run_train`` does with these options."""
-    parser = mace_module("mace.tools.arg_parser").build_default_arg_parser()
-    checks = mace_module("mace.tools.arg_parser_tools")
+    parser = quiet_import("mace.tools.arg_parser").build_default_arg_parser()
+    checks = quiet_import("mace.tools.arg_parser_tools")
     arguments = [f"--name={name}", *SCRIPTS[name].split()]
     if "OMOL" in name:
         arguments.append(f"--embedding_specs={CHARGE_AND_SPIN}")
@@ -74,11 +74,11 @@ def built(name: str) -> torch.nn.Module:
     options.compute_dipole = options.compute_polarizability = False
     options.avg_num_neighbors = 61.9
     options.mean, options.std = [0.16] * len(heads), [0.8] * len(heads)
-    elements = mace_module("mace.tools.utils").AtomicNumberTable(ELEMENTS)
+    elements = quiet_import("mace.tools.utils").AtomicNumberTable(ELEMENTS)
     energies = np.array(ENERGIES[: len(heads)])
     with torch.random.fork_rng(devices=[]), default_dtype(torch.float64):
         torch.manual_seed(0)
-        configure = mace_module("mace.tools.model_script_utils").configure_model
+        configure = quiet_import("mace.tools.model_script_utils").configure_model
         model, _ = configure(options, None, energies, heads=heads, z_table=elements)
     return model.double().eval()
 
@@ -97,7 +97,7 @@ def test_a_model_of_mace_s_own_training_opens(
     opened = load_foundation(tmp_path / "trained.model", head=head).potential
     batch = concatenate(mixed_graphs)
     assert_as_mace(opened(batch, stress=True), model, batch, len(model.heads) - 1)
-    write_mace(opened, tmp_path / "again.model")
+    write_file(opened, tmp_path / "again.model")
     again = torch.load(tmp_path / "again.model", weights_only=False).state_dict()
     for key, value in model.state_dict().items():
         assert torch.equal(value.squeeze(), again[key].squeeze()), key  # shift 0.0 becomes [0.0]

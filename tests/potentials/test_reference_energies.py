@@ -10,8 +10,8 @@ from finetune.core.errors import DataError, RecipeError
 from finetune.data.graphs import GraphBatch, graph
 from finetune.potentials import reference_energies
 from finetune.potentials.reference_energies import apply, by_symbol, estimate, take_free_atoms
-from finetune.testing import tiny_mace
 from tests.conftest import rattled, structure
+from tests.tiny import tiny_mace
 
 SHIFT = {1: 1.25, 6: -7.5, 8: 30.0}
 

@@ -14,11 +14,12 @@ from finetune.potentials import reference_energies
 from finetune.potentials.errors import errors, predict
 from finetune.potentials.potential import Potential
 from finetune.recipe.adapter_options import FrozenOptions, FullOptions
-from finetune.testing import PotentialSuite, tiny_mace
+from finetune.testing import PotentialSuite
 from finetune.training.loop import Trainer, TrainingData
 from finetune.training.records import Silent
 from tests.conftest import rattled, recipe_for, structure
 from tests.direct_potential import DirectForcePotential
+from tests.tiny import tiny_mace
 
 MACE = tiny_mace()
 

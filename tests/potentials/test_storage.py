@@ -12,7 +12,7 @@ from finetune.potentials.description import describe
 from finetune.potentials.loading import load_foundation
 from finetune.potentials.mace.potential import MacePotential
 from finetune.potentials.storage import CONFIG, WEIGHTS, load, save
-from finetune.testing import tiny_mace
+from tests.tiny import tiny_mace
 
 
 @pytest.fixture

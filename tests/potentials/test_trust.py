@@ -10,9 +10,9 @@ from finetune.core.errors import FoundationError
 from finetune.data.graphs import GraphBatch, concatenate
 from finetune.potentials.loading import load_foundation
 from finetune.potentials.mace.potential import construct, mace_modules
-from finetune.testing import tiny_settings
 from tests.potentials.architectures import HEADS
 from tests.potentials.plain_mace import assert_as_mace
+from tests.tiny import tiny_settings
 
 
 class Mark:
@@ -48,6 +48,7 @@ def test_code_runs_with_trust_alone(saved: bytes, tmp_path: Path) -> None:
     assert not (tmp_path / "trace").exists()
 
 
+@pytest.mark.slow
 def test_another_architecture_is_not_passed_off(tmp_path: Path) -> None:
     model = construct(tiny_settings(), torch.float64)
     model.__class__ = Doubling

@@ -303,7 +303,7 @@ def test_a_mace_file_is_a_foundation_with_a_head_of_its_own(
 ) -> None:
     import torch
 
-    from finetune.testing import tiny_mace, tiny_settings
+    from tests.tiny import tiny_mace, tiny_settings
 
     energies = tiny_settings().atomic_energies[0]
     potential = tiny_mace(

@@ -200,6 +200,7 @@ def test_faults_are_told_before_anything_is_written(
     assert [item.name for item in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
+@pytest.mark.slow
 def test_all_arms_are_checked_before_any_is_trained_and_faulty_ones_are_named(
     workspace: Path, tmp_path: Path
 ) -> None:

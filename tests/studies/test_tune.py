@@ -120,6 +120,7 @@ class Killed(BaseException):
     """Ends a tuning where it stands, as a kill would."""
 
 
+@pytest.mark.slow
 def test_a_killed_tuning_goes_on_and_ends_as_one_that_was_not(
     whole: TuningResult, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +173,7 @@ def test_other_geometries_without_labels_are_another_tuning(
         finetune.tune(recipe, ["train.epochs=1"], budget=2)
 
 
+@pytest.mark.slow
 def test_data_that_change_while_it_works_stop_it(workspace: Path, tmp_path: Path) -> None:
     valid = tmp_path / "valid.xyz"
     valid.write_text((workspace / "valid.xyz").read_text())
@@ -190,6 +192,7 @@ def test_data_that_change_while_it_works_stop_it(workspace: Path, tmp_path: Path
     assert len(finetune.tune(recipe, budget=2).tried) == 2
 
 
+@pytest.mark.slow
 def test_damaged_folds_are_written_again(workspace: Path, tmp_path: Path) -> None:
     recipe = recipe_of(workspace, tmp_path / "run", train={"epochs": 1}, tune={"folds": 2})
     found = finetune.tune(recipe, budget=1)

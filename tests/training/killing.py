@@ -19,7 +19,7 @@ import torch
 import finetune
 import finetune.runs.workflow  # noqa: F401  (imported before forking)
 from finetune.core import files
-from finetune.testing import tiny_mace
+from tests.tiny import tiny_mace
 
 torch.set_num_threads(1)
 tiny_mace()

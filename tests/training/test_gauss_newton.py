@@ -18,11 +18,11 @@ from finetune.core.errors import RunStoppedError
 from finetune.data.graphs import graph
 from finetune.export.calculator import PotentialCalculator
 from finetune.studies.space import with_values
-from finetune.testing import tiny_mace
 from finetune.training.optimisers import gauss_newton
 from finetune.training.optimisers.label_rows import bases, label_rows, without_copies
 from finetune.training.records import Silent
 from tests.conftest import recipe_for, structure
+from tests.tiny import tiny_mace
 
 
 def recipe(workspace: Path, output: Path, **changes: Any) -> finetune.Recipe:
@@ -85,6 +85,7 @@ def test_reference_energies_stay_and_the_mean_error_goes(
     assert float((rest.T @ rows.residuals).abs().mean()) < 0.05
 
 
+@pytest.mark.slow
 def test_forces_and_stresses_are_labels_too(
     diamond: Atoms, workspace: Path, tmp_path: Path
 ) -> None:
@@ -123,6 +124,7 @@ class StopAfter(Silent):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_as_an_undisturbed_one(workspace: Path, tmp_path: Path) -> None:
     settings = {"train": {"epochs": 4, "patience": None}}
     finetune.run(recipe(workspace, tmp_path / "whole", **settings))
@@ -178,6 +180,7 @@ def test_too_few_labels_are_refused(workspace: Path, tmp_path: Path) -> None:
         finetune.run(recipe(workspace, tmp_path / "run", data=data))
 
 
+@pytest.mark.slow
 def test_copies_of_one_structure_are_no_further_labels(workspace: Path, tmp_path: Path) -> None:
     frames = ase.io.read(workspace / "train.xyz", ":")
     ase.io.write(tmp_path / "copies.xyz", [frames[0]] * 6 + frames[:2])

@@ -13,11 +13,11 @@ from finetune.core.errors import TrainingError
 from finetune.data.graphs import GraphBatch, concatenate, graph
 from finetune.export.calculator import PotentialCalculator
 from finetune.recipe.loss_options import SUPERVISED
-from finetune.testing import tiny_mace
 from finetune.training.optimisers import gauss_newton
 from finetune.training.optimisers.gauss_newton import Linearised, log_likelihood, most_probable
 from finetune.training.optimisers.label_rows import Rows, bases, label_rows, without_copies
 from tests.conftest import rattled, structure
+from tests.tiny import tiny_mace
 
 
 def random_rows(kinds: list[int], weights: int, elements: int = 2) -> Rows:
@@ -172,6 +172,7 @@ def test_forces_know_what_moves_and_turns_for_nothing(labelled: list[GraphBatch]
     assert bool(problem.solution.isfinite().all())
 
 
+@pytest.mark.slow
 def test_net_forces_and_torques_say_nothing_of_the_noise() -> None:
     random = np.random.default_rng(0)
     teacher, graphs = tiny_mace(seed=5), []

@@ -10,9 +10,9 @@ import torch
 
 import finetune
 from finetune.potentials.mace.potential import construct, unfilled
-from finetune.testing.analytic import tiny_settings
 from finetune.training.loop import Trainer
 from tests.conftest import recipe_for
+from tests.tiny import tiny_settings
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells it")
@@ -25,6 +25,7 @@ def test_memory_is_that_of_the_process_alone() -> None:
     assert 2**24 < int(done.stdout) < len(ballast)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [pytest.param("full", marks=pytest.mark.slow), "lora"])
 def test_a_run_like_one_before_compiles_nothing_that_stays(
     workspace: Path, tmp_path: Path, adapter: str

@@ -19,10 +19,10 @@ from finetune.potentials.mace.potential import MacePotential
 from finetune.recipe.optimisers import OPTIMISERS
 from finetune.recipe.plugins import adapters
 from finetune.recipe.sections import TrainRecipe
-from finetune.testing import tiny_mace
 from finetune.training.batches import Order, Processes
 from finetune.training.optimisers.optimiser import Optimiser
 from tests.conftest import recipe_for
+from tests.tiny import tiny_mace
 from tests.training.test_loop import weights
 
 

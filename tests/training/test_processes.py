@@ -105,6 +105,7 @@ def assert_as_one(workspace: Path, tmp_path: Path, data: dict[str, str]) -> None
             assert first[name] == pytest.approx(second[name], rel=1e-6, abs=1e-12), name
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one_with_the_doubled_batch(
     workspace: Path, tmp_path: Path, data: dict[str, str]
 ) -> None:

@@ -11,6 +11,7 @@ from finetune.training import records
 from tests.conftest import recipe_for
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tensorboard_has_what_metrics_jsonl_has(workspace: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")

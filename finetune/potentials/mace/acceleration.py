@@ -12,14 +12,9 @@ from typing import Any
 import torch
 
 from finetune.core.errors import FoundationError
-from finetune.potentials.mace.opening import difference
-from finetune.potentials.mace.potential import (
-    REFUSALS,
-    MacePotential,
-    construct,
-    default_dtype,
-    mace_module,
-)
+from finetune.potentials.equivariant import REFUSALS, default_dtype, quiet_import
+from finetune.potentials.mace.potential import MacePotential, construct
+from finetune.potentials.mace.trusted import difference
 
 PACKAGES = {
     "cueq": ("cuequivariance_torch", "cuequivariance-torch cuequivariance-ops-torch-cu12"),
@@ -54,7 +49,7 @@ def accelerate(potential: MacePotential, kind: str) -> MacePotential:
 
     Raises FoundationError if MACE cannot convert it, or the converted model predicts otherwise.
     """
-    wrapping = mace_module("mace.modules.wrapper_ops")
+    wrapping = quiet_import("mace.modules.wrapper_ops")
     if kind == "oeq":
         oeq = wrapping.OEQConfig(enabled=True, optimize_all=True, conv_fusion="atomic")
         return _converted(potential, kind, "oeq", oeq_config=oeq)
@@ -104,7 +99,7 @@ def _transfer(potential: MacePotential, model: torch.nn.Module, converter: str) 
     settings = potential.settings
     try:
         with default_dtype(potential.dtype):
-            mace_module(f"mace.cli.convert_{converter}").transfer_weights(
+            quiet_import(f"mace.cli.convert_{converter}").transfer_weights(
                 potential.model,
                 model,
                 settings.hidden_irreps.count("+"),

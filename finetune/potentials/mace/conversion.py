@@ -24,9 +24,10 @@ import torch
 from pydantic import ValidationError
 
 from finetune.core.errors import FoundationError
-from finetune.potentials.archive import Global, Record, read_archive
-from finetune.potentials.mace.potential import FURTHER_INPUTS, MaceSettings
-from finetune.potentials.storage import first_fault
+from finetune.potentials.archive import Content, Global, Record, describe, read_archive
+from finetune.potentials.mace.potential import construct
+from finetune.potentials.mace.settings import FURTHER_INPUTS, MaceSettings
+from finetune.potentials.records import first_fault
 
 _PARITIES = {1: "e", -1: "o"}
 
@@ -104,24 +105,6 @@ def plain(value: object) -> Any:
     return "+".join(terms)
 
 
-def describe(value: object) -> str:
-    """Return what something is, in a few words for an error."""
-    match value:
-        case Record():
-            return f"a {value.name[:60]!r}" if value.name else "a computed object"
-        case Global():
-            return f"the name {value[:80]!r}"
-        case torch.Tensor():
-            return f"a tensor {tuple(value.shape)}"
-        case str():
-            return repr(value[:60])
-        case int() if abs(value) >= 10**12:
-            return "a large number"
-        case None | float() | int():
-            return repr(value)
-    return f"a {type(value).__name__}"
-
-
 _ARCHITECTURES = ("MACE", "ScaleShiftMACE")
 _RADIAL = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}
 _FLAGS = (
@@ -131,6 +114,29 @@ _FLAGS = (
     "use_last_readout_only",
     "use_edge_irreps_first",
 )
+
+
+def read_model(content: Content) -> tuple[MaceSettings, dict[str, torch.Tensor]]:
+    """Return settings and weights of the MACE in a file; FoundationError if it is not understood.
+
+    A model is built from the settings, and checked to be the one in the file.
+    """
+    settings, root = read_settings(content.root), Part(content.root)
+    check_plausible(settings, root, content.numbers)
+    model = construct(settings, torch.float64)
+    check_same(content.root, model)
+    return settings, read_weights(root, model)
+
+
+def read_weights(root: Part, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the parameters that hold numbers, by the names that they have in ``model``."""
+    weights = {}
+    for name, _ in model.named_parameters():
+        *path, last = name.split(".")
+        tensor = root.child(*path).tensor(last, "_parameters")
+        if tensor.numel():
+            weights[name] = tensor
+    return weights
 
 
 def read_settings(root: object) -> MaceSettings:
@@ -181,16 +187,6 @@ def read_settings(root: object) -> MaceSettings:
 
 
 def _model(root: object) -> Part:
-    if isinstance(root, dict):
-        if root and all(isinstance(value, torch.Tensor) for value in root.values()):
-            raise FoundationError(
-                "holds weights alone (a state dict), without the model they belong to. "
-                "Give the .model file that was saved with torch.save(model)."
-            )
-        raise FoundationError(
-            "holds a dictionary, such as a training checkpoint, not a model. "
-            "Give the .model file that the training wrote."
-        )
     model = Part(root)
     if model.package != "mace" or model.name not in _ARCHITECTURES:
         raise FoundationError(

@@ -2,157 +2,32 @@
 
 from __future__ import annotations
 
-import io
 import math
-import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
-from copy import deepcopy
-from functools import lru_cache
-from importlib import import_module
+from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from ase.data import chemical_symbols
-from pydantic import Field
 
-from finetune.core.errors import FoundationError, RecipeError, suggestion
-from finetune.core.options import Options
+from finetune.core.errors import FoundationError, RecipeError
 from finetune.data.graphs import GraphBatch
-from finetune.potentials.potential import Interaction, Potential
-
-FURTHER_INPUTS = ("total_charge", "total_spin")
-Gate = Literal["silu", "tanh", "abs", "None"]
-
-
-class MaceSettings(Options):
-    """Constructor arguments of a MACE, without its weights.
-
-    Names are those of `mace.modules.MACE`; classes are given by name and irreps as strings.
-    ``atomic_energies`` (eV), ``atomic_inter_scale`` and ``atomic_inter_shift`` hold one entry for
-    each head.
-    """
-
-    architecture: Literal["MACE", "ScaleShiftMACE"] = "ScaleShiftMACE"
-    r_max: float = Field(gt=0, description="cutoff, Å")
-    num_bessel: int = Field(8, ge=1)
-    num_polynomial_cutoff: int = Field(6, ge=2)
-    max_ell: int = Field(3, ge=0)
-    interaction_cls: str = "RealAgnosticResidualInteractionBlock"
-    interaction_cls_first: str = "RealAgnosticResidualInteractionBlock"
-    num_interactions: int = Field(2, ge=1)
-    hidden_irreps: str
-    MLP_irreps: str = "16x0e"
-    avg_num_neighbors: float = Field(gt=0)
-    atomic_numbers: tuple[int, ...] = Field(min_length=1)
-    atomic_energies: tuple[tuple[float, ...], ...] = Field(min_length=1)
-    correlation: int | tuple[int, ...] = 3
-    gate: Gate = "silu"
-    radial_MLP: tuple[int, ...] = (64, 64, 64)  # noqa: N815 (MACE's name)
-    radial_type: Literal["bessel", "gaussian", "chebyshev"] = "bessel"
-    distance_transform: Literal["None", "Agnesi", "Soft"] = "None"
-    pair_repulsion: bool = False
-    apply_cutoff: bool = True
-    use_reduced_cg: bool = True
-    use_so3: bool = False
-    use_agnostic_product: bool = False
-    use_last_readout_only: bool = False
-    edge_irreps: str | None = None
-    use_edge_irreps_first: bool = False
-    readout_cls: str = "NonLinearReadoutBlock"
-    keep_last_layer_irreps: bool = False
-    heads: tuple[str, ...] = ("Default",)
-    atomic_inter_scale: tuple[float, ...] = (1.0,)
-    atomic_inter_shift: tuple[float, ...] = (0.0,)
-    embedding_specs: dict[str, dict[str, str | int | bool]] | None = Field(
-        None, description="further inputs by name (total_charge, total_spin) and their embeddings"
-    )
-    use_embedding_readout: bool = False
-
-    def description(self) -> list[tuple[str, str]]:
-        """Return the architecture as lines of a table: names and values."""
-        later = [self.interaction_cls] * (self.num_interactions - 1)
-        interactions = [self.interaction_cls_first, *later]
-        symbols = [chemical_symbols[number] for number in self.atomic_numbers]
-        rows = [
-            ("architecture", self.architecture),
-            ("cutoff", f"{self.r_max:g} Å"),
-            ("hidden irreps", self.hidden_irreps),
-            ("edge irreps", self.edge_irreps or ""),
-            ("spherical harmonics", f"to degree {self.max_ell}"),
-            ("correlation", str(self.correlation)),
-            ("interactions", ", ".join(interactions)),
-            ("radial basis", f"{self.num_bessel} {self.radial_type}"),
-            ("distance transform", self.distance_transform),
-            ("pair repulsion", "ZBL" if self.pair_repulsion else "none"),
-            ("further inputs", ", ".join(self.embedding_specs or {})),
-            ("heads", ", ".join(self.heads)),
-            ("elements", f"{len(symbols)}: {' '.join(symbols)}"),
-        ]
-        return [(label, value) for label, value in rows if value]
-
-    def constructor_arguments(self, modules: Any) -> dict[str, Any]:
-        """Return keyword arguments for the class named by ``architecture`` in `mace.modules`."""
-        import numpy as np
-        from e3nn import o3
-
-        scale_shift = {"atomic_inter_scale", "atomic_inter_shift"}
-        arguments = self.model_dump(mode="json", exclude={"architecture", *scale_shift})
-        for name in ("interaction_cls", "interaction_cls_first"):
-            arguments[name] = modules.interaction_classes[arguments[name]]
-        arguments["readout_cls"] = modules.readout_classes[arguments["readout_cls"]]
-        arguments["gate"] = modules.gate_dict[arguments["gate"]]
-        for name in ("hidden_irreps", "MLP_irreps", "edge_irreps"):
-            arguments[name] = None if arguments[name] is None else o3.Irreps(arguments[name])
-        arguments["atomic_energies"] = np.array(self.atomic_energies)
-        arguments["num_elements"] = len(self.atomic_numbers)
-        if self.architecture == "ScaleShiftMACE":
-            for name in scale_shift:
-                values = getattr(self, name)
-                arguments[name] = values[0] if len(values) == 1 else np.array(values)
-        return arguments
-
-
-REFUSALS = (
-    *(LookupError, ValueError, ArithmeticError, AssertionError, AttributeError, TypeError),
-    RuntimeError,
-)
-"""What MACE raises for settings that it cannot use."""
-
-_SWITCH = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-
-
-def mace_module(name: str) -> ModuleType:
-    """Return a module of mace.
-
-    Importing mace switches off torch's safe loading for the whole process and prints a line about
-    accelerators that are not installed; this restores the switch and drops the line.
-    """
-    before = os.environ.get(_SWITCH)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            return import_module(name)
-    finally:
-        if before is None:
-            os.environ.pop(_SWITCH, None)
-        else:
-            os.environ[_SWITCH] = before
+from finetune.potentials.equivariant import REFUSALS, Patterns, default_dtype, quiet_import
+from finetune.potentials.mace.settings import MaceSettings
+from finetune.potentials.potential import FamilyPotential, Interaction, choose_head
 
 
 def mace_modules() -> ModuleType:
-    """Return `mace.modules`, imported before e3nn as e3nn 0.4.4 needs under recent torch."""
-    return mace_module("mace.modules")
+    """Return `mace.modules`."""
+    return quiet_import("mace.modules")
 
 
 KeptHeads = dict[int, dict[str, torch.Tensor]]
 """Number of heads -> parameters of the readouts, by name, while there were that many."""
 
 
-class MacePotential(Potential):
+class MacePotential(FamilyPotential):
     """A MACE model with one of its heads chosen.
 
     ``model`` is of the class and shape that ``settings`` describe; its own reference energies are
@@ -164,6 +39,8 @@ class MacePotential(Potential):
     weights; ``stored_heads`` are those that were stored with the weights that were opened.
     """
 
+    family = "mace"
+
     def __init__(
         self,
         settings: MaceSettings,
@@ -171,13 +48,13 @@ class MacePotential(Potential):
         head: str | None = None,
         acceleration: str = "none",
     ) -> None:
-        chosen = _choose_head(settings, head)
+        chosen = choose_head(settings.heads, head)
         energies = settings.atomic_energies[chosen]
         super().__init__(
             cutoff=settings.r_max,
             reference_energies=dict(zip(settings.atomic_numbers, energies, strict=True)),
         )
-        self.head = chosen
+        self.heads, self.head = settings.heads, chosen
         self.acceleration = acceleration
         self.kept_heads: KeptHeads = {}
         self.stored_heads: KeptHeads = {}
@@ -206,6 +83,11 @@ class MacePotential(Potential):
         return frozenset(
             name.removeprefix("total_") for name in self._settings.embedding_specs or {}
         )
+
+    def further_weights(self) -> dict[str, torch.Tensor]:
+        """See `FamilyPotential.further_weights`: the kept readouts."""
+        items = ((count, item) for count, kept in self.kept_heads.items() for item in kept.items())
+        return {f"heads-{count}/{name}": tensor for count, (name, tensor) in items}
 
     def add_head(self, name: str) -> tuple[MacePotential, dict[str, torch.Tensor]]:
         """See `Potential.add_head`: the new head is chosen, and predicts what this one does.
@@ -330,6 +212,28 @@ class MacePotential(Potential):
         return model.eval()
 
 
+def _arguments(settings: MaceSettings, modules: Any) -> dict[str, Any]:
+    """Return keyword arguments for the class named by ``architecture`` in `mace.modules`."""
+    import numpy as np
+
+    o3 = quiet_import("e3nn.o3")
+    scale_shift = {"atomic_inter_scale", "atomic_inter_shift"}
+    arguments = settings.model_dump(mode="json", exclude={"architecture", *scale_shift})
+    for name in ("interaction_cls", "interaction_cls_first"):
+        arguments[name] = modules.interaction_classes[arguments[name]]
+    arguments["readout_cls"] = modules.readout_classes[arguments["readout_cls"]]
+    arguments["gate"] = modules.gate_dict[arguments["gate"]]
+    for name in ("hidden_irreps", "MLP_irreps", "edge_irreps"):
+        arguments[name] = None if arguments[name] is None else o3.Irreps(arguments[name])
+    arguments["atomic_energies"] = np.array(settings.atomic_energies)
+    arguments["num_elements"] = len(settings.atomic_numbers)
+    if settings.architecture == "ScaleShiftMACE":
+        for name in scale_shift:
+            values = getattr(settings, name)
+            arguments[name] = values[0] if len(values) == 1 else np.array(values)
+    return arguments
+
+
 def construct(settings: MaceSettings, dtype: torch.dtype, **configs: Any) -> torch.nn.Module:
     """Return a MACE model with fresh weights; a `FoundationError` if MACE refuses the settings.
 
@@ -339,7 +243,7 @@ def construct(settings: MaceSettings, dtype: torch.dtype, **configs: Any) -> tor
     try:
         with default_dtype(dtype), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # e3nn's TorchScript notices are not for the user
-            arguments = settings.constructor_arguments(modules)
+            arguments = _arguments(settings, modules)
             model: torch.nn.Module = getattr(modules, settings.architecture)(**arguments, **configs)
     except REFUSALS as error:
         raise FoundationError(
@@ -349,27 +253,18 @@ def construct(settings: MaceSettings, dtype: torch.dtype, **configs: Any) -> tor
 
 
 def unfilled(settings: MaceSettings, dtype: torch.dtype) -> torch.nn.Module:
-    """Return a model as `construct` does, with weights that the caller must fill in.
-
-    TorchScript never frees what it compiles, nor its execution plans. So each kind of model is
-    built once in a process, and copied: what a copy compiles is freed with it.
-    """
+    """Return a model as `construct` does, with weights that the caller must fill in."""
     zeros = tuple((0.0,) * len(energies) for energies in settings.atomic_energies)
     alike = settings.model_copy(update={"atomic_energies": zeros})
-    model: Any = deepcopy(_pattern(alike.model_dump_json(), dtype))
+    model: Any = _patterns.copy(alike.model_dump_json(), dtype)
     energies = torch.tensor(settings.atomic_energies, dtype=torch.float64)
     model.atomic_energies_fn.atomic_energies.copy_(energies)
     return model
 
 
-@lru_cache(maxsize=2)
-def _pattern(settings: str, dtype: torch.dtype) -> torch.nn.Module:
-    """Return a model whose weights take no memory; torch's global generator is left alone."""
-    with torch.random.fork_rng(devices=[]):
-        model = construct(MaceSettings.model_validate_json(settings), dtype)
-    for parameter in model.parameters():
-        parameter.data = parameter.new_zeros(()).expand(parameter.shape)
-    return model
+_patterns = Patterns(
+    lambda settings, dtype: construct(MaceSettings.model_validate_json(settings), dtype)
+)
 
 
 def assemble(
@@ -386,41 +281,9 @@ def assemble(
     return potential, own
 
 
-def _choose_head(settings: MaceSettings, head: str | None) -> int:
-    if head is None:
-        if len(settings.heads) == 1:
-            return 0
-        raise FoundationError(
-            f"the foundation has several heads; choose one of {', '.join(settings.heads)}."
-        )
-    if head not in settings.heads:
-        raise FoundationError(
-            f"the foundation has no head '{head}'.{suggestion(head, settings.heads)} "
-            f"Heads: {', '.join(settings.heads)}."
-        )
-    return settings.heads.index(head)
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Construct modules in ``dtype``: MACE and e3nn read torch's global default."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 _PER_HEAD = ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift")
 _KEPT = re.compile(r"heads-(\d+)/(.+)")
 """Names of kept readouts among stored weights."""
-
-
-def stored_names(kept: KeptHeads) -> dict[str, torch.Tensor]:
-    """Return kept readouts under the names that they have among stored weights."""
-    items = ((count, item) for count, tensors in kept.items() for item in tensors.items())
-    return {f"heads-{count}/{name}": tensor for count, (name, tensor) in items}
 
 
 def split_kept(weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], KeptHeads]:
@@ -489,3 +352,26 @@ def _blocks(
     width = before // heads
     index = torch.cat([index, index[source * width : (source + 1) * width]])
     return index, torch.arange(after, device=device) >= before
+
+
+HIGHEST = "weights_max"
+"""MACE's name for a contraction's weights of the highest order."""
+
+
+def contraction_class() -> Any:
+    """Return MACE's class of one symmetric contraction."""
+    return quiet_import("mace.modules.symmetric_contraction").Contraction
+
+
+def contraction_weights(contraction: Any) -> dict[str, torch.nn.Parameter]:
+    """Return the weights of a contraction by name, without those that MACE keeps at zero.
+
+    Each is ``[elements, paths, channels]``; the highest order comes first.
+    """
+    found = {HIGHEST: contraction.weights_max}
+    found |= {f"weights.{index}": item for index, item in enumerate(contraction.weights)}
+    return {
+        name: item
+        for name, item in found.items()
+        if not getattr(contraction, f"{name.replace('.', '_')}_zeroed", False)
+    }

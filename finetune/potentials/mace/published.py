@@ -8,45 +8,18 @@ Face.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from finetune.potentials.downloads import mace_cache
+from finetune.core.resources import cache
+from finetune.potentials.published import ASL, MPTRJ, Address, Published
 
 _MP = "https://github.com/ACEsuit/mace-mp/releases/download"
 _FOUNDATIONS = "https://github.com/ACEsuit/mace-foundations/releases/download"
 _OFF = "https://raw.githubusercontent.com/ACEsuit/mace-off/main/mace_off23"
 _CC = "https://raw.githubusercontent.com/ACEsuit/mace/main/mace/calculators/foundations_models"
-MIT, ASL = "MIT", "ASL"
-ASL_TERMS = "https://github.com/gabor1/ASL"
-
-
-@dataclass(frozen=True)
-class Published:
-    """A foundation model that can be downloaded."""
-
-    name: str
-    url: str
-    elements: int  # that its training data cover
-    level_of_theory: str
-    licence: str  # MIT, or ASL: the Academic Software License, without commercial use
-    size: int | None = None  # bytes
-    sha256: str | None = None
-    keeps_punctuation: bool = False  # whether MACE keeps the file's own name in its cache
-
-    @property
-    def file(self) -> Path:
-        """Where MACE and this package keep the downloaded file."""
-        name = self.url.rpartition("/")[2]
-        if not self.keeps_punctuation:
-            name = "".join(letter for letter in name if letter.isalnum() or letter == "_")
-        return mace_cache() / name
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """Metadata of a foundation that is opened from the file."""
-        facts = {"name": self.name, "level_of_theory": self.level_of_theory}
-        return {**facts, "license": self.licence, "url": self.url}
+MIT = "MIT"
+_MOLECULAR = tuple(range(1, 84))
+_BIO = (1, 6, 7, 8, 9, 15, 16, 17, 35, 53)
+_HCNO = (1, 6, 7, 8)
 
 
 _SHA256 = {
@@ -83,18 +56,41 @@ _SIZES = ("small", "medium", "large")
 _ORGANIC = [(f"mace-off23-{size}", None, f"MACE-OFF23_{size}.model") for size in _SIZES]
 _OMOL = [("mace-omol-0", None, "mace_omol_0/MACE-omol-0-extra-large-1024.model")]
 _ANI = [("mace-ani-cc", None, "ani500k_large_CC.model")]
-_GROUPS: tuple[tuple[str, Sequence[tuple[str, int | None, str]], int, str, str, bool], ...] = (
-    (_MP, _MATERIALS, 89, _PBE_U, MIT, False),
-    (_MP, _OMAT, 89, _PBE_U, ASL, False),
-    (_FOUNDATIONS, _PBE, 89, "PBE", ASL, False),
-    (_FOUNDATIONS, _R2SCAN, 89, "r2SCAN", ASL, False),
-    (_FOUNDATIONS, _HEADS, 89, "by head", ASL, False),
-    (_OFF, _ORGANIC, 10, _WB97M, ASL, True),
-    (_FOUNDATIONS, _OMOL, 83, "ωB97M-V/def2-TZVPD", ASL, True),
-    (_CC, _ANI, 4, "CCSD(T)*/CBS", MIT, True),
+_Group = tuple[str, Sequence[tuple[str, int | None, str]], tuple[int, ...], str, str, bool]
+_GROUPS: tuple[_Group, ...] = (
+    (_MP, _MATERIALS, MPTRJ, _PBE_U, MIT, False),
+    (_MP, _OMAT, MPTRJ, _PBE_U, ASL, False),
+    (_FOUNDATIONS, _PBE, MPTRJ, "PBE", ASL, False),
+    (_FOUNDATIONS, _R2SCAN, MPTRJ, "r2SCAN", ASL, False),
+    (_FOUNDATIONS, _HEADS, MPTRJ, "by head", ASL, False),
+    (_OFF, _ORGANIC, _BIO, _WB97M, ASL, True),
+    (_FOUNDATIONS, _OMOL, _MOLECULAR, "ωB97M-V/def2-TZVPD", ASL, True),
+    (_CC, _ANI, _HCNO, "CCSD(T)*/CBS", MIT, True),
 )
-PUBLISHED = {
-    name: Published(name, f"{base}/{path}", count, level, licence, size, _SHA256.get(name), own)
-    for base, rows, count, level, licence, own in _GROUPS
-    for name, size, path in rows
-}
+
+
+def _address(url: str, keeps_punctuation: bool) -> Address:
+    """Return where MACE fetches a model, and where it keeps it: not all files by their own name."""
+    name = url.rpartition("/")[2]
+    if not keeps_punctuation:
+        name = "".join(letter for letter in name if letter.isalnum() or letter == "_")
+    return Address(url, cache("mace") / name)
+
+
+def published() -> dict[str, Published]:
+    """Return the published models by name."""
+    charged = frozenset({"charge", "spin"})
+    return {
+        name: Published(
+            name=name,
+            source=_address(f"{base}/{path}", own),
+            elements=elements,
+            level_of_theory=level,
+            licence=licence,
+            size=size,
+            sha256=_SHA256.get(name),
+            inputs=charged if elements is _MOLECULAR else frozenset(),
+        )
+        for base, rows, elements, level, licence, own in _GROUPS
+        for name, size, path in rows
+    }

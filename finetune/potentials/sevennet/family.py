@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from finetune.potentials.archive import Content
     from finetune.potentials.family import Weights
+    from finetune.potentials.published import Published
     from finetune.potentials.sevennet.potential import SevenNetPotential
 
 
@@ -94,3 +95,9 @@ class SevenNetFamily(Family):
             "sevennet": Format(".pth", writing.checkpoint, "sevenn's calculator and training"),
             "lammps": Format(".pt", writing.lammps, "LAMMPS, pair_style e3gnn"),
         }
+
+    def published(self) -> Mapping[str, Published]:
+        """See `Family.published`."""
+        from finetune.potentials.sevennet.published import published
+
+        return published()

@@ -15,7 +15,7 @@ from typing import Literal
 from ase.data import chemical_symbols
 from pydantic import Field, model_validator
 
-from finetune.potentials.family import FamilySettings
+from finetune.potentials.settings import FamilySettings
 
 Activation = Literal["relu", "silu", "tanh", "abs", "ssp", "sigmoid", "elu"]
 EvenActivation = Literal["silu", "ssp"]

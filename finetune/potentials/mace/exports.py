@@ -1,10 +1,11 @@
-"""A MACE for LAMMPS, through MACE's own classes: TorchScript, or ML-IAP."""
+"""A MACE for other programs, through MACE's own classes: a model file, and two for LAMMPS."""
 
 from __future__ import annotations
 
 import io
 import json
 import warnings
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,12 +13,25 @@ import torch
 
 from finetune.core.errors import FoundationError
 from finetune.potentials.archive import METADATA
-from finetune.potentials.mace.potential import MacePotential, mace_module
+from finetune.potentials.equivariant import quiet_import
+from finetune.potentials.mace.potential import MacePotential
 
 
-def torchscript(
-    potential: MacePotential, dtype: torch.dtype, metadata: Mapping[str, Any] | None = None
-) -> bytes:
+def model(potential: MacePotential, dtype: torch.dtype, metadata: Mapping[str, Any]) -> bytes:
+    """Return a ``.model`` file, as `mace.calculators.MACECalculator` loads it.
+
+    ``metadata`` become an entry of the zip archive that the file is, which torch and MACE ignore.
+    """
+    content = io.BytesIO()
+    torch.save(potential.plain_model(dtype), content)
+    if metadata:
+        with zipfile.ZipFile(content, "a") as archive:
+            folder = archive.namelist()[0].partition("/")[0]
+            archive.writestr(f"{folder}/{METADATA}", json.dumps(metadata, ensure_ascii=False))
+    return content.getvalue()
+
+
+def torchscript(potential: MacePotential, dtype: torch.dtype, metadata: Mapping[str, Any]) -> bytes:
     """Return the file that ``pair_style mace`` reads: MACE's `LAMMPS_MACE`, compiled.
 
     ``dtype`` is that of weights and computation. ``metadata``, JSON values, become an extra file
@@ -30,29 +44,30 @@ def torchscript(
             "pair_style mace does not pass on: it cannot be written for it. Nothing was written. "
             "Use --format lammps-mliap (charge 0, spin 1) or ASE."
         )
-    wrapped = mace_module("mace.calculators").LAMMPS_MACE(
+    wrapped = quiet_import("mace.calculators").LAMMPS_MACE(
         potential.plain_model(dtype), head=_head(potential)
     )
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's notices on TorchScript are not for the user
-        compiled = mace_module("e3nn.util.jit").compile(wrapped)
-        extra = {METADATA: json.dumps(dict(metadata or {}), ensure_ascii=False)}
+        compiled = quiet_import("e3nn.util.jit").compile(wrapped)
+        extra = {METADATA: json.dumps(dict(metadata), ensure_ascii=False)}
         torch.jit.save(compiled, buffer, _extra_files=extra)
     return buffer.getvalue()
 
 
-def mliap(potential: MacePotential, dtype: torch.dtype) -> bytes:
+def mliap(potential: MacePotential, dtype: torch.dtype, metadata: Mapping[str, Any]) -> bytes:
     """Return the file that ``pair_style mliap unified`` reads: MACE's `LAMMPS_MLIAP_MACE`, pickled.
 
     MACE stores the permission to compute on CPUs (``MACE_ALLOW_CPU``) from the environment in which
-    the file is written; here it is always given. ``dtype`` is that of weights and computation.
+    the file is written; here it is always given. ``dtype`` is that of weights and computation;
+    ``metadata`` have no place in the file.
     """
-    model = potential.plain_model(dtype)
-    model.lammps_mliap = True  # type: ignore[assignment]
-    known = mace_module("mace.calculators.lammps_mliap_mace")
+    plain = potential.plain_model(dtype)
+    plain.lammps_mliap = True  # type: ignore[assignment]
+    known = quiet_import("mace.calculators.lammps_mliap_mace")
     buffer = io.BytesIO()
-    wrapped = known.LAMMPS_MLIAP_MACE(model, head=_head(potential))
+    wrapped = known.LAMMPS_MLIAP_MACE(plain, head=_head(potential))
     wrapped.config.allow_cpu = True
     torch.save(wrapped, buffer)
     return buffer.getvalue()

@@ -1,0 +1,27 @@
+"""What rebuilds the network of a family."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from finetune.core.options import Options
+
+
+class FamilySettings(Options, ABC):
+    """What rebuilds a network of a family without its weights: plain values, stored as JSON."""
+
+    @abstractmethod
+    def elements_known(self) -> tuple[int, ...]:
+        """Return the atomic numbers that the network knows."""
+
+    @abstractmethod
+    def description(self) -> list[tuple[str, str]]:
+        """Return the architecture as lines of a table: names and values."""
+
+    def identity(self) -> str:
+        """Return what a fingerprint covers.
+
+        Settings that later releases add belong to it only where they are used, so that older
+        fingerprints stay valid.
+        """
+        return self.model_dump_json()
