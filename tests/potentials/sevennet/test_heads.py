@@ -91,7 +91,7 @@ def test_what_cannot_have_a_head_says_why() -> None:
 
 def test_new_heads_in_single_precision() -> None:
     potential = built(channels(), "low", torch.float32)
-    batch = distorted_batch().to(torch.device("cpu"), torch.float32)
+    batch = distorted_batch(potential.cutoff).to(torch.device("cpu"), torch.float32)
     extended, _ = potential.add_head("mine")
     assert extended.dtype == torch.float32
     assert difference(predict(extended, batch), predict(potential, batch)) < 1e-3
