@@ -152,6 +152,10 @@ families: Registry[Family] = Registry(
             "finetune.potentials.mace.family:MaceFamily",
             "finetune.potentials.mace.settings:MaceSettings",
         ),
+        "chgnet": (
+            "finetune.potentials.chgnet.family:ChgnetFamily",
+            "finetune.potentials.chgnet.settings:ChgnetSettings",
+        ),
         "sevennet": (
             "finetune.potentials.sevennet.family:SevenNetFamily",
             "finetune.potentials.sevennet.settings:SevenNetSettings",

@@ -141,7 +141,7 @@ class PotentialSuite:
         """Minus central differences of the energy; of a conservative potential."""
         if not self.conservative:
             pytest.skip("the potential is declared not conservative")
-        potential, atoms, step = self.potential(), self.molecule(), 1e-4
+        potential, atoms, step = self.potential(), self.molecule(), 1e-5
         forces = forces_of(self._predict(potential, atoms))
         for atom, axis in ((0, 0), (1, 2), (4, 1)):
             energies = []

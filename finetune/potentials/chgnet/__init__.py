@@ -1,0 +1,1 @@
+"""CHGNet: settings, the potential, and the files of the chgnet package."""
