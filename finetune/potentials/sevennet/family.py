@@ -34,11 +34,11 @@ class SevenNetFamily(Family):
         "Interatomic Potentials, J. Am. Chem. Soc. 147, 1042 (2025), doi 10.1021/jacs.4c14455"
     )
     packages = ("e3nn",)
-    groups = {  # a pattern must match in every network, whatever layers its settings give it
-        "embedding": ("[eo]*",),  # edge_embedding, onehot_to_feature_x
+    groups = {
+        "embedding": ("edge_embedding", "onehot_to_feature_x"),
         "interactions": ("[0-9]*",),
-        "radial": ("*_convolution.weight_nn",),
-        "readout": ("re[ad]*",),  # reduce_input_to_hidden, reduce_hidden_to_energy, readout_FCN
+        "radial": ("edge_embedding", "*_convolution.weight_nn"),
+        "readout": ("reduce_input_to_hidden", "reduce_hidden_to_energy", "readout_FCN"),
     }
 
     def build(

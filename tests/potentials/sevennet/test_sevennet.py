@@ -6,7 +6,7 @@ import pytest
 import torch
 from ase import Atoms
 
-from finetune.adapters.adapter import matching
+from finetune.adapters.adapter import matches
 from finetune.core.errors import FoundationError
 from finetune.potentials.sevennet.potential import SevenNetPotential
 from finetune.potentials.sevennet.settings import (
@@ -173,11 +173,14 @@ def test_settings_are_described(settings: SevenNetSettings) -> None:
 @pytest.mark.parametrize("changes", [{}, {"trained_bessel": False, "readout_MLP": (5,)}])
 def test_every_weight_is_of_a_group(changes: dict[str, Any]) -> None:
     names = list(weight_shapes(example(**changes)))
-    found = {group: matching(names, FAMILY.groups[group], "parameter") for group in FAMILY.groups}
+    found = {
+        group: {name for name in names for pattern in patterns if matches(name, pattern)}
+        for group, patterns in FAMILY.groups.items()
+    }
     parts = [found[group] for group in ("embedding", "interactions", "readout")]
     assert sorted(name for part in parts for name in part) == sorted(names)
-    assert all("reduce" in name or "readout" in name for name in found["readout"])
-    assert all("weight_nn" in name for name in found["radial"])
+    assert all(found.values())
+    assert found["radial"] & found["interactions"] == {n for n in names if "weight_nn" in n}
 
 
 FAULTS = {
