@@ -74,7 +74,7 @@ def read_checkpoint(content: Content) -> tuple[SevenNetSettings, Tensors]:
     version = _version(config)
     accelerator = _accelerator(config, version)
     tensors = _renamed(state)
-    settings = _settings(config, tensors, version)
+    settings = read_settings(config, tensors, version)
     layers = interactions(settings)
     shapes = weight_shapes(settings)
     _check_plausible(layers, shapes, content.numbers)
@@ -166,7 +166,7 @@ def _renamed(state: Mapping[Any, Any]) -> Tensors:
     return found
 
 
-def _settings(
+def read_settings(
     config: Mapping[Any, Any], tensors: Tensors, version: tuple[int, int]
 ) -> SevenNetSettings:
     """Return what the configuration describes, with shift, scale and denominators as trained."""

@@ -36,8 +36,8 @@ class SevenNetFamily(Family):
     packages = ("e3nn",)
     groups = {
         "embedding": ("edge_embedding", "onehot_to_feature_x"),
-        "interactions": ("[0-9]*_self_*", "[0-9]*_convolution.*"),
-        "radial": ("edge_embedding", "[0-9]*_convolution.weight_nn.*"),
+        "interactions": ("[0-9]*",),
+        "radial": ("edge_embedding", "*_convolution.weight_nn"),
         "readout": ("reduce_input_to_hidden", "reduce_hidden_to_energy", "readout_FCN"),
     }
 
@@ -53,18 +53,17 @@ class SevenNetFamily(Family):
     def assemble(
         self, settings: SevenNetSettings, weights: Weights, dtype: torch.dtype, head: str | None
     ) -> tuple[SevenNetPotential, Weights]:
-        """See `Family.assemble`."""
-        from finetune.potentials.sevennet.network import unfilled
-        from finetune.potentials.sevennet.potential import SevenNetPotential
+        """See `Family.assemble`: the network as it was when ``head`` was trained."""
+        from finetune.potentials.sevennet.potential import assemble
 
-        return SevenNetPotential(settings, unfilled(settings, dtype), head), weights
+        return assemble(settings, weights, dtype, head)
 
     def example(self) -> SevenNetSettings:
         """See `Family.example`: two layers with parity."""
         return SevenNetSettings(
             cutoff=4.0,
             atomic_numbers=(1, 6, 7, 8),
-            irreps=("4x0e", "4x0e+2x0o+3x1o+2x1e+2x2e", "4x0e"),
+            irreps=("4x0e", "4x0e+3x1o+2x2e", "4x0e"),
             edge_degree=2,
             num_bessel=5,
             radial_MLP=(8, 8),

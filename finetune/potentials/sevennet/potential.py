@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from finetune.potentials.potential import (
     choose_head,
     edges_within,
 )
-from finetune.potentials.sevennet.network import Network, construct
+from finetune.potentials.sevennet.network import Network, construct, unfilled
 from finetune.potentials.sevennet.settings import SevenNetSettings
 
 _HEAD_LAYERS = {
@@ -26,6 +27,12 @@ _HEAD_LAYERS = {
     "readout": re.compile(r"reduce_input_to_hidden\.linear"),
 }
 
+KeptHeads = dict[int, dict[str, torch.Tensor]]
+"""Number of heads -> the layers that see them, by name, while there were that many."""
+_KEPT = re.compile(r"heads-(\d+)/(.+)")
+"""Names of kept layers among stored weights."""
+_PER_HEAD = ("shift", "scale")
+
 
 class SevenNetPotential(FamilyPotential):
     """A SevenNet with one of its heads chosen.
@@ -33,6 +40,9 @@ class SevenNetPotential(FamilyPotential):
     Heads are the channels (modalities) of a multi-fidelity model. The reference energies are the
     head's shifts, in double precision. Models with ``parity: false`` are invariant under rotations
     but not quite under reflections, and neither are their features.
+
+    ``kept_heads`` are the layers that see the head as they were before one was added, to be stored
+    with the weights; ``stored_heads`` are those that were stored with the weights that were opened.
     """
 
     family = "sevennet"
@@ -43,6 +53,8 @@ class SevenNetPotential(FamilyPotential):
         pairs = zip(settings.atomic_numbers, settings.shift[chosen], strict=True)
         super().__init__(settings.cutoff, {number: shift for number, shift in pairs if number})
         self.heads, self.head = settings.heads, chosen
+        self.kept_heads: KeptHeads = {}
+        self.stored_heads: KeptHeads = {}
         self._settings = settings
         self.model = model
         types = [index for index, number in enumerate(settings.atomic_numbers) if number]
@@ -74,6 +86,14 @@ class SevenNetPotential(FamilyPotential):
         """See `Potential.feature_size`."""
         return self.model.feature_size
 
+    def further_weights(self) -> dict[str, torch.Tensor]:
+        """See `FamilyPotential.further_weights`: the kept layers."""
+        return {
+            f"heads-{count}/{name}": tensor
+            for count, tensors in self.kept_heads.items()
+            for name, tensor in tensors.items()
+        }
+
     def add_head(self, name: str) -> tuple[SevenNetPotential, dict[str, torch.Tensor]]:
         """See `Potential.add_head`: the new head is chosen, and predicts what this one does.
 
@@ -90,7 +110,7 @@ class SevenNetPotential(FamilyPotential):
                 f"the foundation has a head '{name}' already. Choose another adapter.name, or "
                 f"adapt that head with head={name}."
             )
-        rows = {key: getattr(before, key) for key in ("shift", "scale")}
+        rows = {key: getattr(before, key) for key in _PER_HEAD}
         longer = {key: (*row, row[self.head]) for key, row in rows.items()}
         settings = before.model_copy(update={"heads": (*before.heads, name), **longer})
         model = construct(settings, self.dtype).to(self.device)
@@ -106,6 +126,8 @@ class SevenNetPotential(FamilyPotential):
                 if key not in masks:
                     parameter.copy_(parameters[key])
         extended = SevenNetPotential(settings, model, name)
+        kept = {key: parameters[key].detach().clone() for key in masks}
+        extended.kept_heads = {**self.stored_heads, len(before.heads): kept}
         extended.set_references(self.references())
         return extended.eval(), {f"model.{key}": mask for key, mask in masks.items()}
 
@@ -134,3 +156,31 @@ def _weights(linear: Any) -> list[tuple[float, torch.Tensor]]:
         (path.path_weight, weight.view(path.path_shape))
         for path, weight in zip(paths, linear.weight.split(sizes), strict=True)
     ]
+
+
+def assemble(
+    settings: SevenNetSettings,
+    weights: Mapping[str, torch.Tensor],
+    dtype: torch.dtype,
+    head: str | None,
+) -> tuple[SevenNetPotential, dict[str, torch.Tensor]]:
+    """Return a stored SevenNet as it was when ``head`` was trained, and the weights to fill in."""
+    own: dict[str, torch.Tensor] = {}
+    kept: KeptHeads = {}
+    for name, tensor in weights.items():
+        match = _KEPT.fullmatch(name)
+        if match:
+            kept.setdefault(int(match[1]), {})[match[2]] = tensor
+        else:
+            own[name] = tensor
+    place = settings.heads.index(head) if head in settings.heads else len(settings.heads)
+    later = [count for count in sorted(kept) if place < count]
+    if later:
+        fewer = later[0]
+        rows = {key: getattr(settings, key)[:fewer] for key in ("heads", *_PER_HEAD)}
+        settings = settings.model_copy(update=rows)
+        own |= kept[fewer]
+        kept = {count: tensors for count, tensors in kept.items() if count < fewer}
+    potential = SevenNetPotential(settings, unfilled(settings, dtype), head)
+    potential.stored_heads = kept
+    return potential, own

@@ -64,7 +64,7 @@ def test_what_is_written_is_read_again(kind: str) -> None:
     assert settings == KINDS[kind]
     for name, parameter in potential.model.named_parameters():
         assert torch.equal(weights[name], parameter), name
-    batch = distorted_batch().to(torch.device("cpu"), torch.float32)
+    batch = distorted_batch(potential.cutoff).to(torch.device("cpu"), torch.float32)
     assert difference(predict(reopened(raw, head=head), batch), predict(potential, batch)) < 1e-6
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from finetune.core.errors import RecipeError
+from finetune.potentials.sevennet.potential import SevenNetPotential
 from finetune.testing.comparing import difference, distorted_batch, predict
 from tests.potentials.sevennet.conftest import FAMILY, built, channels, example
 
@@ -57,6 +58,28 @@ def test_the_masks_are_of_the_new_head_alone() -> None:
     assert difference(predict(old), predict(built(settings, "high"))) < ROUNDING
 
 
+def stored(potential: SevenNetPotential, head: str) -> SevenNetPotential:
+    """Return what is opened from the settings and weights that are stored."""
+    weights = {**dict(potential.model.named_parameters()), **potential.further_weights()}
+    found, own = FAMILY.assemble(potential.settings, weights, potential.dtype, head)
+    assert isinstance(found, SevenNetPotential)
+    for name, parameter in found.model.named_parameters():
+        parameter.data = own[name].detach().clone()
+    return found.eval()
+
+
+def test_older_heads_are_opened_as_they_were() -> None:
+    """To the last bit, and two new heads one after the other, too."""
+    first, _ = built(channels(), "high").add_head("first")
+    second, _ = stored(first, "first").add_head("second")
+    for head, expected in (("high", built(channels(), "high")), ("first", first)):
+        found = stored(second, head)
+        assert found.heads == expected.heads
+        for name, parameter in expected.model.named_parameters():
+            assert torch.equal(found.model.get_parameter(name), parameter), name
+    assert stored(second, "second").heads == ("low", "high", "first", "second")
+
+
 def test_what_cannot_have_a_head_says_why() -> None:
     with pytest.raises(RecipeError, match="one fidelity cannot have more heads"):
         built(FAMILY.example()).add_head("mine")
@@ -68,7 +91,7 @@ def test_what_cannot_have_a_head_says_why() -> None:
 
 def test_new_heads_in_single_precision() -> None:
     potential = built(channels(), "low", torch.float32)
-    batch = distorted_batch().to(torch.device("cpu"), torch.float32)
+    batch = distorted_batch(potential.cutoff).to(torch.device("cpu"), torch.float32)
     extended, _ = potential.add_head("mine")
     assert extended.dtype == torch.float32
     assert difference(predict(extended, batch), predict(potential, batch)) < 1e-3

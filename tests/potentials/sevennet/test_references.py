@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.potentials.sevennet.conversion import read_checkpoint
+from finetune.potentials.sevennet.conversion import read_checkpoint, read_settings
+from finetune.potentials.sevennet.network import unfilled
 from finetune.potentials.sevennet.potential import SevenNetPotential
 from finetune.potentials.sevennet.settings import weight_shapes
 from finetune.potentials.sevennet.writing import checkpoint
@@ -53,10 +54,7 @@ def of_network(name: str) -> bytes:
     for key in ("shift", "scale"):
         state[f"rescale_atomic_energy.{key}"] = torch.tensor(config[key])
     # Settings do not need the weights; a network of them says which there are, and its tables.
-    from finetune.potentials.sevennet.conversion import _settings
-    from finetune.potentials.sevennet.network import unfilled
-
-    network = unfilled(_settings(config, state, (0, 13)), torch.float32)
+    network = unfilled(read_settings(config, state, (0, 13)), torch.float32)
     random = np.random.default_rng(1)
     drawn = {
         key: torch.from_numpy(random.normal(size=shape))

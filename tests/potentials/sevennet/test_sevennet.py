@@ -1,9 +1,12 @@
 """What every potential must hold, for SevenNets with and without reflections; features."""
 
+from typing import Any
+
 import pytest
 import torch
 from ase import Atoms
 
+from finetune.adapters.adapter import matches
 from finetune.core.errors import FoundationError
 from finetune.potentials.sevennet.potential import SevenNetPotential
 from finetune.potentials.sevennet.settings import (
@@ -11,7 +14,7 @@ from finetune.potentials.sevennet.settings import (
     inferred_irreps,
     weight_shapes,
 )
-from finetune.testing import PotentialSuite
+from finetune.testing import FamilySuite, PotentialSuite
 from finetune.testing.comparing import (
     distorted_batch,
     forces_of,
@@ -31,9 +34,8 @@ ROTATIONS = {
 }
 
 
-class TestParity(PotentialSuite):
-    def potential(self) -> SevenNetPotential:
-        return built(FAMILY.example())
+class TestParity(FamilySuite):
+    kind = "sevennet"
 
 
 class TestRotationsAlone(PotentialSuite):
@@ -54,20 +56,40 @@ class TestXplor(PotentialSuite):
         return built(example(cutoff_function="XPLOR", xplor_onset=3.2))
 
 
-class TestChannels(PotentialSuite):
-    def potential(self) -> SevenNetPotential:
-        return built(channels(), "high")
-
-
 def test_inversion_matters_without_parity() -> None:
     potential = built(example(**ROTATIONS))
-    here, there = distorted_batch(), rotated(distorted_batch(), -torch.eye(3).double())
+    here = distorted_batch(potential.cutoff)
+    there = rotated(here, -torch.eye(3).double())
     assert largest(predict(potential, here).energy - predict(potential, there).energy) > 1e-5
+
+
+DEEP = {
+    "irreps": ("3x0e", "3x0e+2x1o", "3x0e+2x1o+2x1e", "3x0e+2x0o+2x1o+2x1e", "3x0e"),
+    "self_connections": ("nequip", "linear", "nequip", "linear"),
+    "denominators": (1.0,) * 4,
+    "edge_degree": 1,
+}
+
+
+def test_pseudovectors_keep_the_symmetry_under_inversion() -> None:
+    """They reach the energy from the fourth layer on."""
+    potential = built(example(**DEEP))
+    batch = distorted_batch(potential.cutoff)
+    here = predict(potential, batch)
+    for matrix in (random_rotation(), -torch.eye(3).double()):
+        there = predict(potential, rotated(batch, matrix))
+        assert largest(there.energy - here.energy) < 1e-10
+        assert largest(forces_of(there) - forces_of(here) @ matrix.T) < 1e-10
+    weights = potential.model.get_parameter("2_self_interaction_1.linear.weight")
+    pseudovectors = slice(9 + 4, None)  # behind those of scalars and vectors
+    with torch.no_grad():
+        weights[pseudovectors] += 1.0
+    assert largest(predict(potential, batch).energy - here.energy) > 1e-8
 
 
 def test_features_are_invariant_scalars_of_every_layer() -> None:
     potential = built(FAMILY.example())
-    batch = distorted_batch()
+    batch = distorted_batch(potential.cutoff)
     features = potential.descriptors(batch)
     assert features.shape == (len(batch.numbers), potential.feature_size)
     assert potential.feature_size == 4 + 4
@@ -79,7 +101,8 @@ def test_features_are_invariant_scalars_of_every_layer() -> None:
 
 
 def test_features_can_be_differentiated() -> None:
-    potential, batch = built(FAMILY.example()), distorted_batch()
+    potential = built(FAMILY.example())
+    batch = distorted_batch(potential.cutoff)
     element = potential.element_index(batch.numbers)
     _, positions, _, features = potential.interaction_and_features(batch, element, False)
     (gradient,) = torch.autograd.grad(features.square().sum(), positions)
@@ -145,6 +168,19 @@ def test_settings_are_described(settings: SevenNetSettings) -> None:
     assert rows["elements"] == "4: H C N O"
     assert ("heads" in rows) == (len(settings.heads) > 1)
     assert ("SO(3)" in rows["symmetry"]) != settings.parity
+
+
+@pytest.mark.parametrize("changes", [{}, {"trained_bessel": False, "readout_MLP": (5,)}])
+def test_every_weight_is_of_a_group(changes: dict[str, Any]) -> None:
+    names = list(weight_shapes(example(**changes)))
+    found = {
+        group: {name for name in names for pattern in patterns if matches(name, pattern)}
+        for group, patterns in FAMILY.groups.items()
+    }
+    parts = [found[group] for group in ("embedding", "interactions", "readout")]
+    assert sorted(name for part in parts for name in part) == sorted(names)
+    assert all(found.values())
+    assert found["radial"] & found["interactions"] == {n for n in names if "weight_nn" in n}
 
 
 FAULTS = {
