@@ -5,7 +5,7 @@ from finetune.core.lazy import offers
 __getattr__, __all__ = offers(
     __name__,
     {
-        "adapter": "AdaptedPotential Adapter check_match matches matching",
+        "adapter": "AdaptedPotential Adapter check_match matches",
         "lora_layers": "register_equivariant_layers",
     },
 )

@@ -245,7 +245,15 @@ def _selected(potential: Potential, patterns: Sequence[str]) -> frozenset[str]:
     """
     inside = innermost(potential)
     groups = family(inside.family).groups if isinstance(inside, FamilyPotential) else {}
-    patterns = [item for pattern in patterns for item in groups.get(pattern, (pattern,))]
     names = {plain_name(name): name for name, _ in potential.named_parameters()}
+    patterns = [item for pattern in patterns for item in _members(pattern, groups, names)]
     layers = sorted({f"{name.rpartition('.')[0] or name}.*" for name in names})
     return frozenset(names[name] for name in matching(list(names), patterns, "parameter", layers))
+
+
+def _members(
+    pattern: str, groups: Mapping[str, Sequence[str]], names: Iterable[str]
+) -> Sequence[str]:
+    """Return the patterns of a group that name something; the pattern itself if it is none."""
+    own = groups.get(pattern, ())
+    return [item for item in own if any(matches(name, item) for name in names)] or [pattern]

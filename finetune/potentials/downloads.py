@@ -167,6 +167,7 @@ _PIP_REASONS = {
     "Name or service not known": _UNREACHABLE,
     "Temporary failure in name resolution": _UNREACHABLE,
     "ProxyError": "the proxy that pip is set to use does not answer",
+    "from versions: none": "the package index cannot be reached, or lacks it. Is there a network?",
     "No matching distribution": "the package index has no wheel of that version for this Python",
 }
 """What pip's errors mean, by a sign of each."""

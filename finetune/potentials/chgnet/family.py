@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from finetune.potentials.archive import Content
     from finetune.potentials.chgnet.potential import ChgnetPotential
     from finetune.potentials.family import Weights
+    from finetune.potentials.published import Published
 
 
 class ChgnetFamily(Family):
@@ -84,3 +85,9 @@ class ChgnetFamily(Family):
         from finetune.potentials.chgnet.checkpoint import write_checkpoint
 
         return {"chgnet": Format(".pth.tar", write_checkpoint, "CHGNet.from_file of chgnet")}
+
+    def published(self) -> Mapping[str, Published]:
+        """See `Family.published`."""
+        from finetune.potentials.chgnet.published import published
+
+        return published()
