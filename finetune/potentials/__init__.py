@@ -9,6 +9,7 @@ __getattr__, __all__ = offers(
             "AdapterRecord Origin adapters_needed locate_adapter read_adapter reference_record "
             "structure_of weight_digests write_record"
         ),
+        "archive": "read_archive",
         "catalogue": "covering entries fetch names published",
         "committee": "CommitteePotential CommitteeRecord mean read_committee share write_committee",
         "description": "describe",
@@ -20,6 +21,7 @@ __getattr__, __all__ = offers(
             "Foundation ancestors known_elements level_of_theory lineage lineage_labels "
             "load_foundation locate"
         ),
+        "opening": "recognised",
         "potential": (
             "Edges FamilyPotential Interaction Potential WrappedPotential block choose_head "
             "edges_within innermost plain_name"
