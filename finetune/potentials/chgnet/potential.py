@@ -42,6 +42,13 @@ class ChgnetPotential(FamilyPotential):
     ``unused`` are weights that no energy depends on, by their names in CHGNet: those of magnetic
     moments and of the last update of angles. They are no parameters, so that nothing trains them,
     but are stored and exported.
+
+    Energies and forces are smooth at both cutoffs. But CHGNet takes angles from the arccosine of
+    (1 − 10⁻⁶) times the cosine, and its frequencies are trained, so angles within about 10⁻³ of
+    180° have curvatures of their own. In a perfect crystal every atom has such angles: copper
+    (0.3.0) pulls a displaced atom back with 1.4 eV/Å² at 10⁻⁴ Å but 3.1 eV/Å² at 10⁻² Å. Second
+    derivatives there mean little; displacements of 10⁻² Å and more average over it. Networks with
+    ``mlp_out_bias`` (0.2.0) jump where the first angle in a structure appears, as in chgnet.
     """
 
     family = "chgnet"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from finetune.potentials.published import MPTRJ, Published, Wheel
 
+_R2SCAN = tuple(number for number in MPTRJ if number != 70)
+"""Elements of the Materials Project's r2SCAN data, which lack ytterbium."""
 _MEMBERS = (
     (
         *("chgnet-0.3.0", "0.3.0/chgnet_0.3.0_e29f68s314m37.pth.tar", "PBE(+U)", 412_525),
@@ -37,7 +39,7 @@ def published() -> dict[str, Published]:
                 member=f"chgnet/pretrained/{member}",
                 name=f"{name}.pth.tar",
             ),
-            elements=MPTRJ,
+            elements=_R2SCAN if name == "chgnet-r2scan" else MPTRJ,
             level_of_theory=level,
             licence="BSD-3-Clause-LBNL",
             parameters=parameters,

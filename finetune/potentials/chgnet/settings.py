@@ -11,6 +11,7 @@ from finetune.potentials.settings import FamilySettings
 
 EMBEDDED = 94
 """Elements that a CHGNet has an embedding for: hydrogen to plutonium."""
+_JUMP = "where the first angle in a structure appears, by up to some eV"
 Norm = Literal["layer"] | None
 Widths = int | tuple[int, ...]
 """Widths of the hidden layers of a perceptron: one, several, or 0 for none."""
@@ -103,6 +104,7 @@ class ChgnetSettings(FamilySettings):
             ("radial basis", f"{self.num_radial} bessel"),
             ("angular basis", f"{self.num_angular} fourier"),
             ("normalisation", "layers" if self.gMLP_norm else "none"),
+            *([("discontinuous", _JUMP)] if self.mlp_out_bias else []),
             ("elements", f"{len(symbols)}: {' '.join(symbols)}"),
         ]
 

@@ -105,6 +105,7 @@ def test_the_elements_known_are_those_trained(name: str) -> None:
     trained = [number for number, row in enumerate(embedding, 1) if row.any()]
     settings, _ = ChgnetFamily().read(content)
     assert list(settings.elements_known()) == trained
+    assert list(ChgnetFamily().published()[f"chgnet-{name}"].elements) == trained
     assert set(range(1, 95)) - set(trained) == {*UNTRAINED, *([70] if name == "r2scan" else [])}
 
 

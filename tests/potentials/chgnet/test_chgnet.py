@@ -129,6 +129,28 @@ def test_straight_angles_have_finite_derivatives(dtype: torch.dtype) -> None:
         assert parameter.grad is not None and bool(torch.isfinite(parameter.grad).all()), name
 
 
+@pytest.mark.slow
+def test_straight_angles_have_curvatures_of_their_own() -> None:
+    """The restoring force of an atom in a perfect crystal is not proportional to its shift."""
+    potential, constants = opened(published("0.3.0")), []
+    for shift in (1e-4, 1e-2):
+        atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+        atoms.positions[0, 0] += shift
+        found = potential(graph_of(atoms, potential), create_graph=False)
+        constants.append(-forces_of(found)[0, 0].item() / shift)
+    assert constants == pytest.approx([1.44, 3.10], abs=0.01)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_first_angle_appears_smoothly_without_biases(bias: bool) -> None:
+    potential = example(1, mlp_out_bias=bias)
+    energies = []
+    for length in (3 - 1e-6, 3 + 1e-6):
+        atoms = Atoms("COO", [[0, 0, 0], [1.2, 0, 0], [0, length, 0]])
+        energies.append(potential(graph_of(atoms, potential), forces=False).energy.item())
+    assert (abs(energies[0] - energies[1]) > 1e-5) == bias
+
+
 def test_what_no_energy_depends_on_is_no_parameter() -> None:
     """It cannot be trained, but is stored; every parameter has a gradient."""
     potential = example().train()
