@@ -20,8 +20,8 @@ from finetune.core.resources import expanded
 from finetune.core.run_files import ADAPTER, ADAPTER_RECORD
 from finetune.potentials.downloads import digest
 from finetune.potentials.potential import Potential
-from finetune.potentials.records import Metadata, read_record
 from finetune.potentials.reference_energies import by_symbol
+from finetune.potentials.storage import Metadata, read_record
 from finetune.recipe.plugins import adapters
 
 

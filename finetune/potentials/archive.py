@@ -24,7 +24,6 @@ import numpy as np
 import torch
 
 from finetune.core.errors import FoundationError
-from finetune.potentials.records import checked
 
 METADATA = "piwsl-finetune.json"
 """Entry of the archive in which this package stores where a model comes from."""
@@ -160,7 +159,7 @@ def _read(archive: zipfile.ZipFile, size: int) -> Content:
     if not isinstance(metadata, dict):
         raise ValueError(f"'{METADATA}' is not a mapping")
     json.dumps(metadata, ensure_ascii=False).encode()  # refuses half characters
-    return Content(root, entries.numbers, checked(metadata))
+    return Content(root, entries.numbers, metadata)
 
 
 class _Entries:

@@ -46,6 +46,11 @@ def _of(name: str) -> Iterable[Published]:
     return family(name).published().values()
 
 
+def listed(name: str) -> Published | None:
+    """Return a published potential by name; None for an embedded one and for a path."""
+    return None if name in embedded() or Path(name).exists() else published().get(name)
+
+
 def names() -> list[str]:
     """Return every name of the catalogue, the embedded ones first."""
     return [*embedded(), *published()]

@@ -18,8 +18,7 @@ from finetune.core.units import Prediction
 from finetune.data.graphs import GraphBatch
 from finetune.potentials import storage
 from finetune.potentials.potential import Interaction, Potential
-from finetune.potentials.records import read_record
-from finetune.potentials.storage import StoredConfig
+from finetune.potentials.storage import StoredConfig, read_record
 
 
 def share(potential: Potential, foundation: Potential) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from finetune.core.run_files import COMMITTEE
 from finetune.potentials import loading
-from finetune.potentials.catalogue import published
+from finetune.potentials.catalogue import listed
 from finetune.potentials.committee import read_committee
 from finetune.potentials.family import family
 from finetune.potentials.opening import read_file
@@ -25,7 +25,7 @@ def describe(name: str) -> list[tuple[str, str]]:
     For one that is not downloaded yet, only the facts of the catalogue are returned. Raises
     FoundationError for an unknown name, or files that are damaged or of another kind.
     """
-    entry = published().get(name)
+    entry = listed(name)
     if entry and not entry.file.is_file():
         return [*_listed(entry), ("file", f"to download: {entry.source}")]
     place = loading.locate(name)

@@ -13,7 +13,7 @@ from finetune.core.errors import FoundationError, suggestion, system_errors
 from finetune.core.resources import find
 from finetune.core.run_files import ADAPTER_RECORD, BUNDLE, CHECKPOINTS, COMMITTEE, MEMBERS
 from finetune.potentials.adapter_folder import adapters_needed, read_adapter, structure_of
-from finetune.potentials.catalogue import embedded, fetch, names, published
+from finetune.potentials.catalogue import embedded, fetch, listed, names
 from finetune.potentials.committee import open_committee, read_committee
 from finetune.potentials.opening import open_file
 from finetune.potentials.potential import Potential
@@ -74,7 +74,7 @@ def load_foundation(
         FoundationError: For an unknown name or head, or files that are missing, damaged or of
             another kind.
     """
-    place, entry = locate(str(name), recipe_folder), published().get(str(name))
+    place, entry = locate(str(name), recipe_folder), listed(str(name))
     members: tuple[Path, ...] = ()
     potential: Potential
     if (place / COMMITTEE).is_file():
@@ -89,7 +89,7 @@ def load_foundation(
         potential, config = merged_adapter(place, dtype, head)
     return Foundation(
         name=str(name),
-        location=str(name) if str(name) in names() else str(place.resolve()),
+        location=str(name) if entry or str(name) in embedded() else str(place.resolve()),
         potential=potential.to(device),
         fingerprint=config.fingerprint,
         metadata=entry.metadata if entry else config.metadata,
@@ -146,7 +146,7 @@ def locate(name: str, recipe_folder: Path | None = None) -> Path:
     known = embedded()
     if name in known:
         return known[name]
-    if name in published():
+    if listed(name) is not None:
         return fetch(name)
     place = find(name, recipe_folder)
     if place is None:
@@ -174,7 +174,7 @@ def known_elements(name: str, recipe_folder: Path | None = None) -> tuple[int, .
 
     None where that takes opening it: a file, an adapter, a committee, or nothing of that name.
     """
-    if (entry := published().get(name)) is not None:
+    if (entry := listed(name)) is not None:
         return entry.elements
     place = embedded().get(name) or find(name, recipe_folder)
     folders = [] if place is None else [place, place / BUNDLE]

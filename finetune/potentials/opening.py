@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from finetune.core.errors import FoundationError
 from finetune.potentials import storage
@@ -20,7 +21,7 @@ from finetune.potentials.downloads import conversion, digest
 from finetune.potentials.family import Family, families, family
 from finetune.potentials.potential import Potential
 from finetune.potentials.settings import FamilySettings
-from finetune.potentials.storage import StoredConfig, fingerprint
+from finetune.potentials.storage import StoredConfig, fingerprint, first_fault
 
 Read = tuple[StoredConfig, dict[str, torch.Tensor]]
 
@@ -105,7 +106,11 @@ def _convert(path: Path) -> tuple[str, StoredConfig, dict[str, torch.Tensor]]:
         raise FoundationError(f"'{path}' cannot be read: {error}.") from error
     except FoundationError as error:
         raise FoundationError(f"'{path}' {error}") from error
-    return name, _config(name, settings, weights, content.metadata), weights
+    try:
+        return name, _config(name, settings, weights, content.metadata), weights
+    except ValidationError as error:
+        reason = first_fault(error)[1]
+        raise FoundationError(f"'{path}' is damaged: {reason}. Get a fresh copy.") from None
 
 
 def _trusted(path: Path, refusal: FoundationError) -> Read:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    ConfigDict,
     Field,
     SerializeAsAny,
     ValidationError,
@@ -25,11 +27,84 @@ from safetensors.torch import save as save_tensors
 from finetune.core.errors import FinetuneError, FoundationError, RecipeError
 from finetune.core.files import write_atomically
 from finetune.core.options import Options
+from finetune.core.units import Units
 from finetune.potentials.family import UNNAMED, families, family
 from finetune.potentials.potential import FamilyPotential, Potential, innermost
-from finetune.potentials.records import Metadata, read_record
 from finetune.potentials.settings import FamilySettings
 from finetune.recipe.plugins import adapters
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+def read_record(
+    path: Path, kind: type[Record], check: Callable[[Any], None] = lambda raw: None
+) -> Record:
+    """Read and validate a JSON file; ``check`` refuses, by a `FoundationError`, another kind."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        check(raw)
+        return kind.model_validate(raw)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise FoundationError(f"'{path}' cannot be read: {error}.") from error
+    except ValidationError as error:
+        place, reason, _ = first_fault(error)
+        raise FoundationError(f"'{path}' is damaged at '{place}': {reason}.") from None
+
+
+def first_fault(error: ValidationError) -> tuple[str, str, Any]:
+    """Return place, reason and value of the first fault."""
+    fault = error.errors()[0]
+    place = ".".join(map(str, fault["loc"]))
+    return place, fault["msg"].removeprefix("Value error, "), fault["input"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class _Data(_Part):
+    valid: str | list[str] | float | None = None
+    test: str | list[str] | None = None
+    keys: dict[str, str] = Field(default_factory=dict)
+    units: Units = Units()
+
+
+class _Adapter(_Part):
+    kind: str = ""
+
+
+class _Recipe(_Part):
+    adapter: _Adapter = _Adapter()
+    data: _Data = _Data()
+
+
+class _Origin(_Part):
+    name: str
+    fingerprint: str
+    head: str | None = None
+
+
+class _Known(_Part):
+    """The entries that are read again; all others are free."""
+
+    foundation: _Origin | None = None
+    recipe: _Recipe = _Recipe()
+    compositions: list[str] | None = None
+
+
+def checked(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata unchanged; refuse, by a `ValueError`, entries that a run does not write."""
+    try:
+        _Known.model_validate({**metadata, "foundation": metadata.get("foundation") or None})
+    except ValidationError as error:
+        place, reason, _ = first_fault(error)
+        raise ValueError(f"its entry '{place}' is not what a run writes: {reason}") from None
+    return dict(metadata)
+
+
+Metadata = Annotated[dict[str, Any], AfterValidator(checked)]
+"""The type of ``metadata`` in a record."""
+
 
 FORMAT = "piwsl-finetune/potential"
 VERSION = 1

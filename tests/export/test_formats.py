@@ -244,7 +244,7 @@ def test_charge_and_spin_are_no_inputs_of_lammps_pair_style() -> None:
         further_inputs = frozenset({"charge"})
 
     with pytest.raises(FoundationError, match="charge, which LAMMPS"):
-        torchscript(Charged(), torch.float64)  # type: ignore[arg-type]
+        torchscript(Charged(), torch.float64, {})  # type: ignore[arg-type]
 
 
 TORCH_SIM = """

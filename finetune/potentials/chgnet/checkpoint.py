@@ -20,7 +20,7 @@ from finetune.core.errors import FoundationError
 from finetune.potentials.archive import METADATA, Content, Record, describe
 from finetune.potentials.chgnet.potential import UNUSED, ChgnetPotential, construct, take_unused
 from finetune.potentials.chgnet.settings import EMBEDDED, ChgnetSettings, Widths
-from finetune.potentials.records import first_fault
+from finetune.potentials.storage import first_fault
 
 WEIGHTS, ARGUMENTS = "state_dict", "model_args"
 ENERGIES = "composition_model.fc.weight"

@@ -12,17 +12,17 @@ _R2SCAN = tuple(number for number in MPTRJ if number != 70)
 """Elements of the Materials Project's r2SCAN data, which lack ytterbium."""
 _MEMBERS = (
     (
-        *("chgnet-0.3.0", "0.3.0/chgnet_0.3.0_e29f68s314m37.pth.tar", "PBE(+U)", 412_525),
+        *("chgnet-0.3.0", "0.3.0/chgnet_0.3.0_e29f68s314m37.pth.tar", "PBE(+U)", 379_214),
         "d14ab7c0f093efe64b60a7bcd540bca10e74fb7f46c86108a079af60524659d1",
     ),
     (
         "chgnet-r2scan",
         "r2scan/chgnet_r2scan_transfer_learning_e15f36s161m23.pth.tar",
-        *("r2SCAN", 412_525),
+        *("r2SCAN", 379_214),
         "8eba3db0f35a2788bb3ae22885ad340591e27996f213c6643af522a633b50dad",
     ),
     (
-        *("chgnet-0.2.0", "0.2.0/chgnet_0.2.0_e30f77s348m32.pth.tar", "PBE(+U)", 400_438),
+        *("chgnet-0.2.0", "0.2.0/chgnet_0.2.0_e30f77s348m32.pth.tar", "PBE(+U)", 367_383),
         "ef624f78b6db9d315b4ef256f1bb3207449924191b91720dc17d3f60c5df980e",
     ),
 )

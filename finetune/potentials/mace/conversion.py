@@ -27,7 +27,7 @@ from finetune.core.errors import FoundationError
 from finetune.potentials.archive import Content, Global, Record, describe, read_archive
 from finetune.potentials.mace.potential import construct
 from finetune.potentials.mace.settings import FURTHER_INPUTS, MaceSettings
-from finetune.potentials.records import first_fault
+from finetune.potentials.storage import first_fault
 
 _PARITIES = {1: "e", -1: "o"}
 

@@ -21,7 +21,6 @@ from pydantic import ValidationError
 from finetune.core.errors import FoundationError
 from finetune.potentials.archive import Content, Record
 from finetune.potentials.equivariant import quiet_import
-from finetune.potentials.records import first_fault
 from finetune.potentials.sevennet.settings import (
     HeadLayer,
     Interaction,
@@ -30,6 +29,7 @@ from finetune.potentials.sevennet.settings import (
     interactions,
     weight_shapes,
 )
+from finetune.potentials.storage import first_fault
 
 Tensors = dict[str, torch.Tensor]
 
