@@ -236,9 +236,7 @@ class Registry(Generic[T]):
         def decorate(cls: C) -> C:
             options = getattr(cls, self.carries, None)
             if not (isinstance(options, type) and issubclass(options, BaseModel)):
-                raise ValueError(
-                    f"{cls.__name__} needs {self.carries}, a class derived from pydantic's"
-                )
+                raise ValueError(f"{cls.__name__} needs `{self.carries}`, a pydantic class")
             known = self._registered.get(name)
             same = known is not None and known.__qualname__ == cls.__qualname__
             if name in self.builtin or (known is not None and not same):

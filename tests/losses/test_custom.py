@@ -104,5 +104,5 @@ def test_its_options_are_checked(workspace: Path) -> None:
 def test_names_are_taken_once() -> None:
     with pytest.raises(ValueError, match="already taken"):
         losses.register("pitc")(ForceSize)
-    with pytest.raises(ValueError, match="needs an `Options` class"):
+    with pytest.raises(ValueError, match="needs `Options`, a pydantic class"):
         losses.register("bare")(type("Bare", (), {}))

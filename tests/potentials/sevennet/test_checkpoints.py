@@ -77,6 +77,7 @@ def test_a_file_holds_nothing_but_tensors_and_builtin_types() -> None:
     assert found["config"]["shift"][1][1] == -1031.0
 
 
+@pytest.mark.slow
 def test_reference_energies_are_written() -> None:
     potential = built(FAMILY.example())
     potential.set_references({6: -5.25})
@@ -168,6 +169,7 @@ THREE_LAYERS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_older_releases_had_other_names_orders_and_signs() -> None:
     potential = built(example(**THREE_LAYERS), dtype=torch.float32)
     old = as_of_2024(loaded(potential))
@@ -321,6 +323,7 @@ def test_irreps_beyond_all_reason_are_refused(whole: Checkpoint) -> None:
         read(saved(found))
 
 
+@pytest.mark.slow
 def test_irreps_are_inferred_where_none_are_listed() -> None:
     settings = example(
         irreps=("4x0e", "4x0e+4x1o+4x2e", "4x0e"), self_connections=("linear", "linear")
@@ -338,6 +341,7 @@ ODD: list[object] = [
 ]
 
 
+@pytest.mark.slow
 def test_odd_values_cause_no_other_error(whole: Checkpoint) -> None:
     """Whatever an option is, a file is understood or refused."""
     content = content_of(saved({**whole, "odd": ODD}))

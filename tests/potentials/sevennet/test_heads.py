@@ -25,6 +25,7 @@ def test_channels_that_only_shift_and_scale() -> None:
     assert torch.allclose(2 * low.forces, high.forces, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_new_head_starts_as_the_chosen_one(bias: bool) -> None:
     potential = built(channels(bias=bias), "high")
@@ -41,6 +42,7 @@ def test_a_new_head_starts_as_the_chosen_one(bias: bool) -> None:
     assert sum(int(mask.sum()) for mask in masks.values()) > 0
 
 
+@pytest.mark.slow
 def test_the_masks_are_of_the_new_head_alone() -> None:
     """What they select changes its predictions, and no other head's."""
     settings = channels()
@@ -68,6 +70,7 @@ def stored(potential: SevenNetPotential, head: str) -> SevenNetPotential:
     return found.eval()
 
 
+@pytest.mark.slow
 def test_older_heads_are_opened_as_they_were() -> None:
     """To the last bit, and two new heads one after the other, too."""
     first, _ = built(channels(), "high").add_head("first")
@@ -89,6 +92,7 @@ def test_what_cannot_have_a_head_says_why() -> None:
         built(example(bias=True)).add_head("mine")
 
 
+@pytest.mark.slow
 def test_new_heads_in_single_precision() -> None:
     potential = built(channels(), "low", torch.float32)
     batch = distorted_batch(potential.cutoff).to(torch.device("cpu"), torch.float32)

@@ -69,6 +69,7 @@ def of_network(name: str) -> bytes:
     return saved({"config": config, "model_state_dict": {**tables, **weights, **state}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFERENCES["networks"])
 def test_networks_of_all_kinds_of_layers(name: str) -> None:
     raw = of_network(name)
