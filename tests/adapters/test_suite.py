@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from finetune.adapters.adapter import Adapter
+from finetune.potentials.family import UNNAMED, families
+from finetune.potentials.family import family as get_family
 from finetune.recipe.plugins import adapters
 from finetune.testing import AdapterSuite
 
@@ -43,6 +45,28 @@ class TestRegisteredAdapters(AdapterSuite):
     @pytest.mark.slow
     def test_two_processes_train_as_one(self) -> None:
         super().test_two_processes_train_as_one()
+
+
+OTHERS = [name for name in families.builtin if name != UNNAMED]
+ANYWHERE = {kind: KINDS[kind] for kind in ("full", "readout", "shift", "lora")}
+ANYWHERE["frozen"] = {"freeze": ["readout"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", OTHERS, scope="class")
+@pytest.mark.parametrize("name", ANYWHERE, scope="class")
+class TestAdaptersOfOtherFamilies(AdapterSuite):
+    """`head` is tested with the families that have further heads."""
+
+    @pytest.fixture(autouse=True)
+    def _case(self, name: str, family: str) -> None:
+        for package in get_family(family).packages:
+            pytest.importorskip(package.replace("-", "_"))
+        self.name, self.family = name, family
+
+    def adapter(self) -> Adapter:
+        cls = adapters.get(self.name)
+        return cls(cls.Options.model_validate(ANYWHERE[self.name]))
 
 
 @pytest.mark.slow
