@@ -34,11 +34,13 @@ class Format:
 
     ``write`` returns its content for a potential, the dtype of its weights, and metadata (JSON
     values) that the file may carry; it raises a `FoundationError` for what the format cannot hold.
+    ``single`` formats hold single precision, whatever is asked for.
     """
 
     ending: str
     write: Writer
     purpose: str
+    single: bool = False
 
 
 @dataclass(frozen=True)

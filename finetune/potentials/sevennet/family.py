@@ -92,8 +92,10 @@ class SevenNetFamily(Family):
         from finetune.potentials.sevennet import writing
 
         return {
-            "sevennet": Format(".pth", writing.checkpoint, "sevenn's calculator and training"),
-            "lammps": Format(".pt", writing.lammps, "LAMMPS, pair_style e3gnn"),
+            "sevennet": Format(
+                ".pth", writing.checkpoint, "sevenn's calculator and training", single=True
+            ),
+            "lammps": Format(".pt", writing.lammps, "LAMMPS, pair_style e3gnn", single=True),
         }
 
     def published(self) -> Mapping[str, Published]:
