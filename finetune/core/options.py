@@ -7,6 +7,7 @@ torch; the implementation is imported when a run is prepared.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -225,6 +226,7 @@ class Registry(Generic[T]):
         self.carries = carries
         self._registered: dict[str, type[T]] = {}
         self._plugins_loaded = False
+        self._broken: dict[str, str] = {}
 
     def register(self, name: str) -> Callable[[C], C]:
         """Return a class decorator that makes the class known under ``name``.
@@ -277,6 +279,8 @@ class Registry(Generic[T]):
     def _lookup(self, name: str) -> type[T]:
         if name not in self._registered:
             self._load_plugins()
+        if name in self._broken:
+            raise RecipeError(self._broken[name])
         if name not in self._registered:
             known = self.names()
             raise RecipeError(
@@ -291,9 +295,11 @@ class Registry(Generic[T]):
         for point in entry_points(group=self.group):
             try:
                 cls = point.load()
-            except Exception as error:  # a broken plug-in must not break recipes without it
-                raise RecipeError(
-                    f"the {self.kind} plug-in '{point.name}' ({point.value}) does not load: {error}"
-                ) from error
-            if point.name not in self._registered:
-                self.register(point.name)(cls)
+                if point.name not in self._registered:
+                    self.register(point.name)(cls)
+            except (Exception, SystemExit) as error:  # must not break what does not use it
+                self._broken[point.name] = (
+                    f"the {self.kind} plug-in '{point.name}' ({point.value}) does not load: "
+                    f"{type(error).__name__}: {error}. Correct it or uninstall its package."
+                )
+                warnings.warn(self._broken[point.name], stacklevel=2)

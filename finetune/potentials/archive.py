@@ -145,7 +145,7 @@ def _read(archive: zipfile.ZipFile, size: int) -> Content:
     names = archive.namelist()
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         raise FoundationError(
-            "is a TorchScript archive, which holds compiled code. Give the .model file it was "
+            "is a TorchScript archive, which holds compiled code. Give the file it was "
             "compiled from."
         )
     pickles = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]

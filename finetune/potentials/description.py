@@ -18,6 +18,9 @@ from finetune.potentials.potential import block, plain_name
 from finetune.potentials.published import Published
 from finetune.potentials.storage import CONFIG, read, read_config
 
+LONGEST_TEXT = 1000
+"""Letters of a value that are shown."""
+
 
 def describe(name: str) -> list[tuple[str, str]]:
     """Return what is known of a foundation, by name or path: names and values.
@@ -39,7 +42,7 @@ def describe(name: str) -> list[tuple[str, str]]:
         potential, config = loading.merged_adapter(place)
         weights = {plain_name(name): item for name, item in potential.named_parameters()}
     own = {name: item for name, item in weights.items() if "/" not in name}
-    return [
+    rows = [
         *(_listed(entry) if entry else _stored(name, config.metadata)),
         ("path", str(place)),
         ("fingerprint", config.fingerprint),
@@ -47,6 +50,13 @@ def describe(name: str) -> list[tuple[str, str]]:
         *config.settings.description(),
         *_weights(own),
     ]
+    return [(label, _printable(value)) for label, value in rows]
+
+
+def _printable(text: str) -> str:
+    """Return text that comes from a file without what a terminal would obey."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return shown if len(shown) <= LONGEST_TEXT else f"{shown[:LONGEST_TEXT]}…"
 
 
 def _committee(name: str, place: Path) -> list[tuple[str, str]]:

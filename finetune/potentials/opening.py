@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from finetune.core.errors import FoundationError
 from finetune.potentials import storage
-from finetune.potentials.archive import describe, read_archive
+from finetune.potentials.archive import Content, describe, read_archive
 from finetune.potentials.downloads import conversion, digest
 from finetune.potentials.family import Family, families, family
 from finetune.potentials.potential import Potential
@@ -101,7 +101,7 @@ def _convert(path: Path) -> tuple[str, StoredConfig, dict[str, torch.Tensor]]:
         with path.open("rb") as file:
             content = read_archive(file)
         name, found = recognised(content.root)
-        settings, weights = found.read(content)
+        settings, weights = _read(found, content)
     except OSError as error:
         raise FoundationError(f"'{path}' cannot be read: {error}.") from error
     except FoundationError as error:
@@ -113,9 +113,37 @@ def _convert(path: Path) -> tuple[str, StoredConfig, dict[str, torch.Tensor]]:
         raise FoundationError(f"'{path}' is damaged: {reason}. Get a fresh copy.") from None
 
 
+def _read(found: Family, content: Content) -> tuple[FamilySettings, dict[str, torch.Tensor]]:
+    """Return what a family reads, which may be one of the user's; refuse anything else."""
+    try:
+        settings, weights = found.read(content)
+        plain = all(
+            isinstance(name, str) and isinstance(item, torch.Tensor)
+            for name, item in weights.items()
+        )
+    except ValidationError as error:
+        place, reason, _ = first_fault(error)
+        raise FoundationError(f"has '{place}' that cannot be used: {reason}.") from None
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise FoundationError(
+            f"is not understood as a {found.title}: {type(error).__name__}: {error}."
+        ) from error
+    if not plain:
+        raise FoundationError(f"holds weights of a {found.title} that are no tensors with names.")
+    return settings, weights
+
+
 def _trusted(path: Path, refusal: FoundationError) -> Read:
-    """Load a file as torch does, for each family that can; ``refusal`` is why it is not safe."""
-    for name in families.names():
+    """Load a file as torch does, if its family can read it so; ``refusal`` is why it is not safe.
+
+    Where no family recognises the file, those that can are asked in turn.
+    """
+    try:
+        with path.open("rb") as file:
+            kinds = [recognised(read_archive(file).root)[0]]
+    except FoundationError:
+        kinds = families.names()
+    for name in kinds:
         if type(family(name)).read_trusted is not Family.read_trusted:
             settings, weights = family(name).read_trusted(path)
             return _config(name, settings, weights), weights

@@ -6,6 +6,9 @@ from abc import ABC, abstractmethod
 
 from finetune.core.options import Options
 
+LONGEST = 100.0
+"""Å: the longest cutoff that is taken for one."""
+
 
 class FamilySettings(Options, ABC):
     """What rebuilds a network of a family without its weights: plain values, stored as JSON."""

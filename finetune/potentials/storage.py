@@ -137,7 +137,7 @@ class StoredConfig(Options):
         try:
             return families.options(info.data["family"]).model_validate(value)
         except RecipeError as error:
-            raise ValueError(f"{error} Install the package that provides it.") from error
+            raise ValueError(f"{error} Install the package that provides it") from error
 
 
 def read_config(folder: Path) -> StoredConfig:
@@ -170,7 +170,7 @@ def fingerprint(
     for name in sorted(weights):
         tensor = weights[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

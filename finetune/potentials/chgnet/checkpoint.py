@@ -72,6 +72,8 @@ def read_checkpoint(content: Content) -> tuple[ChgnetSettings, dict[str, torch.T
     FoundationError for a file that is damaged or not understood; its text continues "'FILE' …".
     """
     arguments, stored = _parts(content.root)
+    if sum(item.numel() for item in stored.values() if torch.is_tensor(item)) > content.numbers:
+        raise FoundationError("has weights that share their numbers.")
     weights = {_name(name): _tensor(name, tensor) for name, tensor in stored.items()}
     settings = _settings(arguments, weights)
     _check_plausible(settings, content.numbers)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from ase.data import chemical_symbols
 from pydantic import Field, field_validator, model_validator
 
-from finetune.potentials.settings import FamilySettings
+from finetune.potentials.settings import LONGEST, FamilySettings
 
 EMBEDDED = 94
 """Elements that a CHGNet has an embedding for: hydrogen to plutonium."""
@@ -47,8 +47,10 @@ class ChgnetSettings(FamilySettings):
     non_linearity: Literal["silu", "relu", "tanh", "gelu", "scaledsilu", "softplus", "sigmoid"] = (
         "silu"
     )
-    atom_graph_cutoff: float = Field(6.0, gt=0, description="cutoff, Å")
-    bond_graph_cutoff: float = Field(3.0, gt=0, description="cutoff of bonds that make angles, Å")
+    atom_graph_cutoff: float = Field(6.0, gt=0, le=LONGEST, description="cutoff, Å")
+    bond_graph_cutoff: float = Field(
+        3.0, gt=0, le=LONGEST, description="cutoff of bonds that make angles, Å"
+    )
     cutoff_coeff: int = Field(8, ge=1, le=64)
     learnable_rbf: bool = True
     gMLP_norm: Norm = "layer"  # noqa: N815 (CHGNet's name)

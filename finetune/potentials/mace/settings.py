@@ -7,7 +7,7 @@ from typing import Literal
 from ase.data import chemical_symbols
 from pydantic import Field
 
-from finetune.potentials.settings import FamilySettings
+from finetune.potentials.settings import LONGEST, FamilySettings
 
 FURTHER_INPUTS = ("total_charge", "total_spin")
 Gate = Literal["silu", "tanh", "abs", "None"]
@@ -22,7 +22,7 @@ class MaceSettings(FamilySettings):
     """
 
     architecture: Literal["MACE", "ScaleShiftMACE"] = "ScaleShiftMACE"
-    r_max: float = Field(gt=0, description="cutoff, Å")
+    r_max: float = Field(gt=0, le=LONGEST, description="cutoff, Å")
     num_bessel: int = Field(8, ge=1)
     num_polynomial_cutoff: int = Field(6, ge=2)
     max_ell: int = Field(3, ge=0)

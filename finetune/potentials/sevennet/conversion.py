@@ -33,8 +33,8 @@ from finetune.potentials.storage import first_fault
 
 Tensors = dict[str, torch.Tensor]
 
-NEWEST = (0, 13)
-"""Of sevenn; options of later releases are not known."""
+OLDEST, NEWEST = (0, 9), (0, 13)
+"""Of sevenn; the order of paths of earlier releases and options of later ones are not known."""
 _SORTED = (0, 11)
 """Since when paths are kept in the order of their irreps."""
 _MOST_PATHS = 4000
@@ -128,6 +128,11 @@ def _version(config: Mapping[Any, Any]) -> tuple[int, int]:
         raise FoundationError(
             f"was written by sevenn {version[0]}.{version[1]}; versions up to {NEWEST[0]}."
             f"{NEWEST[1]} are known. Update piwsl-finetune."
+        )
+    if version < OLDEST:
+        raise FoundationError(
+            f"was written by sevenn {version[0]}.{version[1]}; versions from {OLDEST[0]}."
+            f"{OLDEST[1]} on are known. Train it further with a recent sevenn first."
         )
     if version == _SORTED and match[3]:
         return (0, 10)  # paths were sorted from the release on

@@ -15,7 +15,7 @@ from typing import Literal
 from ase.data import chemical_symbols
 from pydantic import Field, model_validator
 
-from finetune.potentials.settings import FamilySettings
+from finetune.potentials.settings import LONGEST, FamilySettings
 
 Activation = Literal["relu", "silu", "tanh", "abs", "ssp", "sigmoid", "elu"]
 EvenActivation = Literal["silu", "ssp"]
@@ -42,7 +42,7 @@ class SevenNetSettings(FamilySettings):
     denominators are fixed here, also where sevenn had trained them.
     """
 
-    cutoff: float = Field(gt=0, description="Å")
+    cutoff: float = Field(gt=0, le=LONGEST, description="Å")
     atomic_numbers: tuple[int, ...] = Field(
         min_length=1, description="in the order of the network's inputs; 0 for one without element"
     )
