@@ -163,7 +163,7 @@ def test_an_entry_point_makes_them_known_to_every_command(tmp_path: Path, worksp
     assert validated[0] == 0, validated
     assert "trained: network.0 " in validated[1]
     assert ran[0] == 0, ran
-    assert "cannot be merged into a plain MACE" in ran[1]
+    assert "cannot be merged into the potential's own layers" in ran[1]
     assert refused[0] == 2
     assert "'residual'" in refused[1] and "Traceback" not in refused[1]
     assert not exported.exists()
