@@ -28,7 +28,11 @@ from finetune.potentials.storage import read_config
 
 
 def load_calculator(
-    path: str | Path, device: str = "auto", dtype: str = "float64", warn_far: bool = False
+    path: str | Path,
+    device: str = "auto",
+    dtype: str = "float64",
+    warn_far: bool = False,
+    head: str | None = None,
 ) -> PotentialCalculator:
     """Open a run folder, or anything that `load_foundation` opens, as an ASE calculator.
 
@@ -39,6 +43,8 @@ def load_calculator(
         dtype: ``float64`` (geometry optimisation, frequencies) or ``float32`` (fast dynamics).
         warn_far: Whether to warn of structures far from the training set; takes one more evaluation
             without gradients. For run folders and bundles.
+        head: Head that predicts; may be left out where there is one, or where what is stored names
+            it.
 
     Raises:
         FoundationError: If there is nothing to open, it is damaged, or it has no summary of a
@@ -48,7 +54,7 @@ def load_calculator(
     if not isinstance(warn_far, bool):
         raise RecipeError(f"warn_far is {warn_far!r:.40}; set it to True or False.")
     chosen = choose_device(device)
-    foundation = load_foundation(path, choose_dtype(dtype), chosen)
+    foundation = load_foundation(path, choose_dtype(dtype), chosen, head=head)
     trained_on = None
     if warn_far:
         folder = foundation.members[0] if foundation.members else locate(str(path))
