@@ -6,7 +6,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SHIPPED = ("recipes", "data/foundation", "data/ccsdt")
+SHIPPED = ("recipes", "data/foundation", "data/ccsdt", "data/sic")
 
 
 class ShippedFiles(BuildHookInterface[Any]):

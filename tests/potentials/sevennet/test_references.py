@@ -28,7 +28,7 @@ ENERGY, FORCES, STRESS = 2e-6, 1e-5, 1e-6
 """eV/atom, eV/Å and eV/Å³: what rounds in single precision, in which sevenn computes."""
 
 
-def compare(potential: SevenNetPotential, predictions: dict[str, Any], looser: float = 1.0) -> None:
+def assert_predicts(potential: SevenNetPotential, predictions: dict[str, Any], looser: float = 1.0) -> None:
     for name, expected in predictions.items():
         batch = batch_of(name, potential)
         found = potential(batch, stress=True, create_graph=False)
@@ -74,8 +74,8 @@ def of_network(name: str) -> bytes:
 def test_networks_of_all_kinds_of_layers(name: str) -> None:
     raw = of_network(name)
     for channel, predictions in REFERENCES["networks"][name]["predictions"].items():
-        compare(reopened(raw, torch.float64, channel or None), predictions)
-        compare(reopened(raw, torch.float32, channel or None), predictions, looser=2.0)
+        assert_predicts(reopened(raw, torch.float64, channel or None), predictions)
+        assert_predicts(reopened(raw, torch.float32, channel or None), predictions, looser=2.0)
 
 
 @pytest.mark.slow
@@ -85,9 +85,9 @@ def test_published_checkpoints(name: str, checkpoints: Path) -> None:
     raw = (checkpoints / expected["member"]).read_bytes()
     assert hashlib.sha256(raw).hexdigest() == expected["sha256"]
     head = expected["channel"]
-    compare(reopened(raw, torch.float64, head), expected["predictions"])
+    assert_predicts(reopened(raw, torch.float64, head), expected["predictions"])
     potential = reopened(raw, torch.float32, head)
-    compare(potential, expected["predictions"], looser=2.0)
+    assert_predicts(potential, expected["predictions"], looser=2.0)
     assert len(potential.elements) == 89
     written = checkpoint(potential, torch.float32, {})
     assert read(written)[0] == potential.settings
