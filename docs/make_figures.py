@@ -19,8 +19,8 @@ import finetune
 from finetune.data.graphs import concatenate, graph
 from finetune.data.reading import read_structures
 from finetune.evaluation.plots import learning_curve, parity
-from finetune.losses.context import LossContext
 from finetune.losses.frozen_foundation import FrozenFoundation
+from finetune.losses.loss import LossContext
 from finetune.losses.perturbation import reach
 from finetune.recipe.loss_options import DisplacementOptions
 from finetune.recipe.plugins import losses

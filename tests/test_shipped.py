@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from finetune.core import resources
+from finetune.core.resources import embedded
 from finetune.data.reading import read_structures
-from finetune.potentials.loading import embedded, load_foundation
+from finetune.potentials.loading import load_foundation
 from finetune.recipe.recipe import Recipe
 from finetune.runs.preparation import Preparation
 

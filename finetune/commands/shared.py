@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from typer import Argument, Option
 
-from finetune.core.environment import process_count, process_rank
 from finetune.core.errors import FinetuneError, RunStoppedError, TrainingError
+from finetune.core.process import process_count, process_rank
 
 RecipeName = Annotated[str, Argument(help="Recipe file, or the name of a shipped recipe.")]
 Overrides = Annotated[

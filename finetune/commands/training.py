@@ -11,7 +11,7 @@ from typer import Option
 
 from finetune.commands import shared
 from finetune.commands.shared import tell, tell_json, user_errors
-from finetune.core.environment import process_rank
+from finetune.core.process import process_rank
 
 Resume = Annotated[
     str,

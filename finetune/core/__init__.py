@@ -9,7 +9,6 @@ __getattr__, __all__ = offers(
         "devices": (
             "choose_device choose_dtype free_memory multiplication peak_memory training_dtype"
         ),
-        "environment": "process_count process_rank release run_environment versions",
         "errors": (
             "DataError EarlierRunError FinetuneError FoundationError RecipeError RunFolderError "
             "RunStoppedError TrainingError reason suggestion system_errors"
@@ -21,10 +20,10 @@ __getattr__, __all__ = offers(
             "OTHER_OUTPUT alone appearing check_free finite is_unfinished read_json "
             "refuse_working_folder remove_unfinished write_atomically write_folder write_json"
         ),
-        "interruption": "StopSignals",
+        "process": "StopSignals process_count process_rank",
         "lazy": "offers",
         "options": "Options Registry explain flattened lines merged_deeply resolve",
-        "resources": "cache expanded find shipped",
+        "resources": "cache embedded expanded find shipped",
         "run_files": (
             "ADAPTER ADAPTER_RECORD BUNDLE CHECKPOINTS COMMITTEE ENVIRONMENT FILES MEMBERS "
             "METRICS RECIPE RESULT STAGES STATE STATE_MANIFEST STATE_TENSORS TENSORBOARD WANDB "

@@ -25,7 +25,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from finetune.core.errors import FinetuneError, RunStoppedError, reason
-from finetune.core.interruption import SIGNALS, StopSignals
+from finetune.core.process import SIGNALS, StopSignals
 
 PATIENCE = 0.2
 """Seconds between two looks at whether to stop."""

@@ -16,6 +16,12 @@ def shipped() -> Path:
     return _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent
 
 
+def embedded() -> dict[str, Path]:
+    """Return the embedded foundation potentials: name -> folder."""
+    root = shipped() / "data" / "foundation"
+    return {path.parent.name: path.parent for path in sorted(root.glob("*/config.json"))}
+
+
 def cache(name: str) -> Path:
     """Return the folder in which a program, or this package, keeps what it downloads."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / name

@@ -10,7 +10,7 @@ __getattr__, __all__ = offers(
         "graphs": "ENERGY_DTYPE GraphBatch batches concatenate graph",
         "labels": "QUANTITIES",
         "reading": "Reader find_files read_structures",
-        "splitting": "bootstrap hold_out representative",
+        "splitting": "bootstrap hold_out",
         "store": "SUFFIXES check_suffix",
         "structures": (
             "Coverage Joined LazySequence Structure View check_geometry check_sizes coverage "

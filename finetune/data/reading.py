@@ -16,7 +16,7 @@ from ase.io.formats import string2index
 from finetune.core.errors import DataError, system_errors
 from finetune.core.resources import expanded, find, shipped
 from finetune.core.units import Units
-from finetune.data.formats import open_frames
+from finetune.data.formats import FORMATS
 from finetune.data.formats.frames import PACKED, File, Frame, Frames
 from finetune.data.labels import QUANTITIES, check_keys, label, label_names, unread_labels
 from finetune.data.store import Store, is_store, usable
@@ -352,3 +352,13 @@ def read_structures(
     structures = reader.read(sources, need_labels)
     reader.check_named(named)
     return structures
+
+
+def open_frames(file: File, keys: LabelKeys) -> Frames:
+    """Open a file that is no store with the first format that recognises it."""
+    if file.path.stat().st_size == 0:
+        raise DataError(f"'{file.name}' is empty. Was it written to the end?")
+    suffix, formats = file.path.suffix, FORMATS.values()
+    known = (item for item in formats if suffix in item.suffixes)
+    found = next(known, None) or next(item for item in formats if item.recognises(file))
+    return found.open(file, keys)

@@ -44,26 +44,6 @@ def bootstrap(
     return taken(structures, places)
 
 
-def representative(structures: Sequence[Structure], limit: int) -> list[int]:
-    """Return the indices of at most ``limit`` structures with an energy, in order.
-
-    They are the first structure of each composition, and others spread evenly. Without any energy
-    it is the first structure.
-    """
-    first: dict[bytes, int] = {}
-    has_energy = np.zeros(len(structures), dtype=bool)
-    for index, item in enumerate(structures):
-        if item.energy is not None:
-            has_energy[index] = True
-            first.setdefault(np.sort(item.numbers).tobytes(), index)
-    labelled = np.flatnonzero(has_energy)
-    if len(labelled) <= limit:
-        return labelled.tolist() or [0]
-    chosen = set(list(first.values())[:limit])
-    spread = np.linspace(0, len(labelled) - 1, limit - len(chosen), dtype=int)
-    return sorted(chosen.union(labelled[spread].tolist()))
-
-
 Kind = Literal["random", "composition", "block", "energy"]
 KINDS: tuple[str, ...] = get_args(Kind)
 REST = "rest"

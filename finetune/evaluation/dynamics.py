@@ -29,7 +29,7 @@ from finetune.core.errors import (
     system_errors,
 )
 from finetune.core.files import alone, write_json
-from finetune.core.interruption import StopSignals
+from finetune.core.process import StopSignals
 from finetune.data.structures import to_atoms
 from finetune.evaluation.baseline import evenly_spaced, open_pair, structures_for
 from finetune.evaluation.distances import (

@@ -19,7 +19,7 @@ from finetune.core.errors import (
 )
 from finetune.core.executors import Job, WorkerDiedError, WorkerProcesses, work_through
 from finetune.core.files import alone
-from finetune.core.interruption import StopSignals
+from finetune.core.process import StopSignals
 from finetune.core.resources import expanded
 from finetune.core.text import counted
 from finetune.data.structures import check_sizes

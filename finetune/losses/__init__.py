@@ -5,8 +5,7 @@ from finetune.core.lazy import offers
 __getattr__, __all__ = offers(
     __name__,
     {
-        "context": "BASE LossContext Request Site",
         "frozen_foundation": "FrozenFoundation",
-        "loss": "Loss TotalLoss",
+        "loss": "BASE Loss LossContext Request Site TotalLoss",
     },
 )

@@ -15,8 +15,7 @@ import torch
 
 from finetune.core.units import Prediction, energy_unit
 from finetune.data.graphs import GraphBatch
-from finetune.losses.context import BASE, LossContext, Request, Site
-from finetune.losses.loss import Loss
+from finetune.losses.loss import BASE, Loss, LossContext, Request, Site
 from finetune.recipe.loss_options import (
     ConsistencyOptions,
     SecondDifferenceOptions,

@@ -8,8 +8,8 @@ import torch
 
 from finetune.data.graphs import GraphBatch, batches
 from finetune.losses.consistency import TaylorLoss
-from finetune.losses.context import LossContext
 from finetune.losses.frozen_foundation import FrozenFoundation
+from finetune.losses.loss import LossContext
 from finetune.potentials.potential import Potential
 from finetune.recipe.loss_options import (
     ChosenSize,

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from finetune.core.errors import FoundationError
-from finetune.core.resources import shipped
+from finetune.core.resources import embedded
 from finetune.potentials.downloads import download, download_wheel
 from finetune.potentials.family import UNNAMED, families, family
 from finetune.potentials.published import ASL, ASL_TERMS, Address, Published, Wheel
@@ -31,12 +31,6 @@ class Entry:
     inputs: frozenset[str] = frozenset()  # which of charge and spin the energy depends on, too
 
 
-def embedded() -> dict[str, Path]:
-    """Return the embedded foundation potentials: name -> folder."""
-    root = shipped() / "data" / "foundation"
-    return {path.parent.name: path.parent for path in sorted(root.glob("*/config.json"))}
-
-
 def published() -> dict[str, Published]:
     """Return the published potentials of all families by name."""
     return {entry.name: entry for name in families.names() for entry in _of(name)}
@@ -44,11 +38,6 @@ def published() -> dict[str, Published]:
 
 def _of(name: str) -> Iterable[Published]:
     return family(name).published().values()
-
-
-def listed(name: str) -> Published | None:
-    """Return a published potential by name; None for an embedded one and for a path."""
-    return None if name in embedded() or Path(name).exists() else published().get(name)
 
 
 def names() -> list[str]:

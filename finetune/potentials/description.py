@@ -10,7 +10,6 @@ import torch
 
 from finetune.core.run_files import COMMITTEE
 from finetune.potentials import loading
-from finetune.potentials.catalogue import listed
 from finetune.potentials.committee import read_committee
 from finetune.potentials.family import family
 from finetune.potentials.opening import read_file
@@ -28,7 +27,7 @@ def describe(name: str) -> list[tuple[str, str]]:
     For one that is not downloaded yet, only the facts of the catalogue are returned. Raises
     FoundationError for an unknown name, or files that are damaged or of another kind.
     """
-    entry = listed(name)
+    entry = loading.listed(name)
     if entry and not entry.file.is_file():
         return [*_listed(entry), ("file", f"to download: {entry.source}")]
     place = loading.locate(name)

@@ -20,10 +20,10 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from finetune.core.environment import release
 from finetune.core.errors import FoundationError
 from finetune.core.files import write_atomically
 from finetune.core.resources import cache
+from finetune.potentials.family import release
 from finetune.potentials.published import Wheel
 
 CONVERSION = 1

@@ -6,13 +6,14 @@ read. Nothing outside a family's own room knows it by name.
 
 from __future__ import annotations
 
+import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from finetune.core import environment
 from finetune.core.errors import FoundationError, RecipeError
 from finetune.core.options import Registry
 from finetune.potentials.settings import FamilySettings
@@ -175,7 +176,23 @@ def family(name: str) -> Family:
     return families.get(name)()
 
 
+ALWAYS = ("piwsl-finetune", "torch", "e3nn", "ase", "peft", "torch-ema", "numpy")
+"""Distributions that decide every result."""
+ABSENT = "not installed"
+
+
 def versions() -> dict[str, str]:
     """Return the versions of what decides a result, the packages of the families among it."""
-    found = (family(name).packages for name in families.names())
-    return environment.versions([package for packages in found for package in packages])
+    packages = [package for name in families.names() for package in family(name).packages]
+    found = {name: release(name) for name in dict.fromkeys((*ALWAYS, *packages))}
+    absent = [name for name in found if found[name] == ABSENT and name not in ALWAYS]
+    kept = {name: value for name, value in found.items() if name not in absent}
+    return {"python": platform.python_version(), **kept}
+
+
+def release(package: str) -> str:
+    """Return the installed version of a distribution."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ABSENT

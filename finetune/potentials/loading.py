@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from finetune.core.errors import FoundationError, suggestion, system_errors
-from finetune.core.resources import find
+from finetune.core.resources import embedded, find
 from finetune.core.run_files import ADAPTER_RECORD, BUNDLE, CHECKPOINTS, COMMITTEE, MEMBERS
+from finetune.potentials import catalogue
 from finetune.potentials.adapter_folder import adapters_needed, read_adapter, structure_of
-from finetune.potentials.catalogue import embedded, fetch, listed, names
 from finetune.potentials.committee import open_committee, read_committee
 from finetune.potentials.opening import open_file
 from finetune.potentials.potential import Potential
+from finetune.potentials.published import Published
 from finetune.potentials.storage import CONFIG, StoredConfig, load, read_config, reopened
 from finetune.recipe.plugins import adapter_rules, adapters
 
@@ -147,12 +148,12 @@ def locate(name: str, recipe_folder: Path | None = None) -> Path:
     if name in known:
         return known[name]
     if listed(name) is not None:
-        return fetch(name)
+        return catalogue.fetch(name)
     place = find(name, recipe_folder)
     if place is None:
         raise FoundationError(
-            f"no foundation '{name}'.{suggestion(name, names())} Give the path of a run, a stored "
-            "potential or a model file, or a name that 'piwsl-finetune foundations' lists."
+            f"no foundation '{name}'.{suggestion(name, catalogue.names())} Give the path of a run, a "
+            "stored potential or a model file, or a name that 'piwsl-finetune foundations' lists."
         )
     records = (COMMITTEE, CONFIG, ADAPTER_RECORD)
     if not place.is_dir() or any((place / name).exists() for name in records):
@@ -167,6 +168,12 @@ def locate(name: str, recipe_folder: Path | None = None) -> Path:
     raise FoundationError(
         f"'{name}' holds no potential: neither '{CONFIG}' nor '{BUNDLE}/{CONFIG}' is there."
     )
+
+
+def listed(name: str) -> Published | None:
+    """Return a published potential by name; None for an embedded one and for a path."""
+    local = name in embedded() or Path(name).exists()
+    return None if local else catalogue.published().get(name)
 
 
 def known_elements(name: str, recipe_folder: Path | None = None) -> tuple[int, ...] | None:

@@ -114,7 +114,7 @@ class GaussNewtonRules(OptimiserRules):
             )
 
 
-_GRADIENT = "finetune.training.optimisers.gradient:GradientDescent"
+_GRADIENT = "finetune.training.optimisers.optimiser:GradientDescent"
 OPTIMISERS: dict[str, OptimiserRules] = {
     "adam": OptimiserRules("adam", _GRADIENT),
     "adamw": OptimiserRules("adamw", _GRADIENT),

@@ -17,11 +17,10 @@ from ase.data import chemical_symbols
 from finetune.adapters.adapter import AdaptedPotential
 from finetune.core import files
 from finetune.core.devices import choose_device, training_dtype
-from finetune.core.environment import run_environment
 from finetune.core.errors import DataError, RecipeError, RunFolderError
 from finetune.data.graphs import graph
 from finetune.data.reading import Reader
-from finetune.data.splitting import bootstrap, hold_out, representative
+from finetune.data.splitting import bootstrap, hold_out
 from finetune.data.structures import Joined, Structure, View, coverage, fingerprint, mapped
 from finetune.inspection import data_warnings
 from finetune.inspection.requirements import (
@@ -48,6 +47,7 @@ from finetune.recipe.loss_options import to_be_chosen
 from finetune.recipe.plugins import adapter_rules, adapters
 from finetune.recipe.recipe import Recipe
 from finetune.runs import run_folder
+from finetune.runs.run_folder import run_environment
 from finetune.training.batches import TrainingData
 from finetune.training.loop import Trainer
 from finetune.training.optimisers.optimiser import parameter_groups
@@ -186,7 +186,9 @@ class Preparation:
         if isinstance(asked, dict):
             self.free_atoms = reference_energies.by_symbol(asked)
         if asked == "estimate":
-            self._refit_references(representative(structures["train"], REFERENCE_STRUCTURES))
+            self._refit_references(
+                reference_energies.representative(structures["train"], REFERENCE_STRUCTURES)
+            )
         elif asked != "keep":
             reference_energies.replace(potential, self.free_atoms, structures["train"])
         self.notes += data_warnings.large_errors(potential, self.data.train, asked)

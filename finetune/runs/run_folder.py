@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,6 +26,7 @@ from finetune.core.files import (
     write_atomically,
     write_json,
 )
+from finetune.core.process import process_count
 from finetune.core.run_files import (
     CHECKPOINTS,
     ENVIRONMENT,
@@ -235,3 +237,24 @@ def _learnt(folder: Path) -> bool:
     if (folder / RESULT).is_file() or any(folder.glob(f"{CHECKPOINTS}/step-*")):
         return True
     return any(_learnt(part) for name in (STAGES, MEMBERS) for part in folder.glob(f"{name}/*"))
+
+
+def run_environment(
+    device: str,
+    seed: int,
+    foundation: str,
+    fingerprint: str,
+    data: Mapping[str, Any],
+    lineage: Sequence[Mapping[str, Any]],
+    versions: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return the content of a run's ``environment.json``."""
+    return {
+        "versions": dict(versions),
+        "platform": platform.platform(),
+        "device": device,
+        "processes": process_count(),
+        "seed": seed,
+        "foundation": {"name": foundation, "fingerprint": fingerprint, "lineage": list(lineage)},
+        "data": dict(data),
+    }

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from finetune.core import files, run_files
-from finetune.core.environment import run_environment
 from finetune.core.files import write_atomically, write_folder, write_json
 from finetune.evaluation.report_page import template
 from finetune.inspection import data_warnings
@@ -20,6 +19,7 @@ from finetune.runs import run_folder
 from finetune.runs.fine_tuning import fine_tune
 from finetune.runs.preparation import Preparation
 from finetune.runs.result import RunResult
+from finetune.runs.run_folder import run_environment
 from finetune.training.batches import Processes
 from finetune.training.records import Reporter
 

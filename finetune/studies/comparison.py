@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from finetune.core.environment import process_count
 from finetune.core.errors import (
     FinetuneError,
     RecipeError,
@@ -24,8 +23,8 @@ from finetune.core.errors import (
 )
 from finetune.core.executors import Job, ThisProcess, WorkerProcesses, result_of, work_through
 from finetune.core.files import read_json, write_json
-from finetune.core.interruption import StopSignals
 from finetune.core.options import flattened
+from finetune.core.process import StopSignals, process_count
 from finetune.core.run_files import CHECKPOINTS
 from finetune.core.text import counted
 from finetune.data.reading import Reader

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from finetune.core.devices import choose_device, training_dtype
-from finetune.core.environment import process_count
 from finetune.core.errors import (
     DataError,
     FinetuneError,
@@ -25,8 +24,8 @@ from finetune.core.errors import (
     system_errors,
 )
 from finetune.core.executors import Job, ThisProcess, work_through
-from finetune.core.interruption import StopSignals
 from finetune.core.options import flattened
+from finetune.core.process import StopSignals, process_count
 from finetune.core.resources import expanded, find, shipped
 from finetune.data.reading import find_files
 from finetune.potentials.catalogue import names

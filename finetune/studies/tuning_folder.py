@@ -12,7 +12,7 @@ from typing import Any
 from finetune.core import files
 from finetune.core.errors import RunFolderError, RunStoppedError
 from finetune.core.files import is_unfinished, read_json, write_json
-from finetune.core.interruption import StopSignals
+from finetune.core.process import StopSignals
 from finetune.core.text import shortened
 from finetune.recipe.recipe import Recipe
 

@@ -14,9 +14,8 @@ from ase.build import bulk, molecule
 from finetune.core.units import Prediction
 from finetune.data.graphs import GraphBatch, concatenate, graph
 from finetune.data.structures import without_labels
-from finetune.losses.context import LossContext, Site
 from finetune.losses.frozen_foundation import FrozenFoundation
-from finetune.losses.loss import Loss
+from finetune.losses.loss import Loss, LossContext, Site
 from finetune.potentials.potential import Potential
 from finetune.testing.comparing import plain_potential, random_rotation, rotated
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finetune.core.environment import process_count
+from finetune.core.process import process_count
 from finetune.data.graphs import GraphBatch, concatenate
 
 T = TypeVar("T")

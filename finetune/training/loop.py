@@ -12,7 +12,7 @@ from finetune.adapters.adapter import AdaptedPotential
 from finetune.core.devices import multiplication
 from finetune.core.errors import TrainingError
 from finetune.core.files import finite
-from finetune.core.interruption import StopSignals
+from finetune.core.process import StopSignals
 from finetune.core.run_files import CHECKPOINTS, METRICS
 from finetune.core.text import counted
 from finetune.data.graphs import GraphBatch

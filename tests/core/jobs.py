@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from finetune.core.interruption import StopSignals
+from finetune.core.process import StopSignals
 
 
 def die(code: int) -> None:

@@ -23,7 +23,7 @@ from finetune.core.executors import (
     work_through,
     worker_name,
 )
-from finetune.core.interruption import StopSignals
+from finetune.core.process import StopSignals
 from finetune.studies import comparison
 from tests.conftest import recipe_for
 from tests.core.jobs import die, until_asked, until_told

@@ -25,10 +25,11 @@ from finetune.core.errors import DataError
 from finetune.core.units import Units
 from finetune.data.graphs import GraphBatch
 from finetune.data.reading import Reader, read_structures
-from finetune.data.splitting import hold_out, representative
+from finetune.data.splitting import hold_out
 from finetune.data.store import Store, write_store
 from finetune.data.structures import Joined, LazySequence, Structure, View, from_atoms
 from finetune.data.writing import write_structures
+from finetune.potentials.reference_energies import representative
 from finetune.recipe.sections import LabelKeys
 from tests.conftest import recipe_for
 from tests.training.test_optimisation import largest_difference

@@ -11,8 +11,7 @@ from ase.build import bulk
 from numpy.typing import NDArray
 
 from finetune.data.graphs import GraphBatch, concatenate, graph
-from finetune.losses.context import LossContext, Site
-from finetune.losses.loss import Loss
+from finetune.losses.loss import Loss, LossContext, Site
 from finetune.recipe.plugins import losses
 from finetune.testing import LennardJonesPotential, MorsePotential, PairPotential
 from tests.conftest import rattled, structure

@@ -10,8 +10,7 @@ from ase import Atoms
 import finetune
 from finetune.core.errors import RecipeError
 from finetune.data.graphs import GraphBatch, graph
-from finetune.losses.context import BASE, LossContext, Request, Site
-from finetune.losses.loss import Loss, TotalLoss
+from finetune.losses.loss import BASE, Loss, LossContext, Request, Site, TotalLoss
 from finetune.potentials.mace.potential import MacePotential
 from finetune.recipe.loss_options import DisplacementOptions, LossOptions
 from finetune.recipe.plugins import losses

@@ -9,9 +9,8 @@ import torch
 from ase import Atoms
 
 from finetune.data.graphs import GraphBatch, concatenate, graph
-from finetune.losses.context import LossContext, Site
 from finetune.losses.frozen_foundation import FrozenFoundation
-from finetune.losses.loss import Loss, TotalLoss
+from finetune.losses.loss import Loss, LossContext, Site, TotalLoss
 from finetune.potentials.mace.potential import MacePotential
 from finetune.potentials.potential import Potential
 from finetune.recipe.loss_options import DisplacementOptions

@@ -6,7 +6,7 @@ import sys
 import torch
 
 import finetune
-from finetune.training.optimisers.gradient import GradientDescent
+from finetune.training.optimisers.optimiser import GradientDescent
 
 torch.set_num_threads(1)
 if os.environ["RANK"] == sys.argv[2]:

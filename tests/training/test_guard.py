@@ -12,8 +12,7 @@ import finetune
 from finetune import Recipe
 from finetune.core.errors import RunStoppedError, TrainingError
 from finetune.data.graphs import GraphBatch
-from finetune.losses.context import BASE, LossContext, Request
-from finetune.losses.loss import Loss
+from finetune.losses.loss import BASE, Loss, LossContext, Request
 from finetune.recipe.loss_options import LossOptions
 from finetune.training.checkpoints import Guard
 from tests.conftest import recipe_for

@@ -12,9 +12,8 @@ import finetune
 from finetune.adapters.adapter import AdaptedPotential
 from finetune.core.errors import RecipeError
 from finetune.data.graphs import GraphBatch
-from finetune.losses.context import BASE, LossContext, Request
 from finetune.losses.frozen_foundation import FrozenFoundation
-from finetune.losses.loss import Loss, TotalLoss
+from finetune.losses.loss import BASE, Loss, LossContext, Request, TotalLoss
 from finetune.potentials.mace.potential import MacePotential
 from finetune.recipe.optimisers import OPTIMISERS
 from finetune.recipe.plugins import adapters

@@ -10,8 +10,7 @@ import torch
 import finetune
 from finetune.core.units import readable
 from finetune.data.graphs import GraphBatch
-from finetune.losses.context import BASE, LossContext, Request
-from finetune.losses.loss import Loss
+from finetune.losses.loss import BASE, Loss, LossContext, Request
 from finetune.losses.supervised import EnergyLoss
 from finetune.potentials.errors import errors, predict
 from finetune.recipe.loss_options import EnergyOptions, LossOptions

@@ -32,8 +32,8 @@ from scipy.optimize import minimize
 
 from finetune.adapters.adapter import AdaptedPotential
 from finetune.core.devices import free_memory
-from finetune.core.environment import process_count
 from finetune.core.errors import DataError, RecipeError, TrainingError
+from finetune.core.process import process_count
 from finetune.core.text import counted
 from finetune.data.structures import Structure, geometry_hash
 from finetune.recipe.loss_options import SUPERVISED

@@ -28,7 +28,9 @@ ENERGY, FORCES, STRESS = 2e-6, 1e-5, 1e-6
 """eV/atom, eV/Å and eV/Å³: what rounds in single precision, in which sevenn computes."""
 
 
-def assert_predicts(potential: SevenNetPotential, predictions: dict[str, Any], looser: float = 1.0) -> None:
+def assert_predicts(
+    potential: SevenNetPotential, predictions: dict[str, Any], looser: float = 1.0
+) -> None:
     for name, expected in predictions.items():
         batch = batch_of(name, potential)
         found = potential(batch, stress=True, create_graph=False)

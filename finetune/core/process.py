@@ -1,7 +1,11 @@
-"""Ctrl-C and SIGTERM are noted, and answered after the step or job in progress."""
+"""This process: how it is stopped, and which of several it is.
+
+Ctrl-C and SIGTERM are noted, and answered after the step or job in progress.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
@@ -60,3 +64,13 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
+
+
+def process_count() -> int:
+    """Return how many processes train together (`torchrun`, `accelerate launch`); usually one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def process_rank() -> int:
+    """Return which of them this is; 0 is the one that writes and reports."""
+    return int(os.environ.get("RANK", "0"))
