@@ -1,6 +1,5 @@
 """The page on adapters of one's own: its code works, without touching the package."""
 
-import importlib
 import json
 import os
 import re
@@ -18,6 +17,7 @@ import finetune.testing
 from finetune.core.errors import FoundationError
 from finetune.potentials.description import describe
 from finetune.recipe.plugins import adapters
+from tests import pages
 from tests.conftest import recipe_for
 
 ROOT = Path(finetune.__file__).resolve().parents[1]
@@ -32,21 +32,10 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def write(folder: Path) -> None:
-    """Write the page's files as their first lines name them."""
-    for name in ("my_adapters.py", "test_my_adapters.py"):
-        parts = [code for code in blocks("python") if code.startswith(f"# {name}\n")]
-        assert parts, name
-        (folder / name).write_text("\n\n".join(parts), encoding="utf-8")
-
-
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    folder = tmp_path_factory.mktemp("page")
-    write(folder)
-    sys.path.insert(0, str(folder))
-    yield importlib.import_module("test_my_adapters")
-    sys.path.remove(str(folder))
+    with pages.module(PAGE, tmp_path_factory.mktemp("page"), "test_my_adapters") as found:
+        yield found
 
 
 @pytest.mark.parametrize(
@@ -135,7 +124,7 @@ print(json.dumps(found))
 @pytest.mark.slow
 def test_an_entry_point_makes_them_known_to_every_command(tmp_path: Path, workspace: Path) -> None:
     """In a process that imports nothing of them itself."""
-    write(tmp_path)
+    pages.write(PAGE, tmp_path)
     (points,) = blocks("toml")
     distribution = tmp_path / "my_adapters-1.0.dist-info"
     distribution.mkdir()

@@ -1,8 +1,6 @@
 """The page on families of one's own: its code works, without touching the package."""
 
-import importlib
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,27 +12,17 @@ import pytest
 import finetune
 import finetune.testing
 from finetune.testing.families import ADAPTERS
+from tests import pages
 
 ROOT = Path(finetune.__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "custom_families.md"
 CHECKS = sorted(name for name in dir(finetune.testing.FamilySuite) if name.startswith("test_"))
 
 
-def write(folder: Path) -> None:
-    """Write the page's files as their first lines name them."""
-    found = re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    for name in {name for name, _ in found}:
-        parts = [code for other, code in found if other == name]
-        (folder / name).write_text("\n\n".join(parts), encoding="utf-8")
-
-
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    folder = tmp_path_factory.mktemp("page")
-    write(folder)
-    sys.path.insert(0, str(folder))
-    yield importlib.import_module("test_my_family")
-    sys.path.remove(str(folder))
+    with pages.module(PAGE, tmp_path_factory.mktemp("page"), "test_my_family") as found:
+        yield found
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -48,7 +36,7 @@ def test_the_page_s_suite_passes(page: ModuleType, check: str) -> None:
 
 
 def test_the_page_s_script_runs(tmp_path: Path) -> None:
-    write(tmp_path)
+    pages.write(PAGE, tmp_path)
     done = subprocess.run(
         [sys.executable, "use.py"],
         cwd=tmp_path,

@@ -16,7 +16,7 @@ import pickletools
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -160,6 +160,17 @@ def _read(archive: zipfile.ZipFile, size: int) -> Content:
         raise ValueError(f"'{METADATA}' is not a mapping")
     json.dumps(metadata, ensure_ascii=False).encode()  # refuses half characters
     return Content(root, entries.numbers, metadata)
+
+
+def write_archive(saved: object, metadata: Mapping[str, Any]) -> bytes:
+    """Return what `torch.save` writes, with ``metadata`` in an entry that torch ignores."""
+    content = io.BytesIO()
+    torch.save(saved, content)
+    if metadata:
+        with zipfile.ZipFile(content, "a") as archive:
+            folder = archive.namelist()[0].partition("/")[0]
+            archive.writestr(f"{folder}/{METADATA}", json.dumps(metadata, ensure_ascii=False))
+    return content.getvalue()
 
 
 class _Entries:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -78,3 +80,13 @@ class Patterns:
                 self._known.pop(next(iter(self._known)))
             self._known[key] = model
         return deepcopy(self._known[key])
+
+
+def path_weights(linear: Any) -> list[tuple[float, torch.Tensor]]:
+    """Return factor and weights ``[in, out]`` of each path of an `e3nn.o3.Linear`."""
+    paths = [path for path in linear.instructions if path.i_in >= 0]  # the others are biases
+    sizes = [math.prod(path.path_shape) for path in paths]
+    return [
+        (path.path_weight, weight.view(path.path_shape))
+        for path, weight in zip(paths, linear.weight.split(sizes), strict=True)
+    ]

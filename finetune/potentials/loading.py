@@ -152,8 +152,8 @@ def locate(name: str, recipe_folder: Path | None = None) -> Path:
     place = find(name, recipe_folder)
     if place is None:
         raise FoundationError(
-            f"no foundation '{name}'.{suggestion(name, catalogue.names())} Give the path of a run, a "
-            "stored potential or a model file, or a name that 'piwsl-finetune foundations' lists."
+            f"no foundation '{name}'.{suggestion(name, catalogue.names())} Give the path of a run, "
+            "a stored potential or a model file, or a name that 'piwsl-finetune foundations' lists."
         )
     records = (COMMITTEE, CONFIG, ADAPTER_RECORD)
     if not place.is_dir() or any((place / name).exists() for name in records):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from ase.data import chemical_symbols
@@ -210,9 +211,128 @@ class FamilyPotential(Potential):
         """Name of the head that predicts; None where there is only one."""
         return self.heads[self.head] if len(self.heads) > 1 else None
 
+    def interaction(self, batch: GraphBatch, element: torch.Tensor, strain: bool) -> Interaction:
+        """See `Potential.interaction`; what `interaction_and_features` finds, unless overridden."""
+        return self.interaction_and_features(batch, element, strain)[:3]
+
+    def fill(self, network: torch.nn.Module) -> None:
+        """Give a network of the same settings these weights.
+
+        Raises FoundationError if an adapter has added parameters that it does not have.
+        """
+        weights = dict(self.model.named_parameters())
+        refuse_further(weights, dict(network.named_parameters()))
+        with torch.no_grad():
+            for name, parameter in network.named_parameters():
+                parameter.copy_(weights[name])
+
     def further_weights(self) -> dict[str, torch.Tensor]:
         """Return what is stored beside the parameters of ``model``; its names contain a slash."""
         return {}
+
+
+KeptLayers = dict[int, dict[str, torch.Tensor]]
+"""Number of heads -> parameters of the layers that see them, by name, while they were so many."""
+_KEPT = re.compile(r"heads-(\d+)/(.+)")
+"""Names of kept parameters among stored weights."""
+
+
+class HeadedPotential(FamilyPotential):
+    """A potential of a family whose networks may have several heads.
+
+    A layer that sees every head becomes wider with each. It then multiplies in another order, so
+    that older heads agree with what they were to rounding only. The layers as they were are
+    therefore kept with the weights, and give an older head back to the last bit.
+
+    The settings have ``heads``, names, and fields with an entry for each head, ``per_head``.
+    ``kept_heads`` are layers as they were before a head was added, to be stored with the weights;
+    ``stored_heads`` are those that were stored with the weights that were opened.
+    """
+
+    per_head: ClassVar[tuple[str, ...]]
+    _settings: Any
+
+    def __init__(self, cutoff: float, reference_energies: Mapping[int, float]) -> None:
+        super().__init__(cutoff, reference_energies)
+        self.kept_heads: KeptLayers = {}
+        self.stored_heads: KeptLayers = {}
+
+    @abstractmethod
+    def with_settings(self, settings: Any, head: str) -> HeadedPotential:
+        """Return a potential of other settings with fresh weights, on the same device."""
+
+    @abstractmethod
+    def widen(self, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """Fill the layers of a network with one head more that see the heads.
+
+        Returns masks of the new head's own entries by parameter.
+        """
+
+    def further_weights(self) -> dict[str, torch.Tensor]:
+        """See `FamilyPotential.further_weights`: the kept layers."""
+        return {
+            f"heads-{count}/{name}": tensor
+            for count, kept in self.kept_heads.items()
+            for name, tensor in kept.items()
+        }
+
+    def add_head(self, name: str) -> tuple[HeadedPotential, dict[str, torch.Tensor]]:
+        """See `Potential.add_head`: the new head is chosen, and predicts what this one does.
+
+        It has the potential's reference energies; the old head keeps those that it was opened with.
+        """
+        before = self._settings
+        if name in before.heads:
+            raise RecipeError(
+                f"the foundation has a head '{name}' already. Choose another adapter.name, or "
+                f"adapt that head with head={name}."
+            )
+        rows = {key: getattr(before, key) for key in self.per_head}
+        longer = {key: (*row, row[self.head]) for key, row in rows.items() if len(row) > self.head}
+        settings = before.model_copy(update={"heads": (*before.heads, name), **longer})
+        extended = self.with_settings(settings, name)
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            masks = self.widen(extended.model)
+            for key, parameter in extended.model.named_parameters():
+                if key not in masks:
+                    parameter.copy_(parameters[key])
+        kept = {key: parameters[key].detach().clone() for key in masks}
+        extended.kept_heads = {**self.stored_heads, len(before.heads): kept}
+        extended.set_references(self.references())
+        return extended.eval(), {f"model.{key}": mask for key, mask in masks.items()}
+
+
+def as_trained(
+    settings: Any, weights: Mapping[str, torch.Tensor], head: str | None, per_head: tuple[str, ...]
+) -> tuple[Any, dict[str, torch.Tensor], KeptLayers]:
+    """Return settings, weights and kept layers of the network in which a head was trained."""
+    own: dict[str, torch.Tensor] = {}
+    kept: KeptLayers = {}
+    for name, tensor in weights.items():
+        match = _KEPT.fullmatch(name)
+        if match:
+            kept.setdefault(int(match[1]), {})[match[2]] = tensor
+        else:
+            own[name] = tensor
+    place = settings.heads.index(head) if head in settings.heads else len(settings.heads)
+    later = [count for count in sorted(kept) if place < count]
+    if not later:
+        return settings, own, kept
+    fewer = later[0]
+    rows = {key: getattr(settings, key)[:fewer] for key in ("heads", *per_head)}
+    below = {count: tensors for count, tensors in kept.items() if count < fewer}
+    return settings.model_copy(update=rows), {**own, **kept[fewer]}, below
+
+
+def refuse_further(weights: Collection[str], known: Collection[str]) -> None:
+    """Refuse names of weights that a family's file does not have; a `FoundationError`."""
+    foreign = sorted(set(weights) - set(known))
+    if foreign:
+        raise FoundationError(
+            f"the family's own file has no place for what an adapter added: {foreign[0]}"
+            f"{' and others' if len(foreign) > 1 else ''}."
+        )
 
 
 def choose_head(heads: Sequence[str], head: str | None) -> int:

@@ -6,9 +6,6 @@ under ``model``, as CHGNet's trainer saves it.
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -17,9 +14,10 @@ import torch
 from pydantic import ValidationError
 
 from finetune.core.errors import FoundationError
-from finetune.potentials.archive import METADATA, Content, Record, describe
+from finetune.potentials.archive import Content, Record, describe, write_archive
 from finetune.potentials.chgnet.potential import UNUSED, ChgnetPotential, construct, take_unused
 from finetune.potentials.chgnet.settings import EMBEDDED, ChgnetSettings, Widths
+from finetune.potentials.potential import refuse_further
 from finetune.potentials.storage import first_fault
 
 WEIGHTS, ARGUMENTS = "state_dict", "model_args"
@@ -270,12 +268,7 @@ def write_checkpoint(
     settings = potential.settings
     own = {**dict(potential.model.named_parameters()), **potential.unused}
     state = construct(settings).state_dict()
-    foreign = sorted(own.keys() - state.keys())
-    if foreign:
-        raise FoundationError(
-            f"a CHGNet has no place for what an adapter added: {foreign[0]}"
-            f"{' and others' if len(foreign) > 1 else ''}."
-        )
+    refuse_further(own, state)
     weights = {
         name: own.get(name, item).detach().to("cpu", dtype, copy=True)
         for name, item in state.items()
@@ -293,11 +286,5 @@ def write_checkpoint(
         "graph_converter_algorithm": "fast",
         ELEMENTS: list(settings.atomic_numbers),
     }
-    content = io.BytesIO()
     model = {WEIGHTS: {ENERGIES: energies, **weights}, ARGUMENTS: arguments}
-    torch.save({"model": model}, content)
-    if metadata:
-        with zipfile.ZipFile(content, "a") as archive:
-            folder = archive.namelist()[0].partition("/")[0]
-            archive.writestr(f"{folder}/{METADATA}", json.dumps(metadata, ensure_ascii=False))
-    return content.getvalue()
+    return write_archive({"model": model}, metadata)

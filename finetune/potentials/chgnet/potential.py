@@ -20,20 +20,11 @@ from finetune.core.errors import FoundationError
 from finetune.data.graphs import GraphBatch
 from finetune.potentials.chgnet.graph import angles, bonds
 from finetune.potentials.chgnet.settings import ChgnetSettings
-from finetune.potentials.potential import (
-    Edges,
-    FamilyPotential,
-    Interaction,
-    choose_head,
-    edges_within,
-)
+from finetune.potentials.equivariant import REFUSALS
+from finetune.potentials.potential import Edges, FamilyPotential, choose_head, edges_within
 
 UNUSED = "unused/"
 """How the names of weights begin that no energy depends on."""
-_REFUSALS = (
-    *(LookupError, ValueError, ArithmeticError, AssertionError, AttributeError, TypeError),
-    *(NotImplementedError, RuntimeError),
-)
 
 
 class ChgnetPotential(FamilyPotential):
@@ -92,10 +83,6 @@ class ChgnetPotential(FamilyPotential):
     def further_weights(self) -> dict[str, torch.Tensor]:
         """See `FamilyPotential.further_weights`: those that no energy depends on."""
         return {f"{UNUSED}{name}": tensor for name, tensor in self.unused.items()}
-
-    def interaction(self, batch: GraphBatch, element: torch.Tensor, strain: bool) -> Interaction:
-        """See `Potential.interaction`."""
-        return self.interaction_and_features(batch, element, strain)[:3]
 
     def interaction_and_features(
         self, batch: GraphBatch, element: torch.Tensor, strain: bool
@@ -230,7 +217,7 @@ def construct(settings: ChgnetSettings) -> torch.nn.Module:
         raise FoundationError(
             f"a CHGNet needs the package chgnet ({error}): pip install 'piwsl-finetune[chgnet]'"
         ) from error
-    except _REFUSALS as error:
+    except (*REFUSALS, NotImplementedError) as error:
         raise FoundationError(
             f"chgnet cannot build a network from these settings: {type(error).__name__}: {error}"
         ) from error

@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import json
 import warnings
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from finetune.core.errors import FoundationError
-from finetune.potentials.archive import METADATA
+from finetune.potentials.archive import METADATA, write_archive
 from finetune.potentials.equivariant import quiet_import
 from finetune.potentials.mace.potential import MacePotential
 
@@ -20,15 +19,9 @@ from finetune.potentials.mace.potential import MacePotential
 def model(potential: MacePotential, dtype: torch.dtype, metadata: Mapping[str, Any]) -> bytes:
     """Return a ``.model`` file, as `mace.calculators.MACECalculator` loads it.
 
-    ``metadata`` become an entry of the zip archive that the file is, which torch and MACE ignore.
+    ``metadata`` are in an entry of the file that torch and MACE ignore.
     """
-    content = io.BytesIO()
-    torch.save(potential.plain_model(dtype), content)
-    if metadata:
-        with zipfile.ZipFile(content, "a") as archive:
-            folder = archive.namelist()[0].partition("/")[0]
-            archive.writestr(f"{folder}/{METADATA}", json.dumps(metadata, ensure_ascii=False))
-    return content.getvalue()
+    return write_archive(potential.plain_model(dtype), metadata)
 
 
 def torchscript(potential: MacePotential, dtype: torch.dtype, metadata: Mapping[str, Any]) -> bytes:

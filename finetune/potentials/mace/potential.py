@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 import warnings
 from collections.abc import Mapping
 from types import ModuleType
@@ -11,11 +9,17 @@ from typing import Any
 
 import torch
 
-from finetune.core.errors import FoundationError, RecipeError
+from finetune.core.errors import FoundationError
 from finetune.data.graphs import GraphBatch
-from finetune.potentials.equivariant import REFUSALS, Patterns, default_dtype, quiet_import
+from finetune.potentials.equivariant import (
+    REFUSALS,
+    Patterns,
+    default_dtype,
+    path_weights,
+    quiet_import,
+)
 from finetune.potentials.mace.settings import MaceSettings
-from finetune.potentials.potential import FamilyPotential, Interaction, choose_head
+from finetune.potentials.potential import HeadedPotential, Interaction, as_trained, choose_head
 
 
 def mace_modules() -> ModuleType:
@@ -23,23 +27,18 @@ def mace_modules() -> ModuleType:
     return quiet_import("mace.modules")
 
 
-KeptHeads = dict[int, dict[str, torch.Tensor]]
-"""Number of heads -> parameters of the readouts, by name, while there were that many."""
-
-
-class MacePotential(FamilyPotential):
+class MacePotential(HeadedPotential):
     """A MACE model with one of its heads chosen.
 
     ``model`` is of the class and shape that ``settings`` describe; its own reference energies are
     set to zero, as the potential adds them in double precision. ``head`` may be left out where
     there is one; a `FoundationError` where it is unknown or missing. ``acceleration`` says whose
-    layers the model has: ``none`` for MACE's own, ``cueq`` or ``oeq``.
-
-    ``kept_heads`` are the readouts as they were before a head was added, to be stored with the
-    weights; ``stored_heads`` are those that were stored with the weights that were opened.
+    layers the model has: ``none`` for MACE's own, ``cueq`` or ``oeq``. The layers that see the
+    heads are the readouts.
     """
 
     family = "mace"
+    per_head = ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift")
 
     def __init__(
         self,
@@ -56,8 +55,6 @@ class MacePotential(FamilyPotential):
         )
         self.heads, self.head = settings.heads, chosen
         self.acceleration = acceleration
-        self.kept_heads: KeptHeads = {}
-        self.stored_heads: KeptHeads = {}
         self._settings = settings
         self.model = model
         model.atomic_energies_fn.atomic_energies.zero_()  # type: ignore[union-attr,operator]
@@ -84,41 +81,18 @@ class MacePotential(FamilyPotential):
             name.removeprefix("total_") for name in self._settings.embedding_specs or {}
         )
 
-    def further_weights(self) -> dict[str, torch.Tensor]:
-        """See `FamilyPotential.further_weights`: the kept readouts."""
-        items = ((count, item) for count, kept in self.kept_heads.items() for item in kept.items())
-        return {f"heads-{count}/{name}": tensor for count, (name, tensor) in items}
+    def with_settings(self, settings: MaceSettings, head: str) -> MacePotential:
+        """See `HeadedPotential.with_settings`."""
+        return MacePotential(settings, construct(settings, self.dtype).to(self.device), head)
 
-    def add_head(self, name: str) -> tuple[MacePotential, dict[str, torch.Tensor]]:
-        """See `Potential.add_head`: the new head is chosen, and predicts what this one does.
-
-        It has the potential's reference energies; the old head keeps those that it was opened with.
-        """
-        before = self._settings
-        if name in before.heads:
-            raise RecipeError(
-                f"the foundation has a head '{name}' already. Choose another adapter.name, or "
-                f"adapt that head with head={name}."
-            )
-        rows = {key: getattr(before, key) for key in _PER_HEAD}
-        longer = {key: (*row, row[self.head]) for key, row in rows.items() if len(row) > self.head}
-        settings = before.model_copy(update={"heads": (*before.heads, name), **longer})
-        model = construct(settings, self.dtype).to(self.device)
-        parameters = dict(self.model.named_parameters())
+    def widen(self, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """See `HeadedPotential.widen`."""
         masks: dict[str, torch.Tensor] = {}
-        with torch.no_grad():
-            for path, block in model.named_modules():
-                if type(block).__name__ == "Linear" and "readout" in path:
-                    old = self.model.get_submodule(path)
-                    masks.update(_extend(path, old, block, len(before.heads), self.head))
-            for parameter_name, parameter in model.named_parameters():
-                if parameter_name not in masks:
-                    parameter.copy_(parameters[parameter_name])
-        extended = MacePotential(settings, model, name)
-        kept = {key: parameters[key].detach().clone() for key in masks}
-        extended.kept_heads = {**self.stored_heads, len(before.heads): kept}
-        extended.set_references(self.references())
-        return extended.eval(), {f"model.{key}": mask for key, mask in masks.items()}
+        for path, layer in model.named_modules():
+            if type(layer).__name__ == "Linear" and "readout" in path:
+                old = self.model.get_submodule(path)
+                masks.update(_extend(path, old, layer, len(self.heads), self.head))
+        return masks
 
     def interaction(self, batch: GraphBatch, element: torch.Tensor, strain: bool) -> Interaction:
         """See `Potential.interaction`."""
@@ -199,16 +173,7 @@ class MacePotential(FamilyPotential):
         Raises FoundationError if an adapter has added parameters that a plain MACE does not have.
         """
         model = unfilled(self.settings, dtype)
-        weights = dict(self.model.named_parameters())
-        foreign = sorted(weights.keys() - dict(model.named_parameters()).keys())
-        if foreign:
-            raise FoundationError(
-                f"a plain MACE has no place for what an adapter added: {foreign[0]}"
-                f"{' and others' if len(foreign) > 1 else ''}."
-            )
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(weights[name])
+        self.fill(model)
         return model.eval()
 
 
@@ -274,49 +239,16 @@ def assemble(
     head: str | None,
 ) -> tuple[MacePotential, dict[str, torch.Tensor]]:
     """Return a stored MACE as it was when ``head`` was trained, and the weights to fill in."""
-    own, kept = split_kept(weights)
-    settings, own, kept = _as_trained(settings, own, kept, head)
+    settings, own, kept = as_trained(settings, weights, head, MacePotential.per_head)
     potential = MacePotential(settings, unfilled(settings, dtype), head)
     potential.stored_heads = kept
     return potential, own
 
 
-_PER_HEAD = ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift")
-_KEPT = re.compile(r"heads-(\d+)/(.+)")
-"""Names of kept readouts among stored weights."""
-
-
-def split_kept(weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], KeptHeads]:
-    """Separate a model's weights from the kept readouts that are stored with them."""
-    own: dict[str, torch.Tensor] = {}
-    kept: KeptHeads = {}
-    for name, tensor in weights.items():
-        match = _KEPT.fullmatch(name)
-        if match:
-            kept.setdefault(int(match[1]), {})[match[2]] = tensor
-        else:
-            own[name] = tensor
-    return own, kept
-
-
-def _as_trained(
-    settings: MaceSettings, weights: Mapping[str, torch.Tensor], kept: KeptHeads, head: str | None
-) -> tuple[MaceSettings, dict[str, torch.Tensor], KeptHeads]:
-    """Return settings, weights and kept readouts of the model in which a head was trained."""
-    place = settings.heads.index(head) if head in settings.heads else len(settings.heads)
-    counts = [count for count in sorted(kept) if place < count]
-    if not counts:
-        return settings, dict(weights), kept
-    rows = {key: getattr(settings, key)[: counts[0]] for key in _PER_HEAD}
-    fewer = settings.model_copy(update={"heads": settings.heads[: counts[0]], **rows})
-    below = {count: tensors for count, tensors in kept.items() if count < counts[0]}
-    return fewer, {**weights, **kept[counts[0]]}, below
-
-
 def _extend(path: str, old: Any, new: Any, heads: int, source: int) -> dict[str, torch.Tensor]:
     """Fill a longer linear layer, in blocks by head, from the shorter one; return new entries."""
     new_entries = []
-    for (narrow, weight), (wide, target) in zip(_weights(old), _weights(new), strict=True):
+    for (narrow, weight), (wide, target) in zip(path_weights(old), path_weights(new), strict=True):
         rows, columns = (
             _blocks(before, after, heads, source, weight.device)
             for before, after in zip(weight.shape, target.shape, strict=True)
@@ -330,16 +262,6 @@ def _extend(path: str, old: Any, new: Any, heads: int, source: int) -> dict[str,
         new.bias.copy_(old.bias[origin])
         masks[f"{path}.bias"] = is_new
     return masks
-
-
-def _weights(linear: Any) -> list[tuple[float, torch.Tensor]]:
-    """Return factor and weights ``[in, out]`` of each path of an `e3nn.o3.Linear`."""
-    paths = [path for path in linear.instructions if path.i_in >= 0]  # the others are biases
-    sizes = [math.prod(path.path_shape) for path in paths]
-    return [
-        (path.path_weight, weight.view(path.path_shape))
-        for path, weight in zip(paths, linear.weight.split(sizes), strict=True)
-    ]
 
 
 def _blocks(

@@ -19,7 +19,7 @@ import torch
 from pydantic import ValidationError
 
 from finetune.core.errors import FoundationError
-from finetune.potentials.archive import Content, Record
+from finetune.potentials.archive import Content, Record, describe
 from finetune.potentials.equivariant import quiet_import
 from finetune.potentials.sevennet.settings import (
     HeadLayer,
@@ -105,24 +105,13 @@ def _parts(root: object) -> tuple[dict[Any, Any], dict[Any, Any]]:
     return found[0], found[1]
 
 
-def _shown(value: object) -> str:
-    """Return a value in a few words, for an error."""
-    if isinstance(value, str):
-        return ascii(value[:60])
-    if value is None or isinstance(value, (bool, float)):
-        return repr(value)
-    if isinstance(value, int):
-        return repr(value) if abs(value) < 10**12 else "a large number"
-    return f"a {type(value).__name__}"
-
-
 def _version(config: Mapping[Any, Any]) -> tuple[int, int]:
     found = config.get("version")
     match = (
         re.match(r"(\d{1,4})\.(\d{1,4})\b(\.0\.dev0$)?", found) if isinstance(found, str) else None
     )
     if match is None:
-        raise FoundationError(f"names no version of sevenn: it has {_shown(found)}.")
+        raise FoundationError(f"names no version of sevenn: it has {describe(found)}.")
     version = (int(match[1]), int(match[2]))
     if version > NEWEST:
         raise FoundationError(
@@ -153,7 +142,7 @@ def _accelerator(config: Mapping[Any, Any], version: tuple[int, int]) -> str | N
         if value is True:
             return name
         if value is not False and value is not None:
-            raise FoundationError(f"has '{key}' = {_shown(value)}, which is not understood.")
+            raise FoundationError(f"has '{key}' = {describe(value)}, which is not understood.")
     return None
 
 
@@ -163,7 +152,7 @@ def _renamed(state: Mapping[Any, Any]) -> Tensors:
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise FoundationError(
-                f"has {_shown(tensor)} under {_shown(name)} in model_state_dict, not a tensor."
+                f"has {describe(tensor)} under {describe(name)} in model_state_dict, not a tensor."
             )
         module, dot, rest = name.partition(".")
         module = _OLD_NAMES.get(module, module.replace(" ", "_"))
@@ -212,20 +201,20 @@ def read_settings(
         return SevenNetSettings.model_validate(fields)
     except ValidationError as error:
         place, reason, value = first_fault(error)
-        given = f"has '{place}' = {_shown(value)}" if place else "has settings"
+        given = f"has '{place}' = {describe(value)}" if place else "has settings"
         raise FoundationError(f"{given} that is not understood: {reason}.") from None
 
 
 def _expect(config: Mapping[Any, Any], key: str, value: object) -> None:
     found = config.get(key, value)
     if type(found) is not type(value) or found != value:
-        raise FoundationError(f"has '{key}' = {_shown(found)}; only {value!r} is known.")
+        raise FoundationError(f"has '{key}' = {describe(found)}; only {value!r} is known.")
 
 
 def _flag(config: Mapping[Any, Any], key: str, absent: bool | None = False) -> bool:
     found = config.get(key, absent)
     if not isinstance(found, bool):
-        raise FoundationError(f"has '{key}' = {_shown(found)}, not true or false.")
+        raise FoundationError(f"has '{key}' = {describe(found)}, not true or false.")
     return found
 
 
@@ -233,7 +222,7 @@ def _whole(config: Mapping[Any, Any], key: str, least: int, most: int) -> int:
     found = config.get(key)
     if type(found) is not int or not least <= found <= most:
         raise FoundationError(
-            f"has '{key}' = {_shown(found)}; a number from {least} to {most} is expected."
+            f"has '{key}' = {describe(found)}; a number from {least} to {most} is expected."
         )
     return found
 
@@ -298,7 +287,7 @@ def _radial(config: Mapping[Any, Any]) -> dict[str, Any]:
         set() if polynomial else {"cutoff_on"}
     )
     for key in [*(basis.keys() - known), *(cutoff.keys() - allowed)]:
-        raise FoundationError(f"has a radial option {_shown(key)}, which is not known.")
+        raise FoundationError(f"has a radial option {describe(key)}, which is not known.")
     found = {
         "num_bessel": basis.get("bessel_basis_num", 8),
         "trained_bessel": basis.get("trainable_coeff", True),
@@ -313,7 +302,7 @@ def _options(config: Mapping[Any, Any], key: str, name: str, known: set[str]) ->
     given = found.get(name) if isinstance(found, dict) else found
     if not isinstance(found, dict) or not isinstance(given, str) or given not in known:
         raise FoundationError(
-            f"has '{key}' = {_shown(given)}; known are {', '.join(sorted(known))}."
+            f"has '{key}' = {describe(given)}; known are {', '.join(sorted(known))}."
         )
     return found
 
@@ -323,7 +312,7 @@ def _activations(config: Mapping[Any, Any]) -> dict[str, Any]:
     for key, field in (("act_scalar", "scalars"), ("act_gate", "gates")):
         given = config.get(key, {})
         if not isinstance(given, dict):
-            raise FoundationError(f"has '{key}' = {_shown(given)}, which is not understood.")
+            raise FoundationError(f"has '{key}' = {describe(given)}, which is not understood.")
         found[f"even_{field}"] = given.get("e", "silu")
         found[f"odd_{field}"] = given.get("o", "tanh")
     return found
@@ -399,8 +388,8 @@ def _check_known(
             continue
         if not _FOLLOWS.fullmatch(name) or (name.endswith(("weight", "bias")) and tensor.numel()):
             raise FoundationError(
-                f"holds a tensor {tuple(tensor.shape)} at {_shown(name)}, which no SevenNet of its "
-                "settings has: this architecture is not understood."
+                f"holds a tensor {tuple(tensor.shape)} at {describe(name)}, which no "
+                "SevenNet of its settings has: this architecture is not understood."
             )
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,7 +13,7 @@ import torch
 from ase.data import chemical_symbols
 
 from finetune.core.errors import FoundationError
-from finetune.potentials.archive import METADATA
+from finetune.potentials.archive import write_archive
 from finetune.potentials.sevennet.network import unfilled
 from finetune.potentials.sevennet.potential import SevenNetPotential
 from finetune.potentials.sevennet.settings import SevenNetSettings
@@ -36,16 +33,7 @@ def checkpoint(
     """
     settings = potential.settings
     network = unfilled(settings, torch.float32)
-    weights = dict(potential.model.named_parameters())
-    foreign = sorted(weights.keys() - dict(network.named_parameters()).keys())
-    if foreign:
-        raise FoundationError(
-            f"a SevenNet has no place for what an adapter added: {foreign[0]}"
-            f"{' and others' if len(foreign) > 1 else ''}."
-        )
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            parameter.copy_(weights[name])
+    potential.fill(network)
     tensors = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     for index, denominator in enumerate(settings.denominators):
         tensors[f"{index}_convolution.denominator"] = torch.tensor([denominator])
@@ -60,13 +48,7 @@ def checkpoint(
         "scheduler_state_dict": {},
         "epoch": 0,
     }
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    if metadata:
-        with zipfile.ZipFile(buffer, "a") as archive:
-            folder = archive.namelist()[0].partition("/")[0]
-            archive.writestr(f"{folder}/{METADATA}", json.dumps(metadata, ensure_ascii=False))
-    return buffer.getvalue()
+    return write_archive(content, metadata)
 
 
 def configuration(settings: SevenNetSettings) -> dict[str, Any]:
