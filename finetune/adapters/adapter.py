@@ -244,7 +244,9 @@ def _selected(potential: Potential, patterns: Sequence[str]) -> frozenset[str]:
     A pattern may be the name of a group of weights that the potential's family defines.
     """
     inside = innermost(potential)
-    groups = family(inside.family).groups if isinstance(inside, FamilyPotential) else {}
+    groups: Mapping[str, tuple[str, ...]] = {}
+    if isinstance(inside, FamilyPotential):
+        groups = family(inside.family).groups_of(inside)
     names = {plain_name(name): name for name, _ in potential.named_parameters()}
     patterns = [item for pattern in patterns for item in _members(pattern, groups, names)]
     layers = sorted({f"{name.rpartition('.')[0] or name}.*" for name in names})

@@ -18,7 +18,7 @@ from finetune.core.errors import RecipeError
 from finetune.core.files import write_atomically
 from finetune.potentials.equivariant import quiet_import
 from finetune.potentials.family import MatrixStack, family
-from finetune.potentials.potential import FamilyPotential, Potential, innermost
+from finetune.potentials.potential import FamilyPotential, Potential, innermost, plain_name
 from finetune.recipe.adapter_options import LoraOptions
 
 
@@ -154,14 +154,13 @@ class LoraAdapter(Adapter):
         from peft import LoraConfig, get_peft_model
 
         rank = self.options.rank
-        stacks = family(inside.family).matrix_stacks()
-        known = targets(inside.model, stacks, complete=self.options.contractions == "all")
-        chosen = {
-            name: known[name]
-            for name in matching(list(known), self.options.targets, "layer that LoRA adapts")
-        }
+        stacks = family(inside.family).matrix_stacks_of(inside)
+        found = targets(inside.model, stacks, complete=self.options.contractions == "all")
+        known = {plain_name(name): name for name in found}
+        wanted = matching(list(known), self.options.targets, "layer that LoRA adapts")
+        chosen = {known[name]: found[known[name]] for name in wanted}
         config = LoraConfig(**peft_arguments(chosen, rank, self.options.alpha))
-        register_equivariant_layers(config, inside.family)
+        register_equivariant_layers(config, stacks)
         lowered = {name: used for name, item in chosen.items() if (used := item.rank(rank)) < rank}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.options.seed)

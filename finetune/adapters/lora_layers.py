@@ -30,21 +30,26 @@ _stacks: dict[type, MatrixStack] = {}
 """Further layers that are registered, by class."""
 
 
-def register_equivariant_layers(config: LoraConfig, kind: str | None = None) -> LoraConfig:
-    """Make a configuration of peft know the layers of a family, by default of all, and return it.
+def register_equivariant_layers(
+    config: LoraConfig, stacks: Mapping[type, MatrixStack] | None = None
+) -> LoraConfig:
+    """Make a configuration of peft know layers, and return it.
 
-    peft does not store this with an adapter, so it is needed before `PeftModel.from_pretrained`.
+    ``stacks`` are a potential's own kinds of layers, by default those of all families. peft does
+    not store this with an adapter, so it is needed before `PeftModel.from_pretrained`.
     """
     layers: dict[Any, Any] = {
         o3.Linear: EquivariantLinearLora,
         o3.FullyConnectedTensorProduct: EquivariantProductLora,
     }
     named = config.target_parameters or ()  # peft adapts these parameters itself
-    for name in families.names() if kind is None else [kind]:
-        for layer, stack in family(name).matrix_stacks().items():
-            _stacks[layer] = stack
-            if not any(parameter.endswith(f".{stack.main}") for parameter in named):
-                layers[layer] = MatrixStackLora
+    if stacks is None:
+        known = [family(name).matrix_stacks() for name in families.names()]
+        stacks = {layer: stack for own in known for layer, stack in own.items()}
+    for layer, stack in stacks.items():
+        _stacks[layer] = stack
+        if not any(parameter.endswith(f".{stack.main}") for parameter in named):
+            layers[layer] = MatrixStackLora
     config._register_custom_module(layers)
     # peft applies these patterns to parameters, too, but looks for them among modules alone
     warnings.filterwarnings(

@@ -1,4 +1,4 @@
-"""Adapters that add their own parameters: reference energies (`shift`) and a new head (`head`)."""
+"""Adapters that add parameters: reference energies (`shift`), heads (`head`, `force_head`)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from copy import deepcopy
 import torch
 
 from finetune.adapters.adapter import AdaptedPotential, Adapter
+from finetune.core.errors import RecipeError
 from finetune.data.graphs import ENERGY_DTYPE, GraphBatch
-from finetune.potentials.potential import Potential, WrappedPotential
-from finetune.recipe.adapter_options import HeadOptions, ShiftOptions
+from finetune.potentials.direct.potential import DirectPotential
+from finetune.potentials.potential import (
+    FamilyPotential,
+    Potential,
+    WrappedPotential,
+    plain_name,
+)
+from finetune.recipe.adapter_options import ForceHeadOptions, HeadOptions, ShiftOptions
 
 
 class ShiftedPotential(WrappedPotential):
@@ -27,6 +34,13 @@ class ShiftedPotential(WrappedPotential):
         """See `Potential.interaction`; the energies are float64."""
         energy, positions, displacement = self.base.interaction(batch, element, strain)
         return energy.to(ENERGY_DTYPE) + self.shift[element], positions, displacement
+
+    def interaction_and_forces(
+        self, batch: GraphBatch, element: torch.Tensor, strain: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """See `Potential.interaction_and_forces`."""
+        energy, *others = self.base.interaction_and_forces(batch, element, strain)
+        return (energy.to(ENERGY_DTYPE) + self.shift[element], *others)  # type: ignore[return-value]
 
 
 class AdaptedShift(AdaptedPotential):
@@ -87,3 +101,25 @@ class HeadAdapter(Adapter):
     def attach(self, potential: Potential) -> HeadPotential:
         """Return an adapted copy; refuses a name that exists, and potentials without heads."""
         return HeadPotential(*potential.add_head(self.options.name))
+
+
+class ForceHeadAdapter(Adapter):
+    """A head that predicts forces directly, on the foundation's equivariant features."""
+
+    Options = ForceHeadOptions
+    options: ForceHeadOptions
+
+    def attach(self, potential: Potential) -> AdaptedPotential:
+        """See `Adapter.attach`; refuses what has direct forces, or no features that are vectors."""
+        if not isinstance(potential, FamilyPotential):
+            raise RecipeError(
+                f"force_head reads the features of a family's network; a "
+                f"{type(potential).__name__} has none. Choose another adapter."
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.options.seed)
+            direct = DirectPotential(potential, self.options.channels, self.options.removed)
+        names = [name for name, _ in direct.named_parameters()]
+        if not self.options.train_all:
+            names = [name for name in names if plain_name(name).startswith("force_head.")]
+        return AdaptedPotential(direct, frozenset(names))

@@ -162,9 +162,12 @@ class Prediction:
         node_energy: Atomic energies ``[N]``, eV, float64; they add up to ``energy``.
         forces: ``[N, 3]``, eV/Å, or None where they were not asked for.
         stress: ``[B, 3, 3]``, eV/Å³, or None; zero for structures without a full cell.
+        gradient_forces: −dE/dr ``[N, 3]``, eV/Å, or None where it was not asked for. They differ
+            from ``forces`` where a head of its own predicts those.
     """
 
     energy: torch.Tensor
     node_energy: torch.Tensor
     forces: torch.Tensor | None = None
     stress: torch.Tensor | None = None
+    gradient_forces: torch.Tensor | None = None

@@ -13,6 +13,7 @@ __getattr__, __all__ = offers(
         "catalogue": "covering entries fetch names published",
         "committee": "CommitteePotential CommitteeRecord mean read_committee share write_committee",
         "description": "describe",
+        "direct.potential": "DirectPotential",
         "domain": "Domain FarFromTrainingWarning",
         "errors": "ROWS Array Errors LabelledPredictions errors predict",
         "equivariant": "quiet_import",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
@@ -88,6 +89,11 @@ class CommitteePotential(Potential):
         return self.predicting[0].further_inputs
 
     @property
+    def direct_forces(self) -> bool:
+        """See `Potential.direct_forces`; as of the first member."""
+        return self.predicting[0].direct_forces
+
+    @property
     def feature_size(self) -> int:
         """See `Potential.feature_size`; that of the first member."""
         return self.predicting[0].feature_size
@@ -106,9 +112,10 @@ class CommitteePotential(Potential):
         forces: bool = True,
         stress: bool = False,
         create_graph: bool | None = None,
+        gradient: bool | Literal["held"] = False,
     ) -> list[Prediction]:
         """Return what each member predicts; arguments and errors of `Potential.forward`."""
-        return [item(batch, forces, stress, create_graph) for item in self.predicting]
+        return [item(batch, forces, stress, create_graph, gradient) for item in self.predicting]
 
     def forward(
         self,
@@ -116,9 +123,10 @@ class CommitteePotential(Potential):
         forces: bool = True,
         stress: bool = False,
         create_graph: bool | None = None,
+        gradient: bool | Literal["held"] = False,
     ) -> Prediction:
         """Predict the mean over the members; arguments and errors of `Potential.forward`."""
-        return mean(self.predictions(batch, forces, stress, create_graph))
+        return mean(self.predictions(batch, forces, stress, create_graph, gradient))
 
     def interaction(self, batch: GraphBatch, element: torch.Tensor, strain: bool) -> Interaction:
         """Refuse: each member has positions of its own to differentiate by."""
@@ -154,14 +162,12 @@ class CommitteePotential(Potential):
 
 def mean(found: Sequence[Prediction]) -> Prediction:
     """Return the mean of predictions of one batch."""
-    forces = [item.forces for item in found if item.forces is not None]
-    stress = [item.stress for item in found if item.stress is not None]
-    return Prediction(
-        energy=torch.stack([item.energy for item in found]).mean(dim=0),
-        node_energy=torch.stack([item.node_energy for item in found]).mean(dim=0),
-        forces=torch.stack(forces).mean(dim=0) if forces else None,
-        stress=torch.stack(stress).mean(dim=0) if stress else None,
-    )
+    means = {}
+    for field in fields(Prediction):
+        values = [getattr(item, field.name) for item in found]
+        if values[0] is not None:
+            means[field.name] = torch.stack(values).mean(dim=0)
+    return Prediction(**means)
 
 
 def read_committee(folder: Path) -> CommitteeRecord:

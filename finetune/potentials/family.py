@@ -64,6 +64,7 @@ class Family(ABC):
         title: Its name in messages.
         citation: What a publication that uses it cites.
         packages: Distributions of which a release may build another network from the same settings.
+        wraps: Whether its networks hold one of another family.
         groups: Group of weights -> patterns of parameter names in `FamilyPotential.model`. The
             adapters use ``readout``, and recipes may name any of them.
     """
@@ -72,6 +73,7 @@ class Family(ABC):
     title: ClassVar[str]
     citation: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
+    wraps: ClassVar[bool] = False
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     @abstractmethod
@@ -146,6 +148,14 @@ class Family(ABC):
         """Return layers, by class, that LoRA adapts beyond those of e3nn and torch."""
         return {}
 
+    def groups_of(self, potential: Any) -> Mapping[str, tuple[str, ...]]:
+        """Return the groups of weights of a potential: `groups`, unless it `wraps` another."""
+        return self.groups
+
+    def matrix_stacks_of(self, potential: Any) -> Mapping[type, MatrixStack]:
+        """Return the layers of a potential: `matrix_stacks`, unless it `wraps` another."""
+        return self.matrix_stacks()
+
 
 families: Registry[Family] = Registry(
     "family",
@@ -154,6 +164,10 @@ families: Registry[Family] = Registry(
         "mace": (
             "finetune.potentials.mace.family:MaceFamily",
             "finetune.potentials.mace.settings:MaceSettings",
+        ),
+        "direct": (
+            "finetune.potentials.direct.family:DirectFamily",
+            "finetune.potentials.direct.settings:DirectSettings",
         ),
         "chgnet": (
             "finetune.potentials.chgnet.family:ChgnetFamily",
@@ -169,6 +183,16 @@ families: Registry[Family] = Registry(
 register_family = families.register
 UNNAMED = "mace"
 """The family of stored potentials that name none: the first one."""
+
+
+def settings_of(kind: str, value: Any) -> FamilySettings:
+    """Return the settings of a family from plain values; a ValueError if it is not installed."""
+    if isinstance(value, FamilySettings):
+        return value
+    try:
+        return families.options(kind).model_validate(value)  # type: ignore[return-value]
+    except RecipeError as error:
+        raise ValueError(f"{error} Install the package that provides it") from error
 
 
 def family(name: str) -> Family:

@@ -6,7 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from ase.data import chemical_symbols
@@ -26,7 +26,9 @@ Interaction = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 class Potential(torch.nn.Module, ABC):
     """An interatomic potential E(r) = Σ reference energies + interaction energy.
 
-    A subclass implements `interaction`; reference energies, forces and stress follow from it.
+    A subclass implements `interaction`; reference energies, forces and stress follow from it. One
+    whose forces come from a head of their own sets `direct_forces` and implements
+    `interaction_and_forces`, too.
 
     Args:
         cutoff: Å; edges at least this long may be left out of a batch.
@@ -69,6 +71,26 @@ class Potential(torch.nn.Module, ABC):
     def feature_size(self) -> int:
         """Number of invariant features of an atom; a `FoundationError` if there are none."""
         raise FoundationError(f"a {type(self).__name__} has no features of atoms.")
+
+    @property
+    def direct_forces(self) -> bool:
+        """Whether forces come from a head of their own, not from the gradient of the energy."""
+        return False
+
+    def interaction_and_forces(
+        self, batch: GraphBatch, element: torch.Tensor, strain: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Return what `interaction` does, and the forces ``[N, 3]``, eV/Å, of the head.
+
+        Called where `direct_forces` says that there is one.
+        """
+        raise FoundationError(f"a {type(self).__name__} has no head for forces.")
+
+    def gradient_forces(self, batch: GraphBatch) -> torch.Tensor:
+        """Return −dE/dr ``[N, 3]``, eV/Å, whether or not a head predicts the forces."""
+        found = self(batch, forces=False, gradient=True).gradient_forces
+        assert isinstance(found, torch.Tensor)
+        return found
 
     @torch.no_grad()
     def descriptors(self, batch: GraphBatch) -> torch.Tensor:
@@ -134,39 +156,59 @@ class Potential(torch.nn.Module, ABC):
         forces: bool = True,
         stress: bool = False,
         create_graph: bool | None = None,
+        gradient: bool | Literal["held"] = False,
     ) -> Prediction:
         """Predict the energies, and on request forces and stress, of a batch.
 
-        The batch is on the potential's device and in its dtype. Forces and stress can be
-        differentiated by the weights with ``create_graph``, by default while training. Raises
+        The batch is on the potential's device and in its dtype. What is predicted can be
+        differentiated by the weights with ``create_graph``, by default while training.
+        ``gradient`` asks for −dE/dr beside the forces; ``held`` for numbers that are not
+        differentiated by the weights, which costs no second differentiation. Raises
         FoundationError for an element that the potential does not know.
         """
         if create_graph is None:
             create_graph = self.training and torch.is_grad_enabled()
         element = self.element_index(batch.numbers)
-        wanted = forces or stress
-        with torch.set_grad_enabled(torch.is_grad_enabled() or wanted):
-            node_energy, positions, strain = self.interaction(batch, element, strain=stress)
+        head = forces and self.direct_forces
+        differentiated = stress or bool(gradient) or (forces and not head)
+        with torch.set_grad_enabled(torch.is_grad_enabled() or differentiated):
+            evaluate = self.interaction_and_forces if head else self.interaction
+            node_energy, positions, strain, *direct = evaluate(batch, element, strain=stress)
             by = [positions, *([strain] if strain is not None else [])]
-            gradients = self._gradients(node_energy, by, create_graph) if wanted else []
-        if wanted and not create_graph:
+            held = gradient == "held"
+            numbers = held and not stress and (head or not forces)
+            gradients = (
+                self._gradients(node_energy, by, create_graph and not numbers, create_graph)
+                if differentiated
+                else []
+            )
+        if differentiated and not create_graph:
             node_energy = node_energy.detach()
+        if not create_graph:
+            direct = [item.detach() for item in direct]
         total = node_energy.to(ENERGY_DTYPE) + self.reference_energies[element]
+        downhill = -gradients[0] if differentiated else None
+        beside = downhill if gradient else None
         return Prediction(
             energy=batch.sum_atoms(total),
             node_energy=total,
-            forces=-gradients[0] if forces else None,
+            forces=(direct[0] if head else downhill) if forces else None,
             stress=self._stress(gradients[1], batch) if stress else None,
+            gradient_forces=beside.detach() if held and beside is not None else beside,
         )
 
     @staticmethod
     def _gradients(
-        node_energy: torch.Tensor, by: list[torch.Tensor], create_graph: bool
+        node_energy: torch.Tensor, by: list[torch.Tensor], create_graph: bool, retain_graph: bool
     ) -> list[torch.Tensor]:
         if not node_energy.requires_grad:
             return [torch.zeros_like(variable) for variable in by]
         found = torch.autograd.grad(
-            node_energy.sum(), by, create_graph=create_graph, allow_unused=True
+            node_energy.sum(),
+            by,
+            create_graph=create_graph,
+            retain_graph=retain_graph,
+            allow_unused=True,
         )
         return [
             torch.zeros_like(variable) if gradient is None else gradient
@@ -229,6 +271,20 @@ class FamilyPotential(Potential):
     def further_weights(self) -> dict[str, torch.Tensor]:
         """Return what is stored beside the parameters of ``model``; its names contain a slash."""
         return {}
+
+    @property
+    def node_irreps(self) -> str:
+        """Irreps of the node features, as e3nn writes them; empty where they are scalars alone."""
+        return ""
+
+    def interaction_and_node_features(
+        self, batch: GraphBatch, element: torch.Tensor, strain: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Return what `interaction` does, and equivariant features of atoms, of `node_irreps`.
+
+        They are those of every layer, ``[N, components]``.
+        """
+        raise FoundationError(f"a {type(self).__name__} has no equivariant features of atoms.")
 
 
 KeptLayers = dict[int, dict[str, torch.Tensor]]
@@ -422,6 +478,23 @@ class WrappedPotential(Potential):
         """See `Potential.feature_size`."""
         return self.base.feature_size
 
+    @property
+    def direct_forces(self) -> bool:
+        """See `Potential.direct_forces`; as of the potential inside."""
+        return self.base.direct_forces
+
+    def interaction_and_forces(
+        self, batch: GraphBatch, element: torch.Tensor, strain: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """See `Potential.interaction_and_forces`: the forces of the potential inside.
+
+        Override it where forces change, or where one evaluation can give both.
+        """
+        found = self.base.interaction_and_forces(batch, element, strain)
+        if type(self).interaction is WrappedPotential.interaction:
+            return found
+        return (*self.interaction(batch, element, strain), found[-1])
+
     def set_references(self, energies: Mapping[int, float]) -> None:
         """Replace the reference energies (eV) of the elements given, inside too."""
         super().set_references(energies)
@@ -446,10 +519,8 @@ def innermost(potential: Potential) -> Potential:
 
 
 def plain_name(parameter: str) -> str:
-    """Return a parameter's name as the model inside calls it: ``readouts.0.linear.weight``."""
-    while parameter.startswith("base."):
-        parameter = parameter.removeprefix("base.")
-    return parameter.removeprefix("model.")
+    """Return a parameter's name without what is around it: ``readouts.0.linear.weight``."""
+    return re.sub(r"^((base|model)\.)+", "", parameter)
 
 
 def block(name: str) -> str:

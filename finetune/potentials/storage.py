@@ -28,7 +28,7 @@ from finetune.core.errors import FinetuneError, FoundationError, RecipeError
 from finetune.core.files import write_atomically
 from finetune.core.options import Options
 from finetune.core.units import Units
-from finetune.potentials.family import UNNAMED, families, family
+from finetune.potentials.family import UNNAMED, family, settings_of
 from finetune.potentials.potential import FamilyPotential, Potential, innermost
 from finetune.potentials.settings import FamilySettings
 from finetune.recipe.plugins import adapters
@@ -132,12 +132,7 @@ class StoredConfig(Options):
     @field_validator("settings", mode="before")
     @classmethod
     def _of_its_family(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, FamilySettings) or "family" not in info.data:
-            return value
-        try:
-            return families.options(info.data["family"]).model_validate(value)
-        except RecipeError as error:
-            raise ValueError(f"{error} Install the package that provides it") from error
+        return settings_of(info.data["family"], value) if "family" in info.data else value
 
 
 def read_config(folder: Path) -> StoredConfig:

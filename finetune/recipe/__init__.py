@@ -6,8 +6,8 @@ __getattr__, __all__ = offers(
     __name__,
     {
         "adapter_options": (
-            "REFUSED STANDARD AdapterRules FrozenOptions FullOptions HeadOptions LoraOptions "
-            "ReadoutOptions ShiftOptions TrainingDefaults"
+            "REFUSED STANDARD AdapterRules ForceHeadOptions FrozenOptions FullOptions HeadOptions "
+            "LoraOptions ReadoutOptions ShiftOptions TrainingDefaults"
         ),
         "loss_options": (
             "LARGEST LARGEST_STRAIN PULL SUPERVISED ChosenSize ConsistencyOptions "

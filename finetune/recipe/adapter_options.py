@@ -62,6 +62,9 @@ LORA = TrainingDefaults(
     ema=0.99,
     gradient_clip=10.0,
 )
+FORCE_HEAD = TrainingDefaults(
+    "a new head starts from random weights and has far to go: larger steps", learning_rate=5e-3
+)
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,22 @@ class HeadOptions(Options):
     rules: ClassVar = AdapterRules(random_start=False, adds_head=True)
 
     name: str = Field(min_length=1, description="of the new head")
+
+
+class ForceHeadOptions(Options):
+    """Add a head that predicts forces directly, and train it; energies stay as they are.
+
+    The weak losses teach the head from energies, ``gradient_match`` without any label.
+    """
+
+    rules: ClassVar = AdapterRules(FORCE_HEAD)
+
+    channels: int = Field(64, ge=1, le=4096, description="vectors that are mixed and gated")
+    removed: Literal["nothing", "force", "force_and_torque"] = Field(
+        "force_and_torque", description="from the forces of a structure; torque: of molecules"
+    )
+    train_all: bool = Field(False, description="the foundation's weights, too")
+    seed: int = Field(0, ge=0, le=2**62, description="of the head's first weights")
 
 
 class LoraOptions(Options):

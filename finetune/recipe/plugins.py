@@ -42,6 +42,10 @@ adapters: Registry[Any] = Registry(
     group="piwsl_finetune.adapters",
     builtin={
         "full": ("finetune.adapters.adapter:FullAdapter", f"{_ADAPTERS}:FullOptions"),
+        "force_head": (
+            "finetune.adapters.shift_and_head:ForceHeadAdapter",
+            f"{_ADAPTERS}:ForceHeadOptions",
+        ),
         "frozen": ("finetune.adapters.adapter:FrozenAdapter", f"{_ADAPTERS}:FrozenOptions"),
         "head": ("finetune.adapters.shift_and_head:HeadAdapter", f"{_ADAPTERS}:HeadOptions"),
         "lora": ("finetune.adapters.lora:LoraAdapter", f"{_ADAPTERS}:LoraOptions"),

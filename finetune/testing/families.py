@@ -17,7 +17,7 @@ from finetune.potentials import storage
 from finetune.potentials.archive import read_archive
 from finetune.potentials.family import Family, families, family
 from finetune.potentials.opening import recognised
-from finetune.potentials.potential import FamilyPotential
+from finetune.potentials.potential import FamilyPotential, plain_name
 from finetune.recipe.plugins import adapters
 from finetune.testing.analytic import small_potential
 from finetune.testing.comparing import difference, largest, predict, random_rotation, rotated
@@ -99,8 +99,10 @@ class FamilySuite(PotentialSuite):
 
     def test_groups_name_weights(self) -> None:
         """Each group has parameters; the adapter ``readout`` trains not all that there are."""
-        names = [name for name, item in self.potential().model.named_parameters() if item.numel()]
-        groups = self.family().groups
+        potential = self.potential()
+        parameters = potential.model.named_parameters()
+        names = [plain_name(name) for name, item in parameters if item.numel()]
+        groups = self.family().groups_of(potential)
         found = {
             group: {name for name in names for pattern in patterns if matches(name, pattern)}
             for group, patterns in groups.items()

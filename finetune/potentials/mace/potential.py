@@ -105,6 +105,18 @@ class MacePotential(HeadedPotential):
         *found, features = self._evaluate(batch, element, strain)
         return (*found, features[:, self._scalars().to(features.device)])  # type: ignore[return-value]
 
+    def interaction_and_node_features(
+        self, batch: GraphBatch, element: torch.Tensor, strain: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """See `FamilyPotential.interaction_and_node_features`."""
+        return self._evaluate(batch, element, strain)
+
+    @property
+    def node_irreps(self) -> str:
+        """See `FamilyPotential.node_irreps`."""
+        products: Any = self.model.products
+        return "+".join(str(item.symmetric_contractions.irreps_out) for item in products)
+
     @property
     def feature_size(self) -> int:
         """See `Potential.feature_size`."""

@@ -147,17 +147,16 @@ class Network(torch.nn.ModuleDict):
             self["readout_FCN"] = torch.nn.ModuleDict({"fcn": net})
         scale = torch.tensor(settings.scale, dtype=torch.get_default_dtype())
         self.register_buffer("scale", scale, persistent=False)
-        self.scalars = [_scalars(layer.after) for layer in self.layers]
 
     @property
-    def feature_size(self) -> int:
-        """Number of invariant features: the even scalars of every layer's node features."""
-        return sum(part.stop - part.start for parts in self.scalars for part in parts)
+    def node_irreps(self) -> Irreps:
+        """Irreps of the node features of all layers."""
+        return [part for layer in self.layers for part in layer.after]
 
     def forward(
         self, types: torch.Tensor, edges: Edges, head: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return interaction energies ``[N]``, eV, and invariant features ``[N, feature_size]``.
+        """Return interaction energies ``[N]``, eV, and node features ``[N, components]``.
 
         ``types`` are indices into the settings' ``atomic_numbers`` ``[N]``.
         """
@@ -178,7 +177,7 @@ class Network(torch.nn.ModuleDict):
         harmonics = embedding["spherical"](edges.vectors)
         x = linear("onehot_to_feature_x", species, "embedding")
         found = []
-        for index, scalars in enumerate(self.scalars):
+        for index in range(len(self.layers)):
             connection: Any = self[f"{index}_self_connection_intro"]
             if settings.self_connections[index] == "linear":
                 kept = connection["linear"](x)
@@ -192,24 +191,13 @@ class Network(torch.nn.ModuleDict):
             x = x.index_add(0, edges.sender, messages) / settings.denominators[index]
             x = linear(f"{index}_self_interaction_2", x, "after") + kept
             x = self[f"{index}_equivariant_gate"]["gate"](x)  # type: ignore[index]
-            found += [x[:, part] for part in scalars]
+            found.append(x)
         if settings.readout_MLP is None:
             hidden = linear("reduce_input_to_hidden", x, "readout")
             energy = linear("reduce_hidden_to_energy", hidden, None)
         else:
             energy = self["readout_FCN"]["fcn"](x)  # type: ignore[index]
         return energy[:, 0] * self.scale[head, types], torch.cat(found, dim=1)
-
-
-def _scalars(irreps: Irreps) -> list[slice]:
-    """Return where even scalars are among the components."""
-    found, start = [], 0
-    for count, (degree, parity) in irreps:
-        size = count * (2 * degree + 1)
-        if (degree, parity) == (0, 1):
-            found.append(slice(start, start + size))
-        start += size
-    return found
 
 
 def _harmonics(harmonics: Irreps, settings: SevenNetSettings) -> torch.nn.Module:

@@ -13,7 +13,7 @@ from finetune.data.graphs import GraphBatch
 from finetune.potentials.equivariant import path_weights
 from finetune.potentials.potential import HeadedPotential, as_trained, choose_head, edges_within
 from finetune.potentials.sevennet.network import Network, construct, unfilled
-from finetune.potentials.sevennet.settings import SevenNetSettings
+from finetune.potentials.sevennet.settings import SevenNetSettings, dimension, written
 
 _HEAD_LAYERS = {
     "embedding": re.compile(r"onehot_to_feature_x\.linear"),
@@ -34,6 +34,7 @@ class SevenNetPotential(HeadedPotential):
     family = "sevennet"
     per_head = ("shift", "scale")
     model: Network
+    _scalar: torch.Tensor
 
     def __init__(self, settings: SevenNetSettings, model: Network, head: str | None = None) -> None:
         chosen = choose_head(settings.heads, head)
@@ -44,6 +45,12 @@ class SevenNetPotential(HeadedPotential):
         self.model = model
         types = [index for index, number in enumerate(settings.atomic_numbers) if number]
         self.register_buffer("_types", torch.tensor(types), persistent=False)
+        scalar = [
+            irrep == (0, 1)
+            for count, irrep in model.node_irreps
+            for _ in range(dimension([(count, irrep)]))
+        ]
+        self.register_buffer("_scalar", torch.tensor(scalar).nonzero()[:, 0], persistent=False)
 
     @property
     def settings(self) -> SevenNetSettings:
@@ -53,19 +60,31 @@ class SevenNetPotential(HeadedPotential):
         rows[self.head] = tuple(known.get(number, shift) for number, shift in pairs)
         return self._settings.model_copy(update={"shift": tuple(rows)})
 
-    def interaction_and_features(
+    def interaction_and_node_features(
         self, batch: GraphBatch, element: torch.Tensor, strain: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """See `Potential.interaction_and_features`: the even scalars of every layer's features."""
+        """See `FamilyPotential.interaction_and_node_features`."""
         edges = edges_within(self.cutoff, batch, strain)
         types: Any = self._types
         energy, features = self.model(types[element], edges, self.head)
         return energy, edges.positions, edges.strain, features
 
     @property
+    def node_irreps(self) -> str:
+        """See `FamilyPotential.node_irreps`."""
+        return written(self.model.node_irreps)
+
+    def interaction_and_features(
+        self, batch: GraphBatch, element: torch.Tensor, strain: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """See `Potential.interaction_and_features`: the even scalars of every layer's features."""
+        *found, features = self.interaction_and_node_features(batch, element, strain)
+        return (*found, features[:, self._scalar])  # type: ignore[return-value]
+
+    @property
     def feature_size(self) -> int:
         """See `Potential.feature_size`."""
-        return self.model.feature_size
+        return int(self._scalar.numel())
 
     def add_head(self, name: str) -> tuple[HeadedPotential, dict[str, torch.Tensor]]:
         """See `HeadedPotential.add_head`; refuses a model of one fidelity."""
