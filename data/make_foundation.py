@@ -24,6 +24,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 NAME = "tiny-xtb-hcno"
 Work = Annotated[Path, typer.Option(help="Folder of the data set, checkpoints and logs.")]
 Out = Annotated[Path, typer.Option(help="Folder of the finished potential.")]
+Direct = Annotated[bool, typer.Option(help="With a head for forces, from the finished potential.")]
 Seed = Annotated[int, typer.Option(help="Seed of molecules, split, sampling and training.")]
 DEFAULT_WORK = Path(".work/foundation")
 DEFAULT_OUT = Path("data/foundation") / NAME
@@ -58,16 +59,20 @@ def train(
             help="Compile the step (minutes once, then twice as fast).",
         ),
     ] = True,
+    direct: Direct = False,
 ) -> None:
     """Train within a wall-clock budget; the learning rate ends low when the budget ends."""
     _prepare_compiler(work)
-    from make_foundation.training import Settings, Trainer
+    from make_foundation.training import Schedule, Settings, Trainer
 
-    Trainer(work, Settings(budget_s=60.0 * minutes, seed=seed), compiled).run()
+    schedule = Schedule(peak_rate=3e-3) if direct else Schedule()
+    settings = Settings(budget_s=60.0 * minutes, seed=seed, schedule=schedule)
+    Trainer(work, settings, compiled, DEFAULT_OUT if direct else None).run()
 
 
 def _prepare_compiler(work: Path) -> None:
     """Has to come before torch is imported: TorchScript functions cannot be traced."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     os.environ["PYTORCH_JIT"] = "0"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((work / "compiled").resolve()))
 
@@ -128,7 +133,6 @@ def evaluate(
 @app.command()
 def export(work: Work = DEFAULT_WORK, out: Out = DEFAULT_OUT) -> None:
     """Store the potential as ``config.json`` and ``model.safetensors`` (single precision)."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     _prepare_compiler(work)
     import torch
 

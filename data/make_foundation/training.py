@@ -74,9 +74,12 @@ class Settings:
 class Trainer:
     """Adam on the mean of force and energy errors, with an exponential moving average."""
 
-    def __init__(self, work: Path, settings: Settings, compiled: bool) -> None:
+    def __init__(
+        self, work: Path, settings: Settings, compiled: bool, foundation: Path | None = None
+    ) -> None:
         self.settings = settings
-        self.folder = work / "training"
+        self.foundation = foundation
+        self.folder = work / ("training" if foundation is None else "training-direct")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.data: Configurations = load(work / "configurations", R_MAX)
         split = self.data.splits(settings.seed)
@@ -88,7 +91,7 @@ class Trainer:
             self.data.energy - self.data.composition() @ self.kwargs["atomic_energies"]
         )
         torch.manual_seed(settings.seed)
-        self.model: ScaleShiftMACE = build(self.kwargs, codegen=False)
+        self.model = self._model()
         self.parameters = [p.detach().clone().requires_grad_(True) for p in self.model.parameters()]
         self.average = [p.detach().clone() for p in self.parameters]
         self.optimizer = torch.optim.Adam(self.parameters, lr=1e-3, amsgrad=True, fused=True)
@@ -96,8 +99,21 @@ class Trainer:
         self._resume()
         self.step = self._step(compiled)
 
+    def _model(self) -> ScaleShiftMACE:
+        if self.foundation is None:
+            return build(self.kwargs, codegen=False)
+        from .direct import DirectModel, start
+
+        model = DirectModel(self.kwargs)
+        start(model, self.foundation)
+        return model
+
     def _kwargs(self) -> dict[str, Any]:
         path = self.folder / "kwargs.json"
+        if self.foundation is not None and not path.exists():
+            from .direct import arguments
+
+            write_json(path, arguments(self.foundation))
         if not path.exists():
             energies = fit_atomic_energies(self.data, self.train)
             scale = float(np.sqrt(np.mean(self.data.forces**2)))
