@@ -77,12 +77,15 @@ def _prepare_compiler(work: Path) -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((work / "compiled").resolve()))
 
 
-def _trained(work: Path, dtype: torch.dtype) -> tuple[ScaleShiftMACE, dict[str, Any]]:
+def _trained(
+    work: Path, dtype: torch.dtype, direct: bool = False
+) -> tuple[ScaleShiftMACE, dict[str, Any]]:
     """The averaged model of the last checkpoint, and its keyword arguments."""
     import torch
+    from make_foundation.direct import DirectModel
     from make_foundation.model import build
 
-    folder = work / "training"
+    folder = work / ("training-direct" if direct else "training")
     checkpoint = folder / "checkpoint.pt"
     if not checkpoint.exists():
         raise typer.BadParameter(f"no checkpoint at {checkpoint}: run the 'train' step first")
@@ -90,7 +93,7 @@ def _trained(work: Path, dtype: torch.dtype) -> tuple[ScaleShiftMACE, dict[str, 
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        model = build(kwargs, codegen=False)
+        model = DirectModel(kwargs) if direct else build(kwargs, codegen=False)
     finally:
         torch.set_default_dtype(before)
     average = torch.load(checkpoint, weights_only=True)["average"]
@@ -106,60 +109,52 @@ def evaluate(
     out: Out = DEFAULT_OUT,
     seed: Seed = 7,
     nve_steps: Annotated[int, typer.Option(help="Steps of 0.5 fs.")] = 20_000,
+    direct: Direct = False,
 ) -> None:
     """Held-out errors and constant-energy dynamics, written to ``metrics.json``."""
     _prepare_compiler(work)
     import torch
+    from make_foundation.direct import evaluate as of_head
     from make_foundation.evaluation import evaluate as run
     from make_foundation.generation import write_json
 
-    model, _ = _trained(work, torch.float32)
-    double, _ = _trained(work, torch.float64)
-    figures = run(model, double, work, seed, nve_steps)
-    checks = [
-        json.loads(line)
-        for line in (work / "training" / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    model, _ = _trained(work, torch.float32, direct)
+    if direct:
+        figures = of_head(model, work, seed)
+    else:
+        figures = run(model, _trained(work, torch.float64)[0], work, seed, nve_steps)
+    log = work / ("training-direct" if direct else "training") / "log.jsonl"
+    checks = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     figures["training"] = next(c for c in reversed(checks) if c["event"] == "check")
     figures["generation_wall_s"] = json.loads(
         (work / "configurations" / "wall_time.json").read_text(encoding="utf-8")
     )
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "metrics.json", figures)
-    typer.echo(json.dumps(figures["errors"]["test"], indent=2))
-    typer.echo(json.dumps(figures["nve"], indent=2))
+    shown = ("head", "gradient", "inconsistency_mev_per_angstrom") if direct else ("errors", "nve")
+    typer.echo(json.dumps({name: figures[name] for name in shown}, indent=2))
 
 
 @app.command()
-def export(work: Work = DEFAULT_WORK, out: Out = DEFAULT_OUT) -> None:
+def export(work: Work = DEFAULT_WORK, out: Out = DEFAULT_OUT, direct: Direct = False) -> None:
     """Store the potential as ``config.json`` and ``model.safetensors`` (single precision)."""
     _prepare_compiler(work)
     import torch
+    from make_foundation.direct import export_direct, export_mace
 
-    from finetune.potentials.mace.potential import MacePotential
-    from finetune.potentials.mace.settings import MaceSettings
-    from finetune.potentials.storage import save
-
-    model, kwargs = _trained(work, torch.float32)
-    per_head = {
-        name: [kwargs[name]]
-        for name in ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift")
-    }
-    settings = MaceSettings.model_validate(
-        {k: v for k, v in kwargs.items() if k not in ("num_elements",)} | per_head
-    )
+    model, kwargs = _trained(work, torch.float32, direct)
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     metadata = {
-        "name": NAME,
+        "name": out.name,
         "level_of_theory": "GFN2-xTB",
         "elements": ["H", "C", "N", "O"],
         "license": "MIT",
         "configurations": metrics["data"]["configurations"],
         "molecules": metrics["data"]["molecules"],
-        "held_out": metrics["errors"]["test"],
+        "held_out": metrics["head"] if direct else metrics["errors"]["test"],
     }
-    stored = save(MacePotential(settings, model), out, metadata, dtype=torch.float32)
-    typer.echo(f"{out}: {stored.fingerprint}")
+    write = export_direct if direct else export_mace
+    typer.echo(f"{out}: {write(model, kwargs, out, metadata)}")
 
 
 if __name__ == "__main__":

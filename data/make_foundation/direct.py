@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import platform
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import mace  # noqa: F401  (has to come before e3nn)
+import numpy as np
 import torch
+from mace.modules.models import ScaleShiftMACE
 from mace.tools.compile import disable_e3nn_codegen
 from safetensors.torch import load_file
 
@@ -17,7 +21,10 @@ from finetune.potentials.mace.potential import MacePotential
 from finetune.potentials.mace.settings import MaceSettings
 from finetune.potentials.storage import save
 
-from .model import architecture, build
+from .dataset import load
+from .evaluation import LIBRARIES, bands, data_figures, errors
+from .model import R_MAX, architecture, build, parameter_count
+from .predictions import predict
 
 CHANNELS = 64
 FURTHER = {"keep_last_layer_irreps": True}
@@ -66,13 +73,55 @@ def start(model: DirectModel, foundation: Path) -> None:
                 parameter.view(-1)[: len(known)].copy_(known)
 
 
-def export(model: DirectModel, kwargs: dict[str, Any], out: Path, metadata: dict[str, Any]) -> str:
-    """Store the potential in single precision; return its fingerprint."""
-    values = {key: value for key, value in kwargs.items() if key != "num_elements"}
-    settings = MaceSettings.model_validate(values | {key: [kwargs[key]] for key in ONE_HEAD})
-    potential = DirectPotential(MacePotential.build(settings, torch.float32), CHANNELS)
+def export_mace(
+    model: ScaleShiftMACE, kwargs: dict[str, Any], out: Path, metadata: dict[str, Any]
+) -> str:
+    """Store a MACE in single precision; return its fingerprint."""
+    potential = MacePotential(settings_of(kwargs), model)
+    return save(potential, out, metadata, dtype=torch.float32).fingerprint
+
+
+def export_direct(
+    model: DirectModel, kwargs: dict[str, Any], out: Path, metadata: dict[str, Any]
+) -> str:
+    """Store a potential with a head in single precision; return its fingerprint."""
+    potential = DirectPotential(MacePotential.build(settings_of(kwargs), torch.float32), CHANNELS)
     parameters = dict(potential.model.named_parameters())
     with torch.no_grad():
         for name, value in model.named_parameters():
             parameters[name.replace("base.", "base.model.", 1)].copy_(value)
     return save(potential, out, metadata, dtype=torch.float32).fingerprint
+
+
+def settings_of(kwargs: dict[str, Any]) -> MaceSettings:
+    """Return the settings of a MACE with one head from its keyword arguments."""
+    values = {key: value for key, value in kwargs.items() if key != "num_elements"}
+    return MaceSettings.model_validate(values | {key: [kwargs[key]] for key in ONE_HEAD})
+
+
+def evaluate(model: DirectModel, work: Path, seed: int) -> dict[str, Any]:
+    """Errors of the head and of −dE/dr on molecules never seen, and how far the two differ."""
+    data = load(work / "configurations", R_MAX)
+    splits = data.splits(seed)
+    chosen = splits["test"]
+    energies, head = predict(model, data, chosen)  # type: ignore[arg-type]
+    _, gradient = predict(model.base, data, chosen)
+    sizes = data.n_atoms[chosen]
+    difference = 1e3 * np.abs(head - gradient)
+    inconsistency = {
+        name: float(difference[np.repeat(mask, sizes)].mean())
+        for name, selected in bands(data).items()
+        if (mask := selected[chosen]).any()
+    }
+    return {
+        "seed": seed,
+        "parameters": parameter_count(model),
+        "data": data_figures(data, splits),
+        "head": errors(data, chosen, energies, head),
+        "gradient": errors(data, chosen, energies, gradient),
+        "inconsistency_mev_per_angstrom": inconsistency,
+        "libraries": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in LIBRARIES},
+        },
+    }
