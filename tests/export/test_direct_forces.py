@@ -1,0 +1,77 @@
+"""Calculators on a potential with a head for forces: those of the head, or −dE/dr."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+
+import finetune
+from finetune.core.errors import RecipeError
+from finetune.export.calculator import CommitteeCalculator, PotentialCalculator
+from finetune.potentials.committee import CommitteePotential
+from finetune.potentials.direct.potential import DirectPotential
+from finetune.potentials.storage import save
+from finetune.testing import small_potential
+from tests.potentials.test_direct import on
+
+
+@pytest.fixture(scope="module")
+def direct() -> DirectPotential:
+    return on(small_potential())
+
+
+def forces(calculator: PotentialCalculator, atoms: Atoms) -> Any:
+    atoms = atoms.copy()
+    atoms.calc = calculator
+    return atoms.get_forces()
+
+
+def test_forces_of_the_head_or_the_gradient(direct: DirectPotential, tmp_path: Path) -> None:
+    atoms = molecule("CH3OH")
+    plain = forces(PotentialCalculator(direct.base), atoms)
+    save(direct, tmp_path / "model", {})
+    head = finetune.load_calculator(tmp_path / "model", "cpu")
+    gradient = finetune.load_calculator(tmp_path / "model", "cpu", forces="gradient")
+    assert (head.forces, gradient.forces) == ("head", "gradient")
+    assert np.abs(forces(head, atoms) - plain).max() > 1e-3
+    np.testing.assert_allclose(forces(gradient, atoms), plain, atol=1e-12)
+    many = gradient.calculate_many([atoms, atoms])
+    np.testing.assert_allclose(many[1]["forces"], plain, atol=1e-9)
+
+
+def test_stress_of_a_crystal_only_where_asked_for(direct: DirectPotential) -> None:
+    crystal = bulk("C", "diamond", 3.5)
+    crystal.calc = PotentialCalculator(direct, forces="head")
+    crystal.get_forces()
+    assert "stress" not in crystal.calc.results
+    expected = crystal.copy()
+    expected.calc = PotentialCalculator(direct.base)
+    np.testing.assert_allclose(crystal.get_stress(), expected.get_stress(), atol=1e-12)
+    assert crystal.get_stress().any()
+
+
+def test_a_committee(direct: DirectPotential) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        other = DirectPotential(small_potential(seed=1), channels=4).eval()
+    atoms = molecule("NH3")
+    committee = CommitteePotential([direct, other])
+    for kind in ("head", "gradient", None):
+        found = CommitteeCalculator(committee, forces=kind)  # type: ignore[arg-type]
+        own = [forces(PotentialCalculator(item, forces=kind), atoms) for item in (direct, other)]  # type: ignore[arg-type]
+        np.testing.assert_allclose(forces(found, atoms), np.mean(own, axis=0), atol=1e-12)
+        np.testing.assert_allclose(found.results["forces_comm"], own, atol=1e-12)
+
+
+def test_a_potential_without_a_head(direct: DirectPotential) -> None:
+    atoms = molecule("NH3")
+    plain, gradient = (PotentialCalculator(direct.base, forces=kind) for kind in (None, "gradient"))  # type: ignore[arg-type]
+    assert np.array_equal(forces(plain, atoms), forces(gradient, atoms))
+    with pytest.raises(RecipeError, match="no head for forces"):
+        PotentialCalculator(direct.base, forces="head")
+    with pytest.raises(RecipeError, match="'both'; choose head or gradient"):
+        PotentialCalculator(direct, forces="both")  # type: ignore[arg-type]
