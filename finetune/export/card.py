@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune.potentials.errors import ROWS
+from finetune.potentials.errors import GRADIENT_ROWS, ROWS
 from finetune.potentials.family import UNNAMED, family
 from finetune.potentials.loading import ancestors, level_of_theory, lineage_labels
 
@@ -97,7 +97,7 @@ def _errors(metrics: Any) -> list[str]:
         "| error | foundation | fine-tuned | unit |",
         "|---|---:|---:|---|",
     ]
-    for title, key, unit in ROWS:
+    for title, key, unit in (*ROWS, *GRADIENT_ROWS):
         if after.get(key) is not None:
             known = before.get(key)
             cells = ["–" if known is None else f"{1000 * known:.2f}", f"{1000 * after[key]:.2f}"]
