@@ -17,11 +17,12 @@ from rich.console import Console
 import finetune
 from finetune.data.graphs import GraphBatch
 from finetune.evaluation.asymmetry import jacobian_asymmetry, jacobian_products
+from finetune.evaluation.curves import Curve
 from finetune.evaluation.evaluation import Evaluated
 from finetune.potentials.committee import CommitteePotential
 from finetune.potentials.direct.potential import DirectPotential
 from finetune.potentials.errors import errors, predict
-from finetune.potentials.potential import WrappedPotential
+from finetune.potentials.potential import Potential, WrappedPotential
 from finetune.potentials.storage import save
 from finetune.testing import small_potential
 from finetune.testing.comparing import forces_of, graph_of
@@ -153,14 +154,16 @@ def test_evaluate_shows_both(stored: Path) -> None:
 def test_nothing_changes_for_a_conservative_potential(
     stored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[object] = []
-    forward: Callable[..., object] = WrappedPotential.forward
-    monkeypatch.setattr(
-        "finetune.potentials.potential.Potential.forward",
-        lambda self, *given, **options: asked.append(options) or forward(self, *given, **options),
-    )
+    asked: list[dict[str, object]] = []
+    forward: Callable[..., object] = Potential.forward
+
+    def noted(self: Potential, *given: object, **options: object) -> object:
+        asked.append(options)
+        return forward(self, *given, **options)
+
+    monkeypatch.setattr(Potential, "forward", noted)
     found = finetune.evaluate(stored / "base", stored / "test.xyz")
-    assert asked and not any("gradient" in options for options in asked)  # type: ignore[operator]
+    assert asked and not any("gradient" in options for options in asked)
     content, text = json.dumps(found.as_dict()), _printed(found)
     for word in ("gradient", "consistency", "asymmetry"):
         assert word not in content and word not in text
@@ -172,3 +175,23 @@ def _printed(found: Evaluated) -> str:
     for table in found.tables():
         console.print(table)
     return console.export_text()
+
+
+def test_scans_of_a_head(stored: Path) -> None:
+    files = {"files": stored / "test.xyz", "against": stored / "base", "elements": ("H", "O")}
+    only = ("dimers", "coordinates", "frequencies")
+    found = finetune.scan(stored / "direct", only=only, to=stored / "scans", **files)
+    for check in found.checks():
+        assert ("inconsistency" in check) == (check["potential"] == "direct")
+    own = [check["inconsistency"] for check in found.checks() if "inconsistency" in check]
+    assert all(value > 0 for value in own)
+    base, direct = found.frequencies[0]["potentials"].values()
+    np.testing.assert_allclose(direct["frequencies"], base["frequencies"], atol=1e-6)
+    content = json.loads((stored / "scans" / "scans.json").read_text())
+    assert content["frequencies_of"] == "gradient"
+    assert [Curve.from_dict(item).as_dict() for item in content["curves"]] == content["curves"]
+    legends = " ".join(str(table.caption) for table in found.tables())
+    assert "head off" in legends and "of −dE/dr" in legends
+    plain = finetune.scan(stored / "base", stored / "test.xyz", only=("dimers",), to=stored / "no")
+    assert not any("inconsistency" in item for item in plain.as_dict()["curves"])
+    assert not any("inconsistency" in check for check in plain.checks())

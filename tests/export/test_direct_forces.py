@@ -61,15 +61,15 @@ def test_a_committee(direct: DirectPotential) -> None:
     atoms = molecule("NH3")
     committee = CommitteePotential([direct, other])
     for kind in ("head", "gradient", None):
-        found = CommitteeCalculator(committee, forces=kind)  # type: ignore[arg-type]
-        own = [forces(PotentialCalculator(item, forces=kind), atoms) for item in (direct, other)]  # type: ignore[arg-type]
+        found = CommitteeCalculator(committee, forces=kind)
+        own = [forces(PotentialCalculator(item, forces=kind), atoms) for item in (direct, other)]
         np.testing.assert_allclose(forces(found, atoms), np.mean(own, axis=0), atol=1e-12)
         np.testing.assert_allclose(found.results["forces_comm"], own, atol=1e-12)
 
 
 def test_a_potential_without_a_head(direct: DirectPotential) -> None:
     atoms = molecule("NH3")
-    plain, gradient = (PotentialCalculator(direct.base, forces=kind) for kind in (None, "gradient"))  # type: ignore[arg-type]
+    plain, gradient = (PotentialCalculator(direct.base, forces=kind) for kind in (None, "gradient"))
     assert np.array_equal(forces(plain, atoms), forces(gradient, atoms))
     with pytest.raises(RecipeError, match="no head for forces"):
         PotentialCalculator(direct.base, forces="head")
