@@ -124,7 +124,7 @@ def md(
     check_folder(folder, FILES)
     pair = open_pair(path, against, head, against_head, device, dtype)
     direct = [name for name, item in pair.potentials.items() if item.direct_forces]
-    if forces in ("head", "mixed") and not direct:
+    if forces not in (None, "gradient") and not direct:
         raise RecipeError(
             f"forces is '{forces}', but {' and '.join(pair.names[: len(pair.potentials)])} has no "
             "head for forces. Leave it out, or choose gradient."

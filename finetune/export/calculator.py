@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -78,9 +78,9 @@ def kind_of_forces(potential: Potential, asked: str | None) -> Forces:
 
     Raises RecipeError for an unknown kind, and for a head that is not there.
     """
-    if asked not in (None, "head", "gradient"):
+    if asked not in (None, *get_args(Forces)):
         raise RecipeError(f"forces is {asked!r:.40}; choose head or gradient.")
-    if asked == "head" and not potential.direct_forces:
+    if asked not in (None, "gradient") and not potential.direct_forces:
         raise RecipeError(
             "forces is 'head', but the potential has no head for forces: its forces are −dE/dr. "
             "Leave it out, or choose gradient."

@@ -37,10 +37,13 @@ model = PeftModel.from_pretrained(base, "{path}", config=config)
 """
 
 
-def card(metadata: Mapping[str, Any], path: str, fingerprint: str, peft: bool = False) -> str:
+def card(
+    metadata: Mapping[str, Any], path: str, fingerprint: str, peft: bool = False, forces: str = ""
+) -> str:
     """Return a model card in Markdown, with the header that model hubs read.
 
-    ``fingerprint`` is that of the potential, or of the foundation that a peft adapter belongs to.
+    ``fingerprint`` is that of the potential, or of the foundation that a peft adapter belongs to;
+    ``forces`` says where forces come from, if not from the energy.
     """
     origin = metadata.get("foundation") or {}
     kind = str(metadata.get("family") or UNNAMED)
@@ -53,6 +56,7 @@ def card(metadata: Mapping[str, Any], path: str, fingerprint: str, peft: bool = 
         "foundation": origin.get("name"),
         "fingerprint of the foundation": origin.get("fingerprint"),
         "fingerprint": None if peft else fingerprint,
+        "forces": forces,
         "level of theory": level_of_theory(metadata) or "not recorded",
         "descends from": " → ".join(steps) if len(steps) > 1 else None,
         "adapter": (metadata.get("recipe") or {}).get("adapter"),

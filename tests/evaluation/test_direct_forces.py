@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,7 +179,7 @@ def _printed(found: Evaluated) -> str:
 
 
 def test_scans_of_a_head(stored: Path) -> None:
-    files = {"files": stored / "test.xyz", "against": stored / "base", "elements": ("H", "O")}
+    files: Any = {"files": stored / "test.xyz", "against": stored / "base", "elements": ("H", "O")}
     only = ("dimers", "coordinates", "frequencies")
     found = finetune.scan(stored / "direct", only=only, to=stored / "scans", **files)
     for check in found.checks():

@@ -10,9 +10,12 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 import finetune
-from finetune.core.errors import RecipeError
+from finetune.core.errors import FoundationError, RecipeError
 from finetune.export.calculator import CommitteeCalculator, PotentialCalculator
+from finetune.export.formats import export
+from finetune.export.switching import AdaptedFoundation
 from finetune.potentials.committee import CommitteePotential
+from finetune.potentials.description import describe
 from finetune.potentials.direct.potential import DirectPotential
 from finetune.potentials.storage import save
 from finetune.testing import small_potential
@@ -75,3 +78,28 @@ def test_a_potential_without_a_head(direct: DirectPotential) -> None:
         PotentialCalculator(direct.base, forces="head")
     with pytest.raises(RecipeError, match="'both'; choose head or gradient"):
         PotentialCalculator(direct, forces="both")  # type: ignore[arg-type]
+
+
+def test_what_is_said_of_it_and_how_it_is_shared(direct: DirectPotential, tmp_path: Path) -> None:
+    save(direct, tmp_path / "model", {"family": "direct"})
+    rows = dict(describe(str(tmp_path / "model")))
+    assert rows["forces"].startswith("predicted by a head (direct)")
+    for format in (None, "mace"):
+        with pytest.raises(FoundationError, match="no format of other programs.*--format bundle"):
+            export(tmp_path / "model", tmp_path / "file.model", format)
+    export(tmp_path / "model", tmp_path / "bundle", "bundle")
+    card = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+    assert "- forces: predicted by a head (direct)" in card
+    atoms = molecule("NH3")
+    opened = finetune.load_calculator(tmp_path / "bundle", "cpu")
+    assert np.array_equal(forces(opened, atoms), forces(PotentialCalculator(direct), atoms))
+
+
+def test_switched_adapters_take_them_too(direct: DirectPotential, tmp_path: Path) -> None:
+    save(direct, tmp_path / "model", {})
+    foundation = AdaptedFoundation(tmp_path / "model", device="cpu")
+    atoms = molecule("NH3")
+    for kind in ("head", "gradient"):
+        expected = forces(PotentialCalculator(direct, forces=kind), atoms)
+        found = forces(foundation.calculator(forces=kind), atoms)
+        np.testing.assert_allclose(found, expected, atol=1e-12)
