@@ -49,7 +49,8 @@ class Measure:
         if self.name != "loss":
             value = record[f"valid/{self.name}"]
             return math.inf if value is None else float(value)
-        found = Errors(**{item.name: record[f"valid/{item.name}"] for item in fields(Errors)})
+        names = [item.name for item in fields(Errors) if f"valid/{item.name}" in record]
+        found = Errors(**{name: record[f"valid/{name}"] for name in names})
         counted_errors = (
             (found.labelled_energies, found.energy_per_atom_rmse),
             (found.labelled_forces, found.forces_rmse),
