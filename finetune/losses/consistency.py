@@ -1,4 +1,4 @@
-"""The weakly supervised losses: PITC, PISC, second difference, strain, and what they share.
+"""The weakly supervised losses: PITC, PISC, second difference, strain, gradient match.
 
 Takamoto, Zaverkin, Niepert, "Physics-Informed Weakly Supervised Learning for Interatomic
 Potentials", ICML 2025 (arXiv 2408.05215).
@@ -13,11 +13,13 @@ from typing import Literal
 
 import torch
 
-from finetune.core.units import Prediction, energy_unit
+from finetune.core.units import FORCE_UNIT, Prediction, energy_unit
 from finetune.data.graphs import GraphBatch
 from finetune.losses.loss import BASE, Loss, LossContext, Request, Site
 from finetune.recipe.loss_options import (
     ConsistencyOptions,
+    ExtrapolationOptions,
+    GradientMatchOptions,
     SecondDifferenceOptions,
     SpatialOptions,
     StrainOptions,
@@ -85,6 +87,16 @@ def work(context: LossContext, displacement: torch.Tensor, prediction: Predictio
     return context.batch.sum_atoms((displacement * prediction.forces).sum(dim=1))
 
 
+def remainder(
+    energy: torch.Tensor, base: torch.Tensor, change: torch.Tensor, options: ExtrapolationOptions
+) -> torch.Tensor:
+    """Return ``energy`` − (``base`` + ``change``) ``[B]``, eV, without the gradients of `hold`."""
+    if options.hold == "energies":
+        energy, base = energy.detach(), base.detach()
+    expected = base + change
+    return energy - (expected.detach() if options.hold == "extrapolation" else expected)
+
+
 class ExtrapolationLoss(ConsistencyLoss):
     """Mean of ℓ over what first-order extrapolation from a structure, given ``base``, leaves."""
 
@@ -112,12 +124,12 @@ class ExtrapolationLoss(ConsistencyLoss):
         """See `ConsistencyLoss.residual`."""
         site = self.site(copy)
         base, there = self.at(context, BASE), self.at(context, site).energy
-        expected = self.change(context, site, base)
         if self.options.form == "symmetric":
             there = 0.5 * (there - self.at(context, self.site(copy, -1)).energy)
+            start = torch.zeros_like(there)
         else:
-            expected = expected + self.base_energy(context, base.energy)
-        return there - (expected.detach() if self.options.hold_extrapolation else expected)
+            start = self.base_energy(context, base.energy)
+        return remainder(there, start, self.change(context, site, base), self.options)
 
 
 class TaylorLoss(ExtrapolationLoss):
@@ -162,10 +174,8 @@ class SpatialLoss(ConsistencyLoss):
         site, other = self._sites(copy)
         there = self.at(context, other)
         step = context.displacement(site) - context.displacement(other)
-        expected = there.energy - work(context, step, there)
-        if self.options.hold_extrapolation:
-            expected = expected.detach()
-        return self.at(context, site).energy - expected
+        energy, change = self.at(context, site).energy, -work(context, step, there)
+        return remainder(energy, there.energy, change, self.options)
 
     def _sites(self, copy: int) -> tuple[Site, Site]:
         """The first of each pair are the copies that PITC takes."""
@@ -221,3 +231,39 @@ class StrainLoss(ExtrapolationLoss):
         if base.stress is None:
             raise ValueError("the stress was not requested at this site")
         return context.batch.volume * (context.strain(site) * base.stress).sum(dim=(1, 2))
+
+
+class GradientMatchLoss(Loss):
+    """Mean of ℓ(F + dE/dr) over components, of structures as they are and of displaced copies.
+
+    F are the forces of a head; for a conservative potential the residual is zero.
+    """
+
+    Options = GradientMatchOptions
+    options: GradientMatchOptions
+    unit = FORCE_UNIT
+
+    def requests(self, batch: GraphBatch) -> Sequence[Request]:
+        """See `Loss.requests`."""
+        gradient: Literal[True, "held"] = "held" if self.options.hold == "energies" else True
+        return [Request(site, forces=True, gradient=gradient) for site in self._sites()]
+
+    def count(self, batch: GraphBatch) -> int:
+        """Count atoms."""
+        return int(batch.numbers.numel())
+
+    def __call__(self, context: LossContext) -> torch.Tensor:
+        """See `Loss.__call__`."""
+        residuals = torch.stack([self._residual(context, site) for site in self._sites()])
+        return self.measure(residuals.double()).mean()
+
+    def _residual(self, context: LossContext, site: Site) -> torch.Tensor:
+        found = context.prediction(site)
+        forces, downhill = found.forces, found.gradient_forces
+        assert forces is not None and downhill is not None
+        return forces - (downhill.detach() if self.options.hold == "energies" else downhill)
+
+    def _sites(self) -> list[Site]:
+        displaced = self.options.displaced
+        copies = range(self.options.copies if displaced is not None else 0)
+        return [BASE, *(Site(displaced, copy=copy) for copy in copies)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, ClassVar, Literal
 
@@ -63,12 +63,32 @@ Which = Literal["trained", "foundation"]
 
 @dataclass(frozen=True)
 class Request:
-    """What a loss needs at a site, of one of the potentials; requests at one site are shared."""
+    """What a loss needs at a site, of one of the potentials; requests at one site are shared.
+
+    ``gradient`` asks for −dE/dr of the potential in training; ``held`` for numbers that are not
+    differentiated by the weights. Where another loss asks for it with True, it is not held.
+    """
 
     site: Site
     forces: bool = False
     stress: bool = False
     of: Which = "trained"
+    gradient: bool | Literal["held"] = False
+
+    def with_needs_of(self, other: Request) -> Request:
+        """Return a request at this site that gives what another one needs, too."""
+        asked = (self.gradient, other.gradient)
+        return replace(
+            self,
+            forces=self.forces or other.forces,
+            stress=self.stress or other.stress,
+            gradient=True if True in asked else self.gradient or other.gradient,
+        )
+
+    def evaluate(self, potential: Callable[..., Prediction], batch: GraphBatch) -> Prediction:
+        """Return what a potential predicts for a batch of copies at such sites."""
+        further = {"gradient": self.gradient} if self.gradient else {}
+        return potential(batch, forces=self.forces, stress=self.stress, **further)
 
 
 class LossContext:
@@ -168,31 +188,32 @@ class LossContext:
 
     def _evaluate(self, requests: Iterable[Request]) -> None:
         """Evaluate both potentials at the sites where they have not been yet."""
-        needs: dict[Which, dict[Site, tuple[bool, bool]]] = {"trained": {}, "foundation": {}}
+        needs: dict[Which, dict[Site, Request]] = {"trained": {}, "foundation": {}}
         for request in requests:
             if request.site not in self._found[request.of]:
-                forces, stress = needs[request.of].get(request.site, (False, False))
-                wanted = (forces or request.forces, stress or request.stress)
-                needs[request.of][request.site] = wanted
+                known = needs[request.of].get(request.site, request)
+                needs[request.of][request.site] = known.with_needs_of(request)
         self._evaluate_copies(self._potential, needs["trained"], self._found["trained"])
         if needs["foundation"]:
             if self._foundation is None:
                 raise ValueError("a loss asks for the foundation, but there is none")
             base = needs["foundation"].pop(BASE, None)
             if base is not None:
-                self._found["foundation"][BASE] = self._foundation.base(self.batch, *base)
+                found = base.evaluate(self._foundation.base, self.batch)
+                self._found["foundation"][BASE] = found
             self._evaluate_copies(self._foundation, needs["foundation"], self._found["foundation"])
 
     def _evaluate_copies(
         self,
         potential: Callable[..., Prediction],
-        needs: Mapping[Site, tuple[bool, bool]],
+        needs: Mapping[Site, Request],
         found: dict[Site, Prediction],
     ) -> None:
-        for forces, stress in sorted(set(needs.values())):
-            sites = [site for site, need in needs.items() if need == (forces, stress)]
-            copies = concatenate([self._at(site) for site in sites])
-            together = potential(copies, forces=forces, stress=stress)
+        alike: dict[Request, list[Site]] = {}
+        for site, need in needs.items():
+            alike.setdefault(replace(need, site=BASE), []).append(site)
+        for need, sites in sorted(alike.items(), key=lambda item: (item[0].forces, item[0].stress)):
+            together = need.evaluate(potential, concatenate([self._at(site) for site in sites]))
             found.update(zip(sites, self._split(together, len(sites)), strict=True))
 
     def _at(self, site: Site) -> GraphBatch:
@@ -204,12 +225,17 @@ class LossContext:
 
     def _split(self, together: Prediction, copies: int) -> list[Prediction]:
         structures, atoms = len(self.batch), int(self.batch.numbers.numel())
-        values = (together.energy, together.node_energy, together.forces, together.stress)
-        parts: list[Any] = [
-            [None] * copies if value is None else torch.split(value, size)
-            for value, size in zip(values, (structures, atoms, atoms, structures), strict=True)
+        sizes = {"energy": structures, "stress": structures}
+        values = {item.name: getattr(together, item.name) for item in fields(together)}
+        parts = {
+            name: torch.split(value, sizes.get(name, atoms))
+            for name, value in values.items()
+            if value is not None
+        }
+        return [
+            Prediction(**{name: part[copy] for name, part in parts.items()})
+            for copy in range(copies)
         ]
-        return [Prediction(*part) for part in zip(*parts, strict=True)]
 
 
 def _adversarial(site: Site) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
@@ -203,8 +203,11 @@ class LossOptions(Options):
 
     ``weight`` multiplies the loss in the total; it may be a schedule, and 0 switches the loss off.
     ``kind`` names the registered loss when the key in the recipe is a name of your own
-    (``near: {kind: pitc, …}``).
+    (``near: {kind: pitc, …}``). ``needs_direct_forces`` says that the loss is zero for a potential
+    without direct forces.
     """
+
+    needs_direct_forces: ClassVar[bool] = False
 
     kind: str = Field("", description="registered loss; filled in with the recipe's key")
     weight: Scheduled = Field(1.0, description="factor in the total loss, or a schedule")
@@ -225,6 +228,11 @@ class LossOptions(Options):
     def peak_weight(self) -> float:
         """The largest weight of the run; 0 for a loss that is switched off."""
         return peak(self.weight)
+
+    @property
+    def self_supervised(self) -> bool:
+        """Whether the loss can be trained on alone, without any label."""
+        return False
 
     def weight_at(self, progress: float) -> float:
         """Return the weight at a progress of 0 to 1."""
@@ -272,17 +280,46 @@ class DisplacedOptions(ConsistencyOptions):
         return self
 
 
-class TaylorOptions(DisplacedOptions):
+class ExtrapolationOptions(ConsistencyOptions):
+    """What of the residual is held, which means that it is not differentiated by the weights.
+
+    ``extrapolation``: the extrapolated energy, and the forces or stress in it. ``energies``: all
+    energies, so that they teach forces or stress alone and do not change by it.
+    """
+
+    hold: Literal["nothing", "extrapolation", "energies"] = Field(
+        "nothing", description="what is not differentiated; energies: only forces are taught"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_key(cls, value: Any) -> Any:
+        """Read ``hold_extrapolation: true``, which recipes had before ``hold``."""
+        if not isinstance(value, Mapping) or not isinstance(value.get(_FORMER), bool):
+            return value
+        rest = {key: item for key, item in value.items() if key != _FORMER}
+        if "hold" in rest:
+            raise ValueError(f"give `hold` alone; `{_FORMER}: true` is `hold: extrapolation` now")
+        return {**rest, "hold": "extrapolation"} if value[_FORMER] else rest
+
+    @property
+    def self_supervised(self) -> bool:
+        """See `LossOptions.self_supervised`: held energies are what is learnt from."""
+        return self.hold == "energies"
+
+
+_FORMER = "hold_extrapolation"
+
+
+class TaylorOptions(DisplacedOptions, ExtrapolationOptions):
     """PITC: E(r+δ) against E(r) − Σ δ·F(r).
 
     ``form: symmetric`` compares ½ [E(r+δ) − E(r−δ)] with −Σ δ·F(r): no curvature is in it.
-    ``base: label`` takes E(r) from the label where there is one. ``hold_extrapolation`` keeps the
-    extrapolated side fixed, so that only E(r+δ) is differentiated by the weights.
+    ``base: label`` takes E(r) from the label where there is one.
     """
 
     form: Literal["one_sided", "symmetric"] = "one_sided"
     base: Literal["prediction", "label"] = "prediction"
-    hold_extrapolation: bool = False
 
     @model_validator(mode="after")
     def _base_is_used(self) -> TaylorOptions:
@@ -291,11 +328,10 @@ class TaylorOptions(DisplacedOptions):
         return self
 
 
-class SpatialOptions(DisplacedOptions):
+class SpatialOptions(DisplacedOptions, ExtrapolationOptions):
     """PISC: E(r+δ) against E(r+δ′) − Σ (δ−δ′)·F(r+δ′)."""
 
     weight: Scheduled = Field(0.01, description="factor in the total loss, or a schedule")
-    hold_extrapolation: bool = False
 
     @model_validator(mode="after")
     def _two_draws_differ(self) -> SpatialOptions:
@@ -307,16 +343,14 @@ class SecondDifferenceOptions(DisplacedOptions):
     """½ [E(r+δ) + E(r−δ)] − E(r): PITC's remainder to leading order, from energies alone."""
 
 
-class StrainOptions(ConsistencyOptions):
+class StrainOptions(ExtrapolationOptions):
     """E((1+ε)·cell) against E + V σ:ε, on structures periodic in all directions.
 
-    Each component of the symmetric ε is drawn from [-strain, strain]. ``form`` and
-    ``hold_extrapolation`` are as for PITC.
+    Each component of the symmetric ε is drawn from [-strain, strain]. ``form`` is as for PITC.
     """
 
     strain: Scheduled = Field(0.005, description="largest component of ε, or a schedule")
     form: Literal["one_sided", "symmetric"] = "one_sided"
-    hold_extrapolation: bool = False
 
     @field_validator("strain")
     @classmethod
@@ -326,15 +360,46 @@ class StrainOptions(ConsistencyOptions):
         return value
 
 
-class ReplayOptions(LossOptions):
+class MaybeDisplacedOptions(LossOptions):
+    """Options of losses on displaced copies or, with ``displacement: null``, on none."""
+
+    displacement: Displacement | None = DisplacementOptions(size=0.1)
+    copies: int = Field(1, ge=1, le=64, description="draws for each structure in a step")
+
+    @model_validator(mode="after")
+    def _copies_are_displaced(self) -> MaybeDisplacedOptions:
+        if self.displaced is None and self.copies > 1:
+            raise ValueError("`copies` needs a displacement")
+        _refuse_equal_copies(self.displaced, self.copies)
+        return self
+
+
+class GradientMatchOptions(MaybeDisplacedOptions):
+    """Direct forces against −dE/dr, for structures as they are and for displaced copies.
+
+    No label is needed. ``hold: energies`` takes −dE/dr as numbers, so that the energies do not
+    change by it and nothing is differentiated twice. ``displacement: null`` takes no copies.
+    """
+
+    needs_direct_forces: ClassVar[bool] = True
+
+    hold: Literal["nothing", "energies"] = Field(
+        "energies", description="what is not differentiated; energies: only forces are taught"
+    )
+
+    @property
+    def self_supervised(self) -> bool:
+        """See `LossOptions.self_supervised`."""
+        return True
+
+
+class ReplayOptions(MaybeDisplacedOptions):
     """The frozen foundation's energies and forces as labels, on displaced copies or as it stands.
 
     ``displacement: null`` takes the structures as they are.
     """
 
     weight: Scheduled = Field(1e-5, description="factor in the total loss, or a schedule")
-    displacement: Displacement | None = DisplacementOptions(size=0.1)
-    copies: int = Field(1, ge=1, le=64, description="draws for each structure in a step")
     energy: float = Field(0.0, ge=0, description="factor of the energies, residual in eV per atom")
     forces: float = Field(1.0, ge=0, description="factor of the forces, residual in eV/Å")
 
@@ -342,9 +407,6 @@ class ReplayOptions(LossOptions):
     def _something(self) -> ReplayOptions:
         if self.energy == 0 and self.forces == 0:
             raise ValueError("give `energy` or `forces` a factor above zero")
-        if self.displaced is None and self.copies > 1:
-            raise ValueError("`copies` needs a displacement")
-        _refuse_equal_copies(self.displaced, self.copies)
         return self
 
 

@@ -28,6 +28,10 @@ losses: Registry[Any] = Registry(
             "finetune.losses.consistency:SecondDifferenceLoss",
             f"{_LOSSES}:SecondDifferenceOptions",
         ),
+        "gradient_match": (
+            "finetune.losses.consistency:GradientMatchLoss",
+            f"{_LOSSES}:GradientMatchOptions",
+        ),
         "strain": ("finetune.losses.consistency:StrainLoss", f"{_LOSSES}:StrainOptions"),
         "replay": ("finetune.losses.supervised:ReplayLoss", f"{_LOSSES}:ReplayOptions"),
         "pisc": ("finetune.losses.consistency:SpatialLoss", f"{_LOSSES}:SpatialOptions"),

@@ -1,8 +1,11 @@
 """Every registered loss, in each of its forms, holds what the suite for custom losses asks."""
 
 import pytest
+import torch
 
 from finetune.losses.loss import Loss
+from finetune.potentials.direct.potential import DirectPotential
+from finetune.potentials.potential import FamilyPotential, Potential
 from finetune.recipe.plugins import losses
 from finetune.testing import LossSuite
 
@@ -22,6 +25,10 @@ FORMS: dict[str, list[dict[str, object]]] = {
     "pisc": [{"displacement": 0.05}, {"anchored": True, "copies": 2, "displacement": 0.05}],
     "second_difference": [{"displacement": 0.05}, {"anchored": True, "displacement": 0.1}],
     "strain": [{}, {"form": "symmetric", "strain": 0.02}, {"anchored": True, "copies": 2}],
+    "gradient_match": [
+        {"hold": "nothing", "displacement": None},
+        {"hold": "nothing", "copies": 2, "displacement": 0.05},
+    ],
     "replay": [
         *({"energy": 1.0, "forces": 0.0}, {"displacement": None}),
         {"copies": 2, "energy": 2.0, "forces": 0.5},
@@ -39,9 +46,18 @@ class TestRegisteredLosses(LossSuite):
     @pytest.fixture(autouse=True)
     def _case(self, name: str, form: dict[str, object]) -> None:
         self.name, self.form = name, form
-        by_atoms = name in {"forces", "replay"} and form.get("forces") != 0.0
+        by_atoms = name in {"forces", "gradient_match", "replay"} and form.get("forces") != 0.0
         self.mean_over_structures = not by_atoms
 
     def loss(self) -> Loss:
         options = losses.options(self.name).model_validate(self.form)
         return losses.get(self.name)(options)  # type: ignore[arg-type]
+
+    def trained(self) -> Potential:
+        plain = super().trained()
+        if not losses.options(self.name).needs_direct_forces:  # type: ignore[attr-defined]
+            return plain
+        assert isinstance(plain, FamilyPotential)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return DirectPotential(plain, channels=4)
