@@ -114,7 +114,7 @@ def read(folder: Path, fingerprint: str) -> Domain:
     if not path.is_file():
         raise FoundationError(
             f"'{folder}' contains no summary of a training set ('{FILE}'). Runs write one next to "
-            "their potential; earlier releases, foundations and .model files have none. Leave out "
+            "their potential; earlier releases, foundations and files of other programs have none. Leave out "
             "warn_far."
         )
     try:

@@ -124,8 +124,8 @@ class StoredConfig(Options):
     format_version: int = VERSION
     family: str = UNNAMED
     fingerprint: str
-    head: str | None = None
     settings: SerializeAsAny[FamilySettings]
+    head: str | None = None
     adapters: tuple[dict[str, Any], ...] = ()
     metadata: Metadata = Field(default_factory=dict)
 
@@ -134,10 +134,15 @@ class StoredConfig(Options):
     def _of_its_family(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, FamilySettings) or "family" not in info.data:
             return value
-        try:
-            return families.options(info.data["family"]).model_validate(value)
-        except RecipeError as error:
-            raise ValueError(f"{error} Install the package that provides it") from error
+        return families.options(info.data["family"]).model_validate(value)
+
+    @field_validator("head")
+    @classmethod
+    def _of_the_settings(cls, head: str | None, info: ValidationInfo) -> str | None:
+        known = info.data["settings"].head_names() if "settings" in info.data else None
+        if head is not None and known is not None and head not in known:
+            raise ValueError(f"there is no head '{head}'; the settings have {', '.join(known)}")
+        return head
 
 
 def read_config(folder: Path) -> StoredConfig:
@@ -152,6 +157,15 @@ def read_config(folder: Path) -> StoredConfig:
                 f"'{path}' has format version {raw.get('format_version')}; this release reads "
                 f"version {VERSION}. Update piwsl-finetune."
             )
+        if isinstance(kind := raw.get("family", UNNAMED), str):
+            try:
+                families.options(kind)
+            except RecipeError as error:
+                raise FoundationError(
+                    f"'{path}' holds a potential of the family '{kind}', which cannot be opened: "
+                    f"{error} A family comes from a package with the entry point {families.group}: "
+                    "install it, or import the module that registers the family first."
+                ) from error
 
     return read_record(path, StoredConfig, check)
 
