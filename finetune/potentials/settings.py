@@ -24,9 +24,9 @@ class FamilySettings(Options, ABC):
     def description(self) -> list[tuple[str, str]]:
         """Return the architecture as lines of a table: names and values."""
 
-    def head_names(self) -> tuple[str, ...] | None:
-        """Return the names of the heads; None where the settings do not have them."""
-        return getattr(self, "heads", None)
+    def head_names(self) -> tuple[str, ...]:
+        """Return the names of the heads; overridden where there may be several."""
+        return ("Default",)
 
     def identity(self) -> str:
         """Return what a fingerprint covers.

@@ -139,9 +139,10 @@ class StoredConfig(Options):
     @field_validator("head")
     @classmethod
     def _of_the_settings(cls, head: str | None, info: ValidationInfo) -> str | None:
-        known = info.data["settings"].head_names() if "settings" in info.data else None
-        if head is not None and known is not None and head not in known:
-            raise ValueError(f"there is no head '{head}'; the settings have {', '.join(known)}")
+        settings: FamilySettings | None = info.data.get("settings")
+        if settings and head is not None and head not in settings.head_names():
+            known = ", ".join(settings.head_names())
+            raise ValueError(f"there is no head '{head}'; the settings have {known}")
         return head
 
 

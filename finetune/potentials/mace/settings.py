@@ -56,6 +56,10 @@ class MaceSettings(FamilySettings):
     )
     use_embedding_readout: bool = False
 
+    def head_names(self) -> tuple[str, ...]:
+        """See `FamilySettings.head_names`."""
+        return self.heads
+
     def description(self) -> list[tuple[str, str]]:
         """Return the architecture as lines of a table: names and values."""
         later = [self.interaction_cls] * (self.num_interactions - 1)

@@ -125,6 +125,10 @@ class SevenNetSettings(FamilySettings):
         """See `FamilySettings.elements_known`."""
         return tuple(number for number in self.atomic_numbers if number)
 
+    def head_names(self) -> tuple[str, ...]:
+        """See `FamilySettings.head_names`."""
+        return self.heads
+
     def description(self) -> list[tuple[str, str]]:
         """See `FamilySettings.description`."""
         readout = "linear" if self.readout_MLP is None else " → ".join(map(str, self.readout_MLP))
