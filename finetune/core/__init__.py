@@ -10,7 +10,7 @@ __getattr__, __all__ = offers(
             "choose_device choose_dtype free_memory multiplication peak_memory training_dtype"
         ),
         "errors": (
-            "DataError EarlierRunError FinetuneError FoundationError RecipeError RunFolderError "
+            "DataError EarlierRunError FinetuneError FoundationError HeadError RecipeError RunFolderError "
             "RunStoppedError TrainingError reason suggestion system_errors"
         ),
         "executors": (

@@ -238,7 +238,7 @@ def _plain(potential: Potential) -> FamilyPotential:
 def _check_file(path: Path, overwrite: bool) -> None:
     """Refuse a file that is a folder, or that exists and may not be replaced."""
     if path.is_dir():
-        raise RunFolderError(f"'{path}' is a folder; name a file, e.g. '{path / 'tuned.model'}'.")
+        raise RunFolderError(f"'{path}' is a folder; name a file.")
     if path.exists() and not overwrite:
         raise RunFolderError(f"'{path}' exists. Choose another name, or add --overwrite.")
 
