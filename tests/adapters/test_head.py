@@ -54,7 +54,7 @@ def trained(potential: MacePotential, batch: GraphBatch, name: str = "new") -> M
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name == "embedding readout" else pytest.mark.slow)
+        pytest.param(name, marks=() if name == "one head" else pytest.mark.slow)
         for name in FOUNDATIONS
     ],
 )
@@ -97,7 +97,9 @@ def test_old_heads_stay_as_they_were(
 
 def test_a_run_adds_a_head(workspace: Path, tmp_path: Path, mixed_graphs: list[GraphBatch]) -> None:
     adapter = {"kind": "head", "name": "cc"}
-    result = finetune.run(recipe_for(workspace, tmp_path / "run", adapter=adapter))
+    result = finetune.run(
+        recipe_for(workspace, tmp_path / "run", adapter=adapter, train={"epochs": 1})
+    )
     assert result.test is not None
     batch = concatenate(mixed_graphs)
     expected = load_foundation(workspace / "foundation").potential(batch)
