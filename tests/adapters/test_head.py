@@ -56,7 +56,7 @@ def trained(potential: MacePotential, batch: GraphBatch, name: str = "new") -> M
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name == "embedding readout" else pytest.mark.slow)
+        pytest.param(name, marks=() if name == "one head" else pytest.mark.slow)
         for name in FOUNDATIONS
     ],
 )
@@ -99,7 +99,9 @@ def test_old_heads_stay_as_they_were(
 
 def test_a_run_adds_a_head(workspace: Path, tmp_path: Path, mixed_graphs: list[GraphBatch]) -> None:
     adapter = {"kind": "head", "name": "cc"}
-    result = finetune.run(recipe_for(workspace, tmp_path / "run", adapter=adapter))
+    result = finetune.run(
+        recipe_for(workspace, tmp_path / "run", adapter=adapter, train={"epochs": 1})
+    )
     assert result.test is not None
     described = dict(describe(str(tmp_path / "run")))["adapter"]
     assert described.startswith("head: added 'cc', and trained nothing else; trained: readouts.0 ")

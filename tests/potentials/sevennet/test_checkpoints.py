@@ -55,7 +55,12 @@ def first_head(settings: SevenNetSettings) -> str | None:
     return settings.heads[0] if len(settings.heads) > 1 else None
 
 
-@pytest.mark.parametrize("kind", KINDS)
+FAST = {"example", "channels"}
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind not in FAST)) for kind in KINDS]
+)
 def test_what_is_written_is_read_again(kind: str) -> None:
     head = first_head(KINDS[kind])
     potential = built(KINDS[kind], head, torch.float32)
