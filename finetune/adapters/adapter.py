@@ -135,9 +135,12 @@ class AdaptedPotential:
         found: dict[str, tuple[int, int]] = {}
         for name, parameter in self.potential.named_parameters():
             trained, total = found.get(of := block(plain_name(name)), (0, 0))
-            size = parameter.numel()
-            found[of] = (trained + size * (name in self._names), total + size)
+            found[of] = (trained + self.count_trained(name, parameter), total + parameter.numel())
         return found
+
+    def count_trained(self, name: str, parameter: torch.Tensor) -> int:
+        """Return how many numbers of a parameter are trained: all or none, unless overridden."""
+        return parameter.numel() * (name in self._names)
 
     def save(self, folder: Path) -> None:
         """Write the trainable parameters into ``folder``."""
@@ -246,11 +249,12 @@ def _selected(potential: Potential, patterns: Sequence[str]) -> frozenset[str]:
     inside = innermost(potential)
     groups: Mapping[str, tuple[str, ...]] = {}
     if isinstance(inside, FamilyPotential):
-        groups = family(inside.family).groups_of(inside)
+        groups = family(inside.family).groups_of(inside.settings)
     names = {plain_name(name): name for name, _ in potential.named_parameters()}
     patterns = [item for pattern in patterns for item in _members(pattern, groups, names)]
     layers = sorted({f"{name.rpartition('.')[0] or name}.*" for name in names})
-    return frozenset(names[name] for name in matching(list(names), patterns, "parameter", layers))
+    what, known = "parameter or group of weights", [*groups, *layers]
+    return frozenset(names[name] for name in matching(list(names), patterns, what, known))
 
 
 def _members(

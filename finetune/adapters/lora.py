@@ -154,7 +154,7 @@ class LoraAdapter(Adapter):
         from peft import LoraConfig, get_peft_model
 
         rank = self.options.rank
-        stacks = family(inside.family).matrix_stacks_of(inside)
+        stacks = family(inside.family).matrix_stacks_of(inside.settings)
         found = targets(inside.model, stacks, complete=self.options.contractions == "all")
         known = {plain_name(name): name for name in found}
         wanted = matching(list(known), self.options.targets, "layer that LoRA adapts")

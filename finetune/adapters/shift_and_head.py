@@ -80,6 +80,10 @@ class HeadPotential(AdaptedPotential):
             for name, parameter in self.trainable_parameters().items()
         }
 
+    def count_trained(self, name: str, parameter: torch.Tensor) -> int:
+        """See `AdaptedPotential.count_trained`: the new head's own entries."""
+        return int(self._own[name].sum()) if name in self._own else 0
+
     def merge(self) -> Potential:
         """Return the potential, with the entries of other heads restored.
 

@@ -184,6 +184,9 @@ def select(
         list[str] | None,
         Option(help="Folder of a committee, or of each run: choose where forces differ."),
     ] = None,
+    head: Annotated[
+        str | None, Option(help="Head that predicts, where the potential has several.")
+    ] = None,
     labelled: Annotated[
         list[str] | None, Option(help="Structures that have labels already: choose far from these.")
     ] = None,
@@ -210,11 +213,11 @@ def select(
         known = list(reader.read(labelled, need_labels=False)) if labelled else []
         where = (choose_dtype(precision), choose_device(device))
         if foundation:
-            potential = load_foundation(foundation, *where).potential
+            potential = load_foundation(foundation, *where, head=head).potential
             chosen, scores = farthest_points(potential, pool, count, known)
             what = "distance from those before"
         else:
-            members = [load_foundation(name, *where) for name in committee or []]
+            members = [load_foundation(name, *where, head=head) for name in committee or []]
             if len({item.fingerprint for item in members}) < len(members):
                 raise DataError(
                     "two members of the committee are the same potential: they never disagree. "

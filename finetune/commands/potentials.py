@@ -11,19 +11,23 @@ from rich.console import Console
 from rich.table import Table
 from typer import Argument, Option
 
-from finetune.commands.shared import Head, Overwrite, Precision, tell, tell_written, user_errors
+from finetune.commands.shared import Head, Overwrite, tell, tell_written, user_errors
 
 
 def export(
     path: Annotated[
-        str, Argument(metavar="RUN", help="Run folder, committee, bundle, .model file or name.")
+        str,
+        Argument(metavar="RUN", help="Run folder, committee, bundle, file of any family, or name."),
     ],
-    to: Annotated[Path, Option("--to", help="File to write, e.g. tuned.model, or folder.")],
+    to: Annotated[Path, Option("--to", help="File to write, or folder.")],
     format: Annotated[
         str | None,
         Option(help="File of its family (by default its own), lammps, adapter (peft) or bundle."),
     ] = None,
-    precision: Precision = "float64",
+    precision: Annotated[
+        str | None,
+        Option(help="float64 or float32, of a file; by default the higher one that it can hold."),
+    ] = None,
     head: Head = None,
     overwrite: Overwrite = False,
 ) -> None:

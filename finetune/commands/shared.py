@@ -24,7 +24,7 @@ Overrides = Annotated[
     Argument(help="Overrides: train.learning_rate=1e-4 output=runs/mine", show_default=False),
 ]
 PotentialName = Annotated[
-    str, Argument(metavar="RUN", help="Run folder, .model file, or foundation by name.")
+    str, Argument(metavar="RUN", help="Run folder, file of any family, or foundation by name.")
 ]
 Head = Annotated[str | None, Option(help="Head of RUN that predicts, where there are several.")]
 Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:0 …")]

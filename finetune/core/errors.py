@@ -30,6 +30,10 @@ class FoundationError(FinetuneError):
     """A foundation potential that is unknown, damaged or does not fit the data."""
 
 
+class HeadError(FoundationError):
+    """A head that the foundation does not have, or a choice among several that is missing."""
+
+
 class RunFolderError(FinetuneError):
     """A run folder that is missing, incomplete or in the way."""
 

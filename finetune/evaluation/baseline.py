@@ -11,7 +11,7 @@ import numpy as np
 
 from finetune.core import run_files
 from finetune.core.devices import choose_device, choose_dtype
-from finetune.core.errors import DataError, FoundationError
+from finetune.core.errors import DataError, FoundationError, HeadError
 from finetune.core.files import read_json
 from finetune.core.units import Units
 from finetune.data.reading import find_files, read_structures
@@ -84,7 +84,10 @@ def open_pair(
     tested = load_foundation(path, *opened_as, head=head)
     origin = tested.metadata.get("foundation") or {}
     if against is not None:
-        other = load_foundation(against, *opened_as, head=against_head)
+        try:
+            other = load_foundation(against, *opened_as, head=against_head)
+        except HeadError as error:
+            raise HeadError(str(error).replace("--head", "--against-head")) from error
         heads = {other.head, origin.get("head")} - {None}  # an only head need not be named
         if other.fingerprint == origin.get("fingerprint") and len(heads) < 2:
             return _with_foundation(tested, other)

@@ -35,7 +35,7 @@ def export(
     path: str | Path,
     to: str | Path,
     format: str | None = None,
-    precision: str = "float64",
+    precision: str | None = None,
     overwrite: bool = False,
     head: str | None = None,
 ) -> Path:
@@ -48,16 +48,18 @@ def export(
         format: A file of the potential's family (by default its own), or
             ``adapter`` (peft's folder) or ``bundle`` (safetensors and JSON, for
             `load_calculator`).
-        precision: ``float64`` or ``float32``, of a file's weights; folders keep their own.
+        precision: ``float64`` or ``float32``, of a file's weights; by default the higher one that
+            the format holds. Folders keep their own.
         overwrite: Whether an earlier export may be replaced.
         head: Head that predicts, where there are several.
 
     Raises:
         RecipeError: For an unknown format or precision, or a committee's folder named like a file.
-        FoundationError: If there is no potential, or it cannot be written in this format.
+        FoundationError: If there is no potential, or it cannot be written in this format or
+            precision.
         RunFolderError: If something is in the way.
     """
-    place, dtype = Path(to).expanduser(), choose_dtype(precision)
+    place, dtype = Path(to).expanduser(), choose_dtype(precision) if precision else None
     known = {name: item for kind in families.names() for name, item in _formats(kind).items()}
     if format not in (None, *known, *FOLDERS):
         listed = (*known, *FOLDERS)
@@ -110,16 +112,18 @@ def _members(place: Path) -> dict[str, str]:
     return {str(number): str(run) for number, run in enumerate(runs, 1)}
 
 
-def _file(opened: Foundation, format: str | None, dtype: torch.dtype) -> tuple[bytes, str]:
+def _file(opened: Foundation, format: str | None, dtype: torch.dtype | None) -> tuple[bytes, str]:
     """Return the content of a file of the potential's family, and its ending."""
     check_plain(opened)
     potential = _plain(opened.potential)
-    chosen = _format(potential, format)
-    return chosen.write(potential, dtype, opened.metadata), chosen.ending
+    chosen, written_as = _format(potential, format, dtype)
+    return chosen.write(potential, written_as, opened.metadata), chosen.ending
 
 
-def _format(potential: FamilyPotential, name: str | None) -> Format:
-    """Return a format of the potential's family, by default its own."""
+def _format(
+    potential: FamilyPotential, name: str | None, dtype: torch.dtype | None
+) -> tuple[Format, torch.dtype]:
+    """Return a format of the potential's family, by default its own, and a precision it holds."""
     known, title = _formats(potential.family), family(potential.family).title
     if not known:
         raise FoundationError(
@@ -133,7 +137,13 @@ def _format(potential: FamilyPotential, name: str | None) -> Format:
             f"{title} has no format '{name}'. Nothing was written. Choose from "
             f"{', '.join([*offered, *FOLDERS])}."
         )
-    return known[name]
+    chosen = known[name]
+    if chosen.single and dtype == torch.float64:
+        raise FoundationError(
+            f"the format '{name}' of {title} holds single precision alone. Nothing was written. "
+            "Leave the precision out, or set it to float32."
+        )
+    return chosen, dtype or (torch.float32 if chosen.single else torch.float64)
 
 
 def _adapter(path: str) -> dict[str, bytes]:
@@ -183,7 +193,7 @@ def write_file(
     potential: Potential,
     path: Path,
     format: str | None = None,
-    dtype: torch.dtype = torch.float64,
+    dtype: torch.dtype | None = None,
     overwrite: bool = False,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
@@ -193,17 +203,18 @@ def write_file(
         potential: Merged potential; its reference energies go into the file.
         path: File to write.
         format: Name among the family's formats; by default its own.
-        dtype: Of the weights in the file.
+        dtype: Of the weights in the file; by default the highest that the format holds.
         overwrite: Whether an existing file may be replaced.
         metadata: JSON values that the file may carry: level of theory, lineage.
 
     Raises:
         FoundationError: If an adapter has made it more than a plain potential, or the family has no
-            such format.
+            such format, or not in this precision.
         RunFolderError: If the file exists or cannot be written.
     """
     plain = _plain(potential)
-    content = _format(plain, format).write(plain, dtype, metadata or {})
+    chosen, written_as = _format(plain, format, dtype)
+    content = chosen.write(plain, written_as, metadata or {})
     _check_file(path, overwrite)
     with _writing(path):
         write_atomically(path, content)
@@ -233,7 +244,7 @@ def _plain(potential: Potential) -> FamilyPotential:
 def _check_file(path: Path, overwrite: bool) -> None:
     """Refuse a file that is a folder, or that exists and may not be replaced."""
     if path.is_dir():
-        raise RunFolderError(f"'{path}' is a folder; name a file, e.g. '{path / 'tuned.model'}'.")
+        raise RunFolderError(f"'{path}' is a folder; name a file.")
     if path.exists() and not overwrite:
         raise RunFolderError(f"'{path}' exists. Choose another name, or add --overwrite.")
 

@@ -129,7 +129,16 @@ def fetch(name: str, accept_licence: bool = False) -> Path:
                     case Address(url):
                         download(url, entry.file, entry.sha256, entry.size)
                     case Wheel():
-                        download_wheel(entry.source, entry.sha256)
+                        download_wheel(entry.source, entry.sha256, _beside(entry.source))
     except OSError as error:
         raise FoundationError(f"'{entry.file}' cannot be written: {error}.") from error
     return entry.file
+
+
+def _beside(wheel: Wheel) -> dict[Wheel, str]:
+    """Return the other published potentials in the same wheel, and their sha256."""
+    return {
+        item.source: item.sha256
+        for item in published().values()
+        if isinstance(item.source, Wheel) and item.sha256 and item.source.same_file(wheel)
+    }

@@ -16,6 +16,7 @@ from finetune.potentials.opening import read_file
 from finetune.potentials.potential import block, plain_name
 from finetune.potentials.published import Published
 from finetune.potentials.storage import CONFIG, read, read_config
+from finetune.recipe.plugins import adapter_rules, adapters
 
 LONGEST_TEXT = 1000
 """Letters of a value that are shown."""
@@ -47,6 +48,10 @@ def describe(name: str) -> list[tuple[str, str]]:
         ("fingerprint", config.fingerprint),
         ("family", family(config.family).title),
         *config.settings.description(),
+        (
+            "groups of weights",
+            ", ".join(family(config.family).groups_of(config.settings)) or "none",
+        ),
         *_weights(own),
     ]
     return [(label, _printable(value)) for label, value in rows]
@@ -95,8 +100,11 @@ def _stored(name: str, metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _adapter(metadata: Mapping[str, Any]) -> str:
     """Return the adapter of the run that made a potential, and what it trained."""
-    kind = metadata.get("recipe", {}).get("adapter", {}).get("kind", "")
-    return "; ".join(str(part) for part in (kind, metadata.get("trained")) if part)
+    options = metadata.get("recipe", {}).get("adapter", {})
+    done = kind = options.get("kind", "")
+    if kind in adapters.builtin and adapter_rules(kind).adds_head:
+        done = f"{kind}: added '{options.get('name')}', and trained nothing else"
+    return "; ".join(str(part) for part in (done, metadata.get("trained")) if part)
 
 
 def _weights(weights: Mapping[str, torch.Tensor]) -> list[tuple[str, str]]:

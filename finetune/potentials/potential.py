@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from ase.data import chemical_symbols
 
-from finetune.core.errors import FoundationError, RecipeError, suggestion
+from finetune.core.errors import FoundationError, HeadError, RecipeError, suggestion
 from finetune.core.units import Prediction
 from finetune.data.graphs import ENERGY_DTYPE, GraphBatch
 
@@ -137,8 +137,8 @@ class Potential(torch.nn.Module, ABC):
         index: torch.Tensor = self._element_index[known]
         unknown = (index < 0) | (known != numbers)
         if bool(unknown.any()):
-            symbols = sorted({chemical_symbols[int(number)] for number in numbers[unknown]})
-            names = " ".join(chemical_symbols[number] for number in self.elements)
+            symbols = [chemical_symbols[number] for number in sorted({*numbers[unknown].tolist()})]
+            names = " ".join(chemical_symbols[number] for number in sorted(self.elements))
             raise FoundationError(
                 f"the potential knows {names} but not {', '.join(symbols)}. Choose a foundation "
                 "that covers these elements or drop the structures that contain them."
@@ -392,19 +392,18 @@ def refuse_further(weights: Collection[str], known: Collection[str]) -> None:
 
 
 def choose_head(heads: Sequence[str], head: str | None) -> int:
-    """Return the index of a head; a `FoundationError` if it is unknown, or none of several."""
-    if head is None:
-        if len(heads) == 1:
-            return 0
-        raise FoundationError(
-            f"the foundation has several heads; choose one of {', '.join(heads)}."
-        )
-    if head not in heads:
-        raise FoundationError(
-            f"the foundation has no head '{head}'.{suggestion(head, heads)} "
-            f"Heads: {', '.join(heads)}."
-        )
-    return heads.index(head)
+    """Return the index of a head; a `HeadError` if it is unknown, or none of several."""
+    if head is None and len(heads) == 1:
+        return 0
+    if head in heads:
+        return heads.index(head)
+    wrong = (
+        "several heads" if head is None else f"no head '{head}'.{suggestion(head, heads)} It has"
+    )
+    way = f"Choose one: 'head: {heads[0]}' in the recipe, or --head {heads[0]}."
+    if len(heads) == 1:
+        way = "It needs no choice: leave the head out."
+    raise HeadError(f"the foundation has {wrong}: {', '.join(heads)}. {way}")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ ASL = "ASL"
 ASL_TERMS = "https://github.com/gabor1/ASL"
 MPTRJ = (*range(1, 84), *range(89, 95))
 """Elements of the Materials Project's trajectories (MPtrj)."""
+BY_HEAD = "by head"
+"""The level of theory of a potential whose heads have different ones."""
 TERMS = {ASL: f"Academic Software License, no commercial use: {ASL_TERMS}"}
 
 
@@ -45,6 +47,10 @@ class Wheel:
         """Where the member is kept."""
         folder = cache("piwsl-finetune") / "published" / f"{self.distribution}-{self.version}"
         return folder / self.name
+
+    def same_file(self, other: Wheel) -> bool:
+        """Whether another member is in the same wheel."""
+        return (self.distribution, self.version) == (other.distribution, other.version)
 
     def __str__(self) -> str:
         return f"{self.member} in {self.distribution} {self.version} from the package index"

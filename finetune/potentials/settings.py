@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from ase.data import chemical_symbols
 
 from finetune.core.options import Options
 
@@ -21,6 +24,10 @@ class FamilySettings(Options, ABC):
     def description(self) -> list[tuple[str, str]]:
         """Return the architecture as lines of a table: names and values."""
 
+    def head_names(self) -> tuple[str, ...]:
+        """Return the names of the heads; overridden where there may be several."""
+        return ("Default",)
+
     def identity(self) -> str:
         """Return what a fingerprint covers.
 
@@ -28,3 +35,9 @@ class FamilySettings(Options, ABC):
         fingerprints stay valid.
         """
         return self.model_dump_json()
+
+
+def elements_row(numbers: Sequence[int]) -> tuple[str, str]:
+    """Return the line of a table that names the elements, by atomic number."""
+    symbols = [chemical_symbols[number] for number in sorted(numbers)]
+    return "elements", f"{len(symbols)}: {' '.join(symbols)}"

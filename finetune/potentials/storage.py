@@ -28,7 +28,7 @@ from finetune.core.errors import FinetuneError, FoundationError, RecipeError
 from finetune.core.files import write_atomically
 from finetune.core.options import Options
 from finetune.core.units import Units
-from finetune.potentials.family import UNNAMED, family, settings_of
+from finetune.potentials.family import UNNAMED, families, family, settings_of
 from finetune.potentials.potential import FamilyPotential, Potential, innermost
 from finetune.potentials.settings import FamilySettings
 from finetune.recipe.plugins import adapters
@@ -124,8 +124,8 @@ class StoredConfig(Options):
     format_version: int = VERSION
     family: str = UNNAMED
     fingerprint: str
-    head: str | None = None
     settings: SerializeAsAny[FamilySettings]
+    head: str | None = None
     adapters: tuple[dict[str, Any], ...] = ()
     metadata: Metadata = Field(default_factory=dict)
 
@@ -133,6 +133,15 @@ class StoredConfig(Options):
     @classmethod
     def _of_its_family(cls, value: Any, info: ValidationInfo) -> Any:
         return settings_of(info.data["family"], value) if "family" in info.data else value
+
+    @field_validator("head")
+    @classmethod
+    def _of_the_settings(cls, head: str | None, info: ValidationInfo) -> str | None:
+        settings: FamilySettings | None = info.data.get("settings")
+        if settings and head is not None and head not in settings.head_names():
+            known = ", ".join(settings.head_names())
+            raise ValueError(f"there is no head '{head}'; the settings have {known}")
+        return head
 
 
 def read_config(folder: Path) -> StoredConfig:
@@ -147,6 +156,15 @@ def read_config(folder: Path) -> StoredConfig:
                 f"'{path}' has format version {raw.get('format_version')}; this release reads "
                 f"version {VERSION}. Update piwsl-finetune."
             )
+        if isinstance(kind := raw.get("family", UNNAMED), str):
+            try:
+                families.options(kind)
+            except RecipeError as error:
+                raise FoundationError(
+                    f"'{path}' holds a potential of the family '{kind}', which cannot be opened: "
+                    f"{error} A family comes from a package with the entry point {families.group}: "
+                    "install it, or import the module that registers the family first."
+                ) from error
 
     return read_record(path, StoredConfig, check)
 

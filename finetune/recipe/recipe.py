@@ -143,6 +143,11 @@ class Recipe(Options):
         """What the optimiser expects of the recipe."""
         return OPTIMISERS[self.train.optimiser]
 
+    @property
+    def last_optimiser(self) -> OptimiserRules:
+        """What the optimiser of the last stage expects; that of the recipe without stages."""
+        return [self, *self.stage_recipes().values()][-1].optimiser
+
     def stage_recipes(self) -> dict[str, Recipe]:
         """Return the recipe of each stage, in their order; nothing where there are none.
 

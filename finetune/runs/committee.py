@@ -17,6 +17,7 @@ from finetune.evaluation.evaluation import Comparison
 from finetune.evaluation.report_page import Page, write_report
 from finetune.potentials.committee import CommitteeRecord, write_committee
 from finetune.potentials.errors import LabelledPredictions, errors
+from finetune.recipe.optimisers import OptimiserRules
 from finetune.recipe.recipe import Recipe
 from finetune.runs import run_folder
 from finetune.runs.fine_tuning import fine_tune
@@ -108,7 +109,7 @@ def run_committee(
             once.next_member(f"member {name} of {len(members)}")
             run = run_stages if member.stages else fine_tune
             results[name] = run(member, recipe_folder, False, "auto", once)
-        for note in (unchanged := _learnt_nothing(results)):
+        for note in (unchanged := _learnt_nothing(results, recipe.last_optimiser)):
             reporter.say(note)
         notes = [*alike, *unchanged]
         result, record = joined(folder, results, time.perf_counter() - started, notes)
@@ -157,7 +158,7 @@ class _Once(Reporter):
         self.reporter.stop()
 
 
-def _learnt_nothing(members: dict[str, RunResult]) -> list[str]:
+def _learnt_nothing(members: dict[str, RunResult], optimiser: OptimiserRules) -> list[str]:
     """Warn of members that are still the foundation, and so say nothing by how they differ."""
     kept = [
         name
@@ -168,8 +169,8 @@ def _learnt_nothing(members: dict[str, RunResult]) -> list[str]:
         return []
     return [
         f"warning: {len(kept)} of {len(members)} members kept the foundation's weights "
-        f"({', '.join(kept)}): their deviations say little. Train longer, or "
-        "with another train.learning_rate."
+        f"({', '.join(kept)}): their deviations say little. "
+        f"{optimiser.kept_foundation}"
     ]
 
 

@@ -102,7 +102,7 @@ class FamilySuite(PotentialSuite):
         potential = self.potential()
         parameters = potential.model.named_parameters()
         names = [plain_name(name) for name, item in parameters if item.numel()]
-        groups = self.family().groups_of(potential)
+        groups = self.family().groups_of(potential.settings)
         found = {
             group: {name for name in names for pattern in patterns if matches(name, pattern)}
             for group, patterns in groups.items()

@@ -233,21 +233,21 @@ class Trainer:
         return "max_hours" if self.processes.any(late) else ""
 
     def _roll_back(self) -> None:
-        """Return to the best weights at a lower learning rate."""
+        """Return to the best weights, and take smaller steps."""
         state, guard = self.progress, self.progress.guard
         if guard.rollbacks >= self.settings.rollbacks:
             raise TrainingError(
                 f"training keeps diverging: {guard.trouble}. It returned to the best weights "
-                f"(epoch {state.best_epoch}) {counted(guard.rollbacks, 'time')}, each time with a "
-                f"lower learning rate. {self.recipe.optimiser.diverging} "
+                f"(epoch {state.best_epoch}) {counted(guard.rollbacks, 'time')}, each time to "
+                f"take smaller steps. {self.recipe.optimiser.diverging} "
                 f"'{self.folder}' keeps metrics and checkpoint unless it replaced an earlier run; "
                 "--overwrite starts again."
             )
         self.weights.return_to_best()
         guard.rolled_back()
         self.reporter.say(
-            f"warning: {guard.trouble}; back to the weights of epoch {state.best_epoch}, learning "
-            f"rate times {guard.ceiling:.2g}."
+            f"warning: {guard.trouble}; back to the weights of epoch {state.best_epoch}, steps "
+            f"times {guard.ceiling:.2g}."
         )
 
     def _validate(self, epoch: int) -> None:

@@ -7,11 +7,13 @@ import torch
 
 import finetune
 from finetune.adapters.shift_and_head import HeadAdapter
-from finetune.core.errors import FoundationError, RecipeError
+from finetune.core.errors import FoundationError, HeadError, RecipeError
 from finetune.data.graphs import GraphBatch, concatenate
 from finetune.export.formats import write_file
+from finetune.potentials.description import describe
 from finetune.potentials.loading import Foundation, lineage, load_foundation
 from finetune.potentials.mace.potential import MacePotential
+from finetune.potentials.published import BY_HEAD
 from finetune.potentials.storage import load, save
 from finetune.recipe.adapter_options import HeadOptions
 from finetune.testing import HarmonicPotential
@@ -54,7 +56,7 @@ def trained(potential: MacePotential, batch: GraphBatch, name: str = "new") -> M
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name == "embedding readout" else pytest.mark.slow)
+        pytest.param(name, marks=() if name == "one head" else pytest.mark.slow)
         for name in FOUNDATIONS
     ],
 )
@@ -97,14 +99,21 @@ def test_old_heads_stay_as_they_were(
 
 def test_a_run_adds_a_head(workspace: Path, tmp_path: Path, mixed_graphs: list[GraphBatch]) -> None:
     adapter = {"kind": "head", "name": "cc"}
-    result = finetune.run(recipe_for(workspace, tmp_path / "run", adapter=adapter))
+    result = finetune.run(
+        recipe_for(workspace, tmp_path / "run", adapter=adapter, train={"epochs": 1})
+    )
     assert result.test is not None
+    described = dict(describe(str(tmp_path / "run")))["adapter"]
+    assert described.startswith("head: added 'cc', and trained nothing else; trained: readouts.0 ")
+    assert "readouts.0 4 (50.0 %)" in described  # of the matrix, the new head's entries alone
     batch = concatenate(mixed_graphs)
     expected = load_foundation(workspace / "foundation").potential(batch)
     old = load_foundation(tmp_path / "run", head="Default").potential
     assert torch.equal(old(batch).energy, expected.energy)
     assert torch.equal(old(batch).forces, expected.forces)
     new = load_foundation(tmp_path / "run").potential
+    with pytest.raises(HeadError, match="run' has no head 'ccc'. Did you mean 'cc'.*'head: Def"):
+        load_foundation(tmp_path / "run", head="ccc")
     assert new.settings.heads[new.head] == "cc"
     assert new.references()[1] != old.references()[1]
     again = finetune.evaluate(tmp_path / "run", workspace / "test.xyz")
@@ -137,6 +146,8 @@ def test_each_head_has_its_own_level_of_theory(
     }
     run = Foundation("run", "run", potential, "1", metadata, head)
     assert [item["level_of_theory"] for item in lineage(run)] == ["GFN2-xTB", level]
+    published = Foundation("mh", "mh", potential, "0", {"level_of_theory": BY_HEAD}, head)
+    assert [item["level_of_theory"] for item in lineage(published)] == [f"head {head}"]
 
 
 def test_what_cannot_have_a_head_says_so() -> None:
@@ -152,7 +163,7 @@ def test_two_heads_of_one_file_are_held_side_by_side(workspace: Path, tmp_path: 
     tuned.set_references({number: 2.0 for number in tuned.elements})
     path = tmp_path / "both.model"
     write_file(tuned, path)
-    with pytest.raises(FoundationError, match="several heads; choose one of Default, cc"):
+    with pytest.raises(FoundationError, match="several heads: Default, cc.*--against-head D"):
         finetune.evaluate(path, workspace / "test.xyz", head="cc", against=path)
     with pytest.raises(FoundationError, match="Name one with --against"):
         finetune.evaluate(path, workspace / "test.xyz", head="cc", against_head="Default")

@@ -132,7 +132,9 @@ def contraction_weights(potential: MacePotential) -> dict[str, torch.nn.Paramete
     return {n: p for n, p in found.items() if "symmetric_contractions" in n and bool(p.any())}
 
 
-@pytest.mark.parametrize("correlation", [1, 2, 3])
+@pytest.mark.parametrize(
+    "correlation", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))]
+)
 def test_all_orders_of_contractions_are_adapted_on_request(
     correlation: int, tmp_path: Path, mixed_graphs: list[GraphBatch]
 ) -> None:

@@ -86,6 +86,7 @@ def folder(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_page_gathers_what_the_folder_holds(folder: Path, workspace: Path) -> None:
     first = (folder / "report.html").read_text()
     assert "Molecular dynamics" not in first

@@ -237,6 +237,7 @@ def test_molecules_elsewhere_have_other_compositions() -> None:
     assert not formulas & {"O2", "CH3", "HO"}  # open shells
 
 
+@pytest.mark.usefixtures("drawn")
 def test_tables_figures_and_json(tmp_path: Path) -> None:
     potentials = {"foundation": MorsePotential(), "fine-tuned": Hollow(10.0, 4.0)}
     labelled = Curve(
@@ -279,6 +280,7 @@ def test_minima_of_different_shape_have_no_shift(monkeypatch: pytest.MonkeyPatch
     assert frequencies({name: name for name in shapes}, molecule("CO2"), "CO2")["shift"] is None
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_new_scan_leaves_nothing_of_an_earlier_one(tmp_path: Path) -> None:
     potentials = {"foundation": MorsePotential()}
     curves = [*dimers(potentials, [1]), *scans(potentials, molecule("CH3OH"), "methanol")]

@@ -273,6 +273,7 @@ def test_a_potential_is_not_put_beside_itself(tmp_path: Path) -> None:
         open_pair(*both, head=None, against_head=None, device="cpu", dtype="float64")
 
 
+@pytest.mark.usefixtures("drawn")
 def test_many_points_keep_a_vector_figure_small() -> None:
     random, nothing = np.random.default_rng(0), np.zeros((2, 0))
     sizes = []

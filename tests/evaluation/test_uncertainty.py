@@ -114,6 +114,7 @@ def test_scales_are_fitted_per_quantity_and_only_where_there_are_labels() -> Non
     assert found["energy"].spearman is None  # all deviations are the same
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_folder_tells_how_far_errors_and_deviations_agree(
     committee: Any, workspace: Path, tmp_path: Path
 ) -> None:

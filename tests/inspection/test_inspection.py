@@ -232,6 +232,7 @@ def test_leaks_and_other_labels_of_the_same_structure_are_found(
     assert "energies that differ, the most by 0.111 eV/atom" in text
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_command_prints_words_json_and_a_picture(
     molecules: list[Structure], tmp_path: Path
 ) -> None:

@@ -34,7 +34,13 @@ FORMS: dict[str, list[dict[str, object]]] = {
         {"copies": 2, "energy": 2.0, "forces": 0.5},
     ],
 }
-CASES = [(name, form) for name, forms in FORMS.items() for form in forms]
+SLOW: dict[str, set[int]] = {"pitc": {3, 6}, "pisc": {0}, "second_difference": {1}, "strain": {1}}
+"""Forms, by place, that the slow tests alone try."""
+CASES = [
+    pytest.param(name, form, marks=[pytest.mark.slow] * (place in SLOW.get(name, ())))
+    for name, forms in FORMS.items()
+    for place, form in enumerate(forms)
+]
 
 
 def test_no_registered_loss_is_left_out() -> None:

@@ -106,11 +106,8 @@ ARCHITECTURES: dict[str, dict[str, object]] = {
 """Every part that MACE offers, most of them alone."""
 
 FAST = {
-    "L=2, correlation 2",
     "ZBL, Agnesi, density blocks, no gate",
     "nonlinear blocks, edge irreps, bias readout, no cutoff in the basis",
-    "RealAgnosticInteractionBlock first",
-    "gaussian, Agnesi",
     "two heads, agnostic product, SO(3)",
     "charge and spin, readout of the embedding",
 }

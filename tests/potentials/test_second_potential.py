@@ -59,7 +59,7 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("frozen", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_another_family_is_trained_and_evaluated(
     frozen: bool, workspace: Path, tmp_path: Path
 ) -> None:

@@ -71,6 +71,14 @@ DAMAGE = {
     "broken JSON": (lambda f: (f / CONFIG).write_text('{"format":'), "cannot be read"),
     "JSON of something else": (lambda f: (f / CONFIG).write_text("[1]"), "does not describe"),
     "a later version": (lambda f: _edit(f / CONFIG, format_version=99), "version 99"),
+    "an unknown head": (
+        lambda f: _edit(f / CONFIG, head="nope"),
+        "'head': there is no head 'nope'",
+    ),
+    "an unknown family": (
+        lambda f: _edit(f / CONFIG, family="orb"),
+        "family 'orb'.*Known: chgnet, mace.*piwsl_finetune.families",
+    ),
     "no settings": (lambda f: _edit(f / CONFIG, settings={}), "damaged at 'settings"),
 }
 
@@ -78,9 +86,13 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_is_named(stored: Path, damage: str) -> None:
     spoil, message = DAMAGE[damage]
+    assert ("groups of weights", "embedding, interactions, products, readout") in describe(
+        str(stored)
+    )
     spoil(stored)
-    with pytest.raises(FoundationError, match=message):
-        load_foundation(stored)
+    for opened in (load_foundation, describe):
+        with pytest.raises(FoundationError, match=message):
+            opened(str(stored))
 
 
 @pytest.mark.parametrize(

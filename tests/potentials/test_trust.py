@@ -1,5 +1,6 @@
 """What is loaded the ordinary way, on request, must be what a plain MACE can be."""
 
+import copy
 import io
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from finetune.core.errors import FoundationError
 from finetune.data.graphs import GraphBatch, concatenate
 from finetune.potentials.loading import load_foundation
+from finetune.potentials.mace import trusted
 from finetune.potentials.mace.potential import construct, mace_modules
 from tests.potentials.architectures import HEADS
 from tests.potentials.plain_mace import assert_as_mace
@@ -25,8 +27,12 @@ class Mark:
         return open, (str(self.path), "w")
 
 
-def test_trust_loads_what_is_not_understood(tmp_path: Path, mixed_graphs: list[GraphBatch]) -> None:
+def test_trust_loads_what_is_not_understood(
+    tmp_path: Path, mixed_graphs: list[GraphBatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = construct(tiny_settings(**HEADS), torch.float64).eval()
+    other = construct(tiny_settings(**HEADS), torch.float64)
+    monkeypatch.setattr(trusted, "construct", lambda *_: copy.deepcopy(other))
     model.extra = 3
     path = tmp_path / "odd.model"
     torch.save(model, path, _use_new_zipfile_serialization=False)  # as before torch 1.6

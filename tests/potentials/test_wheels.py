@@ -16,7 +16,7 @@ from finetune.potentials.published import Wheel
 
 CONTENT = bytes(range(256)) * 512
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-MEMBER = "piwsl_fakemodels/model.pth"
+MEMBER, OTHER = "piwsl_fakemodels/model.pth", "piwsl_fakemodels/other.pth"
 RECORDS = {
     "METADATA": "Metadata-Version: 2.1\nName: piwsl-fakemodels\nVersion: 1.0\n",
     "WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
@@ -31,6 +31,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     with zipfile.ZipFile(folder / "piwsl_fakemodels-1.0-py3-none-any.whl", "w") as archive:
         archive.writestr(MEMBER, CONTENT)
+        archive.writestr(OTHER, b"other")
         for name, text in RECORDS.items():
             archive.writestr(f"piwsl_fakemodels-1.0.dist-info/{name}", text)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -63,12 +64,26 @@ def test_a_member_arrives_whole_and_nothing_else(wheel: Wheel) -> None:
     assert left(wheel) == ["fake.pth"]
 
 
+def test_the_wheel_is_fetched_once_and_quietly(
+    wheel: Wheel, capfd: pytest.CaptureFixture[str]
+) -> None:
+    right, wrong, absent = (
+        replace(wheel, name=f"{name}.pth", member=member)
+        for name, member in (("right", OTHER), ("wrong", OTHER), ("absent", "absent"))
+    )
+    digest = hashlib.sha256(b"other").hexdigest()
+    download_wheel(wheel, SHA256, {right: digest, wrong: "0" * 64, absent: digest})
+    assert left(wheel) == ["fake.pth", "right.pth"]
+    shown = capfd.readouterr()
+    assert shown.out == "" and len(shown.err.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "sha256", "message"),
     [
         ({"sha256": "0" * 64}, SHA256, "wheel of piwsl-fakemodels==1.0 has the sha256 .* instead"),
         ({}, "0" * 64, "model.pth in piwsl-fakemodels 1.0 .* has the sha256 .* instead of 0000"),
-        ({"member": "other.pth"}, SHA256, "no readable member other.pth"),
+        ({"member": "none.pth"}, SHA256, "no readable member none.pth"),
         ({"version": "2.0"}, SHA256, "no wheel of that version.*Or run: pip download"),
     ],
 )

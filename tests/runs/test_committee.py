@@ -22,7 +22,7 @@ from finetune.core.errors import (
 )
 from finetune.data.splitting import bootstrap
 from finetune.export.formats import export
-from finetune.runs.committee import nearly_the_same
+from finetune.runs.committee import _learnt_nothing, nearly_the_same
 from finetune.runs.preparation import summary
 from finetune.runs.workflow import validate_stages
 from tests.conftest import Heard, committee_recipe, rattled, recipe_for
@@ -67,6 +67,9 @@ def test_members_that_learnt_nothing_are_told_of(workspace: Path, tmp_path: Path
     )
     assert all(member.best_epoch == 0 for member in result.members.values())
     assert "2 of 2 members kept the foundation's weights" in result.notes[-1]
+    linear = committee_recipe(workspace, tmp_path / "x", train={"optimiser": "gauss-newton"})
+    advice = _learnt_nothing(result.members, linear.last_optimiser)
+    assert "learning_rate" in result.notes[-1] and "learning_rate" not in advice[0]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from tests.conftest import rattled, recipe_for
 @pytest.fixture(scope="module")
 def result(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     folder = tmp_path_factory.mktemp("runs") / "tuned"
-    return finetune.run(recipe_for(workspace, folder, train={"epochs": 40, "learning_rate": 0.01}))
+    return finetune.run(recipe_for(workspace, folder, train={"epochs": 20, "learning_rate": 0.01}))
 
 
 def test_energies_alone_improve_energies_and_forces(result: RunResult) -> None:
@@ -50,14 +50,14 @@ def test_the_run_folder_is_complete(result: RunResult) -> None:
         "learning-curve.png",
         "adapter/adapter.json",
         "adapter/adapter.safetensors",
-        "checkpoints/step-00000120/manifest.json",
-        "checkpoints/step-00000120/state.json",
-        "checkpoints/step-00000120/state.safetensors",
+        "checkpoints/step-00000060/manifest.json",
+        "checkpoints/step-00000060/state.json",
+        "checkpoints/step-00000060/state.safetensors",
         "model/config.json",
         "model/model.safetensors",
         "model/training-set.safetensors",
     }
-    assert Recipe.load(result.folder / "recipe.yaml").train.epochs == 40
+    assert Recipe.load(result.folder / "recipe.yaml").train.epochs == 20
     environment = json.loads((result.folder / "environment.json").read_text())
     assert len(environment["foundation"]["fingerprint"]) == 64
     assert environment["versions"]["mace-torch"]
@@ -288,7 +288,7 @@ def test_a_lora_run_trains_merges_and_is_exported(workspace: Path, tmp_path: Pat
         workspace,
         tmp_path / "run",
         adapter={"kind": "lora", "rank": 2},
-        train={"epochs": 20, "learning_rate": 0.01},
+        train={"epochs": 6, "learning_rate": 0.01},
     )
     result = finetune.run(recipe)
     assert min(r["valid/loss"] for r in result.history) < result.history[0]["valid/loss"]
@@ -298,6 +298,7 @@ def test_a_lora_run_trains_merges_and_is_exported(workspace: Path, tmp_path: Pat
     assert again.finetuned.energy_mae == pytest.approx(result.test.finetuned.energy_mae, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_mace_file_is_a_foundation_with_a_head_of_its_own(
     workspace: Path, tmp_path: Path
 ) -> None:

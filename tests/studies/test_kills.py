@@ -49,6 +49,7 @@ def test_files_that_a_kill_kept_from_being_written_are_written(
     assert not list(folder.glob(".*"))
 
 
+@pytest.mark.slow
 def test_time_spent_before_a_kill_counts(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,7 +75,8 @@ def undisturbed(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> An
     return outcome(folder)
 
 
-@pytest.mark.parametrize("epoch", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4))])
+@pytest.mark.slow
+@pytest.mark.parametrize("epoch", [1, 2, 4])
 def test_a_disk_that_fills_up_leaves_the_last_whole_checkpoint(
     epoch: int, workspace: Path, disk: Path, undisturbed: Any
 ) -> None:

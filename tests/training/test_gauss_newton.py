@@ -32,10 +32,10 @@ def recipe(workspace: Path, output: Path, **changes: Any) -> finetune.Recipe:
     return recipe_for(workspace, output, **changes)
 
 
-SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("lora", "head")]
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("full", "lora", "head")]
 
 
-@pytest.mark.parametrize("adapter", ["full", "readout", *SLOW])
+@pytest.mark.parametrize("adapter", ["readout", *SLOW])
 def test_it_learns_the_labels(workspace: Path, tmp_path: Path, adapter: str) -> None:
     chosen = {"kind": adapter, "name": "cc"} if adapter == "head" else {"kind": adapter}
     result = finetune.run(recipe(workspace, tmp_path / "run", adapter=chosen))
@@ -68,7 +68,7 @@ def test_ten_coupled_cluster_energies_teach_the_embedded_foundation(tmp_path: Pa
     assert after.forces_mae < 0.6 * before.forces_mae  # of which no label told
 
 
-@pytest.mark.parametrize("references", ["keep", "estimate"])
+@pytest.mark.parametrize("references", ["keep", pytest.param("estimate", marks=pytest.mark.slow)])
 def test_reference_energies_stay_and_the_mean_error_goes(
     workspace: Path, tmp_path: Path, references: str
 ) -> None:

@@ -62,6 +62,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_the_rest_goes_on(
     assert last["valid/loss"] < result.history[0]["valid/loss"]
 
 
+@pytest.mark.slow
 def test_caution_survives_a_stop(workspace: Path, tmp_path: Path) -> None:
     finetune.run(poisoned(workspace, tmp_path / "whole", [3]))
     recipe = poisoned(workspace, tmp_path / "stopped", [3])

@@ -22,7 +22,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_the_same_seed_gives_the_same_weights(workspace: Path, tmp_path: Path) -> None:
-    train = {"epochs": 6, "learning_rate": 0.01}
+    train = {"epochs": 2, "learning_rate": 0.01}
     for name in ("first", "second"):
         finetune.run(recipe_for(workspace, tmp_path / name, train=train))
     first, second = weights(tmp_path / "first"), weights(tmp_path / "second")

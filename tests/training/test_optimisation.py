@@ -76,7 +76,7 @@ def test_accumulated_batches_make_the_step_of_a_large_one(
                 tmp_path / name,
                 data=data,
                 losses=losses,
-                train={"epochs": 2, "learning_rate": 0.01, "monitor": "energy_mae", **train},
+                train={"epochs": 1, "learning_rate": 0.01, "monitor": "energy_mae", **train},
             )
         )
     assert largest_difference(tmp_path / "large", tmp_path / "accumulated") < 1e-8
@@ -160,7 +160,7 @@ def test_the_pull_keeps_weights_near_the_foundation(workspace: Path, tmp_path: P
     foundation = dict(tiny_mace(seed=0).named_parameters())
     for pull in (0.0, 1.0):
         output = tmp_path / str(pull)
-        train = {"epochs": 9, "learning_rate": 0.01, "ema": 0.5, "pull_to_foundation": pull}
+        train = {"epochs": 5, "learning_rate": 0.01, "ema": 0.5, "pull_to_foundation": pull}
         result = finetune.run(
             recipe_for(workspace, output, losses={"energy": {}}, train=train, adapter="full")
         )
@@ -209,7 +209,7 @@ def test_workers_change_nothing(workers: int, workspace: Path, tmp_path: Path) -
             recipe_for(
                 workspace,
                 tmp_path / str(number),
-                train={"epochs": 3, "learning_rate": 0.01, "ema": 0.5, "workers": number},
+                train={"epochs": 2, "learning_rate": 0.01, "ema": 0.5, "workers": number},
             )
         )
     assert largest_difference(tmp_path / "0", tmp_path / str(workers)) == 0.0

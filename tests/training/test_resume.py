@@ -80,7 +80,9 @@ class StopAt(Silent):
             os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_the_run_goes_on_bit_by_bit(
     number: signal.Signals, workspace: Path, tmp_path: Path, undisturbed: Any
 ) -> None:
@@ -294,7 +296,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     monkeypatch.setattr(files, "_write", limited)
 
 
-@pytest.mark.parametrize("writes", [10, 12])
+@pytest.mark.parametrize("writes", [10, pytest.param(12, marks=pytest.mark.slow)])
 def test_a_full_disk_leaves_the_last_whole_checkpoint(
     writes: int, workspace: Path, tmp_path: Path, undisturbed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,9 +356,9 @@ def test_the_earlier_run_waits_until_its_successor_is_done(workspace: Path, tmp_
     "left",
     [
         [".environment.json.x1_x1_x1"],
-        ["environment.json"],
-        ["environment.json", ".recipe.yaml.x1_x1_x1"],
-        ["environment.json", "recipe.yaml", "metrics.jsonl"],
+        pytest.param(["environment.json"], marks=pytest.mark.slow),
+        pytest.param(["environment.json", ".recipe.yaml.x1_x1_x1"], marks=pytest.mark.slow),
+        pytest.param(["environment.json", "recipe.yaml", "metrics.jsonl"], marks=pytest.mark.slow),
         ["environment.json", "recipe.yaml", "metrics.jsonl", "checkpoints/.step-0.x/state.json"],
     ],
     ids=["half an environment", "environment", "half a recipe", "metrics", "half a checkpoint"],

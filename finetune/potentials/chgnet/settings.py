@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from ase.data import chemical_symbols
 from pydantic import Field, field_validator, model_validator
 
-from finetune.potentials.settings import LONGEST, FamilySettings
+from finetune.potentials.settings import LONGEST, FamilySettings, elements_row
 
 EMBEDDED = 94
 """Elements that a CHGNet has an embedding for: hydrogen to plutonium."""
@@ -95,7 +94,6 @@ class ChgnetSettings(FamilySettings):
 
     def description(self) -> list[tuple[str, str]]:
         """See `FamilySettings.description`."""
-        symbols = [chemical_symbols[number] for number in self.atomic_numbers]
         features = (self.atom_fea_dim, self.bond_fea_dim, self.angle_fea_dim)
         return [
             ("architecture", f"CHGNet {self.version or ''}".strip()),
@@ -107,7 +105,7 @@ class ChgnetSettings(FamilySettings):
             ("angular basis", f"{self.num_angular} fourier"),
             ("normalisation", "layers" if self.gMLP_norm else "none"),
             *([("discontinuous", _JUMP)] if self.mlp_out_bias else []),
-            ("elements", f"{len(symbols)}: {' '.join(symbols)}"),
+            elements_row(self.atomic_numbers),
         ]
 
     @property

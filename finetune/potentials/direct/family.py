@@ -60,15 +60,15 @@ class DirectFamily(Family):
         base = Base(family=UNNAMED, settings=family(UNNAMED).example())
         return DirectSettings(base=base, channels=4)
 
-    def groups_of(self, potential: DirectPotential) -> Mapping[str, tuple[str, ...]]:
+    def groups_of(self, settings: DirectSettings) -> Mapping[str, tuple[str, ...]]:
         """See `Family.groups_of`: those of the base, and the head."""
-        groups = family(potential.base.family).groups_of(potential.base)
+        groups = family(settings.base.family).groups_of(settings.base.settings)
         readout = (*groups.get("readout", ()), *self.groups["force_head"])
         return {**groups, **self.groups, "readout": readout}
 
-    def matrix_stacks_of(self, potential: DirectPotential) -> Mapping[type, MatrixStack]:
+    def matrix_stacks_of(self, settings: DirectSettings) -> Mapping[type, MatrixStack]:
         """See `Family.matrix_stacks_of`."""
-        return family(potential.base.family).matrix_stacks_of(potential.base)
+        return family(settings.base.family).matrix_stacks_of(settings.base.settings)
 
     def accelerate(self, potential: DirectPotential, kind: str) -> DirectPotential:
         """See `Family.accelerate`: as the base's family does."""

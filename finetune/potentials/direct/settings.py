@@ -37,6 +37,10 @@ class DirectSettings(FamilySettings):
         """See `FamilySettings.elements_known`."""
         return self.base.settings.elements_known()
 
+    def head_names(self) -> tuple[str, ...]:
+        """See `FamilySettings.head_names`."""
+        return self.base.settings.head_names()
+
     def description(self) -> list[tuple[str, str]]:
         """See `FamilySettings.description`: that of the base, and the head."""
         less = {"nothing": "", "force": "net force", "force_and_torque": "net force and torque"}

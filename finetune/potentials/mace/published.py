@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from finetune.core.resources import cache
-from finetune.potentials.published import ASL, MPTRJ, Address, Published
+from finetune.potentials.published import ASL, BY_HEAD, MPTRJ, Address, Published
 
 _MP = "https://github.com/ACEsuit/mace-mp/releases/download"
 _FOUNDATIONS = "https://github.com/ACEsuit/mace-foundations/releases/download"
@@ -62,7 +62,7 @@ _GROUPS: tuple[_Group, ...] = (
     (_MP, _OMAT, MPTRJ, _PBE_U, ASL, False),
     (_FOUNDATIONS, _PBE, MPTRJ, "PBE", ASL, False),
     (_FOUNDATIONS, _R2SCAN, MPTRJ, "r2SCAN", ASL, False),
-    (_FOUNDATIONS, _HEADS, MPTRJ, "by head", ASL, False),
+    (_FOUNDATIONS, _HEADS, MPTRJ, BY_HEAD, ASL, False),
     (_OFF, _ORGANIC, _BIO, _WB97M, ASL, True),
     (_FOUNDATIONS, _OMOL, _MOLECULAR, "ωB97M-V/def2-TZVPD", ASL, True),
     (_CC, _ANI, _HCNO, "CCSD(T)*/CBS", MIT, True),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ase.data import chemical_symbols
 from pydantic import Field
 
-from finetune.potentials.settings import LONGEST, FamilySettings
+from finetune.potentials.settings import LONGEST, FamilySettings, elements_row
 
 FURTHER_INPUTS = ("total_charge", "total_spin")
 Gate = Literal["silu", "tanh", "abs", "None"]
@@ -57,11 +56,14 @@ class MaceSettings(FamilySettings):
     )
     use_embedding_readout: bool = False
 
+    def head_names(self) -> tuple[str, ...]:
+        """See `FamilySettings.head_names`."""
+        return self.heads
+
     def description(self) -> list[tuple[str, str]]:
         """Return the architecture as lines of a table: names and values."""
         later = [self.interaction_cls] * (self.num_interactions - 1)
         interactions = [self.interaction_cls_first, *later]
-        symbols = [chemical_symbols[number] for number in self.atomic_numbers]
         rows = [
             ("architecture", self.architecture),
             ("cutoff", f"{self.r_max:g} Å"),
@@ -75,7 +77,7 @@ class MaceSettings(FamilySettings):
             ("pair repulsion", "ZBL" if self.pair_repulsion else "none"),
             ("further inputs", ", ".join(self.embedding_specs or {})),
             ("heads", ", ".join(self.heads)),
-            ("elements", f"{len(symbols)}: {' '.join(symbols)}"),
+            elements_row(self.atomic_numbers),
         ]
         return [(label, value) for label, value in rows if value]
 

@@ -95,7 +95,7 @@ class SevenNetFamily(Family):
             "sevennet": Format(
                 ".pth", writing.checkpoint, "sevenn's calculator and training", single=True
             ),
-            "lammps": Format(".pt", writing.lammps, "LAMMPS, pair_style e3gnn", single=True),
+            "lammps": Format(".pt", writing.lammps, writing.LAMMPS, single=True),
         }
 
     def published(self) -> Mapping[str, Published]:

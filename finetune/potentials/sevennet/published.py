@@ -5,7 +5,7 @@ The files are MIT-licensed from sevenn 0.12 on. Digests are those of sevenn 0.13
 
 from __future__ import annotations
 
-from finetune.potentials.published import MPTRJ, Published, Wheel
+from finetune.potentials.published import BY_HEAD, MPTRJ, Published, Wheel
 
 _WHEEL = "9378f7df2b75fe83274483a5f804790ae1023dd22ddeb6a48c1a03de97e22620"
 _MEMBERS = (
@@ -23,7 +23,7 @@ _MEMBERS = (
         "a7ff190d41efe5b8317a03d20a468e4036a1a3e64e0b14fdbab64ac3f4bfc09d",
     ),
     (
-        *("sevennet-mf-0", "SevenNet_MF_0/checkpoint_sevennet_mf_0.pth", "by head", 845_896),
+        *("sevennet-mf-0", "SevenNet_MF_0/checkpoint_sevennet_mf_0.pth", BY_HEAD, 845_896),
         "81791329b37d445f46b531578c182c41792d98c7814222c9e5dde276402225fd",
     ),
 )

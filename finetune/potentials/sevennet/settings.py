@@ -15,7 +15,7 @@ from typing import Literal
 from ase.data import chemical_symbols
 from pydantic import Field, model_validator
 
-from finetune.potentials.settings import LONGEST, FamilySettings
+from finetune.potentials.settings import LONGEST, FamilySettings, elements_row
 
 Activation = Literal["relu", "silu", "tanh", "abs", "ssp", "sigmoid", "elu"]
 EvenActivation = Literal["silu", "ssp"]
@@ -125,9 +125,12 @@ class SevenNetSettings(FamilySettings):
         """See `FamilySettings.elements_known`."""
         return tuple(number for number in self.atomic_numbers if number)
 
+    def head_names(self) -> tuple[str, ...]:
+        """See `FamilySettings.head_names`."""
+        return self.heads
+
     def description(self) -> list[tuple[str, str]]:
         """See `FamilySettings.description`."""
-        symbols = [chemical_symbols[number] for number in self.elements_known()]
         readout = "linear" if self.readout_MLP is None else " → ".join(map(str, self.readout_MLP))
         envelope = f"polynomial, power {self.polynomial_power}"
         if self.cutoff_function == "XPLOR":
@@ -147,7 +150,7 @@ class SevenNetSettings(FamilySettings):
             ("readout", readout),
             ("heads", ", ".join(self.heads) if several else ""),
             ("heads act in", ", ".join(self.head_layers)),
-            ("elements", f"{len(symbols)}: {' '.join(symbols)}"),
+            elements_row(self.elements_known()),
         ]
         return [(label, value) for label, value in rows if value]
 

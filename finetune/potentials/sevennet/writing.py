@@ -20,6 +20,11 @@ from finetune.potentials.sevennet.settings import SevenNetSettings
 
 VERSION = "0.12.0"
 """The release of sevenn whose form of checkpoints is written; later ones read it, too."""
+LAMMPS = (
+    "LAMMPS, pair_style e3gnn; needs sevenn: without it, export sevennet and run "
+    "'sevenn get_model FILE.pth' where sevenn is installed"
+)
+"""What the format is for, and what it needs."""
 
 
 def checkpoint(

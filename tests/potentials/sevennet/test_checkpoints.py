@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from finetune.core.errors import FoundationError
+from finetune.export.formats import write_file
 from finetune.potentials.sevennet.settings import SevenNetSettings, interactions
 from finetune.potentials.sevennet.writing import checkpoint, lammps
 from finetune.testing.comparing import difference, distorted_batch, predict
@@ -54,7 +55,12 @@ def first_head(settings: SevenNetSettings) -> str | None:
     return settings.heads[0] if len(settings.heads) > 1 else None
 
 
-@pytest.mark.parametrize("kind", KINDS)
+FAST = {"example", "channels"}
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind not in FAST)) for kind in KINDS]
+)
 def test_what_is_written_is_read_again(kind: str) -> None:
     head = first_head(KINDS[kind])
     potential = built(KINDS[kind], head, torch.float32)
@@ -89,6 +95,15 @@ def test_what_an_adapter_added_is_refused() -> None:
     potential.model.register_parameter("extra", torch.nn.Parameter(torch.zeros(1)))
     with pytest.raises(FoundationError, match="no place for what an adapter added: extra"):
         checkpoint(potential, torch.float32, {})
+
+
+def test_double_precision_is_refused(tmp_path: Path) -> None:
+    potential = built(FAMILY.example())
+    with pytest.raises(FoundationError, match="'sevennet' of SevenNet holds single precision"):
+        write_file(potential, tmp_path / "a.pth", dtype=torch.float64)
+    write_file(potential, tmp_path / "a.pth")
+    with pytest.raises(FoundationError, match="needs sevenn: without it, .*get_model FILE.pth"):
+        write_file(potential, tmp_path / "b.pth", "mace")
 
 
 def test_lammps_needs_sevenn() -> None:

@@ -8,6 +8,7 @@ from ase import Atoms
 
 from finetune.adapters.adapter import matches
 from finetune.core.errors import FoundationError
+from finetune.potentials.settings import elements_row
 from finetune.potentials.sevennet.potential import SevenNetPotential
 from finetune.potentials.sevennet.settings import (
     SevenNetSettings,
@@ -166,6 +167,7 @@ def test_settings_are_described(settings: SevenNetSettings) -> None:
     rows = dict(settings.description())
     assert rows["architecture"] == "SevenNet"
     assert rows["elements"] == "4: H C N O"
+    assert elements_row((6, 1, 8))[1] == "3: H C O"
     assert ("heads" in rows) == (len(settings.heads) > 1)
     assert ("SO(3)" in rows["symmetry"]) != settings.parity
 
@@ -203,7 +205,7 @@ def test_settings_that_contradict_themselves_are_refused(name: str) -> None:
 
 
 def test_unknown_heads_are_refused() -> None:
-    with pytest.raises(FoundationError, match="several heads; choose one of low, high"):
+    with pytest.raises(FoundationError, match="several heads: low, high. Choose one"):
         built(channels())
     with pytest.raises(FoundationError, match="no head 'hihg'.*high"):
         built(channels(), "hihg")
