@@ -85,11 +85,9 @@ def export_direct(
     model: DirectModel, kwargs: dict[str, Any], out: Path, metadata: dict[str, Any]
 ) -> str:
     """Store a potential with a head in single precision; return its fingerprint."""
-    potential = DirectPotential(MacePotential.build(settings_of(kwargs), torch.float32), CHANNELS)
-    parameters = dict(potential.model.named_parameters())
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            parameters[name.replace("base.", "base.model.", 1)].copy_(value)
+    with disable_e3nn_codegen():
+        potential = DirectPotential(MacePotential(settings_of(kwargs), model.base), CHANNELS)
+    potential.model.force_head.load_state_dict(model.force_head.state_dict())
     return save(potential, out, metadata, dtype=torch.float32).fingerprint
 
 
