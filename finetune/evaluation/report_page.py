@@ -38,6 +38,7 @@ NOTICED = 0.02
 _SHOWN = (
     ("energy MAE", "energy_per_atom_mae", "meV/atom"),
     ("force MAE", "forces_mae", "meV/Å"),
+    ("force inconsistency", "inconsistency_mae", "meV/Å"),
     ("stress MAE", "stress_mae", "meV/Å³"),
 )
 _RESULT = {"notes": list, "valid": dict, "test": (dict, NoneType), "seconds": (int, float)}
