@@ -27,10 +27,11 @@ MOST_DRAWN = 1000
 
 
 def learning_curve(history: Sequence[dict[str, Any]], best_epoch: int) -> Figure:
-    """Plot validation errors against epochs, energies and (where labelled) forces."""
+    """Plot validation errors against epochs: energies, forces, inconsistency, as recorded."""
     titles = {
         "valid/energy_per_atom_mae": "energy MAE [meV/atom]",
         "valid/forces_mae": "force MAE [meV/Å]",
+        "valid/inconsistency_mae": "force inconsistency [meV/Å]",
     }
     panels = [key for key in titles if history[0].get(key) is not None]
     figure, grid = _panels(1, len(panels))

@@ -39,6 +39,7 @@ _SHOWN = (
     ("energy MAE", "energy_per_atom_mae", "meV/atom"),
     ("force MAE", "forces_mae", "meV/Å"),
     ("force MAE of −dE/dr", "gradient_forces_mae", "meV/Å"),
+    ("force inconsistency", "inconsistency_mae", "meV/Å"),
     ("stress MAE", "stress_mae", "meV/Å³"),
 )
 _RESULT = {"notes": list, "valid": dict, "test": (dict, NoneType), "seconds": (int, float)}

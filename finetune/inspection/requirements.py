@@ -11,7 +11,8 @@ from finetune.core.errors import DataError, FoundationError, RecipeError
 from finetune.data.structures import Structure
 from finetune.potentials.catalogue import covering
 from finetune.potentials.loading import Foundation
-from finetune.recipe.loss_options import SUPERVISED
+from finetune.recipe.loss_options import SUPERVISED, LossOptions
+from finetune.recipe.optimisers import used_labels
 from finetune.recipe.plugins import adapter_rules
 from finetune.recipe.recipe import Recipe
 
@@ -45,13 +46,10 @@ def check_labels(
 
     ``valid`` is None where it has been checked.
     """
-    used = [
-        kind
-        for kind in SUPERVISED
-        if any(loss.kind == kind and loss.peak_weight > 0 for loss in recipe.losses.values())
-    ]
+    used, on = used_labels(recipe.losses), switched_on(recipe).values()
+    alone = not used and any(loss.self_supervised for loss in on)
     switched_off = [name for name, loss in recipe.losses.items() if loss.kind in SUPERVISED]
-    if not used and switched_off:
+    if not used and not alone and switched_off:
         raise DataError(
             f"no loss on labels has a weight above 0 (losses.{switched_off[0]}.weight is 0), and "
             "without labels nothing is learnt about their level of theory. Give it a weight."
@@ -64,9 +62,11 @@ def check_labels(
                 f"(losses.{kind}), or choose another adapter."
             )
     monitored = recipe.train.monitor.partition("_")[0]
+    by_loss = monitored in {"auto", "loss"}
+    unneeded = monitored == "inconsistency" or (monitored == "auto" and alone)
     for name, structures, wanted in (
-        ("training", train, used),
-        ("validation", valid, used if monitored == "loss" else [monitored]),
+        ("training", None if alone else train, used),
+        ("validation", None if unneeded else valid, used if by_loss else [monitored]),
     ):
         if structures is None:
             continue
@@ -77,6 +77,49 @@ def check_labels(
                 f"recipe's losses and train.monitor={recipe.train.monitor} need. "
                 f"It has: {', '.join(present) or 'none'}."
             )
+
+
+def check_direct_forces(recipe: Recipe, foundation: str) -> None:
+    """Refuse what only direct forces give sense to, for a potential that has none."""
+    instead = "Set adapter={kind: force_head}, choose a foundation with direct forces, or"
+    for name, loss in switched_on(recipe).items():
+        if loss.needs_direct_forces:
+            raise RecipeError(
+                f"losses.{name}: '{loss.kind}' compares direct forces with −dE/dr, and the forces "
+                f"of '{foundation}' are −dE/dr. {instead} leave the loss out "
+                f"(losses.{name}.weight=0)."
+            )
+    named = {"train.monitor": recipe.train.monitor, "tune.measure": recipe.tune.measure}
+    for key, measure in named.items():
+        if measure is not None and measure.endswith("inconsistency"):
+            raise RecipeError(
+                f"{key}={measure} is measured on direct forces, and the forces of '{foundation}' "
+                f"are −dE/dr. {instead} choose another measure."
+            )
+    if not used_labels(recipe.losses):
+        raise DataError(
+            "no loss on labels has a weight above 0, and without labels nothing is learnt about "
+            f"their level of theory. {instead} add a loss on labels (losses.energy)."
+        )
+
+
+def chosen_monitor(recipe: Recipe, valid: Sequence[Structure], direct: bool) -> str:
+    """Return ``train.monitor``, or what ``auto`` stands for.
+
+    That is the loss, unless forces are ``direct`` and no labels of forces take part in it: then
+    energies and inconsistency or, without energies, the inconsistency.
+    """
+    if recipe.train.monitor != "auto":
+        return recipe.train.monitor
+    found = [kind for kind in used_labels(recipe.losses) if has_label(valid, kind)]
+    if not direct or "forces" in found:
+        return "loss"
+    return "energy_and_inconsistency" if "energy" in found else "inconsistency"
+
+
+def switched_on(recipe: Recipe) -> dict[str, LossOptions]:
+    """Return the losses with a weight above 0 by the recipe's names."""
+    return {name: loss for name, loss in recipe.losses.items() if loss.peak_weight > 0}
 
 
 def has_label(structures: Iterable[Structure], kind: str) -> bool:

@@ -29,7 +29,7 @@ ROWS = (
 GRADIENT_ROWS = (
     ("force MAE of −dE/dr (components)", "gradient_forces_mae", "meV/Å"),
     ("force RMSE of −dE/dr (components)", "gradient_forces_rmse", "meV/Å"),
-    ("force head against −dE/dr (components)", "forces_inconsistency", "meV/Å"),
+    ("force head against −dE/dr (components)", "inconsistency_mae", "meV/Å"),
 )
 """What a table shows besides where a head predicts the forces."""
 
@@ -72,7 +72,7 @@ class Errors:
     are eV/Å over components, stress eV/Å³ over components.
 
     Where a head predicts the forces, ``forces_*`` are its errors, ``gradient_forces_*`` those of
-    −dE/dr, and ``forces_inconsistency`` the mean absolute difference of the two over the components
+    −dE/dr, and ``inconsistency_mae`` the mean absolute difference of the two over the components
     of all atoms, labelled or not. ``jacobian_asymmetry`` is that of
     `finetune.evaluation.asymmetry`, where it was measured.
     """
@@ -92,7 +92,7 @@ class Errors:
     stress_rmse: float | None
     gradient_forces_mae: float | None = None
     gradient_forces_rmse: float | None = None
-    forces_inconsistency: float | None = None
+    inconsistency_mae: float | None = None
     jacobian_asymmetry: float | None = None
 
     def as_dict(self) -> dict[str, float | int | None]:
@@ -168,7 +168,7 @@ def errors(predictions: LabelledPredictions, structures: int) -> Errors:
         labelled_forces=residuals["forces"].size // 3,
         labelled_stresses=residuals["stress"].size // 9,
         energy_shifted_mae=_mae(energy - energy.mean()) if energy.size else None,
-        forces_inconsistency=_mae(predictions.consistency[0] - predictions.consistency[1]),
+        inconsistency_mae=_mae(predictions.consistency[0] - predictions.consistency[1]),
         **figures,
     )
 

@@ -78,6 +78,7 @@ class AdapterRules:
         references_only: Whether it trains only what reference energies can explain.
         needs: Kinds of labels without which it trains nothing.
         adds_head: Whether it trains a new head, whose level of theory is that of the labels.
+        direct_forces: Whether it adds a head that predicts forces directly.
         searched: Lowest and highest value of options that `tune` searches, by name.
     """
 
@@ -87,6 +88,7 @@ class AdapterRules:
     references_only: bool = False
     needs: tuple[str, ...] = ()
     adds_head: bool = False
+    direct_forces: bool = False
     searched: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
@@ -128,7 +130,7 @@ class ForceHeadOptions(Options):
     The weak losses teach the head from energies, ``gradient_match`` without any label.
     """
 
-    rules: ClassVar = AdapterRules(FORCE_HEAD)
+    rules: ClassVar = AdapterRules(FORCE_HEAD, direct_forces=True)
 
     channels: int = Field(64, ge=1, le=4096, description="vectors that are mixed and gated")
     removed: Literal["nothing", "force", "force_and_torque"] = Field(

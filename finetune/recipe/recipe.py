@@ -270,6 +270,7 @@ class Recipe(Options):
             if key not in INCONSEQUENTIAL
             and not key.startswith("tune.")
             and first.get(key) != second.get(key)
+            and not (key.endswith("train.monitor") and "auto" in (first.get(key), second.get(key)))
         ]
 
     @property

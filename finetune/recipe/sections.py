@@ -93,8 +93,19 @@ class TrainRecipe(Options):
     )
     gradient_clip: float | None = Field(1.0, gt=0, description="largest gradient norm")
     ema: float | None = Field(0.999, gt=0, lt=1, description="decay of the weight average")
-    monitor: Literal["loss", "energy_mae", "energy_rmse", "forces_mae", "forces_rmse"] = Field(
-        "loss", description="validation measure that picks the best weights"
+    monitor: Literal[
+        "auto",
+        "loss",
+        "energy_mae",
+        "energy_rmse",
+        "forces_mae",
+        "forces_rmse",
+        "inconsistency",
+        "energy_and_inconsistency",
+    ] = Field(
+        "auto",
+        description="validation measure that picks the best weights; auto: the loss, or with "
+        "direct forces and no force labels what energies and inconsistency say",
     )
     patience: int | None = Field(
         None, ge=1, le=MOST, description="epochs without a better validation"
@@ -160,6 +171,8 @@ MeasureName = Literal[
     "forces_rmse",
     "stress_mae",
     "stress_rmse",
+    "inconsistency",
+    "energy_and_inconsistency",
 ]
 
 

@@ -25,9 +25,12 @@ from finetune.data.structures import Joined, Structure, View, coverage, fingerpr
 from finetune.inspection import data_warnings
 from finetune.inspection.requirements import (
     check_adapted,
+    check_direct_forces,
     check_elements,
     check_labels,
     check_single,
+    chosen_monitor,
+    has_label,
 )
 from finetune.losses import sizing
 from finetune.losses.loss import TotalLoss
@@ -44,6 +47,7 @@ from finetune.potentials.loading import (
 from finetune.potentials.potential import FamilyPotential, Potential
 from finetune.potentials.storage import family_potential
 from finetune.recipe.loss_options import to_be_chosen
+from finetune.recipe.optimisers import used_labels
 from finetune.recipe.plugins import adapter_rules, adapters
 from finetune.recipe.recipe import Recipe
 from finetune.runs import run_folder
@@ -93,6 +97,7 @@ class Preparation:
         check_installed(recipe.track)
         structures = self._read(recipe_folder, find_names)
         self._open_foundation(recipe_folder, opened, structures)
+        self._settle_monitor(structures["valid"])
         self._build_graphs(structures)
         self._warn(structures)
         self._set_references(structures)
@@ -161,6 +166,17 @@ class Preparation:
         self.lineage = lineage(self.foundation)
         self.own_references = self.foundation.potential.references()
 
+    def _settle_monitor(self, valid: Sequence[Structure]) -> None:
+        """Choose the validation measure that ``train.monitor: auto`` leaves to the potential."""
+        recipe, foundation = self.recipe, self.foundation
+        adds = adapter_rules(recipe.adapter["kind"]).direct_forces
+        direct = adds or foundation.potential.direct_forces
+        if not direct:
+            check_direct_forces(recipe, foundation.name)
+        monitor = chosen_monitor(recipe, valid, direct)
+        train = recipe.train.model_copy(update={"monitor": monitor})
+        self.recipe = recipe.model_copy(update={"train": train})
+
     def _build_graphs(self, structures: Mapping[str, Sequence[Structure]]) -> None:
         cutoff = self.foundation.potential.cutoff
         skin = TotalLoss(self.recipe.losses).skin(cutoff)
@@ -185,6 +201,10 @@ class Preparation:
         self.ambiguous = False
         if isinstance(asked, dict):
             self.free_atoms = reference_energies.by_symbol(asked)
+        energies = used_labels(self.recipe.losses) or has_label(structures["train"], "energy")
+        if asked == "estimate" and not energies:
+            asked = "keep"
+            self.notes.append("note: reference energies are kept, as there are no labels.")
         if asked == "estimate":
             self._refit_references(
                 reference_energies.representative(structures["train"], REFERENCE_STRUCTURES)
@@ -361,11 +381,12 @@ def _counts(prepared: Preparation) -> str:
 
 def labelled(recipe: Recipe, reader: Reader) -> dict[str, Sequence[Structure]]:
     """Read what a recipe trains, validates and tests on: ``train``, ``valid``, ``test``."""
-    data = recipe.data
-    train, valid = _held_out(recipe, reader.read(data.train))
+    data, needed = recipe.data, bool(used_labels(recipe.losses))
+    train, valid = _held_out(recipe, reader.read(data.train, needed))
     if not isinstance(data.valid, float):
-        valid = reader.read(data.valid)
-    return {"train": train, "valid": valid, "test": reader.read(data.test) if data.test else []}
+        valid = reader.read(data.valid, needed)
+    test = reader.read(data.test, needed) if data.test else []
+    return {"train": train, "valid": valid, "test": test}
 
 
 def unlabelled(recipe: Recipe, reader: Reader) -> Sequence[Structure]:

@@ -14,6 +14,7 @@ from finetune.core.files import write_atomically, write_folder, write_json
 from finetune.evaluation.report_page import template
 from finetune.inspection import data_warnings
 from finetune.potentials.family import versions
+from finetune.potentials.loading import Foundation
 from finetune.recipe.recipe import Recipe
 from finetune.runs import run_folder
 from finetune.runs.fine_tuning import fine_tune
@@ -80,18 +81,19 @@ def prepare_stages(
     ``whole`` is that of `Preparation`.
     """
     run_folder.check_output(files.place(recipe.output), overwrite, resume)
-    prepared = {
-        name: Preparation(
-            stage.model_copy(
-                update={"foundation": recipe.foundation, "head": recipe.head, "output": unused}
-            ),
+    prepared: dict[str, Preparation] = {}
+    opened: Foundation | None = None
+    for name, stage in recipe.stage_recipes().items():
+        unused = {"head": recipe.head, "output": f"{stage.output}.checked"}
+        prepared[name] = found = Preparation(
+            stage.model_copy(update={"foundation": recipe.foundation, **unused}),
             recipe_folder,
             overwrite=False,
+            opened=opened,
             whole=whole,
         )
-        for name, stage in recipe.stage_recipes().items()
-        for unused in (f"{stage.output}.checked",)
-    }
+        if found.adapted.potential.direct_forces and not found.foundation.potential.direct_forces:
+            opened = replace(found.foundation, potential=found.adapted.potential)
     for name, notes in _seen_before(prepared).items():
         prepared[name].notes += notes
     return prepared

@@ -18,6 +18,7 @@ from finetune.training.records import Silent
 SHOWN = (
     ("energy MAE", "energy_per_atom_mae", "meV/atom"),
     ("force MAE", "forces_mae", "meV/Å"),
+    ("force inconsistency", "inconsistency_mae", "meV/Å"),
     ("stress MAE", "stress_mae", "meV/Å³"),
 )
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 RESULT, TABLE, RUNS, CURVE = "result.json", "table.csv", "runs.csv", "learning-curve.png"
 FILES = (RESULT, TABLE, RUNS, CURVE)
 FOUNDATION = "foundation"
-SHOWN = ("energy_mae", "forces_mae", "stress_mae")
+SHOWN = ("energy_mae", "forces_mae", "inconsistency_mae", "stress_mae")
 """Errors that have a table each; JSON and CSV have all."""
 TITLES = {field: (title, unit) for title, field, unit in ROWS}
 ROUNDING = 1e-6

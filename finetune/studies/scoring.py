@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,17 +20,21 @@ from finetune.data.structures import Structure, View
 from finetune.data.writing import write_structures
 from finetune.potentials.errors import ROWS, Errors
 from finetune.recipe.loss_options import SUPERVISED, LossOptions
+from finetune.recipe.optimisers import used_labels
 from finetune.recipe.recipe import Recipe
 from finetune.recipe.sections import DataRecipe
 from finetune.runs.preparation import check_draw
 from finetune.studies.tuning_folder import FOLDS
-from finetune.training.records import Record, validation_loss
+from finetune.training.records import Record, monitored, validation_loss
 
 _TITLES = {
     field: (title.removesuffix(" per structure").removesuffix(" (components)"), unit)
     for title, field, unit in ROWS
 }
 """Title, and the unit of what is shown: a thousandth of the measure's own."""
+_TITLES["inconsistency"] = _TITLES["inconsistency_mae"]
+_TITLES["energy_and_inconsistency"] = ("energy and inconsistency", "√(meV/atom · meV/Å)")
+_FIELDS = [item.name for item in fields(Errors)]
 
 
 @dataclass(frozen=True)
@@ -41,16 +46,16 @@ class Measure:
 
     @classmethod
     def of_recipe(cls, recipe: Recipe) -> Measure:
-        """Return the measure that a recipe names."""
-        return cls(recipe.tune.measure or recipe.train.monitor, recipe.losses)
+        """Return the measure that a recipe names; ``loss`` while ``monitor`` is ``auto``."""
+        name = recipe.tune.measure or recipe.train.monitor
+        return cls("loss" if name == "auto" else name, recipe.losses)
 
     def value(self, record: Record) -> float:
         """Return the measure in the record of an epoch; infinite where it is not finite."""
         if self.name != "loss":
-            value = record[f"valid/{self.name}"]
-            return math.inf if value is None else float(value)
-        names = [item.name for item in fields(Errors) if f"valid/{item.name}" in record]
-        found = Errors(**{name: record[f"valid/{name}"] for name in names})
+            return monitored(record, self.name)
+        known: dict[str, Any] = {key: record.get(f"valid/{key}") for key in _FIELDS}
+        found = Errors(**known)
         counted_errors = (
             (found.labelled_energies, found.energy_per_atom_rmse),
             (found.labelled_forces, found.forces_rmse),
@@ -61,15 +66,15 @@ class Measure:
 
     @property
     def kinds(self) -> list[str]:
-        """Labels of which a validation structure needs one: energy, forces, stress."""
+        """Labels of which a validation structure needs one: energy, forces, stress; or none."""
         if self.name != "loss":
-            return [self.name.partition("_")[0]]
-        used = {item.kind for item in self.losses.values() if item.peak_weight > 0}
-        return [kind for kind in SUPERVISED if kind in used]
+            return [kind for kind in SUPERVISED if kind == self.name.partition("_")[0]]
+        return used_labels(self.losses)
 
     def judges(self, structure: Structure) -> bool:
         """Return whether a structure has a label that the measure needs."""
-        return any(getattr(structure, kind) is not None for kind in self.kinds)
+        kinds = self.kinds
+        return not kinds or any(getattr(structure, kind) is not None for kind in kinds)
 
     @property
     def title(self) -> str:
@@ -146,8 +151,9 @@ def judging(recipe: Recipe, recipe_folder: Path | None, measure: Measure) -> Jud
     A label's name that no file has may be meant for the test set, which is not opened.
     """
     reader = Reader.of(recipe.data, recipe_folder)
-    train = reader.read(recipe.data.train)
-    valid = None if isinstance(recipe.data.valid, float) else reader.read(recipe.data.valid)
+    data, needed = recipe.data, bool(used_labels(recipe.losses))
+    train = reader.read(data.train, needed)
+    valid = None if isinstance(data.valid, float) else reader.read(data.valid, needed)
     if recipe.data.test is None:
         reader.check_named()
     return judged(recipe, train, valid, measure)

@@ -153,6 +153,10 @@ class _Tuning:
         checked = self.recipe.model_copy(update={"data": data, "output": unused})
         opened = self.foundations.of(checked)
         prepared = Preparation(checked, self.recipe_folder, False, opened=opened, find_names=False)
+        settled = {"monitor": prepared.recipe.train.monitor}
+        train = self.recipe.train.model_copy(update=settled)
+        self.recipe = self.recipe.model_copy(update={"train": train})
+        self.measure = Measure.of_recipe(self.recipe)
         judged.check(checked, prepared.adapted)
         for note in prepared.notes:
             self.say(note)

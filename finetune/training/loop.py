@@ -30,7 +30,14 @@ from finetune.training.batches import (
 )
 from finetune.training.checkpoints import Keeper, Progress, WeightAverage, Weights, diverged
 from finetune.training.optimisers.optimiser import Optimiser, Piece, learning_rate
-from finetune.training.records import MetricsLog, Record, Reporter, Validator, step_values
+from finetune.training.records import (
+    MetricsLog,
+    Record,
+    Reporter,
+    Validator,
+    monitored,
+    step_values,
+)
 
 
 @dataclass(frozen=True)
@@ -196,9 +203,8 @@ class Trainer:
 
     def _rate(self, epoch: float) -> float:
         """Return the learning rate after ``epoch`` epochs, as the guard allows."""
-        state, monitored = self.progress, f"valid/{self.settings.monitor}"
-        values = [record[monitored] for record in state.history]
-        values = [math.inf if value is None else value for value in values]
+        state = self.progress
+        values = [monitored(record, self.settings.monitor) for record in state.history]
         return state.guard.factor * learning_rate(self.settings, epoch, self.length, values)
 
     def _end_epoch(self, signals: StopSignals) -> None:
@@ -252,12 +258,12 @@ class Trainer:
 
     def _validate(self, epoch: int) -> None:
         """Record an epoch, and keep its weights where they are the best so far."""
-        state, monitored = self.progress, f"valid/{self.settings.monitor}"
+        state, monitor = self.progress, self.settings.monitor
         main = self.processes.main  # the other processes wait for its record
         record = self.validator.record(state, epoch, self._rate(epoch)) if main else {}
         record = self.processes.from_main(record)
-        value = record[monitored]
-        first = state.history[0][monitored] if state.history else value
+        value = monitored(record, monitor)
+        first = monitored(state.history[0], monitor) if state.history else value
         record = finite(record)
         state.history.append(record)
         self.log.append(record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -101,6 +102,20 @@ def validation_loss(measured: Errors, losses: Mapping[str, LossOptions]) -> floa
         if error is not None:
             total += options.peak_weight * error**2
     return total
+
+
+def monitored(record: Record, name: str) -> float:
+    """Return the measure that ``train.monitor`` names; infinite where it is not on record.
+
+    ``energy_and_inconsistency`` is the geometric mean of energy RMSE per atom and inconsistency,
+    √(eV/atom · eV/Å): the same share of either counts the same.
+    """
+    if name == "energy_and_inconsistency":
+        energy, gap = record["valid/energy_per_atom_rmse"], record["valid/inconsistency_mae"]
+        return math.inf if energy is None or gap is None else math.sqrt(energy * gap)
+    usual = {"auto": "loss", "inconsistency": "inconsistency_mae"}
+    found = record[f"valid/{usual.get(name, name)}"]
+    return math.inf if found is None else float(found)
 
 
 def _line(record: Record) -> str:
@@ -276,6 +291,7 @@ def summary(record: Record) -> str:
     shown = {
         "valid/energy_per_atom_mae": ("valid E", "meV/atom"),
         "valid/forces_mae": ("valid F", "meV/Å"),
+        "valid/inconsistency_mae": ("valid I", "meV/Å"),
     }
     for key, (name, unit) in shown.items():
         if record.get(key) is not None:

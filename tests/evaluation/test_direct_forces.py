@@ -108,7 +108,7 @@ def test_a_gradient_has_no_asymmetry() -> None:
     found = jacobian_asymmetry(potential, graphs)
     assert found is not None and found < 1e-12
     assert jacobian_asymmetry(potential, graphs[1:]) is None
-    assert errors(predict(potential, graphs), 2).forces_inconsistency == pytest.approx(0, abs=1e-12)
+    assert errors(predict(potential, graphs), 2).inconsistency_mae == pytest.approx(0, abs=1e-12)
 
 
 def test_the_inconsistency_needs_no_labels(direct: DirectPotential) -> None:
@@ -119,7 +119,7 @@ def test_the_inconsistency_needs_no_labels(direct: DirectPotential) -> None:
         found = direct(item, gradient=True)
         differences.append((forces_of(found) - found.gradient_forces).abs().flatten())
     expected = float(torch.cat(differences).mean())
-    assert measured.forces_inconsistency == pytest.approx(expected)
+    assert measured.inconsistency_mae == pytest.approx(expected)
     assert measured.forces_mae is measured.gradient_forces_mae is None
 
 
@@ -135,7 +135,7 @@ def test_evaluate_shows_both(stored: Path) -> None:
     assert after.jacobian_asymmetry > 0 and before.jacobian_asymmetry is None  # type: ignore[operator]
     statistics = found.as_dict()["finetuned"]["statistics"]
     assert statistics["gradient_forces"]["mae"] == pytest.approx(after.gradient_forces_mae)
-    assert statistics["forces_consistency"]["mae"] == pytest.approx(after.forces_inconsistency)
+    assert statistics["forces_consistency"]["mae"] == pytest.approx(after.inconsistency_mae)
     text = _printed(found)
     for shown in ("(head)", "components (−dE/dr)", "head against −dE/dr", "asymmetry of the Jac"):
         assert shown in text
