@@ -84,6 +84,13 @@ def md(
         float, Option(help="Å that a bond may be off; 0 checks none (liquids, reactions).")
     ] = 0.5,
     seed: Annotated[int, Option(help="Of velocities and noise.", min=0)] = 0,
+    forces: Annotated[
+        str | None,
+        Option(help="Where a head predicts forces: head (the default), gradient (−dE/dr), mixed."),
+    ] = None,
+    gradient_every: Annotated[
+        int | None, Option(help="Of mixed: steps between two evaluations of −dE/dr; 4 by default.")
+    ] = None,
     reference: Annotated[
         list[str] | None, Option(help="Frames to compare distances with; FILE by default.")
     ] = None,
@@ -122,6 +129,8 @@ def md(
             against=against,
             head=head,
             against_head=against_head,
+            forces=forces,  # type: ignore[arg-type]  # checked there
+            gradient_every=gradient_every,
             device=device,
             dtype=precision,
             counter=Counter(None if quiet else console, plain),

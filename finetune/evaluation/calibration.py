@@ -76,8 +76,10 @@ def mean(members: Sequence[LabelledPredictions]) -> LabelledPredictions:
     """Return the predictions of the members' mean on the same labels."""
     averaged = {
         name: np.stack([_predicted(members, name).mean(axis=0), getattr(members[0], name)[1]])
-        for name in ("energy", "forces", "stress")
+        for name in ("energy", "forces", "stress", "gradient_forces")
     }
+    both = [item.consistency for item in members]
+    averaged["consistency"] = np.mean(both, axis=0)
     return replace(members[0], **averaged)
 
 

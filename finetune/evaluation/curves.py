@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
 from typing import Any, TypeAlias
 
@@ -37,13 +37,21 @@ class Curve:
     energies: dict[str, Array]  # eV [k]: to free atoms (dimer), total (labelled), to the start
     labels: Array | None = None  # eV [k]
     wall: float | None = None  # value below which the energy has to rise inwards
+    # of potentials with a head for forces, see `inconsistencies`
+    inconsistency: dict[str, Array] = field(default_factory=dict)
 
     def check(self) -> list[dict[str, Any]]:
-        """Return for each potential what the curve shows: see `checked`."""
+        """Return for each potential what the curve shows: see `checked`.
+
+        Where a head predicts the forces, ``inconsistency`` is the largest one outside the wall,
+        eV/Å.
+        """
+        outside = self.values >= (-np.inf if self.wall is None else self.wall)
         return [
             {"kind": self.kind, "name": self.name, "unit": self.unit, "potential": name}
             | checked(self.values, energies, self.wall)
             | labelled_errors(energies, self.labels)
+            | _largest(self.inconsistency.get(name), outside)
             for name, energies in self.energies.items()
         ]
 
@@ -53,15 +61,23 @@ class Curve:
         energies = {name: np.array(found, float) for name, found in content["energies"].items()}
         labels = None if content["labels"] is None else np.array(content["labels"])
         kept = {key: content[key] for key in ("kind", "name", "unit", "wall")}
-        return cls(**kept, values=np.array(content["values"]), energies=energies, labels=labels)
+        inconsistency = {
+            name: np.array(found, float) for name, found in content.get("inconsistency", {}).items()
+        }
+        values = np.array(content["values"])
+        return cls(
+            **kept, values=values, energies=energies, labels=labels, inconsistency=inconsistency
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the curve, ready for JSON."""
+        inconsistency = {name: finite(x.tolist()) for name, x in self.inconsistency.items()}
         return {
-            **vars(self),
+            **{key: value for key, value in vars(self).items() if key != "inconsistency"},
             "values": self.values.tolist(),
             "energies": {name: finite(found.tolist()) for name, found in self.energies.items()},
             "labels": None if self.labels is None else self.labels.tolist(),
+            **({"inconsistency": inconsistency} if inconsistency else {}),
         }
 
 
@@ -97,6 +113,10 @@ def checked(values: Array, energies: Array, wall: float | None) -> dict[str, Any
     }
 
 
+def _largest(inconsistency: Array | None, outside: NDArray[np.bool_]) -> dict[str, float]:
+    return {} if inconsistency is None else {"inconsistency": float(inconsistency[outside].max())}
+
+
 def labelled_errors(energies: Array, labels: Array | None) -> dict[str, Any]:
     """Return mean and largest difference from labels, mean removed, and the labels' range, eV."""
     if labels is None:
@@ -120,6 +140,28 @@ def energies_of(
                 for batch in batches(graphs, size)
             ]
         found[name] = torch.cat(parts).cpu().double().numpy()
+    return found
+
+
+def inconsistencies(
+    potentials: Mapping[str, Potential], frames: Sequence[Atoms], size: int = 32
+) -> dict[str, Array]:
+    """Return for each frame the largest |F + dE/dr| of an atom ``[frames]``, eV/Å.
+
+    Only of potentials whose forces F a head predicts.
+    """
+    found = {}
+    for name, potential in potentials.items():
+        if not potential.direct_forces:
+            continue
+        graphs = [unlabelled(atoms, potential.cutoff) for atoms in frames]
+        largest: list[float] = []
+        for batch in batches(graphs, size):
+            moved = batch.to(potential.device, potential.dtype)
+            both = potential(moved, create_graph=False, gradient=True)
+            off = (both.forces - both.gradient_forces).norm(dim=1).detach()
+            largest += [float(part.max()) for part in torch.split(off, batch.atoms.tolist())]
+        found[name] = np.array(largest)
     return found
 
 
@@ -166,7 +208,8 @@ def _volume(potentials: Mapping[str, Potential], atoms: Atoms, where: str) -> Cu
         frames.append(atoms.copy())
         frames[-1].set_cell(share * atoms.cell.array, scale_atoms=True)
     energies = _relative(potentials, frames, atoms)
-    return Curve("volume", where, "a / a₀", shares, energies, wall=CELL_WALL)
+    off = inconsistencies(potentials, frames)
+    return Curve("volume", where, "a / a₀", shares, energies, wall=CELL_WALL, inconsistency=off)
 
 
 def _bond(potentials: Mapping[str, Potential], atoms: Atoms, hinge: Hinge, name: str) -> Curve:
@@ -177,7 +220,8 @@ def _bond(potentials: Mapping[str, Potential], atoms: Atoms, hinge: Hinge, name:
     start = atoms.positions[moving]
     frames = [_moved(atoms, moving, start + (value / length - 1.0) * vector) for value in values]
     energies = _relative(potentials, frames, atoms)
-    return Curve("bond", name, "Å", values, energies, wall=BOND_WALL * length)
+    off, wall = inconsistencies(potentials, frames), BOND_WALL * length
+    return Curve("bond", name, "Å", values, energies, wall=wall, inconsistency=off)
 
 
 def _torsion(potentials: Mapping[str, Potential], atoms: Atoms, hinge: Hinge, name: str) -> Curve:
@@ -190,7 +234,8 @@ def _torsion(potentials: Mapping[str, Potential], atoms: Atoms, hinge: Hinge, na
         turned = atoms[moving]
         turned.rotate(value, axis, center=centre)
         frames.append(_moved(atoms, moving, turned.positions))
-    return Curve("torsion", name, "°", values, _relative(potentials, frames, atoms))
+    energies, off = _relative(potentials, frames, atoms), inconsistencies(potentials, frames)
+    return Curve("torsion", name, "°", values, energies, inconsistency=off)
 
 
 def _hinges(atoms: Atoms) -> Iterator[Hinge]:
@@ -245,7 +290,8 @@ def dimers(potentials: Mapping[str, Potential], elements: Sequence[int]) -> list
             for name, found in energies_of(potentials, frames).items()
         }
         name = "-".join(chemical_symbols[number] for number in pair)
-        curves.append(Curve("dimer", name, "Å", values, energies, wall=WALL * radius))
+        off, wall = inconsistencies(potentials, frames), WALL * radius
+        curves.append(Curve("dimer", name, "Å", values, energies, wall=wall, inconsistency=off))
     return curves
 
 
@@ -277,6 +323,7 @@ def labelled_scans(
                 values=np.array([float(item.tags[VALUE]) for item in items]),
                 energies=energies_of(potentials, atoms),
                 labels=np.array([item.energy for item in items], dtype=np.float64),
+                inconsistency=inconsistencies(potentials, atoms),
             )
         )
     return curves

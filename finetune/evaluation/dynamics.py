@@ -8,10 +8,10 @@ import math
 import re
 from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain, product
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from ase import Atoms
@@ -42,6 +42,7 @@ from finetune.evaluation.distances import (
     mean_lengths,
 )
 from finetune.evaluation.folder import check_folder, clear_folder, folder_for
+from finetune.evaluation.multiple_time_steps import MixedForces
 from finetune.evaluation.tables import cell, new_table
 from finetune.evaluation.trajectory import RECORDED, Ensemble, Settings, Task, TrajectoryRun, record
 from finetune.export.calculator import PotentialCalculator
@@ -54,6 +55,10 @@ SETTLED = 0.2
 """Share of a trajectory that distributions leave out at its start."""
 MOST_STEPS = 10**9
 """Of a trajectory; more would take years."""
+MdForces = Literal["head", "gradient", "mixed"]
+"""Which forces move the atoms."""
+GRADIENT_EVERY = 4
+"""Steps between two evaluations of −dE/dr, unless another number is given."""
 
 
 @system_errors()
@@ -72,6 +77,8 @@ def md(
     against: str | Path | None = None,
     head: str | None = None,
     against_head: str | None = None,
+    forces: MdForces | None = None,
+    gradient_every: int | None = None,
     device: str = "auto",
     dtype: str = "float64",
     counter: Counter | None = None,
@@ -95,12 +102,16 @@ def md(
         against: The baseline; by default the foundation that ``path`` was tuned from.
         head: Name of the head of ``path`` that predicts.
         against_head: Name of the head of ``against`` that predicts.
+        forces: Of potentials with a head for forces: ``head`` (the default), ``gradient`` (−dE/dr),
+            or ``mixed``, see `MixedForces`. Others always have −dE/dr.
+        gradient_every: Of ``mixed``: steps between two evaluations of −dE/dr, 4 by default.
         device: ``auto``, ``cpu`` or a CUDA device.
         dtype: ``float64`` or ``float32``.
         counter: Shows the progress.
 
     Raises:
-        RecipeError: For an unknown ensemble, or numbers that make no test.
+        RecipeError: For an unknown ensemble, numbers that make no test, or forces of a head where
+            no potential has one.
         FoundationError: If there is no potential at ``path``.
         DataError: For files that cannot be used, or an element that a potential does not know.
         RunFolderError: If the folder holds another test.
@@ -108,9 +119,16 @@ def md(
     """
     settings = settings or Settings()
     _check_test(ensembles, temperatures, structures, replicas, settings)
+    _check_forces(forces, gradient_every)
     folder = folder_for(path, to, run_files.STABILITY)
     check_folder(folder, FILES)
     pair = open_pair(path, against, head, against_head, device, dtype)
+    direct = [name for name, item in pair.potentials.items() if item.direct_forces]
+    if forces not in (None, "gradient") and not direct:
+        raise RecipeError(
+            f"forces is '{forces}', but {' and '.join(pair.names[: len(pair.potentials)])} has no "
+            "head for forces. Leave it out, or choose gradient."
+        )
     found = structures_for(pair, path, files)
     chosen = evenly_spaced(found, structures)
     for item in chosen:
@@ -131,13 +149,32 @@ def md(
     conditions = product(dict.fromkeys(ensembles), dict.fromkeys(map(float, temperatures)))
     places = product(range(len(starts)), range(replicas))
     tasks = [Task(cast(Ensemble, e), t, *place) for (e, t), place in product(conditions, places)]
-    calculators = {name: PotentialCalculator(item) for name, item in pair.potentials.items()}
+    every = gradient_every or GRADIENT_EVERY
+    calculators = {
+        name: PotentialCalculator(item)
+        if name not in direct
+        else MixedForces(item, every)
+        if forces == "mixed"
+        else PotentialCalculator(item, forces=forces)
+        for name, item in pair.potentials.items()
+    }
+    used = f"mixed, −dE/dr every {every} steps" if forces == "mixed" else forces or "head"
     fingerprints = {name: item.fingerprint for name, item in pair.opened.items()}
     test = (calculators, fingerprints, starts, compared, tasks, settings, folder)
     with alone(folder):
         if overwrite:
             clear_folder(folder, FILES)
-        return run_all(*test, counter, pair.note)
+        return run_all(*test, counter, pair.note, dict.fromkeys(direct, used))
+
+
+def _check_forces(forces: str | None, gradient_every: int | None) -> None:
+    known = get_args(MdForces)
+    if forces not in (None, *known):
+        raise RecipeError(f"forces is '{forces}'; choose {', '.join(known[:-1])} or {known[-1]}.")
+    if gradient_every is not None and forces != "mixed":
+        raise RecipeError("gradient_every is for forces 'mixed'. Choose that, or leave it out.")
+    if gradient_every is not None and gradient_every < 1:
+        raise RecipeError(f"gradient_every is {gradient_every}; it must be above zero.")
 
 
 def _check_test(
@@ -182,14 +219,16 @@ def run_all(
     folder: Path,
     counter: Counter | None = None,
     note: str = "",
+    forces: Mapping[str, str] | None = None,
 ) -> Stability:
     """Run every trajectory that is not in the folder yet, and sum up.
 
     The first arguments are by name of the potential. ``references`` are for each start the frames
-    of the same atoms to compare distributions with. Unfinished trajectories are resumed. Raises
-    RunFolderError if the folder holds another test, RunStoppedError (all is saved) for a signal.
+    of the same atoms to compare distributions with. ``forces`` says which forces those with a head
+    for forces use. Unfinished trajectories are resumed. Raises RunFolderError if the folder holds
+    another test, RunStoppedError (all is saved) for a signal.
     """
-    counter = counter or Counter()
+    counter, forces = counter or Counter(), forces or {}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in calculators}
     both = zip(starts, references, strict=True)
     lengths = [mean_lengths(find_bonds(atoms), known) for atoms, known in both]
@@ -197,7 +236,8 @@ def run_all(
     jobs = []
     for name, task in product(calculators, tasks):
         start, known = starts[task.structure], references[task.structure]
-        identity = _identity(fingerprints[name], start, known, lengths[task.structure], settings)
+        compared = (start, known, lengths[task.structure])
+        identity = _identity(fingerprints[name], *compared, settings, forces.get(name))
         done = _done(places[name] / f"{task.name}.json", identity)
         jobs.append((name, task, identity, done))
     waiting = sum(done is None for *_, done in jobs)
@@ -234,6 +274,7 @@ def run_all(
         floor=_floor(references, tasks),
         periodic=any(bool(atoms.pbc.all()) for atoms in starts),
         note=note,
+        forces=forces,
     )
     write_json(folder / RESULT, outcome.as_dict())
     return outcome
@@ -245,6 +286,7 @@ def _identity(
     reference: Sequence[Atoms],
     lengths: Array | None,
     settings: Settings,
+    forces: str | None = None,
 ) -> str:
     """Return what must be the same for a trajectory to be used or resumed, as JSON."""
     compared = [array for atoms in reference for array in (atoms.positions, atoms.cell.array)]
@@ -254,6 +296,8 @@ def _identity(
     for array in arrays:
         geometry.update(np.ascontiguousarray(array).tobytes())
     content = {"potential": fingerprint, "start": geometry.hexdigest(), **asdict(settings)}
+    if forces is not None:
+        content["forces"] = forces
     return json.dumps(content, sort_keys=True)
 
 
@@ -318,6 +362,8 @@ class Stability:
     floor: dict[str, float]  # between halves of the references: what sampling alone makes
     periodic: bool  # whether any start has a cell in all directions
     note: str = ""
+    # by potential, of those with a head for forces: the forces that moved the atoms
+    forces: Mapping[str, str] = field(default_factory=dict)
 
     def summary(self) -> list[dict[str, Any]]:
         """Return one row for each ensemble, temperature and potential.
@@ -339,6 +385,7 @@ class Stability:
                     "ensemble": ensemble,
                     "temperature": temperature,
                     "potential": name,
+                    **({"forces": self.forces[name]} if name in self.forces else {}),
                     "trajectories": len(chosen),
                     "survived": sum(item["failure"] is None for item in chosen),
                     "failures": dict(Tally(r["failure"] for r in chosen if r["failure"])),
@@ -382,6 +429,7 @@ class Stability:
     def _remarks(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return what explains the table, and how trajectories failed."""
         lines = ["* of the total energy, meV/atom/ps"]
+        lines += [f"forces of {name}: {used}" for name, used in self.forces.items()]
         for row in rows:
             if row["failures"]:
                 causes = ", ".join(f"{count} × {name}" for name, count in row["failures"].items())
@@ -401,6 +449,7 @@ class Stability:
             "reference_against_itself": self.floor,
             "trajectories": self.trajectories,
             "note": self.note,
+            **({"forces": dict(self.forces)} if self.forces else {}),
         }
 
 

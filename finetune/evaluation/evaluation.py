@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,15 +22,23 @@ from finetune.data.graphs import GraphBatch, graph
 from finetune.data.reading import Reader
 from finetune.data.structures import Structure
 from finetune.evaluation import calibration, plots, statistics, tables
+from finetune.evaluation.asymmetry import jacobian_asymmetry
 from finetune.evaluation.baseline import NAMES, check_known_elements, open_pair
 from finetune.evaluation.calibration import Calibration, Quantity, calibrations
 from finetune.evaluation.folder import check_folder
-from finetune.evaluation.statistics import Measured, energy_errors, force_errors
+from finetune.evaluation.statistics import Measured, differences, energy_errors, force_errors
 from finetune.inspection.data_warnings import ignored_inputs, unusual_spread
 from finetune.inspection.requirements import foreign_compositions
 from finetune.potentials import loading as lineage
 from finetune.potentials.committee import CommitteePotential
-from finetune.potentials.errors import ROWS, Errors, LabelledPredictions, errors, predict
+from finetune.potentials.errors import (
+    GRADIENT_ROWS,
+    ROWS,
+    Errors,
+    LabelledPredictions,
+    errors,
+    predict,
+)
 from finetune.potentials.potential import Potential
 from finetune.recipe.sections import label_keys
 
@@ -144,15 +152,27 @@ def _other_origin(predictions: LabelledPredictions) -> bool:
 def compare(
     source: str, tested: Potential, baseline: Potential | None, graphs: Sequence[GraphBatch]
 ) -> Comparison:
-    """Evaluate a potential and its baseline, if there is one, on the same graphs."""
-    after = predict(tested, graphs)
-    before = predict(baseline, graphs) if baseline is not None else None
+    """Evaluate a potential and its baseline, if there is one, on the same graphs.
+
+    Where a head predicts the forces of one, −dE/dr is compared, too.
+    """
+    potentials = [tested, *([baseline] if baseline is not None else [])]
+    found = [predict(item, graphs) for item in potentials]
+    measured = [errors(item, len(graphs)) for item in found]
+    if any(item.direct_forces for item in potentials):
+        for place, potential in enumerate(potentials):
+            if potential.direct_forces:
+                asymmetry = jacobian_asymmetry(potential, graphs)
+                measured[place] = replace(measured[place], jacobian_asymmetry=asymmetry)
+            else:
+                found[place] = replace(found[place], gradient_forces=found[place].forces)
+                measured[place] = errors(found[place], len(graphs))
     return Comparison(
         source=source,
-        finetuned=errors(after, len(graphs)),
-        foundation=errors(before, len(graphs)) if before is not None else None,
-        finetuned_predictions=after,
-        foundation_predictions=before,
+        finetuned=measured[0],
+        foundation=measured[1] if baseline is not None else None,
+        finetuned_predictions=found[0],
+        foundation_predictions=found[1] if baseline is not None else None,
     )
 
 
@@ -182,7 +202,7 @@ class Comparison:
     baseline: str = "foundation"
 
     def rows(
-        self, shown: Iterable[tuple[str, str, str]] = ROWS
+        self, shown: Iterable[tuple[str, str, str]] = (*ROWS, *GRADIENT_ROWS)
     ) -> list[tuple[str, str, float | None, float]]:
         """Return (title, unit, foundation, fine-tuned) for every quantity with labels."""
         found = []
@@ -199,6 +219,7 @@ class Comparison:
         if self.foundation is not None:
             columns = [f"{self.baseline}*", "fine-tuned", "change"]
             caption = "* with the fine-tuned potential's reference energies"
+        caption = "\n".join(filter(None, [caption, self.asymmetry()]))
         table = tables.new_table(self._title(), ["error"], columns, caption)
         for title, unit, before, after in self.rows():
             cells = [f"{after:.2f}"]
@@ -206,6 +227,23 @@ class Comparison:
                 cells = [tables.cell(before), *cells, tables.percent(before or 0.0, after)]
             table.add_row(Text(f"{title} [{unit}]"), *cells)
         return table
+
+    def asymmetry(self) -> str:
+        """Return in a sentence how far the forces of heads are from a gradient, if there are any.
+
+        See `jacobian_asymmetry`.
+        """
+        both = zip(self._called(), (self.finetuned, self.foundation), strict=True)
+        found = {name: item.jacobian_asymmetry for name, item in both if item is not None}
+        listed = [f"{value:.3g} ({name})" for name, value in found.items() if value is not None]
+        if not listed:
+            return ""
+        return (
+            f"asymmetry of the Jacobian of the head's forces (0: a gradient): {', '.join(listed)}"
+        )
+
+    def _called(self) -> tuple[str, str]:
+        return "fine-tuned", self.baseline
 
     def _title(self) -> str:
         labels = self.finetuned
@@ -291,6 +329,7 @@ class Evaluated(Comparison):
         groups, caption = self.groups(), ""
         if self.foundation is not None and self.names[1] == "foundation":
             caption = "The foundation has the fine-tuned potential's reference energies."
+        caption = "\n".join(filter(None, [caption, self.asymmetry()]))
         measured = {name: item["all"]["all"] for name, item in groups.items()}
         found = [tables.overall(self._title(), measured, caption)]
         for kind, title in (("element", "forces by element"), ("subset", "by subset")):
@@ -338,6 +377,9 @@ class Evaluated(Comparison):
             both = (self.foundation_predictions, self.finetuned_predictions)
             plots.write_png(plots.parity(*both, self.names), folder / PARITY)
 
+    def _called(self) -> tuple[str, str]:
+        return self.names
+
     def _subsets(self) -> list[str]:
         return [str(item.tags.get(self.subset_key, UNNAMED)) for item in self.structures]
 
@@ -374,6 +416,15 @@ class Evaluated(Comparison):
                 row[f"{name} energy error"] = _number(energies[index])
                 row[f"{name} forces RMSE"] = _number(forces[index])
                 row[f"{name} forces max"] = _number(largest[index])
+            if predictions.consistency.size:
+                pairs = {
+                    "gradient forces": (predictions.gradient_forces, predictions.forces_of),
+                    "head against gradient": (predictions.consistency, predictions.consistency_of),
+                }
+                for title, (values, owner) in pairs.items():
+                    rms, _ = differences(values, owner, count)
+                    for index, row in enumerate(rows):
+                        row[f"{name} {title} RMSE"] = _number(rms[index])
         return rows
 
 

@@ -36,6 +36,7 @@ RATTLE, MOST = 0.05, 40
 def frequencies(calculators: Mapping[str, Any], atoms: Atoms, where: str) -> dict[str, Any]:
     """Relax a structure and find its harmonic frequencies with each potential (at Γ, fixed cell).
 
+    The calculators give −dE/dr: forces of a head have no symmetric matrix of force constants.
     Returns for each ``relaxed`` (whether a minimum was found), ``moved`` (RMSD from the start, Å,
     molecules superposed), ``frequencies`` (cm⁻¹, ascending, imaginary ones negative, without the 3,
     5 or 6 of translations and rotations), ``imaginary`` (their number); and ``shift``, the mean

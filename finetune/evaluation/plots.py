@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from finetune.evaluation.curves import Curve
     from finetune.potentials.errors import LabelledPredictions
 
-BEFORE, AFTER, FAINT = "#b3541e", "#1f6f8b", "#888888"
-"""Colours of the foundation, the fine-tuned potential and guides; legible on light and dark."""
+BEFORE, AFTER, GRADIENT, FAINT = "#b3541e", "#1f6f8b", "#7a9a3a", "#888888"
+"""Colours of the foundation, the fine-tuned potential, its −dE/dr where a head predicts the forces,
+and guides; legible on light and dark."""
 
 MOST_DRAWN = 1000
 """Points of one colour above which a vector figure stores them as an image, to stay small."""
@@ -57,12 +58,14 @@ def parity(
         origin = labels.mean() if key == "energy" else 0.0
         ends = np.array([labels.min(), labels.max()]) - origin
         axis.plot(ends, ends, color=FAINT, linewidth=0.8)
-        for name, predictions, colour in ((names[1], before, BEFORE), (names[0], after, AFTER)):
-            if predictions is not None:
-                predicted, labelled = getattr(predictions, key) - origin
-                drawn = {"markersize": 3, "color": colour, "label": name}
-                as_image = labelled.size > MOST_DRAWN
-                axis.plot(labelled, predicted, ".", **drawn, rasterized=as_image)
+        series = [] if before is None else [(names[1], getattr(before, key), BEFORE)]
+        if key == "forces" and after.consistency.size:
+            series.append((f"{names[0]}, −dE/dr", after.gradient_forces, GRADIENT))
+        for name, pairs, colour in [*series, (names[0], getattr(after, key), AFTER)]:
+            predicted, labelled = pairs - origin
+            drawn = {"markersize": 3, "color": colour, "label": name}
+            as_image = labelled.size > MOST_DRAWN
+            axis.plot(labelled, predicted, ".", **drawn, rasterized=as_image)
         axis.set(xlabel=f"labelled {titles[key]}", ylabel=f"predicted {titles[key]}")
         axis.legend(frameon=False, markerscale=3)
     return figure

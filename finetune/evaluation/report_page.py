@@ -25,7 +25,7 @@ from finetune.evaluation.evaluation import Comparison, Evaluated, EvaluatedCommi
 from finetune.evaluation.plots import calibration, curves, learning_curve, parity
 from finetune.evaluation.scans import RESULT as SCANS
 from finetune.evaluation.scans import TITLES
-from finetune.evaluation.statistics import QUANTITIES
+from finetune.evaluation.statistics import quantities
 from finetune.potentials.errors import Errors, LabelledPredictions
 from finetune.recipe.recipe import Recipe
 
@@ -38,6 +38,7 @@ NOTICED = 0.02
 _SHOWN = (
     ("energy MAE", "energy_per_atom_mae", "meV/atom"),
     ("force MAE", "forces_mae", "meV/Å"),
+    ("force MAE of −dE/dr", "gradient_forces_mae", "meV/Å"),
     ("force inconsistency", "inconsistency_mae", "meV/Å"),
     ("stress MAE", "stress_mae", "meV/Å³"),
 )
@@ -183,6 +184,7 @@ def write_report(page: Page, path: Path) -> None:
     scans: dict[str, list[str]] = {}  # one figure for each curve, so that they wrap on a phone
     for item in (page.scans or {}).get("curves", []):
         scans.setdefault(TITLES[item["kind"]], []).append(_svg(curves([Curve.from_dict(item)])))
+    groups = shown.groups() if isinstance(shown, Evaluated) else {}
     text = template("report.html").render(
         page=page,
         shown=shown,
@@ -190,8 +192,8 @@ def write_report(page: Page, path: Path) -> None:
         sentences=sentences(shown, page.stability, page.scans),
         warnings=warnings(shown, page.notes, page.stability, page.scans),
         notes=[note for note in page.notes if not note.startswith("warning: ")],
-        quantities=QUANTITIES,
-        groups=shown.groups() if isinstance(shown, Evaluated) else {},
+        quantities=quantities(item["all"]["all"] for item in groups.values()),
+        groups=groups,
         worst=shown.worst() if isinstance(shown, Evaluated) else {},
         calibrations=[
             (*CALIBRATED[name], rounded(item)) for name, item in page.calibrations.items()
@@ -236,6 +238,8 @@ def sentences(
             verb = "fell" if after < before else "rose" if after > before else "went"  # to NaN
             change = f"{100 * (after / before - 1):+.0f} %"
             found.append(f"{where} {verb} from {before:.1f} to {after:.1f} {unit} ({change}).")
+    if asymmetry := shown.asymmetry():
+        found.append(f"{asymmetry[0].upper()}{asymmetry[1:]}.")
     for row in (stability or {}).get("summary", []):
         found.append(
             f"In {row['ensemble'].upper()} dynamics at {row['temperature']:g} K, "

@@ -54,6 +54,13 @@ FREQUENCIES = (
     "imaginary: how many, shown negative; moved: RMSD of the minimum from the structure given; "
     "shift: mean absolute difference of the two potentials' frequencies"
 )
+OF_GRADIENT = (
+    "; of −dE/dr, as forces of a head have no symmetric matrix of force constants and no minimum"
+)
+INCONSISTENCY = (
+    "head off: largest difference of an atom's force from −dE/dr along the curve, outside the wall"
+)
+"""What legends say besides where a head predicts the forces."""
 FORGETTING = (
     "MAE: mean absolute change; RMS change: relative to the RMS force of the baseline, large near "
     "its minima; cosine: mean, between the forces of the two"
@@ -145,7 +152,10 @@ def scan(
                 if not labelled and tuple(only) != CHECKS:
                     notes.insert(0, NO_SCAN)
             elif check == "frequencies":
-                calculators = {name: PotentialCalculator(item) for name, item in potentials.items()}
+                calculators = {
+                    name: PotentialCalculator(item, forces="gradient")
+                    for name, item in potentials.items()
+                }
                 harmonic = [frequencies(calculators, atoms, where) for where, atoms in chosen]
             elif pair.baseline is not None:
                 forgotten = _forgetting(pair, found, far)
@@ -155,7 +165,8 @@ def scan(
                 notes.insert(0, NO_BASELINE)
             counter.advance(1)
     note = " ".join(filter(None, notes))
-    outcome = Scans(tuple(potentials), curves, harmonic, forgotten, note)
+    direct = tuple(name for name, item in potentials.items() if item.direct_forces)
+    outcome = Scans(tuple(potentials), curves, harmonic, forgotten, note, direct)
     outcome.write(folder)
     return outcome
 
@@ -210,6 +221,7 @@ class Scans:
     frequencies: Sequence[dict[str, Any]]  # of `frequencies.frequencies`, by structure
     forgetting: dict[str, dict[str, Any]]  # of `frequencies.change`, by set of structures
     note: str = ""
+    direct: tuple[str, ...] = ()  # names of those with a head for forces
 
     def checks(self) -> list[dict[str, Any]]:
         """Return what every curve shows of every potential, see `curves.checked`."""
@@ -245,6 +257,7 @@ class Scans:
             "forgetting": finite(self.forgetting),
             "curves": [curve.as_dict() for curve in self.curves],
             "note": self.note,
+            **({"frequencies_of": "gradient"} if self.direct else {}),
         }
 
     @system_errors()
@@ -264,7 +277,8 @@ class Scans:
     def _frequency_table(self) -> Table:
         columns = ["lowest\ncm⁻¹", "highest\ncm⁻¹", "imaginary", "moved\nÅ", "shift\ncm⁻¹"]
         title = "harmonic frequencies at the minimum"
-        table = new_table(title, ["structure", "potential"], columns, FREQUENCIES)
+        legend = FREQUENCIES + (OF_GRADIENT if self.direct else "")
+        table = new_table(title, ["structure", "potential"], columns, legend)
         for item in self.frequencies:
             for place, (name, found) in enumerate(item["potentials"].items()):
                 cells, values = ["not relaxed", "", "", ""], found["frequencies"]
@@ -301,10 +315,14 @@ def _curve_table(kind: str, curves: Sequence[Curve]) -> Table:
     if any(curve.wall is not None for curve in curves):
         columns |= {"wall_height": "wall\neV", "hole": "hole\neV", "hole_at": f"at\n{unit}"}
         columns |= {"hole_behind": "barrier\neV"}
-    table = new_table(TITLES[kind], ["scan", "potential"], [*columns.values()], LEGENDS[kind])
+    legend = LEGENDS[kind]
+    if any(curve.inconsistency for curve in curves):
+        columns |= {"inconsistency": "head off\nmeV/Å"}
+        legend = f"{legend}; {INCONSISTENCY}"
+    table = new_table(TITLES[kind], ["scan", "potential"], [*columns.values()], legend)
     for curve in curves:
         for place, check in enumerate(curve.check()):
-            milli = {key: (1, 1000) for key in ("mae", "max")}
-            cells = [cell(check[key], *milli.get(key, ())) for key in columns]
+            milli = {key: (1, 1000) for key in ("mae", "max", "inconsistency")}
+            cells = [cell(check.get(key), *milli.get(key, ())) for key in columns]
             table.add_row(Text(curve.name if place == 0 else ""), Text(check["potential"]), *cells)
     return table

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.potentials.errors import Array, LabelledPredictions
+from finetune.potentials.errors import Array, Indices, LabelledPredictions
 
 SMALLEST_FORCE = 0.01
 """eV/Å; a labelled force below it has no direction worth comparing."""
@@ -16,10 +17,17 @@ QUANTITIES = {
     "energy_shifted": ("energy, mean error removed", "meV"),
     "energy_per_atom": ("energy per atom", "meV/atom"),
     "forces": ("force components", "meV/Å"),
+    "gradient_forces": ("force components (−dE/dr)", "meV/Å"),
+    "forces_consistency": ("force components, head against −dE/dr", "meV/Å"),
     "force_norms": ("force norms", "meV/Å"),
     "stress": ("stress components", "meV/Å³"),
 }
 """Name, title, and unit of what tables show (a thousandth of the statistics' own)."""
+OF_HEAD = {
+    name: (f"{QUANTITIES[name][0]} (head)", QUANTITIES[name][1])
+    for name in ("forces", "force_norms")
+}
+"""Other titles where a head predicts the forces."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,9 @@ class Measured:
     """Errors of one potential on some structures or atoms.
 
     Energies are those of whole structures; ``energy_shifted`` has the mean error over the
-    structures removed; ``force_norms`` compares lengths of force vectors.
+    structures removed; ``force_norms`` compares lengths of force vectors. Where a head predicts the
+    forces, ``gradient_forces`` are the errors of −dE/dr, and ``forces_consistency`` compares the
+    head's with −dE/dr on all atoms.
     """
 
     statistics: dict[str, Statistics]  # by quantity, see `QUANTITIES`; only those with labels
@@ -48,6 +58,12 @@ class Measured:
         """Return the statistics by quantity, ready for JSON."""
         found: dict[str, object] = {name: asdict(item) for name, item in self.statistics.items()}
         return {**found, "force_cosine": self.force_cosine}
+
+
+def quantities(measured: Iterable[Measured]) -> dict[str, tuple[str, str]]:
+    """Return `QUANTITIES` as tables of these potentials call them."""
+    head = any("forces_consistency" in item.statistics for item in measured)
+    return {**QUANTITIES, **OF_HEAD} if head else QUANTITIES
 
 
 @np.errstate(invalid="ignore", over="ignore")
@@ -79,6 +95,8 @@ def measure(predictions: LabelledPredictions) -> Measured:
         "energy_shifted": statistics(energy - shift, labelled),
         "energy_per_atom": statistics(energy / predictions.atoms, labelled / predictions.atoms),
         "forces": statistics(*predictions.forces),
+        "gradient_forces": statistics(*predictions.gradient_forces),
+        "forces_consistency": statistics(*predictions.consistency),
         "force_norms": statistics(*norms),
         "stress": statistics(*predictions.stress),
     }
@@ -114,11 +132,19 @@ def energy_errors(predictions: LabelledPredictions, structures: int) -> Array:
 
 def force_errors(predictions: LabelledPredictions, structures: int) -> tuple[Array, Array]:
     """Return RMSE and largest error of each structure's forces, eV/Å; NaN without labels."""
-    error = np.abs(predictions.forces[0] - predictions.forces[1]).reshape(-1, 3)
-    count = np.bincount(predictions.forces_of, minlength=structures)
-    square = np.bincount(predictions.forces_of, np.square(error).mean(axis=1), structures)
+    return differences(predictions.forces, predictions.forces_of, structures)
+
+
+def differences(pairs: Array, owner: Indices, structures: int) -> tuple[Array, Array]:
+    """Return RMS and largest difference of two sets of forces ``[2, 3m]`` by structure, eV/Å.
+
+    ``owner`` is the structure of each atom ``[m]``; NaN where a structure has no forces.
+    """
+    error = np.abs(pairs[0] - pairs[1]).reshape(-1, 3)
+    count = np.bincount(owner, minlength=structures)
+    square = np.bincount(owner, np.square(error).mean(axis=1), structures)
     largest = np.zeros(structures)
-    np.maximum.at(largest, predictions.forces_of, error.max(axis=1, initial=0.0))
+    np.maximum.at(largest, owner, error.max(axis=1, initial=0.0))
     with np.errstate(invalid="ignore"):
         rmse = np.sqrt(square / count)
     return rmse, np.where(count > 0, largest, np.nan)
@@ -134,16 +160,25 @@ def _cosine(vectors: Array, norms: Array) -> float | None:
 
 
 def _atoms(predictions: LabelledPredictions, chosen: NDArray[np.bool_]) -> LabelledPredictions:
-    forces = predictions.forces.reshape(2, -1, 3)[:, chosen].reshape(2, -1)
-    nothing = np.zeros((2, 0))
-    return LabelledPredictions(nothing, np.zeros(0), forces, nothing)
+    return LabelledPredictions(
+        forces=_vectors(predictions.forces, chosen),
+        gradient_forces=_vectors(predictions.gradient_forces, chosen),
+    )
+
+
+def _vectors(components: Array, chosen: NDArray[np.bool_]) -> Array:
+    """Return the components of the chosen atoms, if there are any."""
+    if not components.size:
+        return components
+    return components.reshape(2, -1, 3)[:, chosen].reshape(2, -1)
 
 
 def _structures(predictions: LabelledPredictions, chosen: NDArray[np.bool_]) -> LabelledPredictions:
     energies, stresses = chosen[predictions.energy_of], chosen[predictions.stress_of]
-    return LabelledPredictions(
+    return replace(
+        _atoms(predictions, chosen[predictions.forces_of]),
         energy=predictions.energy[:, energies],
         atoms=predictions.atoms[energies],
-        forces=_atoms(predictions, chosen[predictions.forces_of]).forces,
+        consistency=_vectors(predictions.consistency, chosen[predictions.consistency_of]),
         stress=predictions.stress.reshape(2, -1, 9)[:, stresses].reshape(2, -1),
     )

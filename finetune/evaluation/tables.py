@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from finetune.evaluation.statistics import QUANTITIES, Measured
+from finetune.evaluation.statistics import Measured, quantities
 
 
 def new_table(title: str, left: Sequence[str], right: Sequence[str], caption: str = "") -> Table:
@@ -39,7 +39,7 @@ def percent(before: float, after: float) -> str:
 def overall(title: str, measured: Mapping[str, Measured], caption: str = "") -> Table:
     """Return the errors of each potential over all structures."""
     table = new_table(title, ["error"], ["MAE", "RMSE", "max", "R²"], caption)
-    for quantity, (called, unit) in QUANTITIES.items():
+    for quantity, (called, unit) in quantities(measured.values()).items():
         several = {name: item.statistics.get(quantity) for name, item in measured.items()}
         present = {name: found for name, found in several.items() if found is not None}
         if not present:

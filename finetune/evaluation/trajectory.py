@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from finetune.core.errors import FinetuneError, RunFolderError
 from finetune.core.files import write_atomically, write_json
 from finetune.evaluation.distances import Array, find_bonds
+from finetune.evaluation.multiple_time_steps import MixedForces
 
 Ensemble = Literal["nve", "nvt"]
 SAVE_SECONDS = 10.0
@@ -188,13 +189,19 @@ class TrajectoryRun:
         self.frames = folder / f"{task.name}.traj"
         self.state = folder / f"{task.name}.state.npz"
         self.rng = task.noise(settings.seed)
+        self.mixed = calculator if isinstance(calculator, MixedForces) else None
+        period = self.mixed.every if self.mixed is not None else 1
+        self.every = -(-settings.every // period) * period  # frames at steps with an impulse
         self.atoms = start.copy()
         self.atoms.set_constraint(FixCom())
         self.atoms.calc = calculator
         spread = np.sqrt(self.atoms.get_masses() * units.kB * task.temperature)
         self.atoms.set_momenta(spread[:, None] * self.rng.standard_normal((len(start), 3)))
+        self._enter(0)
         self.watch = Watch(self.atoms, settings.limits, task.temperature, task.ensemble, lengths)
         self.progress = self._restored() or Progress(0, None, [])
+        if self.progress.fault is None:
+            self._enter(self.progress.step)
 
     def run(self, stop: Callable[[], bool], tick: Callable[[int], None]) -> bool:
         """Run to the end, to a failure, or until ``stop``, called after every step, returns True.
@@ -216,7 +223,7 @@ class TrajectoryRun:
                 tick(1)
                 if progress.fault in ("bond", "lost atom", "temperature", "energy"):
                     frames.write(self.atoms)  # for the user to look at
-                elif progress.fault is None and progress.step % settings.every == 0:
+                elif progress.fault is None and progress.step % self.every == 0:
                     self._keep(frames)
                 if stop():
                     self._save()
@@ -226,7 +233,16 @@ class TrajectoryRun:
                     saved = time.monotonic()
         return True
 
+    def _enter(self, step: int) -> None:
+        """Compute the forces of a step at which dynamics begin."""
+        if self.mixed is not None:
+            self.mixed.reset()
+            self.mixed.step = step
+            self.atoms.get_forces()
+
     def _step(self, dynamics: Any) -> str | None:
+        if self.mixed is not None:
+            self.mixed.step = self.progress.step + 1
         try:
             with np.errstate(all="ignore"):
                 dynamics.step()

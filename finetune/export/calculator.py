@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from finetune.potentials.loading import load_foundation, locate
 from finetune.potentials.potential import Potential
 from finetune.potentials.storage import read_config
 
+Forces = Literal["head", "gradient"]
+"""Which forces a calculator gives: those that a head predicts, or −dE/dr."""
+
 
 def load_calculator(
     path: str | Path,
@@ -33,6 +37,7 @@ def load_calculator(
     dtype: str = "float64",
     warn_far: bool = False,
     head: str | None = None,
+    forces: Forces | None = None,
 ) -> PotentialCalculator:
     """Open a run folder, or anything that `load_foundation` opens, as an ASE calculator.
 
@@ -45,11 +50,14 @@ def load_calculator(
             without gradients. For run folders and bundles.
         head: Head that predicts; may be left out where there is one, or where what is stored names
             it.
+        forces: ``head`` (those that a head predicts, the default where there is one) or
+            ``gradient`` (−dE/dr).
 
     Raises:
         FoundationError: If there is nothing to open, it is damaged, or it has no summary of a
             training set to compare with.
-        RecipeError: If the device, the dtype or ``warn_far`` is none of these.
+        RecipeError: If the device, the dtype, ``warn_far`` or ``forces`` is none of these, or the
+            potential has no head for forces.
     """
     if not isinstance(warn_far, bool):
         raise RecipeError(f"warn_far is {warn_far!r:.40}; set it to True or False.")
@@ -61,8 +69,23 @@ def load_calculator(
         single = read_config(folder).fingerprint if foundation.members else foundation.fingerprint
         trained_on = domain.read(folder, single)
     if isinstance(foundation.potential, CommitteePotential):
-        return CommitteeCalculator(foundation.potential, trained_on)
-    return PotentialCalculator(foundation.potential, trained_on)
+        return CommitteeCalculator(foundation.potential, trained_on, forces)
+    return PotentialCalculator(foundation.potential, trained_on, forces)
+
+
+def kind_of_forces(potential: Potential, asked: str | None) -> Forces:
+    """Return which forces of a potential are asked for, by default those of a head if it has one.
+
+    Raises RecipeError for an unknown kind, and for a head that is not there.
+    """
+    if asked not in (None, *get_args(Forces)):
+        raise RecipeError(f"forces is {asked!r:.40}; choose head or gradient.")
+    if asked not in (None, "gradient") and not potential.direct_forces:
+        raise RecipeError(
+            "forces is 'head', but the potential has no head for forces: its forces are −dE/dr. "
+            "Leave it out, or choose gradient."
+        )
+    return "head" if asked != "gradient" and potential.direct_forces else "gradient"
 
 
 class PotentialCalculator(Calculator):
@@ -78,15 +101,29 @@ class PotentialCalculator(Calculator):
         trained_on: Summary of its training set. It adds ``training_distances`` ``[n]`` to the
             results, 1 at the limit, and a `FarFromTrainingWarning` for a structure beyond the limit
             that follows one within.
+        forces: ``head`` or ``gradient``, see `load_calculator`. Forces of a head need no
+            derivative: of a single structure, stress is then computed only if it is asked for.
     """
 
     implemented_properties: ClassVar = ["energy", "free_energy", "energies", "forces", "stress"]
 
-    def __init__(self, potential: Potential, trained_on: Domain | None = None) -> None:
+    def __init__(
+        self,
+        potential: Potential,
+        trained_on: Domain | None = None,
+        forces: Forces | None = None,
+    ) -> None:
         super().__init__()
         self.potential = potential.eval()
         self.trained_on = trained_on
         self._far = False
+        self._asked = forces
+        kind_of_forces(potential, forces)
+
+    @property
+    def forces(self) -> Forces:
+        """Which forces are given."""
+        return kind_of_forces(self.potential, self._asked)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Return what has changed since the last calculation; called by ASE."""
@@ -105,7 +142,8 @@ class PotentialCalculator(Calculator):
         """Evaluate the potential; called by ASE. Errors are those of `calculate_many`."""
         super().calculate(atoms, properties, system_changes)
         where = f"{self.atoms.get_chemical_formula()} given to the calculator"
-        self.results = self._evaluate([self._graph(self.atoms, where)])[0]
+        stress = self.forces == "gradient" or "stress" in properties
+        self.results = self._evaluate([self._graph(self.atoms, where)], stress)[0]
 
     def calculate_many(
         self, structures: Sequence[Atoms], batch_size: int = 16
@@ -152,10 +190,10 @@ class PotentialCalculator(Calculator):
                 )
         return graph(structure, self.potential.cutoff)
 
-    def _evaluate(self, graphs: Sequence[GraphBatch]) -> list[dict[str, Any]]:
-        """Return the results of each structure."""
+    def _evaluate(self, graphs: Sequence[GraphBatch], stress: bool = True) -> list[dict[str, Any]]:
+        """Return the results of each structure; stress where it is periodic, if asked for."""
         batch = concatenate(graphs).to(self.potential.device, self.potential.dtype)
-        found = self._predicted(batch, stress=bool(batch.pbc.all(dim=1).any()))
+        found = self._predicted(batch, stress=stress and bool(batch.pbc.all(dim=1).any()))
         if self.trained_on is not None:
             far = domain.distances(self.trained_on, self.potential, batch)
             own = split(torch.from_numpy(far), batch)
@@ -165,7 +203,18 @@ class PotentialCalculator(Calculator):
         return found
 
     def _predicted(self, batch: GraphBatch, stress: bool) -> list[dict[str, Any]]:
-        return separated(self.potential(batch, stress=stress, create_graph=False), batch)
+        found = self.potential(batch, stress=stress, create_graph=False, **self._options())
+        return separated(self._chosen(found), batch)
+
+    def _options(self) -> dict[str, Any]:
+        """Return what `Potential.forward` is asked for besides."""
+        other = self.potential.direct_forces and self.forces == "gradient"
+        return {"forces": False, "gradient": True} if other else {}
+
+    @staticmethod
+    def _chosen(found: Prediction) -> Prediction:
+        """Return a prediction whose forces are those that were asked for."""
+        return found if found.forces is not None else replace(found, forces=found.gradient_forces)
 
     def _warn(self, distance: float, where: str) -> None:
         if distance > 1 and not self._far:
@@ -197,12 +246,18 @@ class CommitteeCalculator(PotentialCalculator):
     ]
     potential: CommitteePotential
 
-    def __init__(self, potential: CommitteePotential, trained_on: Domain | None = None) -> None:
-        super().__init__(potential, trained_on)
+    def __init__(
+        self,
+        potential: CommitteePotential,
+        trained_on: Domain | None = None,
+        forces: Forces | None = None,
+    ) -> None:
+        super().__init__(potential, trained_on, forces)
         self.scale = dict(potential.scale)
 
     def _predicted(self, batch: GraphBatch, stress: bool) -> list[dict[str, Any]]:
-        found = self.potential.predictions(batch, stress=stress, create_graph=False)
+        options = {"stress": stress, "create_graph": False, **self._options()}
+        found = [self._chosen(item) for item in self.potential.predictions(batch, **options)]
         members = [separated(item, batch) for item in found]
         results = separated(mean(found), batch)
         for index, own in enumerate(results):

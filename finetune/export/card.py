@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune.potentials.errors import ROWS
+from finetune.potentials.errors import GRADIENT_ROWS, ROWS
 from finetune.potentials.family import UNNAMED, family
 from finetune.potentials.loading import ancestors, level_of_theory, lineage_labels
 
@@ -37,10 +37,13 @@ model = PeftModel.from_pretrained(base, "{path}", config=config)
 """
 
 
-def card(metadata: Mapping[str, Any], path: str, fingerprint: str, peft: bool = False) -> str:
+def card(
+    metadata: Mapping[str, Any], path: str, fingerprint: str, peft: bool = False, forces: str = ""
+) -> str:
     """Return a model card in Markdown, with the header that model hubs read.
 
-    ``fingerprint`` is that of the potential, or of the foundation that a peft adapter belongs to.
+    ``fingerprint`` is that of the potential, or of the foundation that a peft adapter belongs to;
+    ``forces`` says where forces come from, if not from the energy.
     """
     origin = metadata.get("foundation") or {}
     kind = str(metadata.get("family") or UNNAMED)
@@ -53,6 +56,7 @@ def card(metadata: Mapping[str, Any], path: str, fingerprint: str, peft: bool = 
         "foundation": origin.get("name"),
         "fingerprint of the foundation": origin.get("fingerprint"),
         "fingerprint": None if peft else fingerprint,
+        "forces": forces,
         "level of theory": level_of_theory(metadata) or "not recorded",
         "descends from": " → ".join(steps) if len(steps) > 1 else None,
         "adapter": (metadata.get("recipe") or {}).get("adapter"),
@@ -97,7 +101,7 @@ def _errors(metrics: Any) -> list[str]:
         "| error | foundation | fine-tuned | unit |",
         "|---|---:|---:|---|",
     ]
-    for title, key, unit in ROWS:
+    for title, key, unit in (*ROWS, *GRADIENT_ROWS):
         if after.get(key) is not None:
             known = before.get(key)
             cells = ["–" if known is None else f"{1000 * known:.2f}", f"{1000 * after[key]:.2f}"]

@@ -121,7 +121,12 @@ def _file(opened: Foundation, format: str | None, dtype: torch.dtype) -> tuple[b
 def _format(potential: FamilyPotential, name: str | None) -> Format:
     """Return a format of the potential's family, by default its own."""
     known, title = _formats(potential.family), family(potential.family).title
-    name = name or next(iter(known), "none")
+    if not known:
+        raise FoundationError(
+            f"a {title} potential has no format of other programs. Nothing was written. Share it "
+            "with --format bundle; finetune.load_calculator opens it for ASE."
+        )
+    name = name or next(iter(known))
     if name not in known:
         offered = [f"{key} ({item.purpose})" for key, item in known.items()]
         raise FoundationError(
@@ -165,7 +170,8 @@ def _bundle(path: str) -> dict[str, bytes]:
         names = sorted(item.name for item in adapter.iterdir() if not item.name.startswith("."))
         files |= {f"{ADAPTER}/{name}": data for name, data in _read(adapter, names).items()}
     name = str(config.metadata.get("name") or place.name)
-    return {**files, CARD: card(config.metadata, name, config.fingerprint).encode()}
+    forces = dict(config.settings.description()).get("forces", "")
+    return {**files, CARD: card(config.metadata, name, config.fingerprint, forces=forces).encode()}
 
 
 def _read(folder: Path, names: Iterable[str]) -> dict[str, bytes]:

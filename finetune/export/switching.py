@@ -19,7 +19,7 @@ from finetune.core.errors import FoundationError, RunFolderError, suggestion, sy
 from finetune.core.run_files import ADAPTER
 from finetune.core.units import Prediction
 from finetune.data.graphs import GraphBatch
-from finetune.export.calculator import PotentialCalculator
+from finetune.export.calculator import Forces, PotentialCalculator
 from finetune.potentials import adapter_folder, storage
 from finetune.potentials.adapter_folder import AdapterRecord
 from finetune.potentials.committee import share
@@ -187,9 +187,12 @@ class AdaptedFoundation:
         record = _average_record(loaded, sources)
         self._keep(name, LoadedAdapter(record, average, first.trained, sources, first.needed))
 
-    def calculator(self) -> PotentialCalculator:
-        """Return an ASE calculator that follows `set_adapter` and `disable_adapter`."""
-        return _ActiveCalculator(self)
+    def calculator(self, forces: Forces | None = None) -> PotentialCalculator:
+        """Return an ASE calculator that follows `set_adapter` and `disable_adapter`.
+
+        ``forces`` are those of `load_calculator`.
+        """
+        return _ActiveCalculator(self, forces)
 
     @system_errors()
     def save(self, folder: str | Path) -> None:
@@ -267,8 +270,8 @@ class LoadedAdapter:
 class _ActiveCalculator(PotentialCalculator):
     """Evaluates the active adapter; a switch makes earlier results out of date."""
 
-    def __init__(self, foundation: AdaptedFoundation) -> None:
-        super().__init__(foundation.potential)
+    def __init__(self, foundation: AdaptedFoundation, forces: Forces | None) -> None:
+        super().__init__(foundation.potential, forces=forces)
         self.foundation = foundation
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:

@@ -15,7 +15,7 @@ __getattr__, __all__ = offers(
         "description": "describe",
         "direct.potential": "DirectPotential",
         "domain": "Domain FarFromTrainingWarning",
-        "errors": "ROWS Array Errors LabelledPredictions errors predict",
+        "errors": "GRADIENT_ROWS ROWS Array Errors Indices LabelledPredictions errors predict",
         "equivariant": "quiet_import",
         "family": ("Family Format MatrixStack UNNAMED families family register_family versions"),
         "loading": (

@@ -26,7 +26,7 @@ class DirectFamily(Family):
     Settings = DirectSettings
     wraps = True
     groups = {"force_head": (f"{_HEAD}*",)}
-    title = "direct-force potential"
+    title = "direct-force"
     citation = "that of the network inside"
 
     def build(

@@ -41,7 +41,8 @@ class DirectSettings(FamilySettings):
         """See `FamilySettings.description`: that of the base, and the head."""
         less = {"nothing": "", "force": "net force", "force_and_torque": "net force and torque"}
         taken = less[self.removed]
-        head = f"head of {self.channels} vectors" + (f", {taken} removed" if taken else "")
+        head = f"predicted by a head (direct) of {self.channels} vectors"
+        head += f", {taken} removed" if taken else ""
         return [*self.base.settings.description(), ("forces", head)]
 
     def identity(self) -> str:
