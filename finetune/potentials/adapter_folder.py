@@ -19,7 +19,7 @@ from finetune.core.options import Options
 from finetune.core.resources import expanded
 from finetune.core.run_files import ADAPTER, ADAPTER_RECORD
 from finetune.potentials.downloads import digest
-from finetune.potentials.potential import Potential
+from finetune.potentials.potential import FamilyPotential, Potential
 from finetune.potentials.reference_energies import by_symbol
 from finetune.potentials.storage import Metadata, read_record
 from finetune.recipe.plugins import adapters
@@ -118,9 +118,11 @@ def adapters_needed(
     """Return the adapters that a tuned potential needs beyond a plain one, in order.
 
     ``before`` is `structure_of` the foundation, which needs those ``inside`` already. In ``tuned``
-    the ``adapter`` (kind and options) is merged, as far as that is possible.
+    the ``adapter`` (kind and options) is merged, as far as that is possible. A potential that has
+    become one of another family is plain: its settings say what was added.
     """
-    further = [adapter] if structure_of(tuned) != before else []
+    plain = isinstance(tuned, FamilyPotential) and type(tuned) is not before[0]
+    further = [adapter] if structure_of(tuned) != before and not plain else []
     return [dict(item) for item in (*inside, *further)]
 
 

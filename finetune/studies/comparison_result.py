@@ -15,7 +15,7 @@ from scipy import stats
 from finetune.core.files import write_atomically, write_json
 from finetune.core.text import counted
 from finetune.evaluation.plots import FAINT, write_png
-from finetune.potentials.errors import ROWS
+from finetune.potentials.errors import GRADIENT_ROWS, ROWS
 from finetune.studies.arms import LABELS, Arm
 from finetune.studies.tuning_result import csv_of
 
@@ -28,7 +28,7 @@ FILES = (RESULT, TABLE, RUNS, CURVE)
 FOUNDATION = "foundation"
 SHOWN = ("energy_mae", "forces_mae", "inconsistency_mae", "stress_mae")
 """Errors that have a table each; JSON and CSV have all."""
-TITLES = {field: (title, unit) for title, field, unit in ROWS}
+TITLES = {field: (title, unit) for title, field, unit in (*ROWS, *GRADIENT_ROWS)}
 ROUNDING = 1e-6
 """Share of the largest difference below which differences count as equal."""
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from finetune.data.reading import Reader
 from finetune.data.splitting import hold_out
 from finetune.data.structures import Structure, View
 from finetune.data.writing import write_structures
-from finetune.potentials.errors import ROWS, Errors
+from finetune.potentials.errors import GRADIENT_ROWS, ROWS, Errors
 from finetune.recipe.loss_options import SUPERVISED, LossOptions
 from finetune.recipe.optimisers import used_labels
 from finetune.recipe.recipe import Recipe
@@ -29,12 +28,11 @@ from finetune.training.records import Record, monitored, validation_loss
 
 _TITLES = {
     field: (title.removesuffix(" per structure").removesuffix(" (components)"), unit)
-    for title, field, unit in ROWS
+    for title, field, unit in (*ROWS, *GRADIENT_ROWS)
 }
 """Title, and the unit of what is shown: a thousandth of the measure's own."""
 _TITLES["inconsistency"] = _TITLES["inconsistency_mae"]
 _TITLES["energy_and_inconsistency"] = ("energy and inconsistency", "√(meV/atom · meV/Å)")
-_FIELDS = [item.name for item in fields(Errors)]
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,8 @@ class Measure:
         """Return the measure in the record of an epoch; infinite where it is not finite."""
         if self.name != "loss":
             return monitored(record, self.name)
-        known: dict[str, Any] = {key: record.get(f"valid/{key}") for key in _FIELDS}
-        found = Errors(**known)
+        names = [item.name for item in fields(Errors) if f"valid/{item.name}" in record]
+        found = Errors(**{name: record[f"valid/{name}"] for name in names})
         counted_errors = (
             (found.labelled_energies, found.energy_per_atom_rmse),
             (found.labelled_forces, found.forces_rmse),

@@ -111,10 +111,10 @@ def monitored(record: Record, name: str) -> float:
     √(eV/atom · eV/Å): the same share of either counts the same.
     """
     if name == "energy_and_inconsistency":
-        energy, gap = record["valid/energy_per_atom_rmse"], record["valid/inconsistency_mae"]
+        energy, gap = record["valid/energy_per_atom_rmse"], record.get("valid/inconsistency_mae")
         return math.inf if energy is None or gap is None else math.sqrt(energy * gap)
     usual = {"auto": "loss", "inconsistency": "inconsistency_mae"}
-    found = record[f"valid/{usual.get(name, name)}"]
+    found = record.get(f"valid/{usual.get(name, name)}")
     return math.inf if found is None else float(found)
 
 

@@ -56,7 +56,7 @@ def test_a_head_learns_from_energies_alone(workspace: Path, tmp_path: Path) -> N
             *(workspace, tmp_path / "run"),
             adapter=HEAD,
             losses={"energy": {}, "pitc": {"hold": "energies", "displacement": 0.1}},
-            train={**SHORT, "epochs": 3},
+            train={**SHORT, "epochs": 3, "learning_rate": 0.03},
         )
     )
     first, last = result.history[0], result.history[result.best_epoch]
@@ -68,7 +68,9 @@ def test_a_head_learns_from_energies_alone(workspace: Path, tmp_path: Path) -> N
     expected = np.sqrt(last["valid/energy_per_atom_rmse"] * last["valid/inconsistency_mae"])
     assert monitored(last, "energy_and_inconsistency") == pytest.approx(expected)
     assert result.valid.foundation is not None and result.valid.foundation.inconsistency_mae is None
-    assert ("force inconsistency (components)", "meV/Å") in [row[:2] for row in result.valid.rows()]
+    assert ("force head against −dE/dr (components)", "meV/Å") in [
+        row[:2] for row in result.valid.rows()
+    ]
 
 
 @pytest.mark.parametrize("displacement", [None, 0.05])
@@ -81,7 +83,7 @@ def test_a_head_learns_without_labels(
             data=bare,
             adapter=HEAD,
             losses={"gradient_match": {"displacement": displacement}},
-            train={**SHORT, "epochs": 3},
+            train={**SHORT, "epochs": 3, "learning_rate": 0.03},
         )
     )
     assert Recipe.load(tmp_path / "run" / "recipe.yaml").train.monitor == "inconsistency"
