@@ -10,8 +10,8 @@ __getattr__, __all__ = offers(
             "choose_device choose_dtype free_memory multiplication peak_memory training_dtype"
         ),
         "errors": (
-            "DataError EarlierRunError FinetuneError FoundationError HeadError RecipeError RunFolderError "
-            "RunStoppedError TrainingError reason suggestion system_errors"
+            "DataError EarlierRunError FinetuneError FoundationError HeadError RecipeError "
+            "RunFolderError RunStoppedError TrainingError reason suggestion system_errors"
         ),
         "executors": (
             "Job ThisProcess WorkerDiedError WorkerProcesses result_of work_through worker_name"
