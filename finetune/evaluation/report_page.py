@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
@@ -206,6 +207,7 @@ def write_report(page: Page, path: Path) -> None:
     write_atomically(path, text.encode())
 
 
+@cache
 def template(name: str) -> Template:
     """Return a page template of the package."""
     from jinja2 import Environment, PackageLoader

@@ -10,6 +10,7 @@ import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -214,6 +215,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **kept}
 
 
+@cache
 def release(package: str) -> str:
     """Return the installed version of a distribution."""
     try:

@@ -17,7 +17,6 @@ from finetune.evaluation.evaluation import Comparison
 from finetune.evaluation.report_page import Page, write_report
 from finetune.potentials.committee import CommitteeRecord, write_committee
 from finetune.potentials.errors import LabelledPredictions, errors
-from finetune.recipe.optimisers import OptimiserRules
 from finetune.recipe.recipe import Recipe
 from finetune.runs import run_folder
 from finetune.runs.fine_tuning import fine_tune
@@ -109,7 +108,7 @@ def run_committee(
             once.next_member(f"member {name} of {len(members)}")
             run = run_stages if member.stages else fine_tune
             results[name] = run(member, recipe_folder, False, "auto", once)
-        for note in (unchanged := _learnt_nothing(results, recipe.last_optimiser)):
+        for note in (unchanged := _learnt_nothing(results, recipe.last_optimiser.kept_foundation)):
             reporter.say(note)
         notes = [*alike, *unchanged]
         result, record = joined(folder, results, time.perf_counter() - started, notes)
@@ -158,7 +157,7 @@ class _Once(Reporter):
         self.reporter.stop()
 
 
-def _learnt_nothing(members: dict[str, RunResult], optimiser: OptimiserRules) -> list[str]:
+def _learnt_nothing(members: dict[str, RunResult], advice: str) -> list[str]:
     """Warn of members that are still the foundation, and so say nothing by how they differ."""
     kept = [
         name
@@ -169,8 +168,7 @@ def _learnt_nothing(members: dict[str, RunResult], optimiser: OptimiserRules) ->
         return []
     return [
         f"warning: {len(kept)} of {len(members)} members kept the foundation's weights "
-        f"({', '.join(kept)}): their deviations say little. "
-        f"{optimiser.kept_foundation}"
+        f"({', '.join(kept)}): their deviations say little. {advice}"
     ]
 
 

@@ -24,11 +24,6 @@ from tests.tiny import tiny_mace
 MACE = tiny_mace()
 
 
-class TestMace(PotentialSuite):
-    def potential(self) -> Potential:
-        return deepcopy(MACE)
-
-
 class TestDirectForces(PotentialSuite):
     conservative = False
     has_stress = False

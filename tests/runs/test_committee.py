@@ -68,7 +68,7 @@ def test_members_that_learnt_nothing_are_told_of(workspace: Path, tmp_path: Path
     assert all(member.best_epoch == 0 for member in result.members.values())
     assert "2 of 2 members kept the foundation's weights" in result.notes[-1]
     linear = committee_recipe(workspace, tmp_path / "x", train={"optimiser": "gauss-newton"})
-    advice = _learnt_nothing(result.members, linear.last_optimiser)
+    advice = _learnt_nothing(result.members, linear.last_optimiser.kept_foundation)
     assert "learning_rate" in result.notes[-1] and "learning_rate" not in advice[0]
 
 

@@ -232,15 +232,19 @@ def test_all_arms_are_checked_before_any_is_trained_and_faulty_ones_are_named(
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("choice.json", "[]"),
-        ("choice.json", '{"values": 3}'),
+        pytest.param("choice.json", "[]", marks=pytest.mark.slow),
+        pytest.param("choice.json", '{"values": 3}', marks=pytest.mark.slow),
         ("choice.json", "{"),
         ("seed-0.json", "7"),
-        ("seed-0.json", '{"test": 3, "seconds": 1, "best_epoch": 0}'),
+        pytest.param(
+            "seed-0.json", '{"test": 3, "seconds": 1, "best_epoch": 0}', marks=pytest.mark.slow
+        ),
         ("seed-0.json", '{"test": {"energy_mae": "?"}, "seconds": 1, "best_epoch": 0}'),
-        ("seed-0.json", '{"test": {}, "seconds": 1, "best_epoch": 0}'),
+        pytest.param(
+            "seed-0.json", '{"test": {}, "seconds": 1, "best_epoch": 0}', marks=pytest.mark.slow
+        ),
         ("seed-0.json", '{"test": {"energy_mae": NaN}, "seconds": 1, "best_epoch": 0}'),
-        ("seed-0.json", '{"fault": {"a": 1}}'),
+        pytest.param("seed-0.json", '{"fault": {"a": 1}}', marks=pytest.mark.slow),
     ],
 )
 def test_damaged_files_of_an_arm_are_named(

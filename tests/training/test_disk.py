@@ -98,6 +98,7 @@ def test_a_full_disk_gets_nothing(workspace: Path, disk: Path) -> None:
     assert [path.name for path in disk.iterdir()] == ["filler"]
 
 
+@pytest.mark.slow
 def test_a_disk_that_becomes_read_only_is_resumed_when_it_is_not(
     workspace: Path, disk: Path, undisturbed: Any
 ) -> None:

@@ -55,7 +55,7 @@ def first_head(settings: SevenNetSettings) -> str | None:
     return settings.heads[0] if len(settings.heads) > 1 else None
 
 
-FAST = {"example", "channels"}
+FAST = {"channels", "rotations"}
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ class TestRotationsAlone(PotentialSuite):
         return built(example(**ROTATIONS))
 
 
+@pytest.mark.slow
 class TestXplor(PotentialSuite):
     """As SevenNet-0: the force falls linearly to zero at the cutoff."""
 
