@@ -106,13 +106,14 @@ def check_direct_forces(recipe: Recipe, foundation: str) -> None:
 def chosen_monitor(recipe: Recipe, valid: Sequence[Structure], direct: bool) -> str:
     """Return ``train.monitor``, or what ``auto`` stands for.
 
-    That is the loss, unless forces are ``direct`` and no labels of forces take part in it: then
-    energies and inconsistency or, without energies, the inconsistency.
+    That is the loss, unless forces are ``direct``, no labels of forces take part in it, and a weak
+    loss teaches them: then energies and inconsistency or, without energies, the inconsistency.
     """
     if recipe.train.monitor != "auto":
         return recipe.train.monitor
     found = [kind for kind in used_labels(recipe.losses) if has_label(valid, kind)]
-    if not direct or "forces" in found:
+    weak = any(loss.kind not in SUPERVISED for loss in switched_on(recipe).values())
+    if not direct or not weak or "forces" in found:
         return "loss"
     return "energy_and_inconsistency" if "energy" in found else "inconsistency"
 

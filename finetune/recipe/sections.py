@@ -104,8 +104,8 @@ class TrainRecipe(Options):
         "energy_and_inconsistency",
     ] = Field(
         "auto",
-        description="validation measure that picks the best weights; auto: the loss, or with "
-        "direct forces and no force labels what energies and inconsistency say",
+        description="validation measure that picks the best weights; auto: the loss, or, where a "
+        "weak loss teaches direct forces that have no labels, energies and inconsistency",
     )
     patience: int | None = Field(
         None, ge=1, le=MOST, description="epochs without a better validation"
