@@ -7,7 +7,8 @@ __getattr__, __all__ = offers(
     {
         "data_warnings": "ignored_inputs unusual_spread",
         "requirements": (
-            "check_adapted check_elements check_labels check_single foreign_compositions"
+            "check_adapted check_direct_forces check_elements check_labels check_single "
+            "chosen_monitor foreign_compositions has_label"
         ),
     },
 )

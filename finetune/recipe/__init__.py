@@ -11,9 +11,9 @@ __getattr__, __all__ = offers(
         ),
         "loss_options": (
             "LARGEST LARGEST_STRAIN PULL SUPERVISED ChosenSize ConsistencyOptions "
-            "DisplacementOptions EnergyOptions ForcesOptions LossOptions ReplayOptions Schedule "
-            "SecondDifferenceOptions SpatialOptions StrainOptions StressOptions TaylorOptions at "
-            "peak to_be_chosen"
+            "DisplacementOptions EnergyOptions ExtrapolationOptions ForcesOptions "
+            "GradientMatchOptions LossOptions ReplayOptions Schedule SecondDifferenceOptions "
+            "SpatialOptions StrainOptions StressOptions TaylorOptions at peak to_be_chosen"
         ),
         "optimisers": "suited used_labels",
         "plugins": "adapter_rules adapters losses register_adapter register_loss",

@@ -10,8 +10,8 @@ __getattr__, __all__ = offers(
         "loop": "Trainer TrainingOutcome",
         "optimisers.optimiser": "count_by_group parameter_groups",
         "records": (
-            "Plain Record Reporter Several Silent check_installed reporter_for trackers "
-            "validation_loss"
+            "Plain Record Reporter Several Silent check_installed monitored reporter_for "
+            "trackers validation_loss"
         ),
     },
 )

@@ -12,6 +12,7 @@ import torch
 
 import finetune
 from finetune.core.errors import DataError, RecipeError
+from finetune.export.calculator import PotentialCalculator
 from finetune.potentials.storage import load, save
 from finetune.recipe.recipe import Recipe
 from finetune.training.records import monitored, summary
@@ -88,7 +89,8 @@ def test_a_head_learns_without_labels(
     )
     assert Recipe.load(tmp_path / "run" / "recipe.yaml").train.monitor == "inconsistency"
     first, last = result.history[0], result.history[result.best_epoch]
-    assert last["valid/inconsistency_mae"] < 0.9 * first["valid/inconsistency_mae"]
+    assert result.best_epoch > 0
+    assert last["valid/inconsistency_mae"] < first["valid/inconsistency_mae"]
     assert last["units"] == {"gradient_match": "eV/Å"}
     assert (tmp_path / "run" / "report.html").is_file()
     assert load(tmp_path / "run" / "model")[0].direct_forces
@@ -153,29 +155,41 @@ def test_a_later_stage_has_the_head_of_an_earlier_one(
     assert after.inconsistency_mae < before.inconsistency_mae
 
 
+@pytest.fixture(scope="module")
+def near(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Structures labelled by a potential that is near the one of `direct`."""
+    teacher = on(tiny_mace(seed=0))
+    with torch.no_grad():
+        for name, parameter in teacher.named_parameters():
+            parameter.mul_(1.1 if "force_head" in name or "readouts" in name else 1.0)
+    frames = ase.io.read(workspace / "test.xyz", ":")
+    calculator = PotentialCalculator(teacher)
+    for atoms in frames:
+        atoms.info["REF_energy"] = calculator.get_potential_energy(atoms)
+        atoms.arrays["REF_forces"] = calculator.get_forces(atoms)
+    path = tmp_path_factory.mktemp("near") / "labels.xyz"
+    ase.io.write(path, frames)
+    return str(path)
+
+
 @pytest.mark.parametrize("forces", [False, True])
 def test_gauss_newton_moves_the_head_by_labels_of_forces(
-    workspace: Path, tmp_path: Path, direct: Path, forces: bool
+    workspace: Path, tmp_path: Path, direct: Path, near: str, forces: bool
 ) -> None:
-    test = str(workspace / "test.xyz")
     result = finetune.run(
         recipe_for(
             *(workspace, tmp_path / "run"),
             foundation=str(direct),
-            data={"train": test, "valid": test}
-            if forces
-            else {"train": str(workspace / "train.xyz")},
+            data={"train": near, "valid": near},
             losses={"energy": {}, **({"forces": {}} if forces else {})},
-            train={"optimiser": "gauss-newton", "epochs": 2},
+            train={"optimiser": "gauss-newton", "epochs": 2, "monitor": "loss"},
         )
     )
     assert result.best_epoch > 0
     before, after = head_of(direct), head_of(tmp_path / "run" / "model")
     assert all(torch.equal(before[name], after[name]) for name in before) != forces
-    found, foundation = result.valid.finetuned, result.valid.foundation
-    assert foundation is not None
-    name = "forces_mae" if forces else "energy_mae"
-    assert getattr(found, name) < 0.9 * getattr(foundation, name)
+    name = "valid/forces_rmse" if forces else "valid/energy_rmse"
+    assert result.history[result.best_epoch][name] < 0.5 * result.history[0][name]
 
 
 def test_gauss_newton_trains_a_head_alone(workspace: Path, tmp_path: Path) -> None:
