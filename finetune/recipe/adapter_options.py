@@ -63,7 +63,9 @@ LORA = TrainingDefaults(
     gradient_clip=10.0,
 )
 FORCE_HEAD = TrainingDefaults(
-    "a new head starts from random weights and has far to go: larger steps", learning_rate=5e-3
+    "a new head starts from random weights and has far to go: larger steps, a shorter average",
+    learning_rate=5e-2,
+    ema=0.99,
 )
 
 
