@@ -21,7 +21,28 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def test_every_built_in_adapter_is_tested() -> None:
-    assert set(KINDS) == set(adapters.builtin)
+    assert {*KINDS, "force_head"} == set(adapters.builtin)
+
+
+class TestForceHead(AdapterSuite):
+    conservative = False
+
+    def adapter(self) -> Adapter:
+        cls = adapters.get("force_head")
+        return cls(cls.Options.model_validate({"channels": 4}))
+
+    @pytest.mark.slow
+    def test_a_run_is_resumed_opened_and_exported(self) -> None:
+        super().test_a_run_is_resumed_opened_and_exported()
+
+    @pytest.mark.slow
+    def test_two_processes_train_as_one(self) -> None:
+        super().test_two_processes_train_as_one()
+
+
+@pytest.mark.slow
+class TestForceHeadOnSevenNet(TestForceHead):
+    family = "sevennet"
 
 
 SLOW = {"frozen", "head", "readout"}

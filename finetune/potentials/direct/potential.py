@@ -68,9 +68,10 @@ class DirectNetwork(torch.nn.Module):
     def __init__(self, base: FamilyPotential, channels: int) -> None:
         super().__init__()
         self.base = base
-        with default_dtype(base.dtype), warnings.catch_warnings():
+        with default_dtype(torch.float64), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # e3nn's TorchScript notices are not for the user
-            self.force_head = ForceHead(base.node_irreps, channels).to(base.device)
+            head = ForceHead(base.node_irreps, channels)  # the same numbers in every precision
+        self.force_head = head.to(base.device, base.dtype)
 
 
 class DirectPotential(FamilyPotential):
