@@ -18,10 +18,6 @@ from finetune.potentials.storage import save
 
 FOUNDATION = "tiny-xtb-hcno"
 BATCH = 5
-MEASURES = (
-    *("energy_mae", "energy_shifted_mae", "forces_mae", "forces_rmse"),
-    *("gradient_forces_mae", "inconsistency_mae"),
-)
 Losses = dict[str, dict[str, Any]]
 Training = Callable[[int, Path], dict[str, Any]]
 
@@ -109,8 +105,8 @@ def errors_on_tests(case: Case, potential: Path) -> dict[str, Any]:
         compared = finetune.evaluate(potential, files, keys or None)
         for side in ("foundation", "finetuned"):
             errors = getattr(compared, side)
-            for what in MEASURES:
-                value = getattr(errors, what, None)
+            for what in ("energy_mae", "energy_shifted_mae", "forces_mae", "forces_rmse"):
+                value = getattr(errors, what) if errors is not None else None
                 if value is not None:
                     found[f"{name} {side} {what}"] = 1000 * value
     return found
@@ -123,7 +119,6 @@ def best_of(
     records: Records,
     runs: Path,
     potential: str = "",
-    measure: str = "valid energy_mae",
 ) -> dict[str, Any]:
     """Choose on the first draw, then train and test on all draws; what is recorded is not repeated.
 
@@ -134,7 +129,6 @@ def best_of(
         records: Where results are kept.
         runs: Folder for the runs; those of the choice are kept, the others removed.
         potential: File of the tuned potential in the folder of a run, if not the folder itself.
-        measure: Which number of a training the choice makes small.
 
     Returns:
         ``chosen`` (name of the trial), ``choice`` (validation errors by name) and ``draws``.
@@ -146,7 +140,7 @@ def best_of(
         place = f"{name} | {option}"
         if place not in records:
             records.keep(place, training(0, runs / file_name(place)))
-    choice = {option: records[f"{name} | {option}"][measure] for option in trials}
+    choice = {option: records[f"{name} | {option}"]["valid energy_mae"] for option in trials}
     chosen = min(choice, key=lambda option: choice[option])
     draws = []
     for draw in range(len(case.draws)):

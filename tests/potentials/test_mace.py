@@ -25,7 +25,7 @@ def test_each_head_has_its_own_reference_energies(mixed_graphs: list[GraphBatch]
     cc.set_references({1: -14.5})
     assert cc.settings.atomic_energies == (energies[0], (-14.5, *energies[1][1:]))
     assert torch.isfinite(cc(concatenate(mixed_graphs)).energy).all()
-    with pytest.raises(FoundationError, match="choose one of dft, cc"):
+    with pytest.raises(FoundationError, match="several heads: dft, cc. Choose one"):
         MacePotential.build(settings)
     with pytest.raises(FoundationError, match="no head 'ccc'. Did you mean 'cc'"):
         MacePotential.build(settings, head="ccc")

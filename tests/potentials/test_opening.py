@@ -117,7 +117,7 @@ def test_heads_are_chosen_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     torch.save(model, tmp_path / "heads.model")
     monkeypatch.setattr(conversion, "construct", lambda *_: copy.deepcopy(model))
     assert load_foundation(tmp_path / "heads.model", head="cc").potential.references()[1] == -1.4
-    with pytest.raises(FoundationError, match="choose one of dft, cc"):
+    with pytest.raises(FoundationError, match="several heads: dft, cc. Choose one"):
         load_foundation(tmp_path / "heads.model")
     with pytest.raises(FoundationError, match="no head 'xx'"):
         load_foundation(tmp_path / "heads.model", head="xx")

@@ -77,7 +77,7 @@ DAMAGE = {
     ),
     "an unknown family": (
         lambda f: _edit(f / CONFIG, family="orb"),
-        "family 'orb'.*Known: chgnet, mace.*piwsl_finetune.families",
+        "family 'orb'.*Known: chgnet, direct, mace.*piwsl_finetune.families",
     ),
     "no settings": (lambda f: _edit(f / CONFIG, settings={}), "damaged at 'settings"),
 }

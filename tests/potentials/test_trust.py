@@ -41,7 +41,7 @@ def test_trust_loads_what_is_not_understood(
     batch = concatenate(mixed_graphs)
     found = load_foundation(path, head="cc", trust=True).potential(batch)
     assert_as_mace(found, model, batch, 1)
-    with pytest.raises(FoundationError, match="choose one of dft, cc"):
+    with pytest.raises(FoundationError, match="several heads: dft, cc. Choose one"):
         load_foundation(path, trust=True)
 
 
