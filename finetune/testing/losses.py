@@ -37,7 +37,8 @@ class LossSuite:
     ```
 
     The structures are three molecules of different sizes and a crystal, with energies, forces and
-    (for the crystal) a stress; the potentials are two small untrained ones.
+    (for the crystal) a stress; the potentials are two small untrained ones. Override `trained` for
+    a loss that needs direct forces.
     """
 
     mean_over_structures = True
