@@ -24,7 +24,7 @@ def test_every_built_in_adapter_is_tested() -> None:
     assert set(KINDS) == set(adapters.builtin)
 
 
-SLOW = {"frozen", "head", "readout"}
+SLOW = {"frozen", "head", "readout", "shift"}
 CASES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in KINDS]
 
 
