@@ -45,7 +45,7 @@ class TestForceHeadOnSevenNet(TestForceHead):
     family = "sevennet"
 
 
-SLOW = {"frozen", "head", "readout"}
+SLOW = {"frozen", "head", "readout", "shift"}
 CASES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in KINDS]
 
 

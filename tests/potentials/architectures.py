@@ -109,6 +109,5 @@ FAST = {
     "ZBL, Agnesi, density blocks, no gate",
     "nonlinear blocks, edge irreps, bias readout, no cutoff in the basis",
     "two heads, agnostic product, SO(3)",
-    "charge and spin, readout of the embedding",
 }
 """Those that the fast tests try; the slow tests try all."""

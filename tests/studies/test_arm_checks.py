@@ -81,6 +81,7 @@ def test_what_a_seed_holds_out_does_not_count(workspace: Path, tmp_path: Path) -
         finetune.compare(plain, vary={"labels": [6, 12]}, seeds=1)
 
 
+@pytest.mark.slow
 def test_what_every_seed_holds_out_has_to_have_labels(workspace: Path, tmp_path: Path) -> None:
     frames = ase.io.read(workspace / "train.xyz", ":")
     for atoms in frames[3:]:

@@ -32,10 +32,8 @@ def recipe(workspace: Path, output: Path, **changes: Any) -> finetune.Recipe:
     return recipe_for(workspace, output, **changes)
 
 
-SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("full", "lora", "head")]
-
-
-@pytest.mark.parametrize("adapter", ["readout", *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["full", "readout", "lora", "head"])
 def test_it_learns_the_labels(workspace: Path, tmp_path: Path, adapter: str) -> None:
     chosen = {"kind": adapter, "name": "cc"} if adapter == "head" else {"kind": adapter}
     result = finetune.run(recipe(workspace, tmp_path / "run", adapter=chosen))

@@ -18,6 +18,7 @@ from ase import Atoms
 from finetune.data.graphs import GraphBatch
 from finetune.potentials.archive import Content, read_archive
 from finetune.potentials.family import family
+from finetune.potentials.sevennet.network import Network, construct
 from finetune.potentials.sevennet.potential import SevenNetPotential
 from finetune.potentials.sevennet.settings import SevenNetSettings
 from finetune.potentials.sevennet.writing import checkpoint
@@ -47,15 +48,13 @@ def built(
     settings: SevenNetSettings, head: str | None = None, dtype: torch.dtype = torch.float64
 ) -> SevenNetPotential:
     """Return a potential whose weights depend on the settings alone; a new one for each call."""
-    return deepcopy(_built(settings, head, dtype))
+    return SevenNetPotential(settings, deepcopy(_network(settings, dtype)), head).eval()
 
 
 @cache
-def _built(settings: SevenNetSettings, head: str | None, dtype: torch.dtype) -> SevenNetPotential:
+def _network(settings: SevenNetSettings, dtype: torch.dtype) -> Network:
     torch.manual_seed(0)
-    potential = FAMILY.build(settings, dtype, head).eval()
-    assert isinstance(potential, SevenNetPotential)
-    return potential
+    return construct(settings, dtype)
 
 
 def channels(**changes: Any) -> SevenNetSettings:

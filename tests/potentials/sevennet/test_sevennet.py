@@ -39,6 +39,7 @@ class TestParity(FamilySuite):
     kind = "sevennet"
 
 
+@pytest.mark.slow
 class TestRotationsAlone(PotentialSuite):
     """As SevenNet-l3i5: spherical harmonics of even parity, a polynomial envelope."""
 
