@@ -23,11 +23,17 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 NAME = "tiny-xtb-hcno"
 Work = Annotated[Path, typer.Option(help="Folder of the data set, checkpoints and logs.")]
-Out = Annotated[Path, typer.Option(help="Folder of the finished potential.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder of the finished potential; that of the package if none.")
+]
 Direct = Annotated[bool, typer.Option(help="With a head for forces, from the finished potential.")]
 Seed = Annotated[int, typer.Option(help="Seed of molecules, split, sampling and training.")]
 DEFAULT_WORK = Path(".work/foundation")
-DEFAULT_OUT = Path("data/foundation") / NAME
+FOUNDATIONS = Path("data/foundation")
+
+
+def _finished(out: Path | None, direct: bool) -> Path:
+    return out or FOUNDATIONS / (f"{NAME}-direct" if direct else NAME)
 
 
 @app.callback()
@@ -67,7 +73,7 @@ def train(
 
     schedule = Schedule(peak_rate=3e-3) if direct else Schedule()
     settings = Settings(budget_s=60.0 * minutes, seed=seed, schedule=schedule)
-    Trainer(work, settings, compiled, DEFAULT_OUT if direct else None).run()
+    Trainer(work, settings, compiled, FOUNDATIONS / NAME if direct else None).run()
 
 
 def _prepare_compiler(work: Path) -> None:
@@ -106,7 +112,7 @@ def _trained(
 @app.command()
 def evaluate(
     work: Work = DEFAULT_WORK,
-    out: Out = DEFAULT_OUT,
+    out: Out = None,
     seed: Seed = 7,
     nve_steps: Annotated[int, typer.Option(help="Steps of 0.5 fs.")] = 20_000,
     direct: Direct = False,
@@ -123,6 +129,7 @@ def evaluate(
         figures = of_head(model, work, seed)
     else:
         figures = run(model, _trained(work, torch.float64)[0], work, seed, nve_steps)
+    out = _finished(out, direct)
     log = work / ("training-direct" if direct else "training") / "log.jsonl"
     checks = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     figures["training"] = next(c for c in reversed(checks) if c["event"] == "check")
@@ -136,12 +143,13 @@ def evaluate(
 
 
 @app.command()
-def export(work: Work = DEFAULT_WORK, out: Out = DEFAULT_OUT, direct: Direct = False) -> None:
+def export(work: Work = DEFAULT_WORK, out: Out = None, direct: Direct = False) -> None:
     """Store the potential as ``config.json`` and ``model.safetensors`` (single precision)."""
     _prepare_compiler(work)
     import torch
-    from make_foundation.direct import export_direct, export_mace
+    from make_foundation.export import export_direct, export_mace
 
+    out = _finished(out, direct)
     model, kwargs = _trained(work, torch.float32, direct)
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     metadata = {

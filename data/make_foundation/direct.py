@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import json
-import platform
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import mace  # noqa: F401  (has to come before e3nn)
 import numpy as np
 import torch
-from mace.modules.models import ScaleShiftMACE
 from mace.tools.compile import disable_e3nn_codegen
 from safetensors.torch import load_file
 
-from finetune.potentials.direct.potential import DirectPotential, ForceHead
-from finetune.potentials.mace.potential import MacePotential
+from finetune.potentials.direct.potential import ForceHead
 from finetune.potentials.mace.settings import MaceSettings
-from finetune.potentials.storage import save
 
 from .dataset import load
-from .evaluation import LIBRARIES, bands, data_figures, errors
-from .model import R_MAX, architecture, build, parameter_count
+from .evaluation import bands, errors, setting
+from .export import ONE_HEAD
+from .model import R_MAX, architecture, build
 from .predictions import predict
 
 CHANNELS = 64
 FURTHER = {"keep_last_layer_irreps": True}
-ONE_HEAD = ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift")
 
 
 class DirectModel(torch.nn.Module):
@@ -36,6 +31,7 @@ class DirectModel(torch.nn.Module):
 
     def __init__(self, kwargs: dict[str, Any]) -> None:
         super().__init__()
+        self.channels = CHANNELS
         self.base = build(kwargs, codegen=False)
         contractions = [item.symmetric_contractions for item in self.base.products]
         irreps = "+".join(str(item.irreps_out) for item in contractions)
@@ -73,35 +69,10 @@ def start(model: DirectModel, foundation: Path) -> None:
                 parameter.view(-1)[: len(known)].copy_(known)
 
 
-def export_mace(
-    model: ScaleShiftMACE, kwargs: dict[str, Any], out: Path, metadata: dict[str, Any]
-) -> str:
-    """Store a MACE in single precision; return its fingerprint."""
-    potential = MacePotential(settings_of(kwargs), model)
-    return save(potential, out, metadata, dtype=torch.float32).fingerprint
-
-
-def export_direct(
-    model: DirectModel, kwargs: dict[str, Any], out: Path, metadata: dict[str, Any]
-) -> str:
-    """Store a potential with a head in single precision; return its fingerprint."""
-    with disable_e3nn_codegen():
-        potential = DirectPotential(MacePotential(settings_of(kwargs), model.base), CHANNELS)
-    potential.model.force_head.load_state_dict(model.force_head.state_dict())
-    return save(potential, out, metadata, dtype=torch.float32).fingerprint
-
-
-def settings_of(kwargs: dict[str, Any]) -> MaceSettings:
-    """Return the settings of a MACE with one head from its keyword arguments."""
-    values = {key: value for key, value in kwargs.items() if key != "num_elements"}
-    return MaceSettings.model_validate(values | {key: [kwargs[key]] for key in ONE_HEAD})
-
-
 def evaluate(model: DirectModel, work: Path, seed: int) -> dict[str, Any]:
     """Errors of the head and of −dE/dr on molecules never seen, and how far the two differ."""
     data = load(work / "configurations", R_MAX)
-    splits = data.splits(seed)
-    chosen = splits["test"]
+    chosen = data.splits(seed)["test"]
     energies, head = predict(model, data, chosen)  # type: ignore[arg-type]
     _, gradient = predict(model.base, data, chosen)
     sizes = data.n_atoms[chosen]
@@ -111,15 +82,8 @@ def evaluate(model: DirectModel, work: Path, seed: int) -> dict[str, Any]:
         for name, selected in bands(data).items()
         if (mask := selected[chosen]).any()
     }
-    return {
-        "seed": seed,
-        "parameters": parameter_count(model),
-        "data": data_figures(data, splits),
+    return setting(model, data, seed) | {
         "head": errors(data, chosen, energies, head),
         "gradient": errors(data, chosen, energies, gradient),
         "inconsistency_mev_per_angstrom": inconsistency,
-        "libraries": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in LIBRARIES},
-        },
     }

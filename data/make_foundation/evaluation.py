@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from mace.modules.models import ScaleShiftMACE
 from numpy.typing import NDArray
 
@@ -93,6 +94,19 @@ def data_figures(data: Configurations, splits: dict[str, NDArray[np.int64]]) -> 
     }
 
 
+def setting(model: torch.nn.Module, data: Configurations, seed: int) -> Figures:
+    """Return what the figures are about: seed, size, data, versions."""
+    return {
+        "seed": seed,
+        "parameters": parameter_count(model),
+        "data": data_figures(data, data.splits(seed)),
+        "libraries": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in LIBRARIES},
+        },
+    }
+
+
 def evaluate(
     model: ScaleShiftMACE, double: ScaleShiftMACE, work: Path, seed: int, nve_steps: int
 ) -> Figures:
@@ -111,16 +125,9 @@ def evaluate(
         name: errors(data, indices, *predict(model, data, indices))
         for name, indices in groups.items()
     }
-    return {
-        "seed": seed,
-        "parameters": parameter_count(model),
-        "data": data_figures(data, splits),
+    return setting(model, data, seed) | {
         "errors": held_out,
         "nve": constant_energy(double, NVE_MOLECULES, NVE_TEMPERATURES, nve_steps, 0.5, seed),
         "repulsion": repulsion(double, seed),
-        "libraries": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in LIBRARIES},
-        },
         "evaluation_wall_s": time.monotonic() - start,
     }
