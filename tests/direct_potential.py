@@ -1,10 +1,11 @@
 """A potential that has nothing in common with MACE: a small network with forces of its own."""
 
+from dataclasses import replace
+
 import torch
 
 from finetune.core.errors import FoundationError
-from finetune.core.units import Prediction
-from finetune.data.graphs import ENERGY_DTYPE, GraphBatch
+from finetune.data.graphs import GraphBatch
 from finetune.potentials.potential import Potential
 
 ELEMENTS = (1, 6, 7, 8)
@@ -45,30 +46,22 @@ class DirectForcePotential(Potential):
         pull = smooth * self.push(pair) * vectors / length
         return features, pull, sender
 
+    @property
+    def direct_forces(self) -> bool:
+        return True
+
     def interaction(
         self, batch: GraphBatch, element: torch.Tensor, strain: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        features, *_ = self._surroundings(batch, element)
-        return self.readout(features).squeeze(1), batch.positions, None
+        return self.interaction_and_forces(batch, element, strain)[:3]
 
-    def forward(
-        self,
-        batch: GraphBatch,
-        forces: bool = True,
-        stress: bool = False,
-        create_graph: bool | None = None,
-    ) -> Prediction:
-        if stress:
+    def interaction_and_forces(
+        self, batch: GraphBatch, element: torch.Tensor, strain: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        if strain:
             raise FoundationError("a direct-force network has no stress. Leave stress labels out.")
-        learning = self.training if create_graph is None else create_graph
-        element = self.element_index(batch.numbers)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and (learning or not forces)):
-            features, pull, sender = self._surroundings(batch, element)
-            node_energy = self.readout(features).squeeze(1).to(ENERGY_DTYPE)
-            node_energy = node_energy + self.reference_energies[element]
-            found = torch.zeros_like(batch.positions).index_add(0, sender, pull)
-        return Prediction(
-            energy=batch.sum_atoms(node_energy),
-            node_energy=node_energy,
-            forces=found if forces else None,
-        )
+        positions = batch.positions.detach().requires_grad_(torch.is_grad_enabled())
+        placed = replace(batch, positions=positions)
+        features, pull, sender = self._surroundings(placed, element)
+        forces = torch.zeros_like(positions).index_add(0, sender, pull)
+        return self.readout(features).squeeze(1), positions, None, forces

@@ -24,12 +24,8 @@ def test_every_built_in_adapter_is_tested() -> None:
     assert {*KINDS, "force_head"} == set(adapters.builtin)
 
 
-class TestForceHead(AdapterSuite):
-    conservative = False
-
-    def adapter(self) -> Adapter:
-        cls = adapters.get("force_head")
-        return cls(cls.Options.model_validate({"channels": 4}))
+class Suite(AdapterSuite):
+    """The suite, of which the runs are slow tests."""
 
     @pytest.mark.slow
     def test_a_run_is_resumed_opened_and_exported(self) -> None:
@@ -38,6 +34,14 @@ class TestForceHead(AdapterSuite):
     @pytest.mark.slow
     def test_two_processes_train_as_one(self) -> None:
         super().test_two_processes_train_as_one()
+
+
+class TestForceHead(Suite):
+    conservative = False
+
+    def adapter(self) -> Adapter:
+        cls = adapters.get("force_head")
+        return cls(cls.Options.model_validate({"channels": 4}))
 
 
 @pytest.mark.slow
@@ -50,7 +54,7 @@ CASES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name 
 
 
 @pytest.mark.parametrize("name", CASES, scope="class")
-class TestRegisteredAdapters(AdapterSuite):
+class TestRegisteredAdapters(Suite):
     @pytest.fixture(autouse=True)
     def _case(self, name: str) -> None:
         self.name = name
@@ -58,14 +62,6 @@ class TestRegisteredAdapters(AdapterSuite):
     def adapter(self) -> Adapter:
         cls = adapters.get(self.name)
         return cls(cls.Options.model_validate(KINDS[self.name]))
-
-    @pytest.mark.slow
-    def test_a_run_is_resumed_opened_and_exported(self) -> None:
-        super().test_a_run_is_resumed_opened_and_exported()
-
-    @pytest.mark.slow
-    def test_two_processes_train_as_one(self) -> None:
-        super().test_two_processes_train_as_one()
 
 
 OTHERS = [name for name in families.builtin if name != UNNAMED]

@@ -96,19 +96,36 @@ def test_a_head_learns_without_labels(
     assert load(tmp_path / "run" / "model")[0].direct_forces
 
 
-def test_labels_of_forces_are_judged_by_the_loss(workspace: Path, tmp_path: Path) -> None:
+def on_forces(workspace: Path, folder: Path, train: dict[str, Any]) -> Recipe:
+    """Return a recipe that trains a head on labels of forces."""
     test = str(workspace / "test.xyz")
-    result = finetune.run(
+    data = {"train": test, "valid": test}
+    return recipe_for(
+        workspace, folder, data=data, adapter=HEAD, losses={"forces": {}}, train=train
+    )
+
+
+def test_labels_of_forces_are_judged_by_the_loss(workspace: Path, tmp_path: Path) -> None:
+    result = finetune.run(on_forces(workspace, tmp_path / "run", {**SHORT, "epochs": 1}))
+    assert Recipe.load(tmp_path / "run" / "recipe.yaml").train.monitor == "loss"
+    assert result.best_epoch == 1
+
+
+def test_energies_alone_are_judged_by_the_loss(
+    workspace: Path, tmp_path: Path, direct: Path
+) -> None:
+    """No loss teaches the head, which is left behind: its inconsistency would keep epoch 0."""
+    train = {**SHORT, "epochs": 1}
+    finetune.run(
         recipe_for(
-            *(workspace, tmp_path / "run"),
-            data={"train": test, "valid": test},
-            adapter=HEAD,
-            losses={"forces": {}},
-            train={**SHORT, "epochs": 1},
+            workspace,
+            tmp_path / "run",
+            foundation=str(direct),
+            losses={"energy": {}},
+            train=train,
         )
     )
     assert Recipe.load(tmp_path / "run" / "recipe.yaml").train.monitor == "loss"
-    assert result.best_epoch == 1
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -193,16 +210,8 @@ def test_gauss_newton_moves_the_head_by_labels_of_forces(
 
 
 def test_gauss_newton_trains_a_head_alone(workspace: Path, tmp_path: Path) -> None:
-    test = str(workspace / "test.xyz")
-    result = finetune.run(
-        recipe_for(
-            *(workspace, tmp_path / "run"),
-            data={"train": test, "valid": test},
-            adapter=HEAD,
-            losses={"forces": {}},
-            train={"optimiser": "gauss-newton", "epochs": 2},
-        )
-    )
+    train = {"optimiser": "gauss-newton", "epochs": 2}
+    result = finetune.run(on_forces(workspace, tmp_path / "run", train))
     first, last = result.history[0], result.history[-1]
     assert last["valid/forces_mae"] < first["valid/forces_mae"]
 
