@@ -12,7 +12,7 @@ from finetune.core.errors import RecipeError
 from finetune.data.graphs import GraphBatch
 from finetune.potentials.direct.settings import Base, DirectSettings, Removed
 from finetune.potentials.equivariant import default_dtype, quiet_import
-from finetune.potentials.potential import FamilyPotential, Interaction
+from finetune.potentials.potential import FamilyPotential
 
 
 class ForceHead(torch.nn.Module):
@@ -141,10 +141,6 @@ class DirectPotential(FamilyPotential):
         base, masks = self.base.add_head(name)
         assert isinstance(base, FamilyPotential)
         return self.around(base), {f"model.base.{key}": mask for key, mask in masks.items()}
-
-    def interaction(self, batch: GraphBatch, element: torch.Tensor, strain: bool) -> Interaction:
-        """See `Potential.interaction`."""
-        return self.base.interaction(batch, element, strain)
 
     def interaction_and_features(
         self, batch: GraphBatch, element: torch.Tensor, strain: bool
