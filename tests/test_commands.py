@@ -300,6 +300,7 @@ def test_mistakes_get_one_message_and_exit_code_two(
     assert "Traceback" not in done.output
 
 
+@pytest.mark.slow
 def test_a_dry_run_takes_resume_as_the_run_does(run_folder: Path, recipe: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in run_folder.rglob("*")}
     for command in (["run", str(recipe), "--dry-run"], ["validate", str(recipe)]):

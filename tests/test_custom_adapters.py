@@ -88,6 +88,7 @@ def test_the_page_s_run(trained: dict[str, Any]) -> None:
 SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("shift", "residual")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", *SLOW])
 def test_a_next_run_goes_on_from_what_cannot_be_merged(
     kind: str, trained: dict[str, Any], tmp_path: Path, workspace: Path

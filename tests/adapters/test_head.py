@@ -53,13 +53,8 @@ def trained(potential: MacePotential, batch: GraphBatch, name: str = "new") -> M
     return merged
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name == "one head" else pytest.mark.slow)
-        for name in FOUNDATIONS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FOUNDATIONS)
 def test_old_heads_stay_as_they_were(
     name: str, mixed_graphs: list[GraphBatch], tmp_path: Path
 ) -> None:
@@ -157,6 +152,7 @@ def test_what_cannot_have_a_head_says_so() -> None:
         HeadAdapter(HeadOptions(name="new")).attach(HarmonicPotential())
 
 
+@pytest.mark.slow
 def test_two_heads_of_one_file_are_held_side_by_side(workspace: Path, tmp_path: Path) -> None:
     before = tiny_mace()
     tuned = HeadAdapter(HeadOptions(name="cc")).attach(before).merge()

@@ -90,6 +90,7 @@ def test_an_impulse_at_every_step_is_dynamics_on_the_gradient(
     np.testing.assert_allclose(mixed.progress.rows, plain.progress.rows, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_energy_drifts_with_the_head_alone_only(tmp_path: Path) -> None:
     head = drift(trajectory(PotentialCalculator(Pulled()), tmp_path / "head"))
     gradient = PotentialCalculator(Pulled(), forces="gradient")

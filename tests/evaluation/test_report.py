@@ -155,6 +155,7 @@ def test_files_are_found_where_the_run_was_started(
     assert own_files("tiny-xtb-hcno", "test.xyz") == ["test.xyz"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

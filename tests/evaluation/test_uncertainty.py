@@ -46,6 +46,7 @@ def test_the_calculator_gives_mean_and_standard_deviation(committee: Any) -> Non
     np.testing.assert_allclose(many["forces_std"], calculator.results["forces_std"], atol=1e-10)
 
 
+@pytest.mark.slow
 def test_what_no_adapter_changed_is_in_memory_once(committee: Any) -> None:
     potential = finetune.load_foundation(committee.folder, torch.float32).potential
     assert isinstance(potential, CommitteePotential)

@@ -316,6 +316,7 @@ def nan(path: Path) -> None:
     save_file(tensors, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lora", "readout"])
 @pytest.mark.parametrize(
     ("change", "recorded", "message"),

@@ -85,6 +85,7 @@ def test_ase_calculators_are_told_of_charge_and_spin_or_refuse() -> None:
     assert "no forces" in label.without_forces
 
 
+@pytest.mark.slow
 def test_outputs_that_share_a_directory_leave_the_files_of_each_other(tmp_path: Path) -> None:
     level = AseLevel(
         program="ase",

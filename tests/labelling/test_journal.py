@@ -21,6 +21,7 @@ from tests.labelling.springs import SLOW, XTB, assert_springs, computed, pool_of
 pytest.importorskip("tblite")
 
 
+@pytest.mark.slow
 def test_failures_are_listed_kept_and_retried(tmp_path: Path) -> None:
     pool, output = pool_of(tmp_path / "pool.xyz", 2, (2, 3, 4, 5)), tmp_path / "a.xyz"
     found = finetune.label(springs(pool, output, workers=2))

@@ -68,6 +68,7 @@ def test_a_kill_before_the_first_new_label_loses_none(
     assert not before.exists()
 
 
+@pytest.mark.slow
 def test_a_kill_after_the_first_new_label_keeps_the_former_until_the_output_is_there(
     tmp_path: Path,
 ) -> None:

@@ -65,6 +65,7 @@ def test_forces_of_water_are_the_slope_of_its_energy(options: dict[str, Any]) ->
     assert_forces(opened, WATER_TASK, label)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["hf", "mp2", "ccsd"])
 def test_forces_of_a_radical_are_the_slope_of_its_energy(method: str) -> None:
     opened = open_program(PyscfLevel(method=method, basis="6-31g"), [1, 7])
@@ -183,6 +184,7 @@ def test_corrections_that_do_not_exist_are_refused(options: dict[str, Any], mess
         program(**options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "said"), [("b3lyp-d3bj", "d3bj of b3lyp, two-body"), ("PBE0-D4", "d4 of pbe0, th")]
 )

@@ -60,6 +60,7 @@ def test_workers_have_their_threads_and_compute_side_by_side(tmp_path: Path) -> 
     assert not (tmp_path / "a.xyz.files").exists()
 
 
+@pytest.mark.slow
 def test_programs_that_work_with_files_do_not_meet(tmp_path: Path) -> None:
     pool, output = pool_of(tmp_path / "pool.xyz", 6, (2, 3)), tmp_path / "a.xyz"
     recipe = springs(pool, output, workers=3, forces=False)

@@ -68,6 +68,7 @@ def test_what_is_held_has_no_gradient(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hold", HELD)
 def test_holding_changes_gradients_and_not_values(hold: str, batch: GraphBatch) -> None:
     for name in ("pitc", "pisc", "strain"):

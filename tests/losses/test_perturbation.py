@@ -113,6 +113,7 @@ def test_adversarial_displacements_follow_the_force_error(mixed_graphs: list[Gra
     assert 0.01 < at_random.norm(dim=1).max().item() < 0.2  # no error yet: any direction
 
 
+@pytest.mark.slow
 def test_soft_displacements_cost_less_energy_than_random_ones() -> None:
     potential = load_foundation("tiny-xtb-hcno").potential
     batch = graph(structure(molecule("CH3CH2OH")), potential.cutoff, 0.1)

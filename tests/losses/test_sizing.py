@@ -32,6 +32,7 @@ def graphs(potential: MacePotential) -> list[GraphBatch]:
     return [graph(structure(item), potential.cutoff, 1.1) for item in atoms]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["uniform", "sphere", "soft_modes"])
 def test_the_remainder_is_the_stated_fraction_of_the_error(
     kind: str, potential: MacePotential, graphs: list[GraphBatch]

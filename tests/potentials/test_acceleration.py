@@ -51,6 +51,7 @@ def test_adapters_that_need_mace_s_own_layers_say_so(
         finetune.run(recipe_for(workspace, tmp_path / "run", **changes))
 
 
+@pytest.mark.slow
 def test_conversions_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     potential = tiny_mace()
     monkeypatch.setattr(  # OpenEquivariance keeps names and weights, and cannot be installed here

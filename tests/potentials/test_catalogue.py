@@ -209,6 +209,7 @@ def test_a_published_model_is_downloaded_and_converted_once(
         load_foundation("mace-mp-0b3-medium")
 
 
+@pytest.mark.slow
 def test_a_damaged_conversion_is_made_anew(home: Path, saved: bytes) -> None:
     (home / "tiny.model").write_bytes(saved)
     opened = load_foundation(home / "tiny.model")

@@ -30,6 +30,7 @@ def on(base: FamilyPotential, **options: Any) -> DirectPotential:
         return DirectPotential(base, **{"channels": 4, **options}).eval()
 
 
+@pytest.mark.slow
 class TestOnSevenNet(FamilySuite):
     """On SevenNet's features."""
 

@@ -32,6 +32,7 @@ def test_frequencies_may_be_a_parameter(tmp_path: Path) -> None:
     assert tuned.state_dict().keys() == plain.state_dict().keys()
 
 
+@pytest.mark.slow
 def test_other_frequencies_are_not_understood(tmp_path: Path) -> None:
     torch.save(with_trainable_frequencies(1.01), tmp_path / "tuned.model")
     with pytest.raises(FoundationError, match="bessel_weights"):

@@ -59,6 +59,7 @@ def test_a_file_comes_in_and_goes_out_as_it_was(
     assert again.heads == model.heads
 
 
+@pytest.mark.slow
 def test_single_precision_opens_in_both_precisions(
     tmp_path: Path, mixed_graphs: list[GraphBatch]
 ) -> None:
@@ -237,6 +238,7 @@ def test_a_charge_that_is_none_is_refused(charge: object) -> None:
         structure(atoms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

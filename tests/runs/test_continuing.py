@@ -108,6 +108,7 @@ def test_evaluation_compares_with_the_run_before(place: Path, workspace: Path) -
     assert found.finetuned.forces_mae != before.finetuned.forces_mae
 
 
+@pytest.mark.slow
 def test_a_second_run_is_exported_and_calculated_with(
     place: Path, workspace: Path, tmp_path: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_a_second_run_is_exported_and_calculated_with(
     assert load_foundation(path).metadata["foundation"]["name"] == str(place / "first" / "model")
 
 
+@pytest.mark.slow
 def test_the_second_adapter_belongs_to_the_first_run(place: Path, workspace: Path) -> None:
     finetune.AdaptedFoundation(place / "first", {"second": place / "second"}, device="cpu")
     with pytest.raises(FoundationError, match="belongs to the foundation"):

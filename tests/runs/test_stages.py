@@ -150,6 +150,7 @@ def test_files_of_every_stage_are_checked_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_every_stage_is_surveyed(workspace: Path, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(ladder(workspace, tmp_path / "run").dump())

@@ -33,6 +33,7 @@ def recipe(workspace: Path, output: Path, **changes: Any) -> finetune.Recipe:
     return recipe_for(workspace, output, **given)
 
 
+@pytest.mark.slow
 def test_arms_that_fit_into_memory_are_not_refused_for_labels_that_none_uses(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ def recipe_of(workspace: Path, output: Path) -> finetune.Recipe:
     )
 
 
+@pytest.mark.slow
 def test_files_that_a_kill_kept_from_being_written_are_written(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +71,7 @@ def test_time_spent_before_a_kill_counts(
     assert [item.fault for item in found.tried] == ["", "given up when the time was spent"]
 
 
+@pytest.mark.slow
 def test_what_pytorch_raises_of_the_untouched_recipe_stops_without_a_traceback(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

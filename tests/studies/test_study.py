@@ -39,6 +39,7 @@ def work(study: Study, trial: Trial, folds: int = 2, stop_at: int | None = None)
     return study.end(trial)
 
 
+@pytest.mark.slow
 def test_it_finds_what_matters_and_gives_up_what_falls_behind(tmp_path: Path) -> None:
     with Study(tmp_path / "study.db", SPACE, seed=0) as study:
         for _ in range(20):
@@ -97,6 +98,7 @@ def test_trials_that_failed_are_kept_and_never_the_best(tmp_path: Path) -> None:
         assert best_of(study.tried()).done
 
 
+@pytest.mark.slow
 def test_settings_count_whose_range_does_not_hold_the_untouched_value(tmp_path: Path) -> None:
     space = {
         "rate": Dimension("rate", Range(low=1e-5, high=1e-1, log=True), 0.05),

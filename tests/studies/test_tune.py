@@ -160,6 +160,7 @@ def test_a_killed_tuning_goes_on_and_ends_as_one_that_was_not(
     ]
 
 
+@pytest.mark.slow
 def test_other_geometries_without_labels_are_another_tuning(
     workspace: Path, tmp_path: Path
 ) -> None:
@@ -243,6 +244,7 @@ def test_others_are_refused(whole: TuningResult, workspace: Path, tmp_path: Path
     assert (tmp_path / "full" / "mine.txt").exists()
 
 
+@pytest.mark.slow
 def test_folds_judge_where_labels_are_few_and_failures_are_recorded(
     workspace: Path, tmp_path: Path
 ) -> None:

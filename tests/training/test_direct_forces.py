@@ -74,7 +74,7 @@ def test_a_head_learns_from_energies_alone(workspace: Path, tmp_path: Path) -> N
     ]
 
 
-@pytest.mark.parametrize("displacement", [None, 0.05])
+@pytest.mark.parametrize("displacement", [None, pytest.param(0.05, marks=pytest.mark.slow)])
 def test_a_head_learns_without_labels(
     workspace: Path, tmp_path: Path, bare: dict[str, str], displacement: float | None
 ) -> None:
@@ -111,6 +111,7 @@ def test_labels_of_forces_are_judged_by_the_loss(workspace: Path, tmp_path: Path
     assert result.best_epoch == 1
 
 
+@pytest.mark.slow
 def test_energies_alone_are_judged_by_the_loss(
     workspace: Path, tmp_path: Path, direct: Path
 ) -> None:
@@ -152,6 +153,7 @@ def test_held_energies_alone_are_refused_for_a_conservative_potential(
         finetune.run(recipe_for(workspace, tmp_path / "run", losses=losses))
 
 
+@pytest.mark.slow
 def test_a_later_stage_has_the_head_of_an_earlier_one(
     workspace: Path, tmp_path: Path, bare: dict[str, str]
 ) -> None:
@@ -189,6 +191,7 @@ def near(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forces", [False, True])
 def test_gauss_newton_moves_the_head_by_labels_of_forces(
     workspace: Path, tmp_path: Path, direct: Path, near: str, forces: bool
@@ -216,6 +219,7 @@ def test_gauss_newton_trains_a_head_alone(workspace: Path, tmp_path: Path) -> No
     assert last["valid/forces_mae"] < first["valid/forces_mae"]
 
 
+@pytest.mark.slow
 def test_tuning_is_judged_by_energies_and_inconsistency(workspace: Path, tmp_path: Path) -> None:
     recipe = recipe_for(
         *(workspace, tmp_path / "run"),

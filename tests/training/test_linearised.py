@@ -197,6 +197,7 @@ def test_net_forces_and_torques_say_nothing_of_the_noise() -> None:
     assert float(problem.noise[0]) ** 0.5 > 0.03
 
 
+@pytest.mark.slow
 def test_copies_are_one_label_with_less_noise(labelled: list[GraphBatch]) -> None:
     potential = tiny_mace(seed=4)
     parameters = [item for item in potential.parameters() if item.requires_grad]

@@ -33,6 +33,7 @@ def test_the_same_seed_gives_the_same_weights(workspace: Path, tmp_path: Path) -
     assert any(not torch.equal(first[name], third[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_too_fast_a_run_returns_the_best_weights_not_the_last(
     workspace: Path, tmp_path: Path
 ) -> None:

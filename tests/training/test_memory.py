@@ -15,6 +15,7 @@ from tests.conftest import recipe_for
 from tests.tiny import tiny_settings
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells it")
 def test_memory_is_that_of_the_process_alone() -> None:
     """A process inherits the largest size of the one that started it in what getrusage says."""

@@ -155,6 +155,7 @@ def test_optimisers_by_name(kind: str, amsgrad: bool) -> None:
     assert optimiser.defaults["amsgrad"] is amsgrad
 
 
+@pytest.mark.slow
 def test_the_pull_keeps_weights_near_the_foundation(workspace: Path, tmp_path: Path) -> None:
     moved = {}
     foundation = dict(tiny_mace(seed=0).named_parameters())
@@ -227,6 +228,7 @@ class Noisy(Loss):
         return (torch.randn_like(energy) * energy).mean()
 
 
+@pytest.mark.slow
 def test_losses_that_draw_globally_draw_the_same(workspace: Path, tmp_path: Path) -> None:
     losses = {"energy": {}, "noisy": {"weight": 1e-3}}
     found = []

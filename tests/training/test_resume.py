@@ -143,7 +143,7 @@ def assert_kills_change_nothing(
 
 
 def test_kills_change_nothing(workspace: Path, tmp_path: Path) -> None:
-    assert_kills_change_nothing(workspace, tmp_path, kills=4, epochs=8, seed=0)
+    assert_kills_change_nothing(workspace, tmp_path, kills=3, epochs=6, seed=0)
 
 
 @pytest.mark.slow
@@ -337,6 +337,7 @@ def test_a_folder_that_may_not_be_written_is_named(
         finetune.run(recipe_in(workspace, tmp_path / "locked" / "run"))
 
 
+@pytest.mark.slow
 def test_the_earlier_run_waits_until_its_successor_is_done(workspace: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     finetune.run(recipe_in(workspace, folder, train=train(epochs=1)))
@@ -352,6 +353,7 @@ def test_the_earlier_run_waits_until_its_successor_is_done(workspace: Path, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "left",
     [
@@ -388,6 +390,7 @@ def test_a_folder_of_ones_own_is_not_taken_for_a_killed_run(
     assert path.read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_run_that_was_set_aside_is_not_forgotten(workspace: Path, tmp_path: Path) -> None:
     recipe = recipe_in(workspace, tmp_path / "run", train=train(epochs=1))
     finetune.run(recipe)

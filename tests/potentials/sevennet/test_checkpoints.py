@@ -199,6 +199,7 @@ def test_older_releases_had_other_names_orders_and_signs() -> None:
         assert torch.equal(tensor, new[name]), name
 
 
+@pytest.mark.slow
 def test_accelerated_convolutions_have_the_same_weights() -> None:
     potential = built(example(**THREE_LAYERS), dtype=torch.float32)
     found = loaded(potential)

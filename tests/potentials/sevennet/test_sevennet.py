@@ -35,6 +35,7 @@ ROTATIONS = {
 }
 
 
+@pytest.mark.slow
 class TestParity(FamilySuite):
     kind = "sevennet"
 
