@@ -34,6 +34,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
+	-$(BIN)/python -m pip install --no-deps -c constraints.txt orb-models dm-tree  # see docs/foundations.md, ORB
 	touch $@ $(VENV)/.installed
 
 clean:

@@ -174,6 +174,10 @@ families: Registry[Family] = Registry(
             "finetune.potentials.chgnet.family:ChgnetFamily",
             "finetune.potentials.chgnet.settings:ChgnetSettings",
         ),
+        "orb": (
+            "finetune.potentials.orb.family:OrbFamily",
+            "finetune.potentials.orb.settings:OrbSettings",
+        ),
         "sevennet": (
             "finetune.potentials.sevennet.family:SevenNetFamily",
             "finetune.potentials.sevennet.settings:SevenNetSettings",

@@ -447,6 +447,32 @@ def edges_within(cutoff: float, batch: GraphBatch, strain: bool) -> Edges:
     return Edges(sender, receiver, vectors, lengths, unit_shifts, positions, deformation)
 
 
+def balanced(
+    forces: torch.Tensor, positions: torch.Tensor, batch: GraphBatch, torque: bool
+) -> torch.Tensor:
+    """Return forces ``[N, 3]`` without net force and, with ``torque``, net torque of molecules.
+
+    What is taken off is the smallest change, a translation and a rotation with equal masses.
+    Structures that are periodic in any direction keep their torque.
+    """
+
+    def mean(values: torch.Tensor) -> torch.Tensor:
+        return (batch.sum_atoms(values) / batch.atoms[:, None])[batch.structure]
+
+    forces = forces - mean(forces)
+    free = ~batch.pbc.any(dim=1)
+    if not torque or not bool(free.any()):
+        return forces
+    arms = positions - mean(positions)
+    outer = batch.sum_atoms(arms[:, :, None] * arms[:, None, :])
+    trace = outer.diagonal(dim1=1, dim2=2).sum(dim=1)
+    inertia = trace[:, None, None] * torch.eye(3, dtype=outer.dtype, device=outer.device) - outer
+    torques = batch.sum_atoms(torch.linalg.cross(arms, forces))
+    inverse = torch.linalg.pinv(inertia, rtol=1e-6, hermitian=True)
+    turning = torch.einsum("bij,bj->bi", inverse, torques) * free[:, None]
+    return forces - torch.linalg.cross(turning[batch.structure], arms)
+
+
 class WrappedPotential(Potential):
     """A potential around another one, its ``base``.
 

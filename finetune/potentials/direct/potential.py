@@ -12,7 +12,7 @@ from finetune.core.errors import RecipeError
 from finetune.data.graphs import GraphBatch
 from finetune.potentials.direct.settings import Base, DirectSettings, Removed
 from finetune.potentials.equivariant import default_dtype, quiet_import
-from finetune.potentials.potential import FamilyPotential
+from finetune.potentials.potential import FamilyPotential, balanced
 
 
 class ForceHead(torch.nn.Module):
@@ -164,29 +164,3 @@ class DirectPotential(FamilyPotential):
         if self.removed != "nothing":
             forces = balanced(forces, positions, batch, self.removed == "force_and_torque")
         return energy, positions, deformation, forces
-
-
-def balanced(
-    forces: torch.Tensor, positions: torch.Tensor, batch: GraphBatch, torque: bool
-) -> torch.Tensor:
-    """Return forces ``[N, 3]`` without net force and, with ``torque``, net torque of molecules.
-
-    What is taken off is the smallest change, a translation and a rotation with equal masses.
-    Structures that are periodic in any direction keep their torque.
-    """
-
-    def mean(values: torch.Tensor) -> torch.Tensor:
-        return (batch.sum_atoms(values) / batch.atoms[:, None])[batch.structure]
-
-    forces = forces - mean(forces)
-    free = ~batch.pbc.any(dim=1)
-    if not torque or not bool(free.any()):
-        return forces
-    arms = positions - mean(positions)
-    outer = batch.sum_atoms(arms[:, :, None] * arms[:, None, :])
-    trace = outer.diagonal(dim1=1, dim2=2).sum(dim=1)
-    inertia = trace[:, None, None] * torch.eye(3, dtype=outer.dtype, device=outer.device) - outer
-    torques = batch.sum_atoms(torch.linalg.cross(arms, forces))
-    inverse = torch.linalg.pinv(inertia, rtol=1e-6, hermitian=True)
-    turning = torch.einsum("bij,bj->bi", inverse, torques) * free[:, None]
-    return forces - torch.linalg.cross(turning[batch.structure], arms)
