@@ -381,6 +381,21 @@ def test_the_schema_is_printed() -> None:
     assert "properties" in json.loads(runner.invoke(app, ["schema"]).stdout)
 
 
+def test_what_no_run_needs_is_not_imported() -> None:
+    """And MACE's own packages are complete as soon as someone uses them."""
+    code = (
+        "import sys; from typer.testing import CliRunner; from finetune.commands import app;"
+        "done = CliRunner().invoke(app, ['validate', 'recipes/quickstart.yaml']);"
+        "assert done.exit_code == 0, done.output;"
+        "heavy = {'torchmetrics', 'transformers', 'pandas', 'wandb', 'matplotlib', 'scipy.stats'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules);"
+        "import mace.tools, e3nn.io;"
+        "assert mace.tools.train.__module__ == 'mace.tools.train';"
+        "assert e3nn.io.SphericalTensor and mace.tools.cg"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
 def test_help_imports_neither_torch_nor_mace() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from finetune.commands import app;"

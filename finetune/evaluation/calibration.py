@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 from scipy.integrate import trapezoid
-from scipy.stats import norm, spearmanr
+from scipy.special import ndtri
 
 from finetune.evaluation.tables import cell, new_table
 from finetune.potentials.errors import Array, LabelledPredictions
@@ -42,7 +42,7 @@ class Calibration:
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             size = np.where(self.errors == 0, 0.0, np.abs(self.errors) / (scale * self.deviations))
-        limits = norm.ppf((1 + LEVELS) / 2)
+        limits = ndtri((1 + LEVELS) / 2)
         found: Array = (size[:, None] <= limits).mean(axis=0)
         return found
 
@@ -57,6 +57,8 @@ class Calibration:
         constant = [np.ptp(item) <= ROUNDING * item.max() for item in (sizes, self.deviations)]
         if len(sizes) < 3 or any(constant):
             return None
+        from scipy.stats import spearmanr  # takes a second
+
         return float(spearmanr(sizes, self.deviations).statistic)
 
     def as_dict(self) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from ase.data import chemical_symbols
 from ase.neighborlist import natural_cutoffs, neighbor_list
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
-from scipy.stats import wasserstein_distance
 
 Array = NDArray[np.float64]
 BONDED = 1.25
@@ -123,6 +122,8 @@ def bond_distances(
     """
     if min(len(frames), len(reference)) < FEWEST or frames[0].pbc.any():
         return {}
+    from scipy.stats import wasserstein_distance  # takes a second
+
     types: dict[str, list[int]] = defaultdict(list)
     for index, pair in enumerate(frames[0].numbers[bonds.pairs]):
         types["-".join(chemical_symbols[number] for number in sorted(pair)[::-1])].append(index)

@@ -13,7 +13,6 @@ from ase import Atoms
 from ase.build import minimize_rotation_and_translation
 from ase.collections import g2
 from ase.optimize import BFGS
-from ase.vibrations import Vibrations
 
 from finetune.core.errors import FinetuneError
 from finetune.evaluation.curves import unlabelled
@@ -85,6 +84,8 @@ def _one(calculator: Any, atoms: Atoms) -> dict[str, Any]:
 def _vibrations(atoms: Atoms) -> tuple[list[float], Array]:
     """Return the frequencies, cm⁻¹, and a step ``[n, 3]``, Å, along the mode of the lowest one."""
     with tempfile.TemporaryDirectory() as folder:
+        from ase.vibrations import Vibrations  # imports matplotlib
+
         work = Vibrations(atoms, name=f"{folder}/vibrations", delta=DISPLACEMENT)
         work.run()
         found = work.get_frequencies()

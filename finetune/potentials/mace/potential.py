@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,13 +17,9 @@ from finetune.potentials.equivariant import (
     path_weights,
     quiet_import,
 )
+from finetune.potentials.mace.importing import mace_modules
 from finetune.potentials.mace.settings import MaceSettings
 from finetune.potentials.potential import HeadedPotential, Interaction, as_trained, choose_head
-
-
-def mace_modules() -> ModuleType:
-    """Return `mace.modules`."""
-    return quiet_import("mace.modules")
 
 
 class MacePotential(HeadedPotential):
