@@ -122,6 +122,35 @@ def test_two_ranks_are_one_with_the_doubled_batch(
 
 
 @pytest.mark.slow
+def test_two_ranks_train_a_head_for_forces(
+    workspace: Path, tmp_path: Path, data: dict[str, str]
+) -> None:
+    """From energies alone: weak losses of a head, judged by its inconsistency."""
+    head = {
+        "adapter": {"kind": "force_head", "channels": 4, "train_all": True},
+        "losses": {
+            "energy": {},
+            "pitc": {"weight": 0.1, "displacement": 0.05, "hold": "energies"},
+            "gradient_match": {"displacement": 0.05},
+        },
+    }
+    two, one = (
+        mapping(workspace, tmp_path / name, data, monitor="inconsistency", **sizes) | head
+        for name, sizes in (
+            ("two", {"batch_size": 2, "unlabelled_batch_size": 1}),
+            ("one", {"batch_size": 4, "unlabelled_batch_size": 2}),
+        )
+    )
+    code, _, err = launch(tmp_path, two)
+    assert code == 0, err[-3000:]
+    assert finetune.run(one).best_epoch > 0
+    assert largest_difference(tmp_path / "one", tmp_path / "two") < SAME
+    first, second = (read_metrics(tmp_path / name)[-1] for name in ("one", "two"))
+    for name in ("loss/gradient_match", "loss/pitc", "valid/inconsistency_mae"):
+        assert first[name] == pytest.approx(second[name], rel=1e-6), name
+
+
+@pytest.mark.slow
 def test_accelerate_launches_it_too(workspace: Path, tmp_path: Path, data: dict[str, str]) -> None:
     train = {"batch_size": 2, "unlabelled_batch_size": 1}
     recipe = mapping(workspace, tmp_path / "two", data, **train)
