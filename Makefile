@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 
 quickstart: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/piwsl-finetune run recipes/quickstart.yaml --overwrite
+	@echo 'next, in some minutes: $(BIN)/piwsl-finetune run direct-forces  (forces learnt from energies alone)'
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
