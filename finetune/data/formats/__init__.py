@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from finetune.data.formats.ani import ANI
 from finetune.data.formats.arrays import NPZ
+from finetune.data.formats.databases import DATABASE
 from finetune.data.formats.frames import Format
 from finetune.data.formats.programs import ASE
 from finetune.data.formats.xyz import XYZ
 
-FORMATS: dict[str, Format] = {"ani": ANI, "npz": NPZ, "xyz": XYZ, "ase": ASE}
+FORMATS: dict[str, Format] = {"ani": ANI, "npz": NPZ, "xyz": XYZ, "db": DATABASE, "ase": ASE}
 """By name, in the order in which they are asked whether they recognise a file."""
