@@ -299,7 +299,10 @@ class Reader:
                 raise DataError(f"'{file.name}' contains no structures {why}")
         self.names |= names
         self.found.update(name for name in QUANTITIES if getattr(keys, name) in names)
-        check_keys(names, keys, f"'{record.source}'", need_labels)
+        try:
+            check_keys(names, keys, f"'{record.source}'", need_labels)
+        except DataError as error:
+            raise DataError(" ".join([str(error), *record.remarks])) from None
         if record.structures == before:
             first = [*record.left_out, "none of them has a label that was asked for."][0]
             raise DataError(f"'{record.source}' contains no usable structure: {first}")

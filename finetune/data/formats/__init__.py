@@ -8,6 +8,7 @@ from __future__ import annotations
 from finetune.data.formats.arrays import NPZ
 from finetune.data.formats.databases import DATABASE
 from finetune.data.formats.deepmd import DEEPMD
+from finetune.data.formats.dumps import DUMP
 from finetune.data.formats.frames import Format
 from finetune.data.formats.hdf5 import HDF5
 from finetune.data.formats.programs import ASE
@@ -18,6 +19,7 @@ FORMATS: dict[str, Format] = {
     "hdf5": HDF5,
     "npz": NPZ,
     "xyz": XYZ,
+    "dump": DUMP,
     "db": DATABASE,
     "ase": ASE,
 }
