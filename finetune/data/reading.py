@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from glob import glob, has_magic
 from itertools import chain, islice
@@ -23,6 +23,7 @@ from finetune.data.formats.frames import PACKED, File, Frame, Frames, named
 from finetune.data.labels import QUANTITIES, check_keys, label, label_names, unread_labels
 from finetune.data.store import Store, is_store, usable
 from finetune.data.structures import Joined, LazySequence, Structure, from_atoms
+from finetune.data.tables import EnergyTable
 from finetune.recipe.sections import DataRecipe, LabelKeys
 
 
@@ -133,6 +134,7 @@ class Reader:
         units: What the labels are in, for files that do not say.
         faulty: Whether a structure that cannot be used is an error, or is left out and recorded.
         recipe_folder: Folder of the recipe, where relative paths are looked up too.
+        energies: CSV files of energies by the source whose structures they belong to.
 
     Attributes:
         records: One for each source read.
@@ -146,11 +148,13 @@ class Reader:
         units: Units | None = None,
         faulty: Literal["stop", "skip"] = "stop",
         recipe_folder: Path | None = None,
+        energies: Mapping[str, str] | None = None,
     ) -> None:
         self.keys = keys or LabelKeys()
         self.units = units or Units()
         self.faulty = faulty
         self.recipe_folder = recipe_folder
+        self.energies = energies or {}
         self.records: list[FileRecord] = []
         self.names: set[str] = set()
         self.found: set[str] = set()
@@ -158,7 +162,7 @@ class Reader:
     @classmethod
     def of(cls, data: DataRecipe, recipe_folder: Path | None) -> Reader:
         """Return the reader that a recipe asks for."""
-        return cls(data.keys, data.units, data.faulty, recipe_folder)
+        return cls(data.keys, data.units, data.faulty, recipe_folder, data.energy_tables())
 
     def read(self, sources: Sources, need_labels: bool = True) -> Sequence[Structure]:
         """Read every structure of one or several sources, in order; stores stay on disk.
@@ -234,6 +238,8 @@ class Reader:
             record = FileRecord(source, left_out=notes, files=len(files))
             self.records.append(record)
             stores = [file for file in files if is_store(file.path)]
+            if stores and source in self.energies:
+                raise DataError(f"'{source}' is a store; data.energies cannot add energies to it.")
             for file in stores:
                 yield self._open_store(file, record)
             if rest := [file for file in files if file not in stores]:
@@ -266,6 +272,8 @@ class Reader:
     ) -> Iterator[Structure]:
         names: set[str] = set()
         before, keys = record.structures, self.keys
+        beside = self.energies.get(record.source)
+        table = EnergyTable(find(beside, self.recipe_folder), beside) if beside else None
         for file in chain.from_iterable(_members(item, record.left_out) for item in files):
             opened = open_frames(file, self.keys)
             keys = named(self.keys, opened.natural)
@@ -273,7 +281,10 @@ class Reader:
             units = (opened.stated or self.units).filled(opened.usual)
             record.format, record.units = opened.format, units.model_dump()
             empty = True
-            for index, frame in opened.stream if opened.chosen else select(opened.stream, file):
+            stream = opened.stream if opened.chosen else select(opened.stream, file)
+            if table is not None:
+                stream = table.joined(stream, file.path, keys.energy)
+            for index, frame in stream:
                 empty = False
                 try:
                     if isinstance(frame, DataError):
@@ -297,6 +308,8 @@ class Reader:
                 at_index = file.index != ":"
                 why = "at that index." if at_index else f"({opened.format}). Is it complete?"
                 raise DataError(f"'{file.name}' contains no structures {why}")
+        if table is not None and files[0].index == ":" and not record.left_out:
+            table.check_used(record.source)
         self.names |= names
         self.found.update(name for name in QUANTITIES if getattr(keys, name) in names)
         try:

@@ -6,9 +6,11 @@ Stores are no family: they are read in place, by `finetune.data.store`.
 from __future__ import annotations
 
 from finetune.data.formats.arrays import NPZ
+from finetune.data.formats.cfg import CFG
 from finetune.data.formats.databases import DATABASE
 from finetune.data.formats.deepmd import DEEPMD
 from finetune.data.formats.dumps import DUMP
+from finetune.data.formats.entries import ENTRIES
 from finetune.data.formats.frames import Format
 from finetune.data.formats.hdf5 import HDF5
 from finetune.data.formats.programs import ASE
@@ -18,6 +20,8 @@ FORMATS: dict[str, Format] = {
     "deepmd": DEEPMD,
     "hdf5": HDF5,
     "npz": NPZ,
+    "entries": ENTRIES,
+    "cfg": CFG,
     "xyz": XYZ,
     "dump": DUMP,
     "db": DATABASE,

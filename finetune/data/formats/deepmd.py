@@ -20,7 +20,7 @@ from ase.data import atomic_numbers
 
 from finetune.core.errors import DataError
 from finetune.core.units import Units
-from finetune.data.formats.frames import File, Format, Frame, Frames, reason
+from finetune.data.formats.frames import File, Format, Frame, Frames, elements, reason
 from finetune.recipe.sections import LabelKeys
 
 TYPES = "type.raw"
@@ -39,13 +39,15 @@ class System:
     get: Callable[[str], Any]
 
 
-def frames(systems: Iterable[System], source: str) -> Frames:
-    """Return the structures of systems."""
+def frames(systems: Iterable[System], file: File) -> Frames:
+    """Return the structures of systems; elements of types may stand after ``@``, as in ``@O,H``."""
+    symbols = elements(file)
     return Frames(
         "DeePMD-kit",
-        _stream(systems, source),
+        _stream(systems, file, symbols),
         natural=_NATURAL,
         usual=Units(energy="eV", length="Å"),
+        chosen=symbols is not None,
     )
 
 
@@ -53,7 +55,7 @@ def open_folder(file: File, keys: LabelKeys) -> Frames:
     """Open the system whose ``type.raw`` is the file."""
     folder = file.path.parent
     sets = sorted(path.name for path in folder.glob("set.*") if path.is_dir())
-    return frames([System(str(folder), sets, lambda name: _load(folder / name))], file.name)
+    return frames([System(str(folder), sets, lambda name: _load(folder / name))], file)
 
 
 DEEPMD = Format(lambda file: file.path.name == TYPES, open_folder)
@@ -73,11 +75,11 @@ def _load(path: Path) -> Any:
     return np.loadtxt(text, ndmin=1 if path.name == TYPES else 2)
 
 
-def _stream(systems: Iterable[System], source: str) -> Iterator[Frame]:
+def _stream(systems: Iterable[System], file: File, symbols: list[str] | None) -> Iterator[Frame]:
     index = 0
     for system in systems:
         try:
-            for atoms in _structures(system):
+            for atoms in _structures(system, symbols):
                 yield index, atoms
                 index += 1
             continue
@@ -85,20 +87,21 @@ def _stream(systems: Iterable[System], source: str) -> Iterator[Frame]:
             why = str(error)
         except Exception as error:  # NumPy and h5py raise whatever damage makes them
             why = f"cannot be read ({reason(error)}). Is it complete?"
-        where = f"'{source}', structure {index}: the system '{system.name.strip('/')}'"
+        where = f"'{file.name}', structure {index}: the system '{system.name.strip('/')}'"
         yield index, DataError(f"{where} {why}")
         index += 1
 
 
-def _structures(system: System) -> Iterator[Atoms]:
+def _structures(system: System, symbols: list[str] | None) -> Iterator[Atoms]:
     types = np.asarray(system.get(TYPES)).astype(int).ravel()
-    elements = system.get("type_map.raw")
-    if elements is None:
-        raise DataError(
-            "has types without elements. Write these into 'type_map.raw', in the order of the "
-            "types, e.g. O H."
-        )
-    symbols = [name.decode() if isinstance(name, bytes) else str(name) for name in elements]
+    if symbols is None:
+        names = system.get("type_map.raw")
+        if names is None:
+            raise DataError(
+                "has types without elements. Write these into 'type_map.raw' in the order of the "
+                "types, or name them after @, as in FOLDER@O,H."
+            )
+        symbols = [name.decode() if isinstance(name, bytes) else str(name) for name in names]
     numbers = np.array([atomic_numbers[symbol] for symbol in symbols])
     periodic = system.get("nopbc") is None
     for name in system.sets or [""]:

@@ -13,7 +13,7 @@ from ase.io.formats import open_with_compression
 
 from finetune.core.errors import DataError
 from finetune.core.units import Units
-from finetune.data.formats.frames import File, Format, Frame, Frames
+from finetune.data.formats.frames import File, Format, Frame, Frames, elements
 from finetune.data.formats.programs import open_with_ase
 from finetune.recipe.sections import LabelKeys
 
@@ -34,12 +34,14 @@ def open_dump(file: File, keys: LabelKeys) -> Frames:
     """Open a dump file; refuses one whose atoms have types, but neither elements nor masses."""
     with open_with_compression(str(file.path), "rt") as text:
         head = [line.strip() for line, _ in zip(text, range(100), strict=False)]
-    columns = next((line.split()[2:] for line in head if line.startswith("ITEM: ATOMS")), [])
-    if "type" in columns and not {"element", "mass"} & set(columns):
+    columns: list[str] = next(
+        (line.split()[2:] for line in head if line.startswith("ITEM: ATOMS")), []
+    )
+    symbols = None if {"element", "mass"} & set(columns) else elements(file)
+    if symbols is None and not {"element", "mass"} & set(columns):
         raise DataError(
-            f"'{file.name}' has types of atoms without elements. Dump these too: `dump 1 all "
-            "custom 100 FILE id element x y z fx fy fz` and `dump_modify 1 element O H`, with one "
-            "element for each type."
+            f"'{file.name}' has types of atoms without elements. Name these in the order of the "
+            f"types, '{file.path}@O,H', or dump them: `dump_modify ID element O H`."
         )
     stated = head[head.index("ITEM: UNITS") + 1] if "ITEM: UNITS" in head[:-1] else None
     if stated is not None and stated not in _UNITS:
@@ -49,7 +51,8 @@ def open_dump(file: File, keys: LabelKeys) -> Frames:
     opened = open_with_ase(file, keys)
     return replace(
         opened,
-        stream=_without_energies(opened.stream),
+        stream=_corrected(opened.stream, symbols, file.name),
+        chosen=symbols is not None,
         natural={"forces": "forces"},
         stated=None if stated is None else _UNITS[stated],
         usual=_UNITS["metal"],
@@ -60,8 +63,23 @@ def open_dump(file: File, keys: LabelKeys) -> Frames:
 DUMP = Format(lambda file: file.ase_kind == "lammps-dump-text", open_dump)
 
 
-def _without_energies(stream: Iterator[Frame]) -> Iterator[Frame]:
+def _corrected(stream: Iterator[Frame], symbols: list[str] | None, source: str) -> Iterator[Frame]:
+    """Yield structures with the elements of their types, and without ASE's energy of zero."""
     for index, frame in stream:
-        if not isinstance(frame, DataError) and frame.calc is not None:
+        if isinstance(frame, DataError):
+            yield index, frame
+            continue
+        if symbols is not None and frame.numbers.max() > len(symbols):
+            yield (
+                index,
+                DataError(
+                    f"'{source}', structure {index} has the type {frame.numbers.max()}, but "
+                    f"{len(symbols)} elements are named."
+                ),
+            )
+            continue
+        if symbols is not None:
+            frame.symbols = [symbols[kind - 1] for kind in frame.numbers]
+        if frame.calc is not None:
             frame.calc = SinglePointCalculator(frame, forces=frame.calc.results["forces"])
         yield index, frame

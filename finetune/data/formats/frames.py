@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ase import Atoms
+from ase.data import atomic_numbers
 from ase.io.formats import filetype, ioformats, open_with_compression
 
 from finetune.core.errors import DataError
@@ -96,6 +97,12 @@ class Format:
     recognises: Callable[[File], bool]
     open: Callable[[File, LabelKeys], Frames]
     suffixes: frozenset[str] = frozenset()
+
+
+def elements(file: File) -> list[str] | None:
+    """Return the elements that stand after ``@`` for the types of atoms in a file, or None."""
+    found = file.index.split(",")
+    return found if all(symbol in atomic_numbers for symbol in found) else None
 
 
 def named(keys: LabelKeys, natural: Mapping[str, str]) -> LabelKeys:

@@ -143,7 +143,7 @@ def open_hdf5(file: File, keys: LabelKeys) -> Frames:
         listed = " and ".join(item.name if item else "DeePMD-kit" for item in groups)
         raise DataError(f"'{source}' has groups in the layouts of {listed}. Divide it.")
     if layout is None:
-        return deepmd.frames(_systems(path, found), source)
+        return deepmd.frames(_systems(path, found), file)
     return Frames(
         f"{layout.name} HDF5",
         _stream(path, source, found, layout, named(keys, layout.natural())),
@@ -197,12 +197,13 @@ def _layout(name: str, names: set[str], keys: LabelKeys) -> Layout | None:
         and (not item.mark or item.mark in names)
         and (asked or not item.chosen)
     ]
-    if len({item.positions for item in near}) > 1:
+    fits = [item for item in near if item.numbers in names] or near
+    if len({item.positions for item in fits}) > 1:
         raise DataError(
-            f"the group '{name}' has positions of {' and of '.join(item.name for item in near)}. "
+            f"the group '{name}' has positions of {' and of '.join(item.name for item in fits)}. "
             "Remove those that are not meant."
         )
-    return next((item for item in near if item.numbers in names), near[0] if near else None)
+    return fits[0] if fits else None
 
 
 def _kind(item: Any) -> str:

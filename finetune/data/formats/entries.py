@@ -1,0 +1,187 @@
+"""JSON of MPtrj, CHGNet and MatPES: structures as pymatgen writes them, with labels beside each.
+
+MPtrj: ``{id: {frame: entry}}`` (Deng et al., Nature Machine Intelligence 5, 1031 (2023)). MatPES: a
+list of entries, or one a line. CHGNet's own files: a list for each name. Energies are in eV, forces
+in eV/Å, stress is in kbar with VASP's sign, positive under compression. Lists and mappings of
+entries are read one after the other, lists for each name as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import IO, Any
+
+import numpy as np
+from ase import Atoms
+from ase.io.formats import open_with_compression
+
+from finetune.core.errors import DataError
+from finetune.core.units import Units
+from finetune.data.formats.frames import PACKED, File, Format, Frame, Frames, named, reason
+from finetune.recipe.sections import LabelKeys
+
+_NAMES = {
+    "energy": (
+        *("uncorrected_total_energy", "energy", "corrected_total_energy"),
+        *("energy_per_atom", "energies_per_atom"),
+    ),
+    "forces": ("force", "forces"),
+    "stress": ("stress", "stresses"),
+}
+"""Names of the labels, the first one present counts."""
+_STRUCTURE = ("structure", "structures")
+_MARK = re.compile(rb'"structures?"\s*:\s*[\[{]')
+_BLOCK = 2**20
+_SPACE = " \t\r\n,"
+_HYDROGEN = {"D": "H", "T": "H"}
+
+
+def open_entries(file: File, keys: LabelKeys) -> Frames:
+    """Open a JSON file of entries; which energy is taken is told."""
+    entries = _entries(file)
+    try:
+        first = next(entries, {})
+    except Exception as error:  # the parser raises whatever damage makes it
+        raise _damaged(file.name, 0, error) from None
+    natural = {
+        quantity: name
+        for quantity, names in _NAMES.items()
+        if (name := next((item for item in names if item in first), None))
+    }
+    energy = named(keys, natural).energy
+    others = [name for name in _NAMES["energy"] if name in first and name != energy]
+    notes = []
+    if energy in first and (others or "per_atom" in energy):
+        times = " times the number of atoms" if "per_atom" in energy else ""
+        instead = f"; data.keys.energy takes another ({', '.join(others)})" if others else ""
+        notes = [f"note: the energy is '{energy}'{times}{instead}."]
+    return Frames(
+        "JSON of pymatgen structures",
+        _stream(chain([first] if first else [], entries), file.name),
+        natural=natural,
+        usual=Units(energy="eV", length="Å", stress="-kbar"),
+        notes=notes,
+    )
+
+
+def _recognises(file: File) -> bool:
+    kinds = [suffix for suffix in file.path.suffixes if suffix not in PACKED]
+    if not kinds or kinds[-1].lower() not in {".json", ".jsonl"}:
+        return False
+    try:
+        with open_with_compression(str(file.path), "rb") as content:
+            head = content.read(_BLOCK)
+    except Exception:  # what reads it says what is wrong
+        return False
+    return bool(_MARK.search(head)) and b'"sites"' in head
+
+
+ENTRIES = Format(_recognises, open_entries)
+
+
+def _entries(file: File) -> Iterator[dict[str, Any]]:
+    with open_with_compression(str(file.path), "rt") as text:
+        columns: dict[str, list[Any]] = {}
+        for key, value in _members(text):
+            if isinstance(value, list):
+                columns[key] = value
+            elif isinstance(value, Mapping) and "structure" in value:
+                yield {"id": key, **value}
+            elif isinstance(value, Mapping):
+                yield from ({"id": name, **entry} for name, entry in value.items())
+    if columns:
+        count = len(next((columns[name] for name in _STRUCTURE if name in columns), []))
+        for name, values in columns.items():
+            if len(values) != count:
+                raise DataError(f"'{name}' has {len(values)} values for {count} structures.")
+        for index in range(count):
+            yield {name: values[index] for name, values in columns.items()}
+
+
+def _members(text: IO[str]) -> Iterator[tuple[str, Any]]:
+    """Yield key and value of a JSON mapping, or number and value of a list or of lines."""
+    decoder, buffer = json.JSONDecoder(), text.read(_BLOCK).lstrip("\ufeff" + _SPACE)
+    lines = re.match(r"\{[^\n]*\}\s*\n\s*\{", buffer) is not None
+    mapping = buffer.startswith("{") and not lines
+    buffer, count = buffer if lines else buffer[1:], 0
+    while True:
+        buffer = buffer.lstrip(_SPACE)
+        if buffer[:1] in {"]", "}"} and not lines:
+            return
+        try:
+            key, end = decoder.raw_decode(buffer) if mapping else (str(count), 0)
+            start = re.compile(r"\s*:\s*").match(buffer, end).end() if mapping else 0  # type: ignore[union-attr]
+            value, end = decoder.raw_decode(buffer, start)
+        except (json.JSONDecodeError, AttributeError):
+            block = text.read(max(_BLOCK, len(buffer)))
+            if not block:
+                if lines and not buffer:
+                    return
+                raise
+            buffer += block
+            continue
+        buffer, count = buffer[end:], count + 1
+        yield key, value
+
+
+def _stream(entries: Iterator[dict[str, Any]], source: str) -> Iterator[Frame]:
+    index = 0
+    while True:
+        try:
+            entry = next(entries, None)
+        except Exception as error:
+            yield index, _damaged(source, index, error)
+            return
+        if entry is None:
+            return
+        try:
+            yield index, _atoms(entry)
+        except DataError as error:
+            yield index, DataError(f"'{source}', structure {index} {error}")
+        except Exception as error:
+            yield index, _damaged(source, index, error)
+        index += 1
+
+
+def _damaged(source: str, index: int, error: Exception) -> DataError:
+    return DataError(
+        f"'{source}', structure {index} cannot be read as JSON of a pymatgen structure "
+        f"({reason(error)}). Is the file complete?"
+    )
+
+
+def _atoms(entry: Mapping[str, Any]) -> Atoms:
+    """Return the structure of an entry, with what is beside it."""
+    structure = next(entry[name] for name in _STRUCTURE if name in entry)
+    symbols = []
+    for number, site in enumerate(structure["sites"]):
+        species = site["species"]
+        if len(species) != 1 or species[0].get("occu", 1) != 1:
+            raise DataError(
+                f"has a disordered site ({number}). Only ordered structures can be labelled."
+            )
+        symbols.append(_HYDROGEN.get(species[0]["element"], species[0]["element"]))
+    lattice = structure.get("lattice")
+    if lattice is None:
+        atoms = Atoms(symbols, [site["xyz"] for site in structure["sites"]])
+    else:
+        atoms = Atoms(
+            symbols,
+            scaled_positions=[site["abc"] for site in structure["sites"]],
+            cell=lattice["matrix"],
+            pbc=lattice.get("pbc", True),
+        )
+    if structure.get("charge") is not None:
+        atoms.info["charge"] = structure["charge"]
+    if entry.get("functional"):
+        atoms.info["level_of_theory"] = entry["functional"]
+    for name, value in entry.items():
+        if isinstance(value, (str, int, float)):
+            per_atom = name in _NAMES["energy"] and "per_atom" in name
+            atoms.info[name] = value * len(atoms) if per_atom else value
+        elif value is not None and name in _NAMES["forces"] + _NAMES["stress"]:
+            atoms.info[name] = np.asarray(value, dtype=float)
+    return atoms
