@@ -13,8 +13,9 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from io import BufferedReader, RawIOBase
 from pathlib import Path, PureWindowsPath
-from typing import IO
+from typing import IO, Any
 
 from ase.io.formats import open_with_compression
 
@@ -62,7 +63,7 @@ def entries(path: Path, name: str) -> Iterator[Entry]:
     total = 0
     try:
         with ExitStack() as stack:
-            found = _zip(path, stack) if zipfile.is_zipfile(path) else _tar(path, stack)
+            found = (_zip if path.suffix.lower() == ".zip" else _tar)(path, stack)
             for count, (member, size, opened) in enumerate(found, 1):
                 place = PureWindowsPath(member)  # knows both kinds of separators
                 if place.anchor or ".." in place.parts:
@@ -134,7 +135,36 @@ def _decompressed(path: Path) -> IO[bytes]:
             f"'{path.name}' is compressed with zstd, which needs the package zstandard: pip "
             "install zstandard."
         ) from None
-    return zstandard.open(path, "rb")
+    return BufferedReader(_Zstd(path, zstandard.ZstdDecompressor().decompressobj))
+
+
+class _Zstd(RawIOBase):
+    """The content of zstd frames; a cut one is an error, as zstandard's own reader ends there."""
+
+    def __init__(self, path: Path, start: Callable[[], Any]) -> None:
+        self._file = path.open("rb")
+        self._start, self._frame, self._ready = start, start(), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        while not self._ready:
+            block = self._frame.unused_data or self._file.read(1024)  # a block may become 32 MiB
+            if not block:
+                if self._frame.eof:
+                    return 0
+                raise EOFError("the last frame is cut off")
+            if self._frame.eof:
+                self._frame = self._start()
+            self._ready = self._frame.decompress(block)
+        count = min(len(target), len(self._ready))
+        target[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _zip(path: Path, stack: ExitStack) -> Iterator[Entry]:
