@@ -237,7 +237,7 @@ class Reader:
             files, notes = find_files(source, self.recipe_folder)
             record = FileRecord(source, left_out=notes, files=len(files))
             self.records.append(record)
-            stores = [file for file in files if is_store(file.path)]
+            stores = [file for file in files if not _packed(file) and is_store(file.path)]
             if stores and source in self.energies:
                 raise DataError(f"'{source}' is a store; data.energies cannot add energies to it.")
             for file in stores:
@@ -341,9 +341,12 @@ def read_structures(
     return structures
 
 
+def _packed(file: File) -> bool:
+    return file.path.suffix in PACKED | SUFFIXES
+
+
 def _members(file: File, notes: list[str]) -> Iterable[File]:
-    packed = file.path.suffix in PACKED | SUFFIXES
-    return unpacked(file, notes) if packed else [file]
+    return unpacked(file, notes) if _packed(file) else [file]
 
 
 def open_frames(file: File, keys: LabelKeys) -> Frames:

@@ -1,9 +1,9 @@
-"""JSON of MPtrj, CHGNet and MatPES: structures as pymatgen writes them, with labels beside each.
+"""JSON of MPtrj and MatPES: structures as pymatgen writes them, with labels beside each.
 
 MPtrj: ``{id: {frame: entry}}`` (Deng et al., Nature Machine Intelligence 5, 1031 (2023)). MatPES: a
-list of entries, or one a line. CHGNet's own files: a list for each name. Energies are in eV, forces
-in eV/Å, stress is in kbar with VASP's sign, positive under compression. Lists and mappings of
-entries are read one after the other, lists for each name as a whole.
+list of entries, or one a line. Parsed outputs of VASP: a list for each name. Energies are in eV,
+forces in eV/Å, stress is in kbar with VASP's sign, positive under compression. Lists and mappings
+of entries are read one after the other, lists for each name as a whole.
 """
 
 from __future__ import annotations
