@@ -18,9 +18,9 @@ from finetune.data.store import is_store
 _KINDS = (
     {
         *(".xsf", ".xyz", ".extxyz", ".traj", ".db", ".npz", ".h5", ".hdf5"),
-        *(".out", ".log", ".pwo", ".xml", ".cif"),
+        *(".out", ".log", ".pwo", ".xml", ".cif", ".aselmdb"),
     },
-    {".json", ".jsonl", ".cfg", ".dump", ".lammpstrj", ".aselmdb", *archives.SUFFIXES},
+    {".json", ".jsonl", ".cfg", ".dump", ".lammpstrj", *archives.SUFFIXES},
 )
 """Suffixes of structure files; those of the second group count where there are none of the first,
 as other files have them too."""

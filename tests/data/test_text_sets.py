@@ -101,6 +101,8 @@ def test_chgnet(tmp_path: Path) -> None:
     first, second = read_structures(path)
     check(first, -7.0)
     check(second, -6.0)
+    path.write_text(json.dumps({name: values[0] for name, values in columns.items()}))
+    check(read_structures(path)[0], -7.0)
     path.write_text(json.dumps(columns | {"force": [FORCES.tolist()]}))
     with pytest.raises(DataError, match="'force' has 1 values for 2 structures"):
         read_structures(path)
@@ -165,6 +167,9 @@ def test_mlip_configurations(tmp_path: Path) -> None:
     path.write_text(CFG.replace("END_CFG", ""))
     with pytest.raises(DataError, match="structure 0 has no END_CFG"):
         read_structures(f"{path}@Cl,Na")
+    (tmp_path / "cut.cfg.gz").write_bytes(gzip.compress(20 * CFG.encode())[:-100])
+    with pytest.raises(DataError, match=r"cut\.cfg\.gz.*EOFError"):
+        read_structures(f"{tmp_path}/cut.cfg.gz@Cl,Na")
     path.write_text(CFG.replace("PlusStress", "Stress"))
     with pytest.raises(DataError, match="has a line that is unknown: 'Stress:"):
         read_structures(f"{path}@Cl,Na")

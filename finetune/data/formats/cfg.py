@@ -53,26 +53,37 @@ CFG = Format(_recognises, open_cfg)
 
 
 def _stream(file: File, symbols: list[str]) -> Iterator[Frame]:
-    block: list[str] | None = None
-    index = 0
     where = f"'{file.name}', structure"
-    with open_with_compression(str(file.path), "rt") as text:
-        for line in text:
-            word = line.strip()
-            if word == "BEGIN_CFG":
-                block = []
-            elif word == "END_CFG" and block is not None:
-                try:
-                    yield index, _atoms(block, symbols)
-                except DataError as error:
-                    yield index, DataError(f"{where} {index} {error}")
-                except Exception as error:  # what a damaged number makes
-                    yield index, DataError(f"{where} {index} cannot be read ({reason(error)}).")
-                index, block = index + 1, None
-            elif block is not None and word:
-                block.append(word)
+    for index, block in enumerate(_blocks(file)):
+        try:
+            if isinstance(block, Exception):
+                raise block
+            yield index, _atoms(block, symbols)
+        except DataError as error:
+            yield index, DataError(f"{where} {index} {error}")
+        except Exception as error:  # what a damaged number makes
+            yield index, DataError(f"{where} {index} cannot be read ({reason(error)}).")
+
+
+def _blocks(file: File) -> Iterator[list[str] | Exception]:
+    """Yield the lines of each configuration, and at last what keeps a file from being read."""
+    block: list[str] | None = None
+    try:
+        with open_with_compression(str(file.path), "rt") as text:
+            for line in text:
+                word = line.strip()
+                if word == "BEGIN_CFG":
+                    block = []
+                elif word == "END_CFG" and block is not None:
+                    yield block
+                    block = None
+                elif block is not None and word:
+                    block.append(word)
+    except Exception as error:  # each kind of compression has its own
+        yield error
+        return
     if block is not None:
-        yield index, DataError(f"{where} {index} has no END_CFG. Is the file complete?")
+        yield DataError("has no END_CFG. Is the file complete?")
 
 
 def _atoms(lines: list[str], symbols: list[str]) -> Atoms:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.formats import open_with_compression
@@ -32,8 +33,8 @@ _VELOCITIES = "note: the velocities are no labels and are not kept."
 
 def open_dump(file: File, keys: LabelKeys) -> Frames:
     """Open a dump file; refuses one whose atoms have types, but neither elements nor masses."""
-    with open_with_compression(str(file.path), "rt") as text:
-        head = [line.strip() for line, _ in zip(text, range(100), strict=False)]
+    with open_with_compression(str(file.path), "rb") as text:
+        head = [line.decode("utf-8", "replace").strip() for line in islice(text, 100)]
     columns: list[str] = next(
         (line.split()[2:] for line in head if line.startswith("ITEM: ATOMS")), []
     )

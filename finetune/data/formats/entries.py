@@ -84,19 +84,23 @@ ENTRIES = Format(_recognises, open_entries)
 
 def _entries(file: File) -> Iterator[dict[str, Any]]:
     with open_with_compression(str(file.path), "rt") as text:
-        columns: dict[str, list[Any]] = {}
+        columns: dict[str, Any] = {}
         for key, value in _members(text):
-            if isinstance(value, list):
+            if not isinstance(value, Mapping) or key in _STRUCTURE:
                 columns[key] = value
-            elif isinstance(value, Mapping) and "structure" in value:
+            elif value.keys() & set(_STRUCTURE):
                 yield {"id": key, **value}
-            elif isinstance(value, Mapping):
+            else:
                 yield from ({"id": name, **entry} for name, entry in value.items())
-    if columns:
-        count = len(next((columns[name] for name in _STRUCTURE if name in columns), []))
+    structures = next((columns[name] for name in _STRUCTURE if name in columns), None)
+    if isinstance(structures, Mapping):
+        yield columns
+    elif columns:
+        count = len(structures or [])
         for name, values in columns.items():
-            if len(values) != count:
-                raise DataError(f"'{name}' has {len(values)} values for {count} structures.")
+            if not isinstance(values, list) or len(values) != count:
+                size = len(values) if isinstance(values, list) else 1
+                raise DataError(f"'{name}' has {size} values for {count} structures.")
         for index in range(count):
             yield {name: values[index] for name, values in columns.items()}
 
