@@ -7,7 +7,7 @@ DeePMD-kit, which are groups too, are read by `finetune.data.formats.deepmd`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Layout:
         energy: ``[S]``; "" where there are several levels of theory to choose from.
         forces: ``[S, n, 3]``; "" where there are none by default.
         mark: A further array that a group must have, where the other names are common ones.
-        inside: Groups of the same layout within a group.
+        flat: Whether no groups are looked for within one, as there are too many.
         smiles: Whether the charge is the sum of the formal charges in ``smiles``.
         tags: Arrays of one word that are kept with each structure.
         sparse: Whether NaN is an absent label, and structures without any are left out.
@@ -58,7 +58,7 @@ class Layout:
     energy: str = ""
     forces: str = ""
     mark: str = ""
-    inside: tuple[str, ...] = ()
+    flat: bool = False
     smiles: bool = False
     tags: tuple[str, ...] = ()
     sparse: bool = False
@@ -99,10 +99,9 @@ LAYOUTS = (
         f"{_LEVEL}.energy",
         f"{_LEVEL}.forces",
         mark=f"{_LEVEL}.energy",
-        inside=("reactant", "transition_state", "product"),
     ),
     # Hoja et al., Scientific Data 8, 43 (2021)
-    Layout("QM7-X", "atXYZ", "atNUM", _EV, "ePBE0+MBD", "totFOR"),
+    Layout("QM7-X", "atXYZ", "atNUM", _EV, "ePBE0+MBD", "totFOR", flat=True),
     # Anstine, Zubatyuk and Isayev, Chemical Science 16, 10228 (2025)
     Layout("AIMNet2", "coord", "numbers", _EV, "energy", "forces", mark="energy"),
 )
@@ -167,27 +166,25 @@ def _groups(
     if place in seen:
         return
     seen.add(place)
-    names = set(group)
-    inside: Iterable[str] = sorted(names)
+    names = sorted(group)
+    layout = _layout(group.name, names, keys)
     if deepmd.TYPES in names:
         yield group, None
-        inside = ()
-    elif layout := _layout(group.name, names, keys):
+        return
+    if layout:
         yield group, layout
-        inside = [name for name in layout.inside if name in names]
         for item in LAYOUTS:
             if item.chosen and item != layout and item.positions in names:
                 notes.add(
                     f"note: the conformers in '{item.positions}' are not read. "
                     f"data.keys.energy={item.energy} reads them instead of the others."
                 )
-    for name in inside:
-        child = group[name]
-        if isinstance(child, h5py.Group):
-            yield from _groups(child, keys, notes, seen)
+    for name in () if layout and layout.flat else names:
+        if h5py.h5g.get_objinfo(group.id, name.encode()).type == h5py.h5g.GROUP:
+            yield from _groups(group[name], keys, notes, seen)
 
 
-def _layout(name: str, names: set[str], keys: LabelKeys) -> Layout | None:
+def _layout(name: str, names: Collection[str], keys: LabelKeys) -> Layout | None:
     """Return the layout of a group with arrays of these names; refuse one that has two."""
     asked = [item for item in LAYOUTS if item.chosen and item.energy == keys.energy]
     near = [
