@@ -77,29 +77,27 @@ def entries(path: Path, name: str) -> Iterator[Entry]:
                 yield member, size, opened
     except DataError as error:
         raise DataError(f"the archive '{name}' {error} It is not read.") from None
-    except GeneratorExit:
-        raise
     except Exception as error:  # each kind of archive has its own
         raise _damaged(name, error) from None
 
 
-def contents(path: Path, name: str, chosen: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yield the chosen members of an archive, or the one compressed file, with what reads them."""
+def contents(
+    path: Path, name: str, chosen: set[str]
+) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
+    """Yield the chosen members of an archive, or the one compressed file, with what opens each."""
     if not is_archive(path):
-        with _decompressed(path) as file:
-            yield path.stem, file
+        yield path.stem, partial(_decompressed, path)
         return
     for member, _, opened in entries(path, name):
         if member in chosen:
-            with opened() as file:
-                yield member, file
+            yield member, opened
 
 
-def copy(content: IO[bytes], to: Path, path: Path, name: str) -> None:
+def copy(opened: Callable[[], IO[bytes]], to: Path, path: Path, name: str) -> None:
     """Write what a member of the file ``path`` has to ``to``, within the limits."""
     size = 0
     try:
-        with to.open("wb") as target:
+        with opened() as content, to.open("wb") as target:
             while block := content.read(2**20):
                 size += len(block)
                 if _excessive(size, path):
@@ -107,11 +105,11 @@ def copy(content: IO[bytes], to: Path, path: Path, name: str) -> None:
                         f"'{name}' unpacks to more than {LARGEST_RATIO} times its size."
                     )
                 target.write(block)
-    except (DataError, OSError) as error:
-        if isinstance(error, DataError) or error.errno is not None:  # such as a full disk
-            raise
-        raise _damaged(name, error) from None
+    except DataError:
+        raise
     except Exception as error:  # each kind of compression has its own
+        if isinstance(error, OSError) and error.errno is not None:  # such as a full disk
+            raise
         raise _damaged(name, error) from None
 
 

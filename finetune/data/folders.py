@@ -66,10 +66,10 @@ def unpacked(file: File, notes: list[str]) -> Iterator[File]:
         members = [inside[path] for path in chosen]
     if not members:
         raise DataError(f"no file in the archive '{name}' matches '{file.index}'.")
-    for member, content in archives.contents(file.path, name, set(members)):
+    for member, opened in archives.contents(file.path, name, set(members)):
         with TemporaryDirectory(prefix="structures-") as folder:
             path = Path(folder) / PurePath(member).name
-            archives.copy(content, path, file.path, name)
+            archives.copy(opened, path, file.path, name)
             if is_store(path) or archives.is_archive(path):
                 raise DataError(
                     f"'{name}' has '{member}' in it: stores, and archives within archives, are not "

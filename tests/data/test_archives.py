@@ -151,6 +151,15 @@ def test_damage_is_told(name: str, tmp_path: Path) -> None:
         read_structures(path)
 
 
+def test_a_damaged_member_is_told(tmp_path: Path) -> None:
+    path = packed(tmp_path / "a.zip", {"a.xyz": xyz(-1.0), "b.xyz": xyz(-2.0)})
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x03\x04")] = 0  # the head of the second member
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.zip' cannot be unpacked \(BadZipFile"):
+        read_structures(path)
+
+
 def test_stores_and_archives_within_an_archive_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.xyz").write_bytes(xyz(-1.0))
     write_store(tmp_path / "a.h5", [list(read_structures(tmp_path / "a.xyz"))])

@@ -29,8 +29,6 @@ _COUNT = re.compile(r"\s*[+-]?[0-9]{1,18}\s*", re.ASCII)
 _QUOTED = re.compile(r"\"(?:\\.|[^\"])*\"|'(?:\\.|[^'])*'|\{[^}]*\}|\[[^\]]*\]")
 _KEY = re.compile(r"(?:^|\s)([^\s=]+)\s*=")
 _PBC = re.compile(r"(?:^|\s)pbc=[\"']([^\"']*)[\"']")
-
-
 COMMENT = "comment"
 """Name of the energy in the comment lines of plain XYZ."""
 _REAL = r"([-+]?\d+\.\d+(?:[eE][-+]?\d+)?)(?=\s|$)"
