@@ -283,7 +283,7 @@ class Reader:
             empty = True
             stream = opened.stream if opened.chosen else select(opened.stream, file)
             if table is not None:
-                stream = table.joined(stream, file.path, keys.energy)
+                stream = table.joined(stream, file.path, str(keys.energy))
             for index, frame in stream:
                 empty = False
                 try:

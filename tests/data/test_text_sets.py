@@ -5,14 +5,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import ase.io
 import numpy as np
 import pytest
 from ase.units import GPa, Hartree
 from pydantic import ValidationError
 
+import finetune
 from finetune.core.errors import DataError
 from finetune.data.reading import Reader, read_structures
+from finetune.data.structures import to_atoms
 from finetune.recipe.sections import DataRecipe, LabelKeys
+from finetune.studies.tuning import with_absolute_paths
+from tests.conftest import recipe_for
 
 CELL = np.array([[4.0, 0, 0], [0.5, 5.0, 0], [0, 0, 6.0]])
 SCALED = np.array([[0.0, 0.0, 0.0], [0.5, 0.5, 0.25]])
@@ -233,7 +238,28 @@ def test_two_energies_for_a_structure_are_refused(tmp_path: Path) -> None:
 def test_a_table_belongs_to_one_source() -> None:
     data = DataRecipe(train=("a.xyz", "b.xyz"), energies={"b.xyz": "b.csv"})
     assert data.energy_tables() == {"b.xyz": "b.csv"}
+    assert DataRecipe(train="a.xyz", energies="a.csv").energy_tables() == {"a.xyz": "a.csv"}
     with pytest.raises(ValidationError, match="one file for several sources"):
         DataRecipe(train=("a.xyz", "b.xyz"), energies="b.csv")
     with pytest.raises(ValidationError, match="names 'c.xyz', which is no source"):
         DataRecipe(train="a.xyz", energies={"c.xyz": "b.csv"})
+
+
+def test_a_recipe_elsewhere_finds_its_table(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table labels the training set of a run; `tune` and `compare` write its full name."""
+    labelled = list(read_structures(workspace / "train.xyz"))
+    bare = [to_atoms(item) for item in labelled]
+    ase.io.write(tmp_path / "bare.xyz", bare)
+    rows = [f"{index},{item.energy}" for index, item in enumerate(labelled)]
+    (tmp_path / "e.csv").write_text("\n".join(["index,energy", *rows]))
+    monkeypatch.chdir(tmp_path)
+    data = {"train": "bare.xyz", "valid": str(workspace / "valid.xyz"), "energies": "e.csv"}
+    recipe = recipe_for(workspace, "run", data=data, losses={"energy": {}})
+    found = with_absolute_paths(recipe, None)["data"]
+    assert found["energies"] == {str(tmp_path / "bare.xyz"): str(tmp_path / "e.csv")}
+    prepared = finetune.validate(recipe)
+    assert [item.energy for item in prepared.data.train] == pytest.approx(
+        [item.energy for item in labelled]
+    )

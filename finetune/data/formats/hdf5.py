@@ -279,7 +279,7 @@ def _conformers(group: h5py.Group, layout: Layout, keys: LabelKeys) -> Iterator[
     info: dict[str, Any] = {name: _text(group[name][()]) for name in layout.tags if name in group}
     state = {key: (count,) for key in (keys.charge, keys.spin)}
     if layout.smiles and "smiles" in group and keys.charge not in group:
-        info[keys.charge] = _charge(_text(group["smiles"][()]))
+        info[str(keys.charge)] = _charge(_text(group["smiles"][()]))
     read = {key: size for key, size in (wanted | state).items() if key in group}
     for start in range(0, count, BLOCK):
         block = ... if single else slice(start, start + BLOCK)

@@ -57,7 +57,7 @@ def open_xyz(file: File, keys: LabelKeys) -> Frames:
     natural = {"energy": COMMENT} if _SAID.search(first) else {}
     asked = named(keys, natural).energy == COMMENT and not _EXTENDED.search(first)
     notes: list[str] = []
-    stream = _structures(lines, file.name, keys.energy, asked, notes)
+    stream = _structures(lines, file.name, str(keys.energy), asked, notes)
     if not asked:
         return Frames("extended XYZ", stream, notes=notes)
     usual = Units(energy="Hartree", length="Å")
