@@ -124,6 +124,11 @@ def test_entries_longer_than_a_block_are_read_and_damage_is_told(
     path.write_text(text[: int(0.8 * len(text))])
     with pytest.raises(DataError, match=r"a\.json', structure 2 cannot be read as JSON"):
         read_structures(path)
+    path.write_text("\n".join(map(json.dumps, (entry(-7.0), entry(-6.0)))))
+    with pytest.raises(DataError, match=r"more follows its end: name entries one a line \.jsonl"):
+        read_structures(path)
+    path.rename(tmp_path / "a.jsonl")
+    assert [item.energy for item in read_structures(tmp_path / "a.jsonl")] == [-7.0, -6.0]
     alloy = [{"element": "Na", "occu": 0.5}, {"element": "K", "occu": 0.5}]
     mixed = structure()
     mixed["sites"][1]["species"] = alloy

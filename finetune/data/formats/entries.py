@@ -35,7 +35,8 @@ _NAMES = {
 _STRUCTURE = ("structure", "structures")
 _MARK = re.compile(rb'"structures?"\s*:\s*[\[{]')
 _BLOCK = 2**20
-_SPACE = " \t\r\n,"
+_LINES = re.compile(r"\{[^\n]*\}\s*\n\s*\{")
+_GAP, _COLON = re.compile(r"[\s,]*"), re.compile(r"\s*:\s*")
 _HYDROGEN = {"D": "H", "T": "H"}
 
 
@@ -85,7 +86,7 @@ ENTRIES = Format(_recognises, open_entries)
 def _entries(file: File) -> Iterator[dict[str, Any]]:
     with open_with_compression(str(file.path), "rt") as text:
         columns: dict[str, Any] = {}
-        for key, value in _members(text):
+        for key, value in _members(text, ".jsonl" in file.path.suffixes):
             if not isinstance(value, Mapping) or key in _STRUCTURE:
                 columns[key] = value
             elif value.keys() & set(_STRUCTURE):
@@ -105,30 +106,42 @@ def _entries(file: File) -> Iterator[dict[str, Any]]:
             yield {name: values[index] for name, values in columns.items()}
 
 
-def _members(text: IO[str]) -> Iterator[tuple[str, Any]]:
+def _members(text: IO[str], named_lines: bool) -> Iterator[tuple[str, Any]]:
     """Yield key and value of a JSON mapping, or number and value of a list or of lines."""
-    decoder, buffer = json.JSONDecoder(), text.read(_BLOCK).lstrip("\ufeff" + _SPACE)
-    lines = re.match(r"\{[^\n]*\}\s*\n\s*\{", buffer) is not None
+    decoder, buffer = json.JSONDecoder(), text.read(_BLOCK).lstrip("\ufeff \t\r\n")
+    lines = named_lines or _LINES.match(buffer) is not None
     mapping = buffer.startswith("{") and not lines
-    buffer, count = buffer if lines else buffer[1:], 0
+    place, count = 0 if lines else 1, 0
     while True:
-        buffer = buffer.lstrip(_SPACE)
-        if buffer[:1] in {"]", "}"} and not lines:
-            return
         try:
-            key, end = decoder.raw_decode(buffer) if mapping else (str(count), 0)
-            start = re.compile(r"\s*:\s*").match(buffer, end).end() if mapping else 0  # type: ignore[union-attr]
-            value, end = decoder.raw_decode(buffer, start)
-        except (json.JSONDecodeError, AttributeError):
-            block = text.read(max(_BLOCK, len(buffer)))
+            start = _skipped(_GAP, buffer, place)
+            if buffer[start] in "]}" and not lines:
+                if buffer[start + 1 :].strip() or text.read(_BLOCK).strip():
+                    raise ValueError("more follows its end: name entries one a line .jsonl")
+                return
+            key = str(count)
+            if mapping:
+                key, end = decoder.raw_decode(buffer, start)
+                start = _skipped(_COLON, buffer, end)
+            value, place = decoder.raw_decode(buffer, start)
+        except (json.JSONDecodeError, IndexError):  # the buffer ends within the member
+            block = text.read(max(_BLOCK, len(buffer) - place))
+            if not block and lines and not buffer[place:].strip():
+                return
             if not block:
-                if lines and not buffer:
-                    return
                 raise
-            buffer += block
+            buffer, place = buffer[place:] + block, 0
             continue
-        buffer, count = buffer[end:], count + 1
+        count += 1
         yield key, value
+
+
+def _skipped(pattern: re.Pattern[str], buffer: str, place: int) -> int:
+    """Return where what the pattern matches ends; raises an IndexError at the end of the buffer."""
+    found = pattern.match(buffer, place)
+    if found is None or found.end() == len(buffer):
+        raise IndexError("it ends within a member")
+    return found.end()
 
 
 def _stream(entries: Iterator[dict[str, Any]], source: str) -> Iterator[Frame]:
