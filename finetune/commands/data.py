@@ -70,7 +70,7 @@ def inspect(
             data = Recipe.load(path).data
             sets_of: dict[str, Any] = {"train": data.train, "valid": data.valid, "test": data.test}
             sources = {k: v for k, v in sets_of.items() if v and not isinstance(v, float)}
-            reader = Reader(data.keys, data.units, "skip", path.parent)
+            reader = Reader.of(data.model_copy(update={"faulty": "skip"}), path.parent)
         else:
             reader = _reader((energy_key, forces_key, stress_key), units, skip=True)
             sources = {name: [name] for name in files}

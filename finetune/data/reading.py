@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from glob import glob, has_magic
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,25 +15,25 @@ from ase.io.formats import string2index
 from finetune.core.errors import DataError, system_errors
 from finetune.core.resources import expanded, find, shipped
 from finetune.core.units import Units
+from finetune.data.archives import SUFFIXES
+from finetune.data.folders import in_folder, unpacked
 from finetune.data.formats import FORMATS
-from finetune.data.formats.frames import PACKED, File, Frame, Frames
+from finetune.data.formats.deepmd import TYPES
+from finetune.data.formats.frames import PACKED, File, Frame, Frames, named
 from finetune.data.labels import QUANTITIES, check_keys, label, label_names, unread_labels
 from finetune.data.store import Store, is_store, usable
 from finetune.data.structures import Joined, LazySequence, Structure, from_atoms
+from finetune.data.tables import EnergyTable
 from finetune.recipe.sections import DataRecipe, LabelKeys
-
-_KINDS = {
-    *(".xsf", ".xyz", ".extxyz", ".traj", ".db", ".npz", ".h5", ".hdf5"),
-    *(".out", ".log", ".pwo", ".xml", ".cif"),
-}
 
 
 def find_files(source: str, recipe_folder: Path | None = None) -> tuple[list[File], list[str]]:
     """Return the files that a source names, and notes on files of a folder that are not read.
 
-    A source is a file, a folder of files of one kind, or a pattern such as ``set-*/part?.xyz``;
-    ``@`` and an index expression may follow. Relative paths are looked up in the recipe's folder
-    ``recipe_folder``, too. Refuses a source that names no file.
+    A source is a file, a folder of files of one kind, a system of DeePMD-kit or a folder of such,
+    or a pattern such as ``set-*/part?.xyz``; ``@`` and an index expression may follow. Relative
+    paths are looked up in the recipe's folder ``recipe_folder``, too. Refuses a source that names
+    no file.
     """
     name, at, index = source.rpartition("@")
     if not at or find(source, recipe_folder) is not None:
@@ -43,37 +42,12 @@ def find_files(source: str, recipe_folder: Path | None = None) -> tuple[list[Fil
     if path is not None and path.is_file():
         return [File(path, source, index)], []
     if path is not None and path.is_dir():
-        return _in_folder(path, index)
+        return in_folder(path, index)
     if has_magic(name):
         return [File(found, str(found), index) for found in _matching(name, recipe_folder)], []
     places = dict.fromkeys((Path.cwd(), recipe_folder.resolve() if recipe_folder else Path.cwd()))
     folders = ", ".join(str(place) for place in places)
     raise DataError(f"no structure file '{name}' (looked in {folders}).")
-
-
-def _in_folder(folder: Path, index: str) -> tuple[list[File], list[str]]:
-    paths = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    kinds = Counter(kind for path in paths if (kind := _kind(path)) in _KINDS)
-    if not kinds:
-        raise DataError(
-            f"the folder '{folder}' contains no file with a suffix of a structure file. Name the "
-            f"files with a pattern, e.g. '{folder}/*'."
-        )
-    if len(kinds) > 1:
-        listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        raise DataError(
-            f"the folder '{folder}' contains files of several kinds ({listed}). Name those that "
-            f"you mean with a pattern, e.g. '{folder}/*{sorted(kinds)[0]}'."
-        )
-    (kind,) = kinds
-    others = [path.name for path in paths if _kind(path) != kind]
-    notes = [f"'{folder}': {len(others)} other files ({', '.join(others[:5])})"] if others else []
-    return [File(p, str(p), index) for p in paths if _kind(p) == kind], notes
-
-
-def _kind(path: Path) -> str:
-    suffixes = [suffix for suffix in path.suffixes if suffix not in PACKED]
-    return suffixes[-1].lower() if suffixes else ""
 
 
 def _matching(pattern: str, recipe_folder: Path | None) -> list[Path]:
@@ -84,6 +58,7 @@ def _matching(pattern: str, recipe_folder: Path | None) -> list[Path]:
         roots += [shipped()] if path.parts[0] in {"data", "recipes"} else []
     for root in roots:
         found = sorted(Path(name) for name in glob(str(root / path), recursive=True))
+        found = [name / TYPES if (name / TYPES).is_file() else name for name in found]
         files = [name for name in found if name.is_file()]
         if files:
             return files
@@ -117,7 +92,8 @@ class FileRecord:
     """What was read from a file, folder or pattern, by the name that was given.
 
     ``left_out`` says why structures, and which files of a folder, were left out; ``unlabelled``
-    counts structures without labels that were left out, in formats where that is usual.
+    counts structures without labels that were left out, in formats where that is usual;
+    ``remarks`` are notes on the format.
     """
 
     source: str
@@ -127,10 +103,11 @@ class FileRecord:
     files: int = 0
     left_out: list[str] = field(default_factory=list)
     unlabelled: int = 0
+    remarks: list[str] = field(default_factory=list)
 
     def notes(self) -> list[str]:
-        """Say what was left out."""
-        found = []
+        """Say what was left out, and what the format has to say."""
+        found = [f"{note} ('{self.source}')" for note in self.remarks]
         if self.unlabelled:
             found.append(
                 f"note: {self.unlabelled} of {self.unlabelled + self.structures} structures of "
@@ -157,6 +134,7 @@ class Reader:
         units: What the labels are in, for files that do not say.
         faulty: Whether a structure that cannot be used is an error, or is left out and recorded.
         recipe_folder: Folder of the recipe, where relative paths are looked up too.
+        energies: CSV files of energies by the source whose structures they belong to.
 
     Attributes:
         records: One for each source read.
@@ -170,11 +148,13 @@ class Reader:
         units: Units | None = None,
         faulty: Literal["stop", "skip"] = "stop",
         recipe_folder: Path | None = None,
+        energies: Mapping[str, str] | None = None,
     ) -> None:
         self.keys = keys or LabelKeys()
         self.units = units or Units()
         self.faulty = faulty
         self.recipe_folder = recipe_folder
+        self.energies = energies or {}
         self.records: list[FileRecord] = []
         self.names: set[str] = set()
         self.found: set[str] = set()
@@ -182,7 +162,7 @@ class Reader:
     @classmethod
     def of(cls, data: DataRecipe, recipe_folder: Path | None) -> Reader:
         """Return the reader that a recipe asks for."""
-        return cls(data.keys, data.units, data.faulty, recipe_folder)
+        return cls(data.keys, data.units, data.faulty, recipe_folder, data.energy_tables())
 
     def read(self, sources: Sources, need_labels: bool = True) -> Sequence[Structure]:
         """Read every structure of one or several sources, in order; stores stay on disk.
@@ -257,7 +237,9 @@ class Reader:
             files, notes = find_files(source, self.recipe_folder)
             record = FileRecord(source, left_out=notes, files=len(files))
             self.records.append(record)
-            stores = [file for file in files if is_store(file.path)]
+            stores = [file for file in files if not _packed(file) and is_store(file.path)]
+            if stores and source in self.energies:
+                raise DataError(f"'{source}' is a store; data.energies cannot add energies to it.")
             for file in stores:
                 yield self._open_store(file, record)
             if rest := [file for file in files if file not in stores]:
@@ -290,14 +272,19 @@ class Reader:
     ) -> Iterator[Structure]:
         names: set[str] = set()
         before, keys = record.structures, self.keys
-        for file in files:
+        beside = self.energies.get(record.source)
+        table = EnergyTable(find(beside, self.recipe_folder), beside) if beside else None
+        for file in chain.from_iterable(_members(item, record.left_out) for item in files):
             opened = open_frames(file, self.keys)
-            keys = self._keys_in(opened)
+            keys = named(self.keys, opened.natural)
             names |= opened.names
             units = (opened.stated or self.units).filled(opened.usual)
             record.format, record.units = opened.format, units.model_dump()
             empty = True
-            for index, frame in opened.stream if opened.chosen else select(opened.stream, file):
+            stream = opened.stream if opened.chosen else select(opened.stream, file)
+            if table is not None:
+                stream = table.joined(stream, file.path, str(keys.energy))
+            for index, frame in stream:
                 empty = False
                 try:
                     if isinstance(frame, DataError):
@@ -316,22 +303,22 @@ class Reader:
                     continue
                 record.structures += 1
                 yield structure
+            record.remarks += [note for note in opened.notes if note not in record.remarks]
             if empty:
                 at_index = file.index != ":"
                 why = "at that index." if at_index else f"({opened.format}). Is it complete?"
                 raise DataError(f"'{file.name}' contains no structures {why}")
+        if table is not None and files[0].index == ":" and not record.left_out:
+            table.check_used(record.source)
         self.names |= names
         self.found.update(name for name in QUANTITIES if getattr(keys, name) in names)
-        check_keys(names, keys, f"'{record.source}'", need_labels)
+        try:
+            check_keys(names, keys, f"'{record.source}'", need_labels)
+        except DataError as error:
+            raise DataError(" ".join([str(error), *record.remarks])) from None
         if record.structures == before:
             first = [*record.left_out, "none of them has a label that was asked for."][0]
             raise DataError(f"'{record.source}' contains no usable structure: {first}")
-
-    def _keys_in(self, opened: Frames) -> LabelKeys:
-        """Take the format's own names of labels where the recipe keeps the default ones."""
-        usual, given = LabelKeys().model_dump(), self.keys.model_dump()
-        own = {key: name for key, name in opened.natural.items() if given[key] == usual[key]}
-        return self.keys.model_copy(update=own)
 
 
 @system_errors()
@@ -352,6 +339,14 @@ def read_structures(
     structures = reader.read(sources, need_labels)
     reader.check_named(named)
     return structures
+
+
+def _packed(file: File) -> bool:
+    return file.path.suffix in PACKED | SUFFIXES
+
+
+def _members(file: File, notes: list[str]) -> Iterable[File]:
+    return unpacked(file, notes) if _packed(file) else [file]
 
 
 def open_frames(file: File, keys: LabelKeys) -> Frames:

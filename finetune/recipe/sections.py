@@ -41,6 +41,11 @@ class DataRecipe(Options):
     unlabelled: str | tuple[str, ...] | None = Field(
         None, description="more geometries for the weak losses; their labels are not read"
     )
+    energies: str | dict[str, str] | None = Field(
+        None,
+        description="CSV file (columns index or name, energy) for the structures of `train`; or "
+        "one for each source, {train.xyz: train.csv, valid.xyz: valid.csv}",
+    )
     seed: int | None = Field(
         None, ge=0, le=2**62, description="of held-out validation; that of `train` if null"
     )
@@ -54,6 +59,35 @@ class DataRecipe(Options):
         if isinstance(value, float) and not 0 < value < 1:
             raise ValueError("a validation fraction lies between 0 and 1")
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _table_of_train(cls, data: Any) -> Any:
+        """Write the one CSV file as that of the source of ``train``."""
+        if not isinstance(data, Mapping) or not isinstance(data.get("energies"), str):
+            return data
+        train, table = data.get("train"), data["energies"]
+        sources = [train] if isinstance(train, str) else list(train or [""])
+        if len(sources) > 1:
+            raise ValueError(
+                "`energies` is one file for several sources: name one for each, "
+                f"energies={{{sources[0]}: {table}, …}}"
+            )
+        return {**data, "energies": {sources[0]: table}}
+
+    @model_validator(mode="after")
+    def _known_sources(self) -> DataRecipe:
+        given: list[Any] = [self.train, self.valid, self.test, self.unlabelled]
+        known = [[item] if isinstance(item, str) else item for item in given]
+        sources = [name for item in known if isinstance(item, (list, tuple)) for name in item]
+        unknown = [name for name in self.energy_tables() if name not in sources]
+        if unknown:
+            raise ValueError(f"`energies` names '{unknown[0]}', which is no source of structures")
+        return self
+
+    def energy_tables(self) -> dict[str, str]:
+        """Return the CSV files of energies by source."""
+        return dict(self.energies) if isinstance(self.energies, Mapping) else {}
 
 
 class TrainRecipe(Options):

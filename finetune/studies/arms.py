@@ -38,7 +38,7 @@ _FIXED = {
 }
 """Keys that are not varied, and why or what to do instead."""
 _EXAMPLES = {"data": "data.train", "train": "train.learning_rate"}
-_DRAWN = {"data.train", "data.keys", "data.units", "data.faulty"}
+_DRAWN = {"data.train", "data.energies", "data.keys", "data.units", "data.faulty"}
 """Keys that decide which labels there are to draw from."""
 
 MOST_FAULTS = 5

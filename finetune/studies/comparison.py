@@ -238,7 +238,10 @@ class _Comparison:
         content["train"]["seed"] = seed
         if arm.labels is not None:
             path = self.draws.path(self.folder / LABELS, seed, arm.labels)
-            content["data"]["train"] = str(path)
+            data = arm.recipe.data
+            drawn = [data.train] if isinstance(data.train, str) else data.train
+            rest = {name: at for name, at in data.energy_tables().items() if name not in drawn}
+            content["data"] |= {"train": str(path), "energies": rest or None}
         return content
 
     def _place(self, arm: Arm) -> Path:

@@ -122,7 +122,7 @@ class Judging:
         for place, fold in enumerate(self.folds(), 1):
             here = folder / FOLDS / str(place)
             here.mkdir(parents=True, exist_ok=True)
-            given: dict[str, str | None] = {"test": None}
+            given: dict[str, str | None] = {"test": None, "energies": None}
             for name, structures in fold.items():
                 path = (here / f"{name}.h5").resolve()
                 path.unlink(missing_ok=True)

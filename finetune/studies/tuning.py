@@ -357,6 +357,11 @@ def with_absolute_paths(recipe: Recipe, recipe_folder: Path | None) -> dict[str,
             data[key] = _absolute_source(data[key], recipe_folder)
         elif isinstance(data[key], list):
             data[key] = [_absolute_source(item, recipe_folder) for item in data[key]]
+    pairs = recipe.data.energy_tables().items()
+    data["energies"] = {
+        _absolute_source(source, recipe_folder): _absolute_source(table, recipe_folder)
+        for source, table in pairs
+    } or None
     name = content["foundation"]
     found = None if name in names() or expanded(name).is_absolute() else find(name, recipe_folder)
     if found is not None and found.resolve() != _as_shipped(name):

@@ -336,7 +336,10 @@ def hdf5_cases() -> Iterator[Case]:
     ani: dict[str, tuple[dict[str, object], str]] = {
         "no species": ({"atomic_numbers": None}, "no atomic_numbers"),
         "no coordinates": ({"coordinates": None}, "neither a store"),
-        "species of other atoms": ({"atomic_numbers": np.array([8, 1])}, "2 atomic numbers"),
+        "species of other atoms": (
+            {"atomic_numbers": np.array([8, 1])},
+            r"atomic_numbers of shape \(2,\) and coordinates .* do not fit",
+        ),
         "unknown symbol": ({"atomic_numbers": np.array([b"O", b"Q", b"H"])}, "cannot be read"),
         "energies of others": ({"REF_energy": np.zeros(2)}, "it needs"),
         "forces of others": ({"REF_forces": np.zeros((3, 2, 3))}, "it needs"),

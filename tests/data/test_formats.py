@@ -296,7 +296,7 @@ def test_a_poscar_that_promises_too_many_atoms_takes_no_memory(tmp_path: Path) -
     [
         (np.where(NUMBERS == 8, 8.5, NUMBERS), "atomic number 8.5, which is no whole number"),
         (np.where(NUMBERS == 8, np.nan, NUMBERS), "atomic number nan"),
-        (np.stack([NUMBERS] * 2), "must be a row of whole numbers"),
+        (np.stack([NUMBERS] * 2), "do not fit"),
         (NUMBERS > 1, "are bool"),
     ],
 )

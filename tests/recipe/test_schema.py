@@ -39,6 +39,8 @@ GOOD: list[dict[str, Any]] = [
     {"adapter": "readout"},
     {"adapter": {"kind": "lora", "rank": 4}},
     {"data": {"train": ["a.xyz", "b.xyz"], "valid": 0.1}},
+    {"data": {"train": "a.xyz", "energies": "a.csv"}},
+    {"data": {"train": "a.xyz", "valid": "b.xyz", "energies": {"b.xyz": "b.csv"}}},
     {"tune": {"space": {"train.epochs": {"low": 1, "high": 4}, "adapter.rank": [1, 2]}}},
     {"stages": {"dft": {"losses": {"forces": {}}}, "cc": {"data": {"train": "b.xyz"}}}},
 ]

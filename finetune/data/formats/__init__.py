@@ -5,11 +5,26 @@ Stores are no family: they are read in place, by `finetune.data.store`.
 
 from __future__ import annotations
 
-from finetune.data.formats.ani import ANI
 from finetune.data.formats.arrays import NPZ
+from finetune.data.formats.cfg import CFG
+from finetune.data.formats.databases import DATABASE
+from finetune.data.formats.deepmd import DEEPMD
+from finetune.data.formats.dumps import DUMP
+from finetune.data.formats.entries import ENTRIES
 from finetune.data.formats.frames import Format
+from finetune.data.formats.hdf5 import HDF5
 from finetune.data.formats.programs import ASE
 from finetune.data.formats.xyz import XYZ
 
-FORMATS: dict[str, Format] = {"ani": ANI, "npz": NPZ, "xyz": XYZ, "ase": ASE}
+FORMATS: dict[str, Format] = {
+    "deepmd": DEEPMD,
+    "hdf5": HDF5,
+    "npz": NPZ,
+    "entries": ENTRIES,
+    "cfg": CFG,
+    "xyz": XYZ,
+    "dump": DUMP,
+    "db": DATABASE,
+    "ase": ASE,
+}
 """By name, in the order in which they are asked whether they recognise a file."""

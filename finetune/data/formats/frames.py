@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from ase import Atoms
+from ase.data import atomic_numbers
 from ase.io.formats import filetype, ioformats, open_with_compression
 
 from finetune.core.errors import DataError
@@ -16,7 +17,7 @@ from finetune.recipe.sections import LabelKeys
 
 Frame = tuple[int, Atoms | DataError]
 """Index in the file, and the structure or why it cannot be read."""
-PACKED = {".gz", ".bz2", ".xz"}
+PACKED = {".gz", ".bz2", ".xz", ".zst"}
 """Suffixes of compressed files."""
 
 
@@ -71,6 +72,7 @@ class Frames:
         names: Names of all labels in the file, where they are known beforehand.
         chosen: Whether the reader has already taken the index expression into account.
         sparse: Whether a structure without any label is left out rather than kept.
+        notes: What users should know of the file; complete when all structures are read.
     """
 
     format: str
@@ -81,6 +83,7 @@ class Frames:
     names: frozenset[str] = frozenset()
     chosen: bool = False
     sparse: bool = False
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,21 @@ class Format:
     recognises: Callable[[File], bool]
     open: Callable[[File, LabelKeys], Frames]
     suffixes: frozenset[str] = frozenset()
+
+
+def elements(file: File) -> list[str] | None:
+    """Return the elements that stand after ``@`` for the types of atoms in a file, or None."""
+    found = file.index.split(",")
+    return found if all(symbol in atomic_numbers for symbol in found) else None
+
+
+def named(keys: LabelKeys, natural: Mapping[str, str]) -> LabelKeys:
+    """Take a format's own names of labels where the recipe keeps the default ones."""
+    usual, given = LabelKeys().model_dump(), keys.model_dump()
+    own = {
+        quantity: name for quantity, name in natural.items() if given[quantity] == usual[quantity]
+    }
+    return keys.model_copy(update=own)
 
 
 def reason(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""All other files that ASE reads: databases, trajectories, outputs of programs, XSF."""
+"""All other files that ASE reads: trajectories, outputs of programs, XSF."""
 
 from __future__ import annotations
 
@@ -17,21 +17,19 @@ from finetune.data.formats.frames import File, Format, Frame, Frames, reason
 from finetune.recipe.sections import LabelKeys
 
 _NATURAL = {"energy": "energy", "forces": "forces", "stress": "stress"}
-_NAMED = {"db", "json", "traj", "bundletrajectory", "mysql", "postgresql"}
+_NAMED = {"traj", "bundletrajectory"}
 """Formats in which users name the labels."""
 _COUNTED = {"vasp", "vasp-xdatcar"}
 """Formats whose head gives the number of atoms, for which ASE allocates memory at once."""
-_INDEX = re.compile(r"[-\d:]*")
 _AENET = re.compile(r"#\s*total energy\s*=\s*([-+\d.eEdD]+)\s*(eV)?", re.IGNORECASE)
 
 
 def open_with_ase(file: File, keys: LabelKeys) -> Frames:
-    """Open a file with ASE's reader for its format; databases take a query instead of an index."""
+    """Open a file with ASE's reader for its format."""
     kind = file.ase_kind
-    query = kind == "db" and not _INDEX.fullmatch(file.index)
-    stream = _stream(file.path, file.name, file.index if query else ":", kind)
+    stream = _stream(file.path, file.name, ":", kind)
     if kind in _NAMED:
-        return Frames(ioformats[kind].description, stream, chosen=query)
+        return Frames(ioformats[kind].description, stream)
     return Frames(ioformats[kind].description, stream, natural=_NATURAL, stated=Units().filled())
 
 

@@ -1,7 +1,8 @@
 """Extended XYZ, one structure at a time, so that a damaged one does not spoil the others.
 
 ASE parses each structure; where one begins and ends, and whether the file is as long as its count
-lines claim, is checked here.
+lines claim, is checked here. So is what plain XYZ files have beyond positions: energies in comment
+lines, as CREST, GOAT, ORCA and xtb write them, and columns without names.
 """
 
 from __future__ import annotations
@@ -20,18 +21,49 @@ from ase.io.formats import open_with_compression
 
 from finetune.core.errors import DataError
 from finetune.core.text import counted
-from finetune.data.formats.frames import File, Format, Frame, Frames, reason
+from finetune.core.units import Units
+from finetune.data.formats.frames import File, Format, Frame, Frames, named, reason
 from finetune.recipe.sections import LabelKeys
 
 _COUNT = re.compile(r"\s*[+-]?[0-9]{1,18}\s*", re.ASCII)
 _QUOTED = re.compile(r"\"(?:\\.|[^\"])*\"|'(?:\\.|[^'])*'|\{[^}]*\}|\[[^\]]*\]")
 _KEY = re.compile(r"(?:^|\s)([^\s=]+)\s*=")
 _PBC = re.compile(r"(?:^|\s)pbc=[\"']([^\"']*)[\"']")
+COMMENT = "comment"
+"""Name of the energy in the comment lines of plain XYZ."""
+_REAL = r"([-+]?\d+\.\d+(?:[eE][-+]?\d+)?)(?=\s|$)"
+_SAID = re.compile(rf"^\s*Coordinates from ORCA-job .*\sE\s+{_REAL}|energy:\s+{_REAL}.*\sxtb:")
+"""Comments of ORCA and xtb, which say that a number is the total energy, in Hartree."""
+_NUMBER = re.compile(rf"^\s*{_REAL}|\b(?:E|energy):?\s+{_REAL}", re.IGNORECASE)
+"""A number that may be the energy: the first word, as CREST and GOAT write it, or after E."""
+_EXTENDED = re.compile(r"(?:^|\s)(?:Properties|Lattice)=", re.IGNORECASE)
+_OTHER_FIRST = re.compile(r"(?:^|\s)Properties=[\"']?(?!species:S:1)", re.IGNORECASE)
+_ISOTOPE = re.compile(r"^(\s*)[DT](?=\s)")
+"""Deuterium or tritium: the same electrons, so the same energy and forces as hydrogen."""
+MOST_NOTED = 100
+"""Structures that are looked at for notes."""
 
 
 def open_xyz(file: File, keys: LabelKeys) -> Frames:
-    """Open an (extended) XYZ file, compressed or not."""
-    return Frames("extended XYZ", _structures(_Lines(_text(file)), file.name))
+    """Open an (extended) XYZ file, compressed or not.
+
+    The energy in a comment line, in Hartree, is read where ``keys`` name `COMMENT`, and, in a file
+    whose first comment is one of ORCA or xtb, where they have the default.
+    """
+    lines = _Lines(_text(file))
+    head = lines.take(2)
+    lines.put_back(head)
+    first = head[-1] if len(head) > 1 else ""
+    natural = {"energy": COMMENT} if _SAID.search(first) else {}
+    asked = named(keys, natural).energy == COMMENT and not _EXTENDED.search(first)
+    notes: list[str] = []
+    stream = _structures(lines, file.name, str(keys.energy), asked, notes)
+    if not asked:
+        return Frames("extended XYZ", stream, notes=notes)
+    usual = Units(energy="Hartree", length="Å")
+    return Frames(
+        "XYZ with energies in comments", stream, natural=natural, usual=usual, notes=notes
+    )
 
 
 XYZ = Format(
@@ -71,17 +103,54 @@ def _text(source: File) -> Iterator[str]:
             raise source.damaged(error) from None
 
 
-def _structures(lines: _Lines, source: str) -> Iterator[Frame]:
+def _structures(
+    lines: _Lines, source: str, energy: str, asked: bool, notes: list[str]
+) -> Iterator[Frame]:
+    """Yield structures; with ``asked``, the number in a comment line is the energy."""
     index = 0
     while header := lines.take(1):
         if not header[0].strip("\ufeff \t\r\n"):
             continue
-        yield index, _structure(header[0].lstrip("\ufeff"), lines, f"'{source}', structure {index}")
+        body: list[str] = []
+        where = f"'{source}', structure {index}"
+        found = _structure(header[0].lstrip("\ufeff"), lines, where, body)
+        if isinstance(found, Atoms):
+            number = None if _EXTENDED.search(body[0]) else _NUMBER.search(body[0])
+            if number and asked:
+                found.info[COMMENT] = float(number[1] or number[2])
+            if index < MOST_NOTED:
+                told = _unread(found, body, bool(number) and not asked and energy not in found.info)
+                notes += [note for note in told if note not in notes]
+        yield index, found
         index += 1
 
 
-def _structure(header: str, lines: _Lines, where: str) -> Atoms | DataError:
-    """Read what follows a count line; after a fault, skip to the next line that could be one."""
+def _unread(atoms: Atoms, body: list[str], number: bool) -> Iterator[str]:
+    """Yield notes on what the text of a structure has and what is not read."""
+    if "config_weight" in atoms.info:
+        yield (
+            "note: 'config_weight' is not used: every structure counts once. To weigh structures, "
+            "put them into files of their own, and name a file several times in data.train."
+        )
+    columns = len(body[1].split())
+    if columns > 4 and not _EXTENDED.search(body[0]):
+        yield (
+            f"note: columns 5 to {columns} have no names and are not read. If columns 5 to 7 are "
+            "forces, add Properties=species:S:1:pos:R:3:REF_forces:R:3 to each comment line."
+        )
+    if number:
+        yield (
+            "note: the numbers in the comment lines are not read. If they are total energies in "
+            f"Hartree, set data.keys.energy={COMMENT} (command: --energy-key {COMMENT}); "
+            "data.units.energy names another unit."
+        )
+
+
+def _structure(header: str, lines: _Lines, where: str, text: list[str]) -> Atoms | DataError:
+    """Read what follows a count line, and add its lines to ``text``.
+
+    After a fault, skip to the next line that could be a count.
+    """
     at = lines.number
     if not _COUNT.fullmatch(header):
         skipped = _skip(lines)
@@ -108,7 +177,10 @@ def _structure(header: str, lines: _Lines, where: str) -> Atoms | DataError:
     fault = _fault(header, body)
     if not fault:
         try:
-            (atoms,) = read_xyz(StringIO("".join([header, *body])), slice(0, 1))
+            text += body
+            if not _OTHER_FIRST.search(body[0]):
+                text[1:] = [_ISOTOPE.sub(r"\1H", line) for line in body[1:]]
+            (atoms,) = read_xyz(StringIO("".join([header, *text])), slice(0, 1))
             return atoms
         except Exception as error:  # the parser raises whatever a line makes it
             fault = f"cannot be read ({reason(error)}). Check its lines against its header."

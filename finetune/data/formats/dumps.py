@@ -1,0 +1,86 @@
+"""Dump files of LAMMPS: geometries and, where they were dumped, forces; never energies.
+
+ASE reads them, in the units ``metal``, and adds an energy of zero, which is removed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.formats import open_with_compression
+
+from finetune.core.errors import DataError
+from finetune.core.units import Units
+from finetune.data.formats.frames import File, Format, Frame, Frames, elements
+from finetune.data.formats.programs import open_with_ase
+from finetune.recipe.sections import LabelKeys
+
+_UNITS = {
+    "metal": Units(energy="eV", length="Å"),
+    "real": Units(energy="kcal/mol", length="Å"),
+    "electron": Units(energy="Hartree", length="Bohr"),
+}
+"""Units of LAMMPS's ``units`` command that have energies and lengths of atoms."""
+_NOTE = (
+    "note: a LAMMPS dump has no energies. Label its structures (`label`), or join energies to them "
+    "with data.energies."
+)
+_VELOCITIES = "note: the velocities are no labels and are not kept."
+
+
+def open_dump(file: File, keys: LabelKeys) -> Frames:
+    """Open a dump file; refuses one whose atoms have types, but neither elements nor masses."""
+    with open_with_compression(str(file.path), "rb") as text:
+        head = [line.decode("utf-8", "replace").strip() for line in islice(text, 100)]
+    columns: list[str] = next(
+        (line.split()[2:] for line in head if line.startswith("ITEM: ATOMS")), []
+    )
+    symbols = None if {"element", "mass"} & set(columns) else elements(file)
+    if symbols is None and not {"element", "mass"} & set(columns):
+        raise DataError(
+            f"'{file.name}' has types of atoms without elements. Name these in the order of the "
+            f"types, '{file.path}@O,H', or dump them: `dump_modify ID element O H`."
+        )
+    stated = head[head.index("ITEM: UNITS") + 1] if "ITEM: UNITS" in head[:-1] else None
+    if stated is not None and stated not in _UNITS:
+        raise DataError(
+            f"'{file.name}' is in LAMMPS's units '{stated}'; {', '.join(_UNITS)} are read."
+        )
+    opened = open_with_ase(file, keys)
+    return replace(
+        opened,
+        stream=_corrected(opened.stream, symbols, file.name),
+        chosen=symbols is not None,
+        natural={"forces": "forces"},
+        stated=None if stated is None else _UNITS[stated],
+        usual=_UNITS["metal"],
+        notes=[_NOTE, *([_VELOCITIES] if "vx" in columns else [])],
+    )
+
+
+DUMP = Format(lambda file: file.ase_kind == "lammps-dump-text", open_dump)
+
+
+def _corrected(stream: Iterator[Frame], symbols: list[str] | None, source: str) -> Iterator[Frame]:
+    """Yield structures with the elements of their types, and without ASE's energy of zero."""
+    for index, frame in stream:
+        if isinstance(frame, DataError):
+            yield index, frame
+            continue
+        if symbols is not None and frame.numbers.max() > len(symbols):
+            yield (
+                index,
+                DataError(
+                    f"'{source}', structure {index} has the type {frame.numbers.max()}, but "
+                    f"{len(symbols)} elements are named."
+                ),
+            )
+            continue
+        if symbols is not None:
+            frame.symbols = [symbols[kind - 1] for kind in frame.numbers]
+        if frame.calc is not None:
+            frame.calc = SinglePointCalculator(frame, forces=frame.calc.results["forces"])
+        yield index, frame
