@@ -8,8 +8,19 @@ from __future__ import annotations
 from finetune.data.formats.ani import ANI
 from finetune.data.formats.arrays import NPZ
 from finetune.data.formats.frames import Format
+from finetune.data.formats.ml_ab import ML_AB
 from finetune.data.formats.programs import ASE
+from finetune.data.formats.quantum_chemistry import QUANTUM_CHEMISTRY
+from finetune.data.formats.solid_state import SOLID_STATE
 from finetune.data.formats.xyz import XYZ
 
-FORMATS: dict[str, Format] = {"ani": ANI, "npz": NPZ, "xyz": XYZ, "ase": ASE}
+FORMATS: dict[str, Format] = {
+    "ani": ANI,
+    "npz": NPZ,
+    "ml_ab": ML_AB,
+    "quantum chemistry": QUANTUM_CHEMISTRY,
+    "solid state": SOLID_STATE,
+    "xyz": XYZ,
+    "ase": ASE,
+}
 """By name, in the order in which they are asked whether they recognise a file."""
