@@ -300,9 +300,7 @@ class Reader:
         self.names |= names
         self.found.update(name for name in QUANTITIES if getattr(keys, name) in names)
         if record.structures == before and record.left_out:
-            raise DataError(
-                f"'{record.source}' contains no usable structure: {record.left_out[0]}"
-            )
+            raise DataError(f"'{record.source}' contains no usable structure: {record.left_out[0]}")
         check_keys(names, keys, f"'{record.source}'", need_labels)
         if record.structures == before:
             raise DataError(

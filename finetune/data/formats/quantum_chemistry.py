@@ -307,7 +307,7 @@ def _read_by_cclib(text: str, program: Program, parser: Any) -> Iterator[tuple[i
     reader = parser(wrapper, loglevel=logging.CRITICAL)
     reader.fupdate = reader.cupdate = 0.0
     reader.before_parsing()
-    counts: dict[str, int] = {}
+    last: dict[str, Any] = {}
     said: dict[str, Any] = {}
     complete = False
     while not complete:
@@ -319,11 +319,10 @@ def _read_by_cclib(text: str, program: Program, parser: Any) -> Iterator[tuple[i
         except Exception:
             pass  # whatever the parser raises in a block that it does not know
         for name in ("inputcoords", "atomcoords", "grads"):
-            values = getattr(reader, name, ())
-            if len(values) != counts.get(name, 0):
-                counts[name] = len(values)
-                if len(values):
-                    yield at, name, (getattr(reader, "atomnos", None), values[-1])
+            values: Any = getattr(reader, name, ())
+            if len(values) and values[-1] is not last.get(name):
+                last[name] = values[-1]
+                yield at, name, (getattr(reader, "atomnos", None), values[-1])
         metadata = reader.metadata
         now = {
             "charge": getattr(reader, "charge", None),
@@ -376,7 +375,7 @@ def _points(events: list[tuple[int, str, Any]], program: Program) -> list[Point]
             point.corrections[value[1]] = float(value[2]) * program.unit
         elif kind == "functional":
             parts = [part for part in value.groups() if part]
-            marks[kind] = "-".join(_share(part) for part in parts) or "HF"
+            marks[kind] = "-".join(_share(part) for part in parts).upper() or "HF"
         else:
             marks[kind] = value[1]
         if point.numbers is None:
