@@ -164,7 +164,7 @@ PROGRAMS: dict[str, Program] = {
         refused=("NWChem QMD Module", "steps of molecular dynamics are not read"),
     ),
     "Turbomole": Program(
-        "TURBOMOLE",
+        r"TURBOMOLE (?:V\d|rev)",
         "Turbomole",
         (
             ("SCF", r"\|\s+total energy\s+=\s+<N>\s+\|"),
