@@ -112,6 +112,7 @@ def espresso() -> str:
         *(f"               {line}" for line in axes),
         "     site n.     atom                  positions (alat units)",
         *sites,
+        "     Exchange-correlation= PBE0 ( 6  4  8  4 0 0)",
         "     number of k points=     1",
         "                       cart. coord. in units 2pi/alat",
         "        k(    1) = (   0.0000000   0.0000000   0.0000000), wk =   2.0000000",
@@ -282,6 +283,7 @@ def test_with_exact_exchange_the_last_energy_is_taken(tmp_path: Path) -> None:
     whole(item)
     assert inner in path.read_text()
     assert item.energy == pytest.approx(FREE_ENERGY - 0.1, abs=1e-5)
+    assert item.level_of_theory == "PBE0"
     (free,) = read_structures(path, LabelKeys(energy="free_energy"))
     assert free.energy == item.energy
 

@@ -28,11 +28,13 @@ class Step:
         fault: Why it is no label, or "".
         energy: Its total energy where ASE takes another one, eV.
         read: Whether ASE's reader yields it.
+        level: The functional, where the output names it.
     """
 
     fault: str = ""
     energy: float | None = None
     read: bool = True
+    level: str = ""
 
 
 def _vasp(nelm: int | None, icharg: int, count: int) -> str:
@@ -98,6 +100,7 @@ def vasprun_steps(path: Path) -> Iterator[Step]:
 
 
 _ENERGY = re.compile(r"^!+\s+total energy\s+=\s*(\S+)\s+Ry")
+_FUNCTIONAL = re.compile(r"^\s+Exchange-correlation\s*=\s*(.*?)\s*(?:\(|$)")
 _GEOMETRY = ("Program PWSCF", "ATOMIC_POSITIONS")
 _RESULTS = (
     *("!    total energy", "Forces acting on atoms", "total   stress"),
@@ -114,14 +117,14 @@ def espresso_steps(path: Path) -> Iterator[Step]:
     of the forces.
     """
     energy: float | None = None
-    fault, begun, read, exchange = "", False, False, False
+    fault, level, begun, read, exchange = "", "", False, False, False
 
     def step() -> Iterator[Step]:
         if fault or begun or read:
             why = fault or (CUT_OFF if begun else "")
             if exchange and not why:
                 why = "its exact exchange did not become self-consistent"
-            yield Step(why, energy, read)
+            yield Step(why, energy, read, level)
 
     with open_with_compression(str(path), "rt") as file:
         for line in file:
@@ -130,6 +133,8 @@ def espresso_steps(path: Path) -> Iterator[Step]:
                 energy, fault, begun, read, exchange = None, "", False, False, False
             if found := _ENERGY.match(line):
                 energy = float(found[1]) * RYDBERG
+            if found := _FUNCTIONAL.match(line):
+                level = "-".join(found[1].split())
             read = read or any(mark in line for mark in _RESULTS)
             if "Self-consistent Calculation" in line:
                 begun = True

@@ -76,6 +76,8 @@ def _checked(
             return
         else:
             atoms = frame.build() if isinstance(frame, OUTCARChunk) else frame
+            if step.level:
+                atoms.info["level_of_theory"] = step.level
             if step.energy is not None:
                 atoms.calc.results |= {"energy": step.energy, "free_energy": step.energy}
             yield atoms

@@ -110,7 +110,7 @@ PROGRAMS: dict[str, Program] = {
             ("", r"^E\((?P<method>CCSD(?:\(T\))?)\)\s+\.\.\.\s+<N>"),
             ("excited", r"^\s+E\(tot\)\s+=\s+<N> Eh"),
         ),
-        r"Wavefunction not fully converged|SCF NOT CONVERGED|NOT YET CONVERGED!",
+        r"Wavefunction not fully converged|SCF NOT CONVERGED|NOT YET CONVERGED!|have NOT converged",
         final=r"^FINAL SINGLE POINT ENERGY\s+<N>",
         functional=(
             r"Hamiltonian:\s+(?:Ab initio Hamiltonian.*Hartree-?\s?Fock|"
@@ -128,7 +128,7 @@ PROGRAMS: dict[str, Program] = {
             ("reference", r"!?(?P<method>\w+) STATE\s+1\.1 Energy\s+<N>"),
             ("", r"^ [ !](?P<method>\S+) total energy\s+<N>"),
         ),
-        r"No convergence|NOT CONVERGED",
+        "No convergence",
     ),
     "Psi4": Program(
         "Psi4: An Open-Source",
@@ -183,7 +183,7 @@ PROGRAMS: dict[str, Program] = {
             ("", r"^\s+Total (?P<method>MP2|CCS|CC2|CCSD)\s+energy:\s+<N>"),
             ("CCSD(T)", r"Total energy CCSD\(T\):\s+<N>"),
         ),
-        r"NOT CONVERGED|not converged",
+        r"(?i)(?:SCF|DIIS|wave ?function|CC).*not converged",
     ),
     "GAMESS": Program(
         r"GAMESS VERSION|PC GAMESS",
@@ -194,7 +194,7 @@ PROGRAMS: dict[str, Program] = {
             ("MP2", r"^\s+E\(MP2\)=\s+<N>"),
             ("", r"^\s+(?P<method>CCD|CCSD|CCSD\(T\))\s+ENERGY:\s+<N>"),
         ),
-        r"UNCONVERGED|NOT CONVERGED",
+        "UNCONVERGED",
         functional=r"(?m)^\s+DFTTYP=(?!NONE)(\w+)",
     ),
     "MOPAC": Program(
@@ -214,7 +214,7 @@ PROGRAMS: dict[str, Program] = {
         "Amsterdam Density Functional",
         "ADF",
         (("bonding energy", r"^Total Bonding Energy:\s+<N>"),),
-        r"SCF NOT (?:YET )?CONVERGED|NOT CONVERGED",
+        r"SCF (?:IS )?NOT (?:YET )?CONVERGED",
     ),
 }
 """Programs whose outputs are read, by name."""
@@ -266,7 +266,8 @@ def open_output(file: File, keys: LabelKeys) -> Frames:
     if pattern and re.search(pattern, text):
         raise DataError(f"'{file.name}' is an output of {name}: {why}.")
     points = _points(_events(text, program, getattr(cclib, program.parser)), program)
-    asked = "" if keys.energy in {LabelKeys().energy, "energy", "free_energy"} else keys.energy
+    usual = {LabelKeys().energy, "energy", "free_energy"}
+    asked = "" if not keys.energy or keys.energy in usual else keys.energy
     frames = list(select(enumerate(_frames(points, program, asked, keys, file.name)), file))
     if not asked:
         _check_level(frames, points, file.name)
@@ -504,7 +505,7 @@ def _atoms(
             )
         results["forces"] = forces
     for key, value in ((keys.charge, point.charge), (keys.spin, point.spin)):
-        if value is not None:
+        if key and value is not None:
             atoms.info[key] = int(value)
     atoms.calc = SinglePointCalculator(atoms)
     atoms.calc.results = results

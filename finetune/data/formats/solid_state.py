@@ -233,7 +233,7 @@ def _atoms(data: dict[str, Any], frame: int, solid: Solid, text: str, keys: Labe
             solid.stress * (stress + stress.T)[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] / 2
         )
     for key, word in ((keys.charge, "Charge"), (keys.spin, "Multiplicity")):
-        if found := re.search(rf"DFT\| {word}\s+(-?\d+)", text):
+        if key and (found := re.search(rf"DFT\| {word}\s+(-?\d+)", text)):
             atoms.info[key] = int(found[1])
     atoms.calc = SinglePointCalculator(atoms)
     atoms.calc.results = results
