@@ -316,6 +316,41 @@ def test_gaussian_that_did_not_converge_is_left_out(tmp_path: Path) -> None:
     assert len(reader.records[0].left_out) == 1
 
 
+def test_gaussian_that_converges_at_the_second_attempt_is_read(tmp_path: Path) -> None:
+    """SCF=XQC turns to quadratic convergence where the first algorithm fails."""
+    point = gaussian_point(
+        WATER,
+        " >>>>>>>>>> Convergence criterion not met.",
+        DONE.format(ENERGY + 1),
+        DONE.format(ENERGY),
+    )
+    (item,) = read_structures(written(tmp_path, gaussian_job("b3lyp scf=xqc", point), "job.log"))
+    assert item.energy == pytest.approx(ENERGY * Hartree)
+
+
+def test_coupled_cluster_of_gaussian_09_is_read(tmp_path: Path) -> None:
+    iterations = [
+        f" DE(Corr)= -0.2D+00 E(CORR)=     {energy:.9f}     Delta=-1.00D-08"
+        for energy in (-76.18, -76.2)
+    ]
+    point = gaussian_point(WATER, *COUPLED[:2], *iterations, " CI/CC converged in    2 iterations")
+    path = written(tmp_path, gaussian_job("ccsd/6-31G(d)", point), "job.log")
+    (item,) = read_structures(path)
+    assert item.energy == pytest.approx(-76.2 * Hartree)
+    assert item.level_of_theory == "CCSD/6-31G(d)"
+    path.write_text(path.read_text().replace("CI/CC converged", "stopped"))
+    assert read_structures(path)[0].level_of_theory == "MP2/6-31G(d)"
+
+
+def test_the_method_of_a_route_of_two_lines_is_found(tmp_path: Path) -> None:
+    text = gaussian_job("scf=tight\n qcisd/6-31G(d)", gaussian_point(WATER, *COUPLED[:3]))
+    (item,) = read_structures(written(tmp_path, text, "job.log"))
+    assert item.level_of_theory == "QCISD/6-31G(d)"
+    text = text.replace("qcisd", "cbs-qb3")
+    (item,) = read_structures(written(tmp_path, text, "job.log"))
+    assert item.level_of_theory == "coupled cluster/6-31G(d)"
+
+
 def bohr(form: str = "%15.9f%15.9f%15.9f") -> list[str]:
     return [form % tuple(row) for row in WATER / Bohr]
 

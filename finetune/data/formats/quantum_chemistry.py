@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import StringIO
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,8 @@ from finetune.recipe.sections import LabelKeys
 _NUMBER = r"(?P<energy>-?\d+\.\d+(?:[DEde][-+]?\d+)?)"
 _SAME = 1e-6
 """Hartree; energies of one level and geometry that differ by less are printed twice."""
-_POST_HF = re.compile("MP[2-5]|CI|CC|QCI|RI")
-"""Methods that cclib calls functionals."""
+_POST_HF = re.compile("MP[2-5]|CI|CC|QCI|BD|RI")
+"""Methods after Hartree-Fock, some of which cclib calls functionals."""
 _HEAD = 300_000
 """Bytes within which a program names itself."""
 
@@ -58,7 +59,7 @@ class Program:
         refused: Pattern of outputs whose energies and geometries cannot be paired, and why.
         corrections: Pattern of what ``final`` adds to the energy of its level, Hartree.
         state: Pattern of charge and multiplicity, where cclib's are wrong.
-        frame: cclib's name of the coordinates that gradients refer to.
+        retries: Whether it tries another algorithm where its electrons do not converge.
     """
 
     banner: str
@@ -73,7 +74,7 @@ class Program:
     refused: tuple[str, str] = ("", "")
     corrections: str = ""
     state: str = ""
-    frame: str = "atomcoords"
+    retries: bool = False
 
 
 PROGRAMS: dict[str, Program] = {
@@ -86,18 +87,22 @@ PROGRAMS: dict[str, Program] = {
             ("", r"EU(?P<method>MP[23])\s*=\s*<N>"),
             ("", r"\bU(?P<method>MP4\(\w+\))\s*=\s*<N>"),
             ("correlated", r"Wavefunction amplitudes converged\. E\(Corr\)=\s*<N>"),
+            ("correlated", r"E\(CORR\)=\s*<N>.*\n(?:.*\n){0,2} CI/CC converged"),
             ("", r"^ (?P<method>(?:CCSD|QCISD|BD)\(T\))\s*=\s*<N>"),
             ("excited", r"Total Energy, E\((?P<method>[^)]+)\)\s*=\s*<N>"),
         ),
         r"Convergence criterion not met|Convergence failure",
-        functional=r"(?im)^ #.*?\b(?:EOM)?-?(CCSD|QCISD|CCD|CISD|CID|BD)\b",
+        functional=(
+            r"(?im)^ #(?:(?!\n -{4})[\s\S])*?"
+            r"(?:\b(?:EOM)?-?(CCSD|QCISD|CCD|CISD|CID|BD)\b|\n -{4})"
+        ),
         root=r"Excited State\s+(\d+):",
         refused=(
             r"ONIOM: extrapolated|Counterpoise corrected energy",
             "energies of several fragments or layers are not read. Compute them one by one",
         ),
         gradient=1.0,
-        frame="inputcoords",
+        retries=True,
     ),
     "ORCA": Program(
         r"\* O   R   C   A \*",
@@ -208,7 +213,6 @@ PROGRAMS: dict[str, Program] = {
             r"\A(?![\s\S]*\b1SCF\b)",
             "geometries of optimisations are not read. Compute single points (1SCF)",
         ),
-        frame="inputcoords",
     ),
     "ADF": Program(
         "Amsterdam Density Functional",
@@ -224,8 +228,9 @@ PROGRAMS: dict[str, Program] = {
 class Point:
     """One geometry and what was computed for it: energies by level, eV, and cclib's gradient.
 
-    ``main`` is the level of its energy, ``excited`` that of the root last computed, ``further``
-    counts energies of a level that it already has, which are of geometries that are not printed.
+    ``main`` is the level of its energy, ``excited`` that of the root last computed, ``oriented``
+    whether it is in the input orientation, ``ended`` whether its final energy is printed.
+    ``further`` counts energies of a level that it already has: their geometries are not printed.
     """
 
     numbers: Any = None
@@ -406,8 +411,10 @@ def _take(
     if level == "reference":
         method = re.sub("^(RO|R|U)-?(?=.)", "", method)
         level = (functional or "DFT") if method == "KS" else method
-    elif level in {"SCF", "correlated"}:
+    elif level == "SCF":
         level = known
+    elif level == "correlated":
+        level = known if _POST_HF.match(known) else "coupled cluster"
     elif level == "excited":
         kind = {"TD-HF/TD-DFT": f"TD-{point.main}", "CIS/TDA": f"TDA-{point.main}"}
         base = kind.get(method, method or f"TD-{point.main}")
@@ -420,7 +427,10 @@ def _take(
         level = f"{known}+MP2"  # of a double hybrid
     level = level or method
     if abs(point.energies.get(level, energy) - energy) > _SAME * program.unit:
-        point.further += 1
+        if program.retries and point.failed:
+            point.failed = False
+        else:
+            point.further += 1
     if point.further:
         return
     point.energies[level] = energy
@@ -445,14 +455,12 @@ def _frames(
     points: list[Point], program: Program, asked: str, keys: LabelKeys, source: str
 ) -> Iterator[Atoms | DataError]:
     """Yield a structure for each geometry, of the level asked for or of that it ends with."""
-    index = 0
+    index = count()
     for place, point in enumerate(points):
-        where = f"'{source}', structure {index}"
-        if not point.energies and any(_alike(point, other) for other in points[:place][-1:]):
+        near = points[max(place - 1, 0) : place] + points[place + 1 : place + 2]
+        if not point.energies and any(_alike(point, other) for other in near):
             continue  # printed once more, for example at the end
-        if not point.energies and any(_alike(point, other) for other in points[place + 1 :][:1]):
-            continue
-        index += 1
+        where = f"'{source}', structure {next(index)}"
         if point.failed:
             yield LeftOutError(f"{where}: its electrons did not converge.")
         elif not point.energies or (program.final and not point.ended):
@@ -464,9 +472,8 @@ def _frames(
         else:
             yield _atoms(point, program, asked, keys, where)
         if point.further:
-            index += 1
             yield LeftOutError(
-                f"'{source}', structure {index - 1}: energies are printed "
+                f"'{source}', structure {next(index)}: energies are printed "
                 f"{counted(point.further, 'more time')} without a geometry (line search, "
                 "numerical derivatives)."
             )
