@@ -87,7 +87,7 @@ PROGRAMS: dict[str, Program] = {
             ("", r"EU(?P<method>MP[23])\s*=\s*<N>"),
             ("", r"\bU(?P<method>MP4\(\w+\))\s*=\s*<N>"),
             ("correlated", r"Wavefunction amplitudes converged\. E\(Corr\)=\s*<N>"),
-            ("correlated", r"E\(CORR\)=\s*<N>.*\n(?:.*\n){0,2} CI/CC converged"),
+            ("correlated", r"E\(CORR\)=\s*<N>.*\n(?:(?!.*CORR).*\n){0,2} CI/CC converged"),
             ("", r"^ (?P<method>(?:CCSD|QCISD|BD)\(T\))\s*=\s*<N>"),
             ("excited", r"Total Energy, E\((?P<method>[^)]+)\)\s*=\s*<N>"),
         ),
