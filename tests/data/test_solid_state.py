@@ -33,7 +33,7 @@ def cp2k(energy: float = ENERGY, converged: bool = True) -> str:
         " POISSON| Periodicity                                       XYZ",
         " DFT| Multiplicity                                            2",
         " DFT| Charge                                                  1",
-        "  1. Atomic kind: Na                                    Number of atoms:       1",
+        "  1. Atomic kind: C1                                    Number of atoms:       1",
         "  2. Atomic kind: Cl                                    Number of atoms:       1",
         "  Atom  Kind  Element       X           Y           Z          Z(eff)       Mass",
         "",

@@ -59,9 +59,9 @@ def _stream(path: Path, source: str, index: str, kind: str) -> Iterator[Frame]:
     except (StopIteration, IndexError):
         if count == 0:
             raise DataError(f"'{source}' contains no structure at that index.") from None
-        yield count, _fault(source, count, "the file ends within it")
+        yield count, _fault(source, count, "the file ends within it", kind)
     except Exception as error:  # ASE's readers raise whatever their parsers raise
-        yield count, _fault(source, count, reason(error))
+        yield count, _fault(source, count, reason(error), kind)
 
 
 def _checked(
@@ -102,10 +102,10 @@ def _check_counts(path: Path, source: str) -> None:
             )
 
 
-def _fault(source: str, count: int, why: str) -> DataError:
+def _fault(source: str, count: int, why: str, kind: str) -> DataError:
     return DataError(
         f"'{source}', structure {count} cannot be read by ASE ({why}). Is the file complete, and "
-        "of the format that its name says?"
+        f"of the format that its name says ({ioformats[kind].description})?"
     )
 
 

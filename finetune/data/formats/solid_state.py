@@ -20,12 +20,15 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import atomic_numbers
 from ase.io.formats import open_with_compression
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from finetune.core.errors import DataError
 from finetune.core.units import Units
-from finetune.data.formats.frames import File, Format, Frames, LeftOutError, extra, reason
+from finetune.data.formats.frames import PACKED, File, Format, Frames, LeftOutError, extra, reason
 from finetune.recipe.sections import LabelKeys
 
+_ELEMENT = re.compile(r"^\s+\d+\s+\d+\s+([A-Z][a-z]?)\s+\d+\s+-?\d", re.MULTILINE)
+"""A row of CP2K's table of coordinates: atom, kind, element, atomic number."""
 _HEAD = 20_000
 """Characters within which a program names itself."""
 
@@ -60,7 +63,12 @@ def _cp2k(file: File, text: str) -> tuple[str, Path]:
                 "…-pos-1.xyz. Put both into a folder of their own, the output as the only .log."
             )
         return "cp2k/aimd_output", file.path.parent
-    _once(file, text.rpartition("Multiplication driver")[2], "ENERGY| Total FORCE_EVAL")
+    count = text.rpartition("Multiplication driver")[2].count("ENERGY| Total FORCE_EVAL")
+    if count > 1:
+        raise DataError(
+            f"'{file.name}' has {count} energies, but one geometry. Compute the steps of an "
+            "optimisation as single points."
+        )
     return "cp2k/output", file.path
 
 
@@ -92,14 +100,6 @@ def _openmx(file: File, text: str) -> tuple[str, Path]:
     if not file.path.with_suffix(".dat").is_file():
         raise DataError(f"'{file.name}' is of OpenMX: its input, ….dat, must be beside it.")
     return "openmx/md", file.path.with_suffix("")
-
-
-def _once(file: File, text: str, mark: str) -> None:
-    if text.count(mark) > 1:
-        raise DataError(
-            f"'{file.name}' has {text.count(mark)} energies, but one geometry. Compute the steps "
-            "of an optimisation as single points, or read the trajectory that CP2K writes."
-        )
 
 
 SOLIDS: dict[str, Solid] = {
@@ -148,6 +148,8 @@ def open_solid(file: File, keys: LabelKeys) -> Frames:
     """Open an output with dpdata."""
     name = solid_of(file)
     dpdata = extra("dpdata", f"'{file.name}' is an output of {name}")
+    if file.path.suffix in PACKED:
+        raise DataError(f"'{file.name}' is a compressed output of {name}. Decompress it.")
     text = file.path.read_text("utf-8", "replace")
     solid = SOLIDS[name]
     kind, path = solid.source(file, text)
@@ -160,7 +162,7 @@ def open_solid(file: File, keys: LabelKeys) -> Frames:
             f"'{file.name}' cannot be read by dpdata as {kind} ({reason(error)}). Is it complete?"
         ) from None
     faults = _faults(solid, text, " ".join(str(item.message) for item in said))
-    frames = _frames(data, faults, solid, text, keys, file.name)
+    frames = _frames(data, faults, solid, _empty(data, text, keys), file.name)
     return Frames(
         f"{name} output",
         enumerate(frames),
@@ -183,12 +185,7 @@ def _faults(solid: Solid, text: str, said: str) -> list[bool]:
 
 
 def _frames(
-    data: dict[str, Any],
-    faults: list[bool],
-    solid: Solid,
-    text: str,
-    keys: LabelKeys,
-    source: str,
+    data: dict[str, Any], faults: list[bool], solid: Solid, empty: Atoms, source: str
 ) -> Iterator[Atoms | DataError]:
     """Yield the structures that dpdata found, and an error for each that did not converge."""
     count, sizes = len(data["energies"]), {key: len(data[key]) for key in ("coords", "forces")}
@@ -213,28 +210,36 @@ def _frames(
         if wrong:
             yield LeftOutError(f"'{source}', structure {index}: its electrons did not converge.")
         else:
-            yield _atoms(data, frame, solid, text, keys)
+            yield _atoms(data, frame, solid.stress, empty)
 
 
-def _atoms(data: dict[str, Any], frame: int, solid: Solid, text: str, keys: LabelKeys) -> Atoms:
-    names = [re.sub(r"[^A-Za-z].*", "", str(name)).capitalize() for name in data["atom_names"]]
-    numbers = [atomic_numbers.get(names[kind], 0) for kind in data["atom_types"]]
-    cell = np.asarray(data["cells"][frame], dtype=float)
+def _empty(data: dict[str, Any], text: str, keys: LabelKeys) -> Atoms:
+    """Return what the structures of an output share: elements, periodicity, charge and spin."""
+    kinds = [str(data["atom_names"][kind]) for kind in data["atom_types"]]
+    printed = _ELEMENT.findall(text)[: len(kinds)]  # CP2K's kinds may have names of their own
+    names = printed if len(printed) == len(kinds) else kinds
     periodic = re.search(r"POISSON\| Periodicity\s+(\w+)", text)
-    pbc = [axis in periodic[1] for axis in "XYZ"] if periodic else [True] * 3
-    atoms = Atoms(numbers, np.asarray(data["coords"][frame], dtype=float), cell=cell, pbc=pbc)
+    pbc = [axis in periodic[1] for axis in "XYZ"] if periodic else True
+    atoms = Atoms([atomic_numbers.get(name, 0) for name in names], pbc=pbc)
+    for key, word in ((keys.charge, "Charge"), (keys.spin, "Multiplicity")):
+        if key and (found := re.search(rf"DFT\| {word}\s+(-?\d+)", text)):
+            atoms.info[key] = int(found[1])
+    return atoms
+
+
+def _atoms(data: dict[str, Any], frame: int, sign: float, empty: Atoms) -> Atoms:
+    """Return one structure; ``sign`` turns its virial into stress."""
+    atoms = empty.copy()
+    atoms.positions = data["coords"][frame]
+    atoms.cell = data["cells"][frame]
     energy = float(data["energies"][frame])
     results: dict[str, Any] = {"energy": energy, "free_energy": energy}
     if len(data["forces"]):
         results["forces"] = np.asarray(data["forces"][frame], dtype=float)
-    if solid.stress and len(data.get("virials", ())):
-        stress = np.asarray(data["virials"][frame], dtype=float) / abs(np.linalg.det(cell))
-        results["stress"] = (
-            solid.stress * (stress + stress.T)[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] / 2
-        )
-    for key, word in ((keys.charge, "Charge"), (keys.spin, "Multiplicity")):
-        if key and (found := re.search(rf"DFT\| {word}\s+(-?\d+)", text)):
-            atoms.info[key] = int(found[1])
+    if sign and len(data.get("virials", ())):
+        virial = np.asarray(data["virials"][frame], dtype=float)
+        stress = sign * (virial + virial.T) / (2 * atoms.get_volume())
+        results["stress"] = full_3x3_to_voigt_6_stress(stress)
     atoms.calc = SinglePointCalculator(atoms)
     atoms.calc.results = results
     return atoms
