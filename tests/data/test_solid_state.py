@@ -233,6 +233,17 @@ def test_cp2k(tmp_path: Path) -> None:
         read_structures(written(tmp_path, cp2k() + second))
 
 
+def test_turned_cells_of_cp2k_dynamics_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("dpdata")
+    written(tmp_path, "2\n\nNa 0 0 0\nCl 2 2 2\n", "salt-pos-1.xyz")
+    text = cp2k().replace(row(CELL[0]), row(CELL[0] + 0.2)) + " MD_INI| \n ENSEMBLE TYPE = NVE\n"
+    with pytest.raises(DataError, match="turns the cells of CP2K's molecular dynamics"):
+        read_structures(written(tmp_path, text, "salt.log"))
+    written(tmp_path, text, "other.log")
+    with pytest.raises(DataError, match="its geometries are in the file …-pos-1.xyz"):
+        read_structures(tmp_path / "salt.log")
+
+
 def test_siesta(tmp_path: Path) -> None:
     pytest.importorskip("dpdata")
     (item,) = read_structures(written(tmp_path, siesta()))

@@ -62,6 +62,12 @@ def _cp2k(file: File, text: str) -> tuple[str, Path]:
                 f"'{file.name}' is molecular dynamics of CP2K: its geometries are in the file "
                 "…-pos-1.xyz. Put both into a folder of their own, the output as the only .log."
             )
+        upper = re.findall(r"CELL\| Vector (?:a.*?:\s+\S+\s+(\S+)|b.*?:\s+\S+\s+\S+)\s+(\S+)", text)
+        if any(abs(float(number)) > 1e-3 for pair in upper for number in pair if number):
+            raise DataError(
+                f"'{file.name}': dpdata turns the cells of CP2K's molecular dynamics, but not its "
+                "atoms. Only cells with a along x and b in the xy plane are read."
+            )
         return "cp2k/aimd_output", file.path.parent
     count = text.rpartition("Multiplication driver")[2].count("ENERGY| Total FORCE_EVAL")
     if count > 1:
