@@ -68,9 +68,7 @@ def outcar_steps(path: Path) -> Iterator[Step]:
                     fault = "a machine-learned force field predicted it"
                 elif unreached:
                     fault = "its electrons did not converge (EDIFF was not reached)"
-                yield Step(
-                    fault, read=begun
-                )  # what precedes the first iteration is a header to ASE
+                yield Step(fault, read=begun)  # ASE's header reaches to the first iteration
                 count, unreached = 0, False
     if count:
         yield Step(CUT_OFF, read=False)
@@ -131,6 +129,7 @@ def espresso_steps(path: Path) -> Iterator[Step]:
             if any(mark in line for mark in _GEOMETRY):
                 yield from step()
                 energy, fault, begun, read, exchange = None, "", False, False, False
+                level = "" if _GEOMETRY[0] in line else level
             if found := _ENERGY.match(line):
                 energy = float(found[1]) * RYDBERG
             if found := _FUNCTIONAL.match(line):
