@@ -130,8 +130,8 @@ def _decompressed(path: Path) -> IO[bytes]:
         import zstandard
     except ModuleNotFoundError:
         raise DataError(
-            f"'{path.name}' is compressed with zstd, which needs the package zstandard: pip "
-            "install zstandard."
+            f"'{path.name}' is compressed with zstd, which needs zstandard: "
+            "pip install 'piwsl-finetune[formats]'."
         ) from None
     return BufferedReader(_Zstd(path, zstandard.ZstdDecompressor().decompressobj))
 

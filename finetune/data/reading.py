@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from glob import glob, has_magic
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from finetune.data.archives import SUFFIXES
 from finetune.data.folders import in_folder, unpacked
 from finetune.data.formats import FORMATS
 from finetune.data.formats.deepmd import TYPES
-from finetune.data.formats.frames import PACKED, File, Frame, Frames, named
+from finetune.data.formats.frames import PACKED, File, Frames, LeftOutError, named, select
 from finetune.data.labels import QUANTITIES, check_keys, label, label_names, unread_labels
 from finetune.data.store import Store, is_store, usable
 from finetune.data.structures import Joined, LazySequence, Structure, from_atoms
@@ -63,28 +63,6 @@ def _matching(pattern: str, recipe_folder: Path | None) -> list[Path]:
         if files:
             return files
     raise DataError(f"no structure file matches '{pattern}'.")
-
-
-def select(stream: Iterator[Frame], file: File) -> Iterator[Frame]:
-    """Keep the structures that a file's index expression names, reading no further than needed."""
-    try:
-        chosen = string2index(file.index)
-    except (TypeError, ValueError):
-        chosen = file.index
-    if isinstance(chosen, str):
-        raise DataError(
-            f"'{file.name}': '{file.index}' is not an index expression; write FILE@5, FILE@:50 or "
-            "FILE@-10:."
-        )
-    if isinstance(chosen, int):
-        chosen = slice(chosen, chosen + 1 or None)
-    if chosen.step == 0:
-        raise DataError(f"'{file.name}': the step of '{file.index}' is zero.")
-    parts = (chosen.start, chosen.stop, chosen.step)
-    if all(part is None or part >= 0 for part in parts):
-        yield from islice(stream, *parts)
-    else:
-        yield from list(stream)[chosen]
 
 
 @dataclass
@@ -297,7 +275,7 @@ class Reader:
                     where = f"'{file.name}', structure {index}"
                     structure = from_atoms(frame, keys, where, units)
                 except DataError as error:
-                    if self.faulty == "stop":
+                    if self.faulty == "stop" and not isinstance(error, LeftOutError):
                         raise
                     record.left_out.append(str(error))
                     continue
@@ -312,13 +290,17 @@ class Reader:
             table.check_used(record.source)
         self.names |= names
         self.found.update(name for name in QUANTITIES if getattr(keys, name) in names)
+        if record.structures == before and record.left_out:
+            raise DataError(f"'{record.source}' contains no usable structure: {record.left_out[0]}")
         try:
             check_keys(names, keys, f"'{record.source}'", need_labels)
         except DataError as error:
             raise DataError(" ".join([str(error), *record.remarks])) from None
         if record.structures == before:
-            first = [*record.left_out, "none of them has a label that was asked for."][0]
-            raise DataError(f"'{record.source}' contains no usable structure: {first}")
+            raise DataError(
+                f"'{record.source}' contains no usable structure: none of them has a label that "
+                "was asked for."
+            )
 
 
 @system_errors()

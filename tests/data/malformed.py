@@ -442,7 +442,7 @@ def program_cases() -> Iterator[Case]:
         "pw.out": ("     Program PWSCF v.7.0 starts\n", r"no structures \(.*espresso.*\)\. Is it"),
         "orca.out": (
             "                                 * O   R   C   A *\n  FINAL SINGLE POINT",
-            "structure 0 cannot be read by ASE .*did not finish",
+            r"no structures \(ORCA output\)",
         ),
         "gaussian.log": (" Entering Gaussian System, Link 0\n", r"no structures \(Gaussian.*\)"),
         "a.cif": ("data_x\n_cell_length_a 5\n", r"no structures \(CIF.*\)\. Is it complete"),

@@ -1,4 +1,4 @@
-"""Outputs of VASP, ORCA and Quantum ESPRESSO: energies, signs, units and the order of stress.
+"""Outputs of VASP and Quantum ESPRESSO: energies, signs, units, stress, what did not converge.
 
 The texts are written here from one set of numbers, in the units and conventions of each program's
 manual; the readers must find the same numbers in eV, Å and ASE's sign.
@@ -112,6 +112,7 @@ def espresso() -> str:
         *(f"               {line}" for line in axes),
         "     site n.     atom                  positions (alat units)",
         *sites,
+        "     Exchange-correlation= PBE0 ( 6  4  8  4 0 0)",
         "     number of k points=     1",
         "                       cart. coord. in units 2pi/alat",
         "        k(    1) = (   0.0000000   0.0000000   0.0000000), wk =   2.0000000",
@@ -128,33 +129,6 @@ def espresso() -> str:
         *(f"  {a}   {b}" for a, b in zip(rows(pressure), rows(-STRESS / KBAR), strict=True)),
         "",
         "     JOB DONE.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def orca() -> str:
-    """Coordinates in Å, energy in Hartree, and the gradient, which is minus the forces."""
-    gradient = -FORCES / (HARTREE / BOHR)
-    places = [f"  {symbol:3}{row}" for symbol, row in zip(SYMBOLS, rows(POSITIONS), strict=True)]
-    slopes = [
-        f"   {i + 1}   {symbol:3}:  {row}"
-        for i, (symbol, row) in enumerate(zip(SYMBOLS, rows(gradient, "%16.9f"), strict=True))
-    ]
-    lines = [
-        "                                 * O   R   C   A *",
-        "Number of atoms                             ...      2",
-        "CARTESIAN COORDINATES (ANGSTROEM)",
-        "---------------------------------",
-        *places,
-        "",
-        f"FINAL SINGLE POINT ENERGY     {ENERGY / HARTREE:18.12f}",
-        "------------------",
-        "CARTESIAN GRADIENT",
-        "------------------",
-        "",
-        *slopes,
-        "",
-        "                             ****ORCA TERMINATED NORMALLY****",
     ]
     return "\n".join(lines) + "\n"
 
@@ -200,23 +174,138 @@ def test_signs_and_units_survive_conversion(tmp_path: Path) -> None:
         np.testing.assert_allclose(item.stress, STRESS, atol=1e-6)
 
 
-def test_a_molecule_of_orca_has_forces_against_its_gradient(tmp_path: Path) -> None:
-    path = tmp_path / "orca.out"
-    path.write_text(orca())
+ITERATION = "--------------------------------------- Iteration {:6}({:4})  --------------\n"
+
+
+def run(*counts: int, limit: int = 4, last: str = "") -> str:
+    """An OUTCAR whose ionic steps took so many electronic ones, of NELM at most."""
+    header, _, body = outcar().partition(ITERATION.format(1, 1).strip("\n"))
+    parameters = f"   NELM   = {limit:6};   NELMIN=  2; NELMDL= -5     # of ELM steps\n"
+    steps = [
+        "".join(ITERATION.format(step, i + 1) for i in range(count)) + body
+        for step, count in enumerate(counts, 1)
+    ]
+    return header + parameters + "".join(steps) + last
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "faults"),
+    [
+        (run(4, 2, 4), 1, {0: "NELM = 4", 2: "NELM = 4"}),
+        (run(2, 3), 2, {}),
+        (run(1, limit=1), 0, {0: "NELM = 1"}),
+        (run(2, last=ITERATION.format(2, 1)), 1, {1: "the output ends before"}),
+        (
+            run(2, 2).replace("POSITION", "aborting loop EDIFF was not reached\n POSITION", 1),
+            1,
+            {0: "EDIFF was not reached"},
+        ),
+        (run(2, 2).replace("   NELM ", "   ICHARG =     11\n   NELM "), 0, {0: "ICHARG = 11"}),
+        (
+            run(2, 2).replace("  FREE ENERGIE", "  ML FREE ENERGIE", 1),
+            1,
+            {0: "a machine-learned force field"},
+        ),
+    ],
+    ids=["NELM", "converged", "NELM 1", "cut off", "EDIFF", "ICHARG", "ML_FF"],
+)
+def test_steps_of_an_outcar_that_are_no_labels_are_left_out(
+    text: str, kept: int, faults: dict[int, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "OUTCAR"
+    path.write_text(text)
+    reader = Reader(faulty="stop")
+    if not kept:
+        with pytest.raises(DataError, match=f"no usable structure: .*{faults[0]}"):
+            reader.read(path)
+        return
+    found = reader.read(path)
+    assert len(found) == kept
+    for item in found:
+        whole(item)
+    (record,) = reader.records
+    assert len(record.left_out) == len(faults)
+    for line, (index, why) in zip(record.left_out, faults.items(), strict=True):
+        assert f"OUTCAR', structure {index}: " in line and why in line
+    assert bool(reader.notes()) == bool(faults)
+
+
+def test_steps_of_a_vasprun_that_are_no_labels_are_left_out(tmp_path: Path) -> None:
+    head, mark, rest = vasprun().partition("<calculation>")
+    step = mark + rest.partition("</modeling>")[0]
+    electronic = step[step.index("<scstep>") : step.index("</scstep>") + len("</scstep>")]
+    head = head.replace(
+        "<parameters></parameters>",
+        '<parameters><i type="int" name="NELM"> 3</i><i type="int" name="NELM"> 1</i></parameters>',
+    )
+    full = step.replace(electronic, 3 * electronic)
+    path = tmp_path / "vasprun.xml"
+    for end in ("</modeling>", f"<calculation>{electronic}<scs"):
+        path.write_text(head + full + step + end)
+        reader = Reader()
+        (item,) = reader.read(path)
+        whole(item)
+        (record,) = reader.records
+        assert "structure 0: its electrons did not converge in NELM = 3" in record.left_out[0]
+        assert len(record.left_out) == (1 if end.startswith("</") else 2)
+    assert "structure 2: the output ends before" in record.left_out[1]
+
+
+def pw(*blocks: str) -> str:
+    """An output of pw.x with more lines before its total energy, or later geometries."""
+    head, mark, rest = espresso().partition("!    total energy")
+    return head + blocks[0] + mark + rest + "".join(blocks[1:])
+
+
+def energy_line(energy: float, mark: str = "!    ") -> str:
+    return f"{mark}total energy              =  {energy / (HARTREE / 2):16.8f} Ry\n"
+
+
+SCF = "     Self-consistent Calculation\n"
+ENDED = """     End of self-consistent calculation
+
+          k = 0.0000 0.0000 0.0000 (   100 PWs)   bands (ev):
+
+    -5.8000   2.1000
+
+     the Fermi energy is     1.0000 ev
+"""
+REFINE = "     EXX: now go back to refine exchange calculation\n"
+
+
+def test_with_exact_exchange_the_last_energy_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "pw.out"
+    text = pw(SCF + ENDED + energy_line(FREE_ENERGY + 21) + REFINE + SCF + ENDED)
+    reached = "     EXX self-consistency reached\n     Forces acting"
+    inner, outer = energy_line(FREE_ENERGY), energy_line(FREE_ENERGY - 0.1, "!!   ")
+    path.write_text(text.replace("     Forces acting", f"{outer}{reached}", 1))
+    (item,) = read_structures(path)
+    whole(item)
+    assert inner in path.read_text()
+    assert item.energy == pytest.approx(FREE_ENERGY - 0.1, abs=1e-5)
+    assert item.level_of_theory == "PBE0"
+    (free,) = read_structures(path, LabelKeys(energy="free_energy"))
+    assert free.energy == item.energy
+
+
+@pytest.mark.parametrize(
+    ("blocks", "why"),
+    [
+        (("     convergence NOT achieved after   3 iterations: stopping\n",), "did not converge"),
+        ((REFINE,), "exact exchange did not become self-consistent"),
+        ((SCF,), "the output ends before"),
+    ],
+)
+def test_geometries_of_pw_that_did_not_converge_are_left_out(
+    blocks: tuple[str, ...], why: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "pw.out"
+    place = "ATOMIC_POSITIONS (crystal)\nNa 0.0 0.0 0.0\nCl 0.4 0.5 0.6\n\n"
+    done = f"{place}{SCF}{ENDED}{energy_line(FREE_ENERGY + 1)}"
+    path.write_text(pw(*blocks, done))
     reader = Reader()
     (item,) = reader.read(path)
-    whole(item)
-    assert item.energy == pytest.approx(ENERGY, abs=1e-5)
-    assert item.stress is None
-    assert reader.records[0].units["forces"] == "eV/Å"
-
-
-def test_orca_that_did_not_converge_or_end_is_no_label(tmp_path: Path) -> None:
-    path = tmp_path / "orca.out"
-    energy = f"{ENERGY / HARTREE:18.12f}"
-    path.write_text(orca().replace(energy, f"{energy} (Wavefunction not fully converged!)"))
-    with pytest.raises(DataError, match="NaN"):
-        read_structures(path)
-    path.write_text(orca().replace("ORCA TERMINATED NORMALLY", ""))
-    with pytest.raises(DataError, match="did not finish"):
-        read_structures(path)
+    assert item.energy == pytest.approx(FREE_ENERGY + 1, abs=1e-5)
+    assert item.where.endswith("structure 1")
+    (line,) = reader.records[0].left_out
+    assert "structure 0: " in line and why in line

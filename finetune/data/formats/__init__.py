@@ -13,7 +13,10 @@ from finetune.data.formats.dumps import DUMP
 from finetune.data.formats.entries import ENTRIES
 from finetune.data.formats.frames import Format
 from finetune.data.formats.hdf5 import HDF5
+from finetune.data.formats.ml_ab import ML_AB
 from finetune.data.formats.programs import ASE
+from finetune.data.formats.quantum_chemistry import QUANTUM_CHEMISTRY
+from finetune.data.formats.solid_state import SOLID_STATE
 from finetune.data.formats.xyz import XYZ
 
 FORMATS: dict[str, Format] = {
@@ -22,6 +25,9 @@ FORMATS: dict[str, Format] = {
     "npz": NPZ,
     "entries": ENTRIES,
     "cfg": CFG,
+    "ml_ab": ML_AB,
+    "quantum chemistry": QUANTUM_CHEMISTRY,
+    "solid state": SOLID_STATE,
     "xyz": XYZ,
     "dump": DUMP,
     "db": DATABASE,

@@ -5,18 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from ase import Atoms
 from ase.data import atomic_numbers
-from ase.io.formats import filetype, ioformats, open_with_compression
+from ase.io.formats import filetype, ioformats, open_with_compression, string2index
 
 from finetune.core.errors import DataError
 from finetune.core.units import Units
 from finetune.recipe.sections import LabelKeys
 
+
+class LeftOutError(DataError):
+    """Why a structure is no label although its file is sound: its calculation did not converge.
+
+    Such structures are left out, counted and named, whatever ``data.faulty`` says.
+    """
+
+
 Frame = tuple[int, Atoms | DataError]
 """Index in the file, and the structure or why it cannot be read."""
+READ = (
+    "What is read: extended XYZ, ASE databases and trajectories, NumPy archives (.npz), HDF5 sets "
+    "and stores, systems of DeePMD-kit, JSON of pymatgen structures, MLIP configurations (.cfg), "
+    "LAMMPS dumps, XSF, ML_AB, and outputs of VASP, Quantum ESPRESSO, FHI-aims, GPAW, CASTEP, "
+    "CP2K, SIESTA, ABACUS, PWmat, OpenMX, ORCA, Gaussian, Molpro, Psi4, Q-Chem, NWChem, Turbomole, "
+    "DALTON, GAMESS, MOPAC, ADF."
+)
+"""For messages."""
 PACKED = {".gz", ".bz2", ".xz", ".zst"}
 """Suffixes of compressed files."""
 
@@ -46,8 +65,8 @@ class File:
             except Exception as error:  # each kind of compression has its own
                 raise self.damaged(error) from None
         raise DataError(
-            f"'{self.name}' cannot be read by ASE: its format is unknown. Convert it to extended "
-            "XYZ (.xyz), or give it the name that its program gives such files."
+            f"'{self.name}' cannot be read by ASE: its format is unknown. Give it the name that "
+            f"its program gives such files, or convert it to extended XYZ (.xyz). {READ}"
         )
 
     def damaged(self, error: Exception) -> DataError:
@@ -112,6 +131,39 @@ def named(keys: LabelKeys, natural: Mapping[str, str]) -> LabelKeys:
         quantity: name for quantity, name in natural.items() if given[quantity] == usual[quantity]
     }
     return keys.model_copy(update=own)
+
+
+def select(stream: Iterator[Frame], file: File) -> Iterator[Frame]:
+    """Keep the structures that a file's index expression names, reading no further than needed."""
+    try:
+        chosen = string2index(file.index)
+    except (TypeError, ValueError):
+        chosen = file.index
+    if isinstance(chosen, str):
+        raise DataError(
+            f"'{file.name}': '{file.index}' is not an index expression; write FILE@5, FILE@:50 or "
+            "FILE@-10:."
+        )
+    if isinstance(chosen, int):
+        chosen = slice(chosen, chosen + 1 or None)
+    if chosen.step == 0:
+        raise DataError(f"'{file.name}': the step of '{file.index}' is zero.")
+    parts = (chosen.start, chosen.stop, chosen.step)
+    if all(part is None or part >= 0 for part in parts):
+        yield from islice(stream, *parts)
+    else:
+        yield from list(stream)[chosen]
+
+
+def extra(module: str, what: str) -> Any:
+    """Import a module of the extra ``formats``; ``what`` says in the message what needs it."""
+    try:
+        return import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise DataError(
+            f"{what}, which needs {package}: pip install 'piwsl-finetune[formats]'."
+        ) from None
 
 
 def reason(error: BaseException) -> str:

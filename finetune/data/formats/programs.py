@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import chain, repeat
 from pathlib import Path
+from typing import Any
 
 import ase.io
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io.formats import ioformats
+from ase.io.formats import ioformats, open_with_compression
+from ase.io.vasp_parsers.vasp_outcar_parsers import OUTCARChunk, outcarchunks
 from ase.units import Hartree
 
 from finetune.core.errors import DataError
 from finetune.core.units import Units
-from finetune.data.formats.frames import File, Format, Frame, Frames, reason
+from finetune.data.formats.convergence import STEPS, Step
+from finetune.data.formats.frames import File, Format, Frame, Frames, LeftOutError, reason
 from finetune.recipe.sections import LabelKeys
 
 _NATURAL = {"energy": "energy", "forces": "forces", "stress": "stress"}
@@ -41,17 +45,46 @@ def _stream(path: Path, source: str, index: str, kind: str) -> Iterator[Frame]:
     if kind in _COUNTED:
         _check_counts(path, source)
     try:
-        frames = ase.io.iread(path, index=index, format=kind, do_not_split_by_at_sign=True)
-        for count, atoms in enumerate(frames, 1):  # noqa: B007
-            if kind == "xsf":
-                _aenet(path, atoms)
-            yield count - 1, atoms
+        if kind == "vasp-out":
+            frames: Iterator[Any] = _outcar(path)
+        else:
+            frames = ase.io.iread(path, index=index, format=kind, do_not_split_by_at_sign=True)
+        steps = STEPS[kind](path) if kind in STEPS else iter(())
+        for count, frame in enumerate(_checked(frames, steps, source), 1):  # noqa: B007
+            if kind == "xsf" and isinstance(frame, ase.Atoms):
+                _aenet(path, frame)
+            yield count - 1, frame
     except (StopIteration, IndexError):
         if count == 0:
             raise DataError(f"'{source}' contains no structure at that index.") from None
-        yield count, _fault(source, count, "the file ends within it")
+        yield count, _fault(source, count, "the file ends within it", kind)
     except Exception as error:  # ASE's readers raise whatever their parsers raise
-        yield count, _fault(source, count, reason(error))
+        yield count, _fault(source, count, reason(error), kind)
+
+
+def _checked(
+    frames: Iterator[Any], steps: Iterator[Step], source: str
+) -> Iterator[ase.Atoms | DataError]:
+    """Yield what ASE reads; leave out steps that are no labels, and correct energies."""
+    for index, step in enumerate(chain(steps, repeat(Step()))):
+        frame = next(frames, None) if step.read else None
+        if step.fault:
+            yield LeftOutError(f"'{source}', structure {index}: {step.fault}.")
+        elif frame is None:
+            return
+        else:
+            atoms = frame.build() if isinstance(frame, OUTCARChunk) else frame
+            if step.level:
+                atoms.info["level_of_theory"] = step.level
+            if step.energy is not None:
+                atoms.calc.results |= {"energy": step.energy, "free_energy": step.energy}
+            yield atoms
+
+
+def _outcar(path: Path) -> Iterator[OUTCARChunk]:
+    """Yield the ionic steps of an OUTCAR before ASE parses them, which it cannot where ML does."""
+    with open_with_compression(str(path), "rt") as file:
+        yield from outcarchunks(file)
 
 
 def _check_counts(path: Path, source: str) -> None:
@@ -67,10 +100,10 @@ def _check_counts(path: Path, source: str) -> None:
             )
 
 
-def _fault(source: str, count: int, why: str) -> DataError:
+def _fault(source: str, count: int, why: str, kind: str) -> DataError:
     return DataError(
         f"'{source}', structure {count} cannot be read by ASE ({why}). Is the file complete, and "
-        "of the format that its name says?"
+        f"of the format that its name says ({ioformats[kind].description})?"
     )
 
 
