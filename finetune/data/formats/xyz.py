@@ -26,6 +26,7 @@ from finetune.recipe.sections import LabelKeys
 _COUNT = re.compile(r"\s*[+-]?[0-9]{1,18}\s*", re.ASCII)
 _QUOTED = re.compile(r"\"(?:\\.|[^\"])*\"|'(?:\\.|[^'])*'|\{[^}]*\}|\[[^\]]*\]")
 _KEY = re.compile(r"(?:^|\s)([^\s=]+)\s*=")
+_SIX = re.compile(r"(\b(?:stress|virial)=)([\"'])((?:[^\s\"']+\s+){5}[^\s\"']+)\2")
 _PBC = re.compile(r"(?:^|\s)pbc=[\"']([^\"']*)[\"']")
 
 
@@ -108,12 +109,19 @@ def _structure(header: str, lines: _Lines, where: str) -> Atoms | DataError:
     fault = _fault(header, body)
     if not fault:
         try:
-            (atoms,) = read_xyz(StringIO("".join([header, *body])), slice(0, 1))
+            text = "".join([header, _SIX.sub(_nine, body[0]), *body[1:]])
+            (atoms,) = read_xyz(StringIO(text), slice(0, 1))
             return atoms
         except Exception as error:  # the parser raises whatever a line makes it
             fault = f"cannot be read ({reason(error)}). Check its lines against its header."
     lines.put_back(body[1:])
     return DataError(f"{where} (line {at}) {fault}{_skip(lines)}")
+
+
+def _nine(six: re.Match[str]) -> str:
+    """Write the stress or virial of a header, six numbers in Voigt's order, as ASE reads it."""
+    xx, yy, zz, yz, xz, xy = six[3].split()
+    return f'{six[1]}"{xx} {xy} {xz} {xy} {yy} {yz} {xz} {yz} {zz}"'
 
 
 def _fault(header: str, body: list[str]) -> str:
