@@ -132,7 +132,8 @@ def read_state(atoms: Atoms, keys: LabelKeys, where: str) -> dict[str, int]:
                 f"{where}: {listed}, which contradict each other. Correct the file, or name the "
                 f"right one, e.g. data.keys.{quantity}={list(values)[-1]}."
             )
-        found |= {quantity: value for value in values.values()}
+        if values:
+            found[quantity] = next(iter(values.values()))
     return found
 
 
@@ -233,7 +234,8 @@ def check_keys(names: Iterable[str], keys: LabelKeys, where: str, need_labels: b
 
 def unread_labels(names: Iterable[str], keys: LabelKeys, found: Collection[str]) -> list[str]:
     """Return notes on names that look like labels of quantities not ``found``, but are not read."""
-    present, notes = sorted(names), {}
+    present = sorted(names)
+    notes: dict[str, str] = {}
     for quantity in (*QUANTITIES, "virial"):
         key, name = getattr(keys, quantity), _likely(quantity, keys, present)
         lacks = quantity not in found and not (quantity == "virial" and "stress" in found)

@@ -151,7 +151,7 @@ class FileRecord:
             found.append(
                 f"warning: {self.unused_stress} of {self.structures} structures of '{self.source}' "
                 "have stress but are not periodic in all three directions: their stress is not "
-                "used. Of a slab in a full cell, set pbc=\"T T T\" if its stress is per volume of "
+                'used. Of a slab in a full cell, set pbc="T T T" if its stress is per volume of '
                 "that cell."
             )
         if self.left_out:
