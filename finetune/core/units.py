@@ -29,7 +29,7 @@ _LENGTHS = {
     **dict.fromkeys(("bohr", "a0"), "Bohr"),
     **{"nm": "nm", "pm": "pm"},
 }
-_PRESSURES = {"gpa": "GPa", "kbar": "kbar", "bar": "bar", "pa": "Pa"}
+_PRESSURES = {"tpa": "TPa", "gpa": "GPa", "kbar": "kbar", "bar": "bar", "pa": "Pa"}
 
 
 class Units(Options):
@@ -95,7 +95,7 @@ def _scales() -> dict[str, float]:
         **{"kcal/mol": units.kcal / units.mol, "kJ/mol": units.kJ / units.mol},
         **{"Å": 1.0, "Bohr": units.Bohr, "nm": 10.0, "pm": 0.01},
         **{"GPa": units.GPa, "kbar": 0.1 * units.GPa, "bar": 1e-4 * units.GPa},
-        "Pa": 1e-9 * units.GPa,
+        **{"Pa": 1e-9 * units.GPa, "TPa": 1e3 * units.GPa},
     }
 
 

@@ -23,6 +23,7 @@ from finetune.data.reading import Reader
 from finetune.data.splitting import bootstrap, hold_out
 from finetune.data.structures import Joined, Structure, View, coverage, fingerprint, mapped
 from finetune.inspection import data_warnings
+from finetune.inspection.agreement import Read
 from finetune.inspection.requirements import (
     check_adapted,
     check_direct_forces,
@@ -122,7 +123,7 @@ class Preparation:
             reader.check_named()
         self.notes += [f"note: {lack} in the files read." for lack in reader.unnamed().values()]
         structures["unlabelled"] = unlabelled(recipe, reader)
-        self.files = reader.as_dicts()
+        self.files, self.read = reader.as_dicts(), Read.by(reader)
         self.notes += reader.notes()
         self.data_fingerprint = fingerprint(structures)
         self.free_atoms: dict[int, float] = {}
@@ -191,8 +192,13 @@ class Preparation:
         self.idle = data_warnings.idle(
             structures["train"], structures["unlabelled"], self.recipe.losses
         )
+        refuse = self.recipe.data.check == "refuse" and not self.resuming
         self.notes += data_warnings.notes(
-            self.foundation.potential, self.data.train, structures, self.idle
+            self.foundation,
+            structures,
+            self.idle,
+            self.read,
+            used_labels(self.recipe.losses) if refuse else (),
         )
 
     def _set_references(self, structures: Mapping[str, Sequence[Structure]]) -> None:
