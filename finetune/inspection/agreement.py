@@ -15,7 +15,7 @@ A factor is certain, and `refuse` raises an error, where
 - there are enough of them: three structures and `ENOUGH` degrees of freedom for forces, five
   structures for stress, eight differences of energies;
 - they are correlated: the median cosine is above 0.7; for energies r > 0.7 and t > 5 (p < 0.002);
-- a known factor is within 40 %, and nine structures in ten are nearer to it than to 1;
+- a known factor is within 1.65 times, and nine structures in ten are nearer to it than to 1;
 - it is far from 1: negative, or beyond `FAR` times. Nearer ones, from 1.8 on, must be met to 5 % at
   a correlation of 0.99, which exact labels do and labels of another level of theory do not.
 
@@ -52,9 +52,9 @@ MOST, MOST_ATOMS = 48, 6000
 """Structures that are compared, and atoms in them."""
 ENOUGH = 20
 """Degrees of freedom whose forces are compared, in all structures."""
-FAR, NEAR, EXACT = 4.5, 1.8, 0.05
+FAR, NEAR, EXACT = 6.5, 1.8, 0.05
 """Factors between 1 and the first may be another level of theory; see the text above."""
-BAND = 0.35
+BAND = 0.5
 """Of the logarithm: how far a factor may be from a known one."""
 LEAST = {"energy": 1e-3, "forces": 0.02, "stress": 1e-5}
 """eV/atom, eV/Å, eV/Å³: root mean squares below which predictions are not compared."""
