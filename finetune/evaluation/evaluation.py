@@ -28,7 +28,7 @@ from finetune.evaluation.calibration import Calibration, Quantity, calibrations
 from finetune.evaluation.folder import check_folder
 from finetune.evaluation.statistics import Measured, differences, energy_errors, force_errors
 from finetune.inspection.agreement import Read, agreement, findings
-from finetune.inspection.data_warnings import ignored_inputs
+from finetune.inspection.data_warnings import unmatched_inputs
 from finetune.inspection.requirements import foreign_compositions
 from finetune.potentials import loading as lineage
 from finetune.potentials.committee import CommitteePotential
@@ -118,7 +118,7 @@ def evaluate(
             for item in findings(factors, "the potential", read)
             if item.level == "warning"
         ),
-        *ignored_inputs(tested, structures),
+        *unmatched_inputs(tested, structures),
         f"warning: trained on {', '.join(known)} only: total energies of {', '.join(foreign)} have "
         "no meaning; forces and energy differences may have one."
         if foreign

@@ -6,7 +6,7 @@ __getattr__, __all__ = offers(
     __name__,
     {
         "agreement": "Read agreement findings",
-        "data_warnings": "ignored_inputs",
+        "data_warnings": "unmatched_inputs",
         "requirements": (
             "check_adapted check_direct_forces check_elements check_labels check_single "
             "chosen_monitor foreign_compositions has_label"

@@ -27,7 +27,7 @@ per atom of diatomic molecules, or forces in eV/Bohr at another level of theory,
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Literal
@@ -44,6 +44,7 @@ from finetune.data.structures import Structure
 from finetune.inspection.geometry import Finding, some
 from finetune.inspection.labels import compositions, unexplained
 from finetune.potentials.errors import LabelledPredictions, predict
+from finetune.potentials.loading import Foundation
 from finetune.potentials.potential import Potential
 from finetune.recipe.sections import LabelKeys
 
@@ -152,9 +153,31 @@ def sample(structures: Sequence[Structure], most: int = MOST) -> list[Structure]
     return found
 
 
-def predicted(potential: Potential, structures: Sequence[Structure]) -> LabelledPredictions:
-    """Return predictions for the labels of structures."""
-    return predict(potential, [graph(item, potential.cutoff) for item in structures])
+def compared(
+    potential: Potential, sets: Iterable[Sequence[Structure]], read: Read | None = None
+) -> tuple[LabelledPredictions, list[tuple[str, Factor]]]:
+    """Predict some structures of sets, most of them of the first; return their `agreement` too."""
+    structures = [
+        item
+        for place, items in enumerate(sets)
+        for item in sample(items, MOST // min(place + 1, 2))
+    ]
+    predictions = predict(potential, [graph(item, potential.cutoff) for item in structures])
+    return predictions, agreement(predictions, structures, read)
+
+
+def against(
+    foundation: Foundation, sets: Sequence[Sequence[Structure]], read: Read
+) -> list[Finding]:
+    """Return the `findings` on sets of structures; those of unknown elements do not take part."""
+    known = set(foundation.potential.elements)
+    suited = [[i for i in items if known.issuperset(i.numbers.tolist())] for items in sets]
+    left_out = sum(map(len, sets)) - sum(map(len, suited))
+    found = findings(compared(foundation.potential, suited, read)[1], foundation.name, read)
+    if left_out:
+        text = f"{left_out} structures have elements that {foundation.name} does not know"
+        found.append(Finding("note", text))
+    return found
 
 
 def agreement(

@@ -48,18 +48,16 @@ def notes(
     `idle` returned, ``read`` how the labels were read, ``refused`` the quantities whose labels must
     have the foundation's unit and sign (`agreement.check`).
     """
-    potential, sampled = foundation.potential, []
-    for split, share in (("train", 1), ("valid", 2), ("test", 2)):
-        sampled += agreement.sample(structures[split], agreement.MOST // share)
-    predictions = agreement.predicted(potential, sampled)
-    factors = agreement.agreement(predictions, sampled, read)
+    potential = foundation.potential
+    labelled = [structures[split] for split in ("train", "valid", "test")]
+    predictions, factors = agreement.compared(potential, labelled, read)
     return [
         *agreement.check(factors, foundation.name, read, refused),
         *few_to_validate(len(structures["valid"])),
         *free_atoms(structures),
         *(f"note: {lack}; the loss '{name}' is idle." for name, lack in idling.items()),
         *map(str, labels.mixed_levels(structures)),
-        *ignored_inputs(potential, chain.from_iterable(structures.values())),
+        *unmatched_inputs(potential, chain.from_iterable(structures.values())),
         *inconsistent_forces(structures["train"], factors),
         *unusual_origin(predictions),
     ]
@@ -104,21 +102,27 @@ def idle(
     return found
 
 
-def ignored_inputs(potential: Potential, structures: Iterable[Structure]) -> list[str]:
-    """Warn of charges and spins that are no input of the potential.
+def unmatched_inputs(potential: Potential, structures: Iterable[Structure]) -> list[str]:
+    """Tell charges and spins that are no input of the potential, and inputs that files lack.
 
-    Spins of free atoms do not count: they follow from the element.
+    Spins of free atoms do not count where they are no input: they follow from the element.
     """
     usual = {"charge": 0, "spin": 1}
-    counts = {name: 0 for name in usual if name not in potential.further_inputs}
-    for item in structures if counts else ():
-        for name in counts:
+    counts, read = dict.fromkeys(usual, 0), potential.further_inputs
+    for item in structures:
+        for name in usual:
             free = name == "spin" and len(item) == 1
-            counts[name] += getattr(item, name) != usual[name] and not free
+            given = getattr(item, name) != usual[name]
+            lacks = not given and name not in item.tags
+            counts[name] += lacks if name in read else given and not free
     return [
-        f"warning: {counted(count, 'structure')} ha{'s' if count == 1 else 've'} a {name} other "
-        f"than {usual[name]}, which the foundation ignores: it has no input for it. Leave these "
-        f"structures out, or choose a foundation that has one ({covering((), [name])})."
+        f"note: {counted(count, 'structure')} do{'es' if count == 1 else ''} not say the {name}, "
+        f"which the foundation reads: {usual[name]} is taken. If it is another one, add it to the "
+        f"file (data.keys.{name})."
+        if name in read
+        else f"warning: {counted(count, 'structure')} ha{'s' if count == 1 else 've'} a {name} "
+        f"other than {usual[name]}, which the foundation ignores: it has no input for it. Leave "
+        f"these structures out, or choose a foundation that has one ({covering((), [name])})."
         for name, count in counts.items()
         if count
     ]

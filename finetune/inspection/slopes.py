@@ -37,8 +37,8 @@ SMALL, LARGE = 1e-4, 0.06
 ENOUGH = 6
 """Pairs needed for a verdict."""
 OTHER, LARGEST_ERROR = 1.8, 0.35
-"""Factor from which on slopes are not those of right labels, and the largest relative standard error
-with which one is judged."""
+"""Factor from which on a slope is not that of right labels, and the largest relative standard error
+with which it is judged."""
 SLOTS = ("yz", "xz", "xy")
 """Order of the shear components (Voigt, as ASE has it)."""
 ORDERS = tuple(permutations(range(3)))

@@ -175,11 +175,11 @@ def _reordered(item: Structure) -> Structure:
         (lambda i: replace(i, stress=i.stress * 160.218), "set data.units.stress=GPa"),
         (
             lambda i: replace(i, stress=i.stress * np.linalg.det(i.cell)),
-            "divide them by the volume",
+            "set data.keys.virial to their name and data.units.virial=-eV",
         ),
         (
             lambda i: replace(i, stress=-i.stress * np.linalg.det(i.cell)),
-            "divide them by minus the volume",
+            "set data.keys.virial to their name",
         ),
         (_reordered, "shear components are in the order xy, yz, xz"),
     ],
@@ -204,8 +204,9 @@ def test_coupled_cluster_energies_are_known_as_total_ones() -> None:
 
 
 def test_a_slope_says_nothing_for_few_points_or_a_cloud() -> None:
-    assert Slope(2.0, 0.99, 50).significant
+    assert Slope(2.0, 0.99, 50, 0.1).significant
     assert not Slope(2.0, 0.3, 50).significant and not Slope(2.0, 0.99, 3).significant
+    assert not Slope(2.0, 0.99, 50, 0.5).significant
 
 
 def test_atoms_that_cross_a_face_of_the_cell_have_not_moved_far(crystals: list[Structure]) -> None:
