@@ -8,7 +8,7 @@ __getattr__, __all__ = offers(
         "distances": "farthest fractional full_cell nearest",
         "duplicates": "TOLERANCE clusters",
         "graphs": "ENERGY_DTYPE GraphBatch batches concatenate graph",
-        "labels": "QUANTITIES",
+        "labels": "QUANTITIES names_of",
         "reading": "Reader find_files read_structures",
         "splitting": "bootstrap hold_out",
         "store": "SUFFIXES check_suffix",

@@ -29,8 +29,8 @@ USUAL_NAMES = {
     "charge": ("charge", "total_charge"),
     "spin": ("spin", "total_spin", "multiplicity", "spin_multiplicity"),
 }
-"""Names that are looked for where a key is the default one, the first: those of MACE, QUIP, OMol25
-and ORB."""
+"""Names that are looked for where a key is the default one, the first: those of public data sets
+and of the tools that train on them."""
 _UNIT = re.compile(r"(energy|force|stress|virial|length|position)s?[-_]units?", re.IGNORECASE)
 _OF_TAG = {"force": "forces", "position": "length"}
 

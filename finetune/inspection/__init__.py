@@ -5,7 +5,7 @@ from finetune.core.lazy import offers
 __getattr__, __all__ = offers(
     __name__,
     {
-        "agreement": "Read agreement findings",
+        "agreement": "Read against agreement findings",
         "data_warnings": "unmatched_inputs",
         "requirements": (
             "check_adapted check_direct_forces check_elements check_labels check_single "

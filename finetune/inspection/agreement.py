@@ -20,7 +20,8 @@ A factor is certain, and `refuse` raises an error, where
   a correlation of 0.99, which exact labels do and labels of another level of theory do not.
 
 Gradients, units and virials are found from three structures on with a potential whose forces have a
-cosine of 0.7 with the labels; with one of less, nothing is said. Factors below 1.8, as of energies
+cosine of 0.7 with the labels. Of less correlated ones only eight or more that are all beyond `FAR`
+times are told, as a warning. Factors below 1.8, as of energies
 per atom of diatomic molecules, or forces in eV/Bohr at another level of theory, are not found.
 """
 
@@ -97,7 +98,8 @@ class Factor:
 
     Attributes:
         quantity: Which one.
-        values: Of each structure ``[S]``, that of energies one for all.
+        values: Of each structure ``[S]``, that of energies one for all; without their sign where
+            they are not correlated.
         owners: Which structures those are ``[S]``, for energies all of them.
         correlation: Median cosine of labels and predictions, for energies their correlation.
         count: Structures, or differences of energies.
@@ -256,6 +258,7 @@ def _of_vectors(
     cosine = float(np.median(cosines))
     least_count, least_freedom = (3, ENOUGH) if quantity == "forces" else (5, 1)
     enough = len(rows) >= least_count and freedom >= least_freedom and abs(cosine) > 0.7
+    values = values if enough else np.abs(values)
     return Factor(quantity, values, owners.astype(np.int64), cosine, len(rows), enough)
 
 
@@ -288,9 +291,9 @@ def _of_energies(
         return
     r = float(x @ y / (sizes[0] * sizes[1]))
     t = abs(r) * (max(min(freedom, len(x)) - 2, 0) / max(1 - r**2, 1e-12)) ** 0.5
-    value = np.array([np.copysign(sizes[1] / sizes[0], r)])
-    owners = predictions.energy_of[mine]
-    yield Factor("energy", value, owners, r, len(x), abs(r) > 0.7 and t > 5)
+    enough = abs(r) > 0.7 and t > 5
+    value = np.array([np.copysign(sizes[1] / sizes[0], r if enough else 1.0)])
+    yield Factor("energy", value, predictions.energy_of[mine], r, len(x), enough)
 
 
 _FORCES = (
@@ -368,7 +371,8 @@ def _finding(
         return Finding("warning", f"{said}: they {why}")
     if factor.right:
         return Finding("ok", f"{said}: unit and sign agree")
-    if not factor.enough:
+    odd = factor.count >= 8 and abs(_logs(factor.values)).min() > np.log(FAR)
+    if not factor.enough and not odd:
         return Finding("note", f"{said}, too few or too scattered to tell their unit")
     likely = " or ".join(cause.text for cause in factor.causes)
     return Finding("warning", f"{said}, not about 1{f'; perhaps they {likely}' if likely else ''}")

@@ -136,7 +136,7 @@ def inconsistent_forces(
     Nothing is said where the foundation confirms both, or has shown which is wrong.
     """
     known = {item.quantity for _, item in factors if item.right or item.certain}
-    if known >= {"energy", "forces"}:
+    if known >= {"energy", "forces"} or not has_label(train, "forces"):
         return []
     some = list(islice(train, 600))
     found = force_findings(some, force_slope(some))

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ase import Atoms
 from ase.build import molecule
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
@@ -16,33 +15,14 @@ import finetune
 from finetune.commands import app
 from finetune.core.errors import DataError
 from finetune.core.units import Units
-from finetune.data.graphs import batches, graph
 from finetune.data.reading import Reader
 from finetune.data.structures import Structure
 from finetune.data.writing import write_structures
 from finetune.inspection.agreement import Read, check, compared, findings
 from finetune.potentials.loading import load_foundation
 from finetune.recipe.sections import LabelKeys
-from tests.conftest import rattled, structure
-
-NAME = "tiny-xtb-hcno"
-
-
-def exact(frames: Sequence[Atoms], name: str = NAME, key: str = "made") -> list[Structure]:
-    """Return structures with the potential's own labels."""
-    potential, found = load_foundation(name).potential, []
-    for index, atoms in enumerate(frames):
-        item = structure(atoms, f"'{key}.xyz', structure {index}")
-        (batch,) = batches([graph(item, potential.cutoff)], 1)
-        predicted = potential(batch, forces=True, stress=bool(atoms.pbc.all()))
-        labels: dict[str, Any] = {
-            "energy": float(predicted.energy[0].detach()),
-            "forces": predicted.forces.detach().numpy(),
-        }
-        if predicted.stress is not None:
-            labels["stress"] = predicted.stress[0].detach().numpy()
-        found.append(replace(item, **labels))
-    return found
+from tests.conftest import rattled
+from tests.inspection.exact import NAME, exact
 
 
 @pytest.fixture(scope="module")
