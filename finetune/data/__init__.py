@@ -14,7 +14,7 @@ __getattr__, __all__ = offers(
         "store": "SUFFIXES check_suffix",
         "structures": (
             "Coverage Joined LazySequence Structure View check_geometry check_sizes coverage "
-            "fingerprint from_atoms geometry_hash mapped to_atoms without_labels"
+            "fingerprint from_atoms geometry_hash mapped some to_atoms without_labels"
         ),
         "writing": "XYZ check_name check_no_folder write_parts write_structures",
     },

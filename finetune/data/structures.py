@@ -361,6 +361,12 @@ def taken(whole: Sequence[T], indices: Sequence[int] | NDArray[np.int64]) -> Seq
     return [whole[index] for index in indices]
 
 
+def some(whole: Sequence[T], most: int) -> list[T]:
+    """Return at most ``most`` items, evenly spread."""
+    places = np.linspace(0, len(whole) - 1, min(len(whole), most), dtype=int)
+    return [whole[int(place)] for place in places]
+
+
 class Joined(LazySequence[T]):
     """Several sequences, one after the other."""
 

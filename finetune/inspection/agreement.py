@@ -41,8 +41,8 @@ from finetune.core.units import Units
 from finetune.data.graphs import graph
 from finetune.data.labels import names_of
 from finetune.data.reading import Reader
-from finetune.data.structures import Structure
-from finetune.inspection.geometry import Finding, some
+from finetune.data.structures import Structure, some
+from finetune.inspection.geometry import Finding
 from finetune.inspection.labels import compositions, unexplained
 from finetune.potentials.errors import LabelledPredictions, predict
 from finetune.potentials.loading import Foundation

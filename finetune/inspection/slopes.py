@@ -24,8 +24,8 @@ from scipy.spatial.distance import pdist
 
 from finetune.core.units import Units
 from finetune.data.distances import fractional, full_cell
-from finetune.data.structures import Structure
-from finetune.inspection.geometry import Finding, some
+from finetune.data.structures import Structure, some
+from finetune.inspection.geometry import Finding
 
 Array = NDArray[np.float64]
 MOST, MOST_STRAINED = 600, 300
