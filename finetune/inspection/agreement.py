@@ -271,7 +271,7 @@ def _of_energies(
         return
     energies, atoms = predictions.energy[:, mine], predictions.atoms[mine]
     counts = compositions([structures[i].numbers for i in predictions.energy_of[mine]])
-    _, group = np.unique(counts, axis=0, return_inverse=True)
+    group = np.unique(counts, axis=0, return_inverse=True)[1].ravel()
     freedom = len(group) - len(np.unique(group))
     if freedom >= 8:
         left = energies / atoms
