@@ -29,6 +29,7 @@ Files = Annotated[list[str], Argument(metavar="FILE…", help="Files, folders, o
 EnergyKey = Annotated[str, Option(help="Name of the energies.")]
 ForcesKey = Annotated[str, Option(help="Name of the forces.")]
 StressKey = Annotated[str, Option(help="Name of the stresses.")]
+VirialKey = Annotated[str, Option(help="Name of the virials.")]
 UnitsOption = Annotated[
     list[str] | None,
     Option("--units", help="energy=Hartree, length=Bohr, forces=-eV/Å, stress=GPa …"),
@@ -39,6 +40,7 @@ SkipFaulty = Annotated[
 Seed = Annotated[int, Option(help="Seed of the random order.", min=0)]
 Tolerance = Annotated[float, Option(help="Å by which distances of duplicates may differ.", min=0.0)]
 ENERGY, FORCES, STRESS = "REF_energy", "REF_forces", "REF_stress"
+VIRIAL = "REF_virials"
 
 
 @app.command()
@@ -49,8 +51,15 @@ def inspect(
     energy_key: EnergyKey = ENERGY,
     forces_key: ForcesKey = FORCES,
     stress_key: StressKey = STRESS,
+    virial_key: VirialKey = VIRIAL,
     units: UnitsOption = None,
     tolerance: Tolerance = 0.001,
+    foundation: Annotated[
+        str, Option(help="Compare the labels with the predictions of this potential.")
+    ] = "",
+    head: Annotated[
+        str | None, Option(help="Head that predicts, where the potential has several.")
+    ] = None,
     plot: Annotated[
         Path | None, Option("--plot", help="Picture to write: .png, .pdf or .svg.")
     ] = None,
@@ -72,11 +81,18 @@ def inspect(
             sources = {k: v for k, v in sets_of.items() if v and not isinstance(v, float)}
             reader = Reader.of(data.model_copy(update={"faulty": "skip"}), path.parent)
         else:
-            reader = _reader((energy_key, forces_key, stress_key), units, skip=True)
+            reader = _reader((energy_key, forces_key, stress_key, virial_key), units, skip=True)
             sources = {name: [name] for name in files}
         sets = {name: reader.read(items, need_labels=False) for name, items in sources.items()}
         reader.check_named()
-        found = report.inspect(sets, tolerance)
+        further: list[Any] = []
+        if foundation:
+            from finetune.inspection.agreement import Read, against
+            from finetune.potentials.loading import load_foundation
+
+            opened = load_foundation(foundation, head=head)
+            further = against(opened, list(sets.values()), Read.by(reader))
+        found = report.inspect(sets, tolerance, further)
         if plot is not None:
             report.draw(found, plot)
     if as_json:
@@ -104,6 +120,7 @@ def split(
     energy_key: EnergyKey = ENERGY,
     forces_key: ForcesKey = FORCES,
     stress_key: StressKey = STRESS,
+    virial_key: VirialKey = VIRIAL,
     units: UnitsOption = None,
     skip_faulty: SkipFaulty = False,
 ) -> None:
@@ -117,7 +134,7 @@ def split(
 
         if by not in splitting.KINDS:
             raise DataError(f"--by is '{by}'; choose {', '.join(splitting.KINDS)}.")
-        reader = _reader((energy_key, forces_key, stress_key), units, skip_faulty)
+        reader = _reader((energy_key, forces_key, stress_key, virial_key), units, skip_faulty)
         structures = reader.read(files, need_labels=False)
         reader.check_named()
         reader.check_unread()
@@ -140,6 +157,7 @@ def convert(
     energy_key: EnergyKey = ENERGY,
     forces_key: ForcesKey = FORCES,
     stress_key: StressKey = STRESS,
+    virial_key: VirialKey = VIRIAL,
     units: UnitsOption = None,
     skip_faulty: SkipFaulty = False,
 ) -> None:
@@ -147,7 +165,7 @@ def convert(
     with user_errors():
         from finetune.data.writing import write_structures
 
-        reader = _reader((energy_key, forces_key, stress_key), units, skip_faulty)
+        reader = _reader((energy_key, forces_key, stress_key, virial_key), units, skip_faulty)
 
         def structures() -> Iterable[Structure]:
             yield from reader.stream(files)
@@ -163,13 +181,14 @@ def store(
     energy_key: EnergyKey = ENERGY,
     forces_key: ForcesKey = FORCES,
     stress_key: StressKey = STRESS,
+    virial_key: VirialKey = VIRIAL,
 ) -> None:
     """Write structures and labels to one HDF5 store: `data convert` to a name ending in .h5."""
     with user_errors():
         from finetune.data.store import check_suffix
 
         check_suffix(to)
-    convert(files, to, energy_key, forces_key, stress_key)
+    convert(files, to, energy_key, forces_key, stress_key, virial_key)
 
 
 @app.command()
@@ -193,6 +212,7 @@ def select(
     energy_key: EnergyKey = ENERGY,
     forces_key: ForcesKey = FORCES,
     stress_key: StressKey = STRESS,
+    virial_key: VirialKey = VIRIAL,
     units: UnitsOption = None,
     device: Device = "auto",
     precision: Precision = "float64",
@@ -207,7 +227,7 @@ def select(
         if bool(foundation) == bool(committee):
             raise DataError("give either --foundation NAME or --committee RUN for each member.")
         check_name(to)
-        reader = _reader((energy_key, forces_key, stress_key), units, skip=True)
+        reader = _reader((energy_key, forces_key, stress_key, virial_key), units, skip=True)
         pool = list(reader.read(files, need_labels=False))
         reader.check_named()
         known = list(reader.read(labelled, need_labels=False)) if labelled else []
@@ -232,12 +252,12 @@ def select(
     _say([written, *_names(reader), *reader.notes()])
 
 
-def _reader(keys: tuple[str, str, str], units: list[str] | None, skip: bool) -> Reader:
+def _reader(keys: tuple[str, str, str, str], units: list[str] | None, skip: bool) -> Reader:
     from finetune.core.units import parse_units
     from finetune.data.reading import Reader
     from finetune.recipe.sections import label_keys
 
-    named = label_keys(dict(zip(("energy", "forces", "stress"), keys, strict=True)))
+    named = label_keys(dict(zip(("energy", "forces", "stress", "virial"), keys, strict=True)))
     return Reader(named, parse_units(units or []), "skip" if skip else "stop")
 
 

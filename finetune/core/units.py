@@ -29,20 +29,22 @@ _LENGTHS = {
     **dict.fromkeys(("bohr", "a0"), "Bohr"),
     **{"nm": "nm", "pm": "pm"},
 }
-_PRESSURES = {"gpa": "GPa", "kbar": "kbar", "bar": "bar", "pa": "Pa"}
+_PRESSURES = {"tpa": "TPa", "gpa": "GPa", "kbar": "kbar", "bar": "bar", "pa": "Pa"}
 
 
 class Units(Options):
     """What geometries and labels are in; None is eV and Å, or what the file's format says.
 
-    A minus sign in front of the unit of forces or stress turns their sign: ``-Hartree/Bohr`` are
-    gradients, ``-kbar`` is stress that is positive under compression.
+    A minus sign in front of the unit of forces, stress or virial turns their sign:
+    ``-Hartree/Bohr`` are gradients, ``-kbar`` is stress that is positive under compression, ``-eV``
+    a virial that is +V times the stress.
     """
 
     energy: str | None = Field(None, description="eV, meV, Hartree, kcal/mol, kJ/mol, Rydberg")
     length: str | None = Field(None, description="of positions and cells: Å, Bohr, nm, pm")
     forces: str | None = Field(None, description="energy/length of the above where not given")
     stress: str | None = Field(None, description="energy/length³ of the above, or GPa, kbar")
+    virial: str | None = Field(None, description="of −V times stress: an energy, that above")
 
     @field_validator("*")
     @classmethod
@@ -57,10 +59,11 @@ class Units(Options):
         own = self.energy is not None or self.length is not None
         forces = self.forces or (None if own else fallback.forces) or f"{energy}/{length}"
         stress = self.stress or (None if own else fallback.stress) or f"{energy}/{length}³"
-        return Units(energy=energy, length=length, forces=forces, stress=stress)
+        virial = self.virial or (None if own else fallback.virial)
+        return Units(energy=energy, length=length, forces=forces, stress=stress, virial=virial)
 
     def factors(self) -> dict[str, float]:
-        """Return what each quantity is multiplied by to be in eV, Å, eV/Å and eV/Å³."""
+        """Return what each quantity is multiplied by to be in eV, Å, eV/Å, eV/Å³ and eV."""
         return _factors(self)
 
 
@@ -70,7 +73,7 @@ def _factors(given: Units) -> dict[str, float]:
     assert units.energy and units.length and units.forces and units.stress
     scale = _scales()
     energy, _, length = units.forces.lstrip("-").rpartition("/")
-    stress = units.stress.lstrip("-")
+    stress, virial = units.stress.lstrip("-"), units.virial or units.energy
     density, _, cubed = stress.rpartition("/")
     pressure = scale[stress] if not density else scale[density] / scale[cubed[:-1]] ** 3
     return {
@@ -78,6 +81,7 @@ def _factors(given: Units) -> dict[str, float]:
         "length": scale[units.length],
         "forces": (-1 if units.forces.startswith("-") else 1) * scale[energy] / scale[length],
         "stress": (-1 if units.stress.startswith("-") else 1) * pressure,
+        "virial": (-1 if virial.startswith("-") else 1) * scale[virial.lstrip("-")],
     }
 
 
@@ -91,7 +95,7 @@ def _scales() -> dict[str, float]:
         **{"kcal/mol": units.kcal / units.mol, "kJ/mol": units.kJ / units.mol},
         **{"Å": 1.0, "Bohr": units.Bohr, "nm": 10.0, "pm": 0.01},
         **{"GPa": units.GPa, "kbar": 0.1 * units.GPa, "bar": 1e-4 * units.GPa},
-        "Pa": 1e-9 * units.GPa,
+        **{"Pa": 1e-9 * units.GPa, "TPa": 1e3 * units.GPa},
     }
 
 
@@ -114,11 +118,12 @@ def parse_units(given: Sequence[str]) -> Units:
 
 def _usual_name(quantity: str, given: str) -> str:
     """Return the usual name of a unit."""
-    plain = given.strip().removeprefix("-") if quantity in ("forces", "stress") else given.strip()
+    signed = quantity in ("forces", "stress", "virial")
+    plain = given.strip().removeprefix("-") if signed else given.strip()
     sign = "-" if plain != given.strip() else ""
     energy, _, length = plain.rpartition("/")
     found: tuple[str | None, ...]
-    if quantity == "energy":
+    if quantity in ("energy", "virial"):
         found, examples = (
             (_ENERGIES.get(plain.lower()),),
             "eV, meV, Hartree, kcal/mol, kJ/mol or Rydberg",

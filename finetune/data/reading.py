@@ -20,7 +20,16 @@ from finetune.data.folders import in_folder, unpacked
 from finetune.data.formats import FORMATS
 from finetune.data.formats.deepmd import TYPES
 from finetune.data.formats.frames import PACKED, File, Frames, LeftOutError, named, select
-from finetune.data.labels import QUANTITIES, check_keys, label, label_names, unread_labels
+from finetune.data.labels import (
+    QUANTITIES,
+    check_keys,
+    has_stress,
+    label,
+    label_names,
+    names_of,
+    stated_units,
+    unread_labels,
+)
 from finetune.data.store import Store, is_store, usable
 from finetune.data.structures import Joined, LazySequence, Structure, from_atoms
 from finetune.data.tables import EnergyTable
@@ -71,6 +80,7 @@ class FileRecord:
 
     ``left_out`` says why structures, and which files of a folder, were left out; ``unlabelled``
     counts structures without labels that were left out, in formats where that is usual;
+    ``unused_stress`` those whose stress is not used, as they are not periodic in all directions;
     ``remarks`` are notes on the format.
     """
 
@@ -82,6 +92,7 @@ class FileRecord:
     left_out: list[str] = field(default_factory=list)
     unlabelled: int = 0
     remarks: list[str] = field(default_factory=list)
+    unused_stress: int = 0
 
     def notes(self) -> list[str]:
         """Say what was left out, and what the format has to say."""
@@ -90,6 +101,13 @@ class FileRecord:
             found.append(
                 f"note: {self.unlabelled} of {self.unlabelled + self.structures} structures of "
                 f"'{self.source}' have none of the labels asked for and are left out."
+            )
+        if self.unused_stress:
+            found.append(
+                f"warning: {self.unused_stress} of {self.structures} structures of '{self.source}' "
+                "have stress but are not periodic in all three directions: their stress is not "
+                'used. Of a slab in a full cell, set pbc="T T T" if its stress is per volume of '
+                "that cell."
             )
         if self.left_out:
             listed = " ".join(f"[{item}]" for item in self.left_out[:10])
@@ -183,11 +201,12 @@ class Reader:
     def unnamed(self, quantities: Collection[str] | None = None) -> dict[str, str]:
         """Return what `check_named` refuses, in words, by quantity."""
         keys, usual = self.keys.model_dump(), LabelKeys().model_dump()
+        named = [name for name in (*QUANTITIES, "virial") if keys[name] is not None]
         if quantities is None:
-            quantities = [name for name in QUANTITIES if keys[name] != usual[name]]
+            quantities = [name for name in named if keys[name] != usual[name]]
         return {
             name: f"no structure has {name} under '{keys[name]}'"
-            for name in QUANTITIES
+            for name in named
             if name in quantities and name not in self.found
         }
 
@@ -240,9 +259,9 @@ class Reader:
             if not opened:
                 raise DataError(f"'{file.name}' contains no usable structure: {faults[0]}")
         record.format = "HDF5 store"
-        record.units = Units().filled().model_dump()
+        record.units = Units().filled().model_dump(exclude_none=True)
         record.structures += len(opened)
-        self.found.update(QUANTITIES)
+        self.found.update((*QUANTITIES, "virial"))
         return opened
 
     def _structures(
@@ -253,11 +272,11 @@ class Reader:
         beside = self.energies.get(record.source)
         table = EnergyTable(find(beside, self.recipe_folder), beside) if beside else None
         for file in chain.from_iterable(_members(item, record.left_out) for item in files):
-            opened = open_frames(file, self.keys)
+            opened = open_frames(file, _spelt(self.keys))
             keys = named(self.keys, opened.natural)
             names |= opened.names
-            units = (opened.stated or self.units).filled(opened.usual)
-            record.format, record.units = opened.format, units.model_dump()
+            usual = given = (opened.stated or self.units).filled(opened.usual)
+            record.format = opened.format
             empty = True
             stream = opened.stream if opened.chosen else select(opened.stream, file)
             if table is not None:
@@ -273,7 +292,11 @@ class Reader:
                         record.unlabelled += 1
                         continue
                     where = f"'{file.name}', structure {index}"
-                    structure = from_atoms(frame, keys, where, units)
+                    if opened.stated is None:
+                        own = stated_units(frame, self.units, where)
+                        given = usual if own is self.units else own.filled(opened.usual)
+                    structure = from_atoms(frame, keys, where, given)
+                    record.unused_stress += not frame.pbc.all() and has_stress(frame, keys)
                 except DataError as error:
                     if self.faulty == "stop" and not isinstance(error, LeftOutError):
                         raise
@@ -282,6 +305,7 @@ class Reader:
                 record.structures += 1
                 yield structure
             record.remarks += [note for note in opened.notes if note not in record.remarks]
+            record.units = given.model_dump(exclude_none=True)
             if empty:
                 at_index = file.index != ":"
                 why = "at that index." if at_index else f"({opened.format}). Is it complete?"
@@ -289,7 +313,9 @@ class Reader:
         if table is not None and files[0].index == ":" and not record.left_out:
             table.check_used(record.source)
         self.names |= names
-        self.found.update(name for name in QUANTITIES if getattr(keys, name) in names)
+        for name in (*QUANTITIES, "virial"):
+            if names.intersection(names_of(name, keys)):
+                self.found.update((name, "stress") if name == "virial" else (name,))
         if record.structures == before and record.left_out:
             raise DataError(f"'{record.source}' contains no usable structure: {record.left_out[0]}")
         try:
@@ -329,6 +355,12 @@ def _packed(file: File) -> bool:
 
 def _members(file: File, notes: list[str]) -> Iterable[File]:
     return unpacked(file, notes) if _packed(file) else [file]
+
+
+def _spelt(keys: LabelKeys) -> LabelKeys:
+    """Return keys with a name that no file has for what is not to be read."""
+    absent = {name: f"(no {name})" for name, key in keys.model_dump().items() if key is None}
+    return keys.model_copy(update=absent)
 
 
 def open_frames(file: File, keys: LabelKeys) -> Frames:

@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 from finetune.core.errors import DataError
 from finetune.core.units import Units
 from finetune.data.distances import nearest
-from finetune.data.labels import LARGEST_NUMBER, QUANTITIES, read_labels, whole_number
+from finetune.data.labels import (
+    LARGEST_NUMBER,
+    QUANTITIES,
+    is_unit_tag,
+    names_of,
+    read_labels,
+    read_state,
+)
 from finetune.recipe.sections import LabelKeys
 
 Array = NDArray[np.float64]
@@ -50,7 +57,8 @@ class Structure:
         where: File and index, for messages.
         level_of_theory: What the labels were computed with, as far as the file says.
         tags: Other words and numbers that the file has for the structure, such as
-            ``config_type``, ``temperature`` and ``scan_value``.
+            ``config_type``, ``temperature`` and ``scan_value``; ``charge`` and ``spin`` where the
+            file says them.
     """
 
     numbers: NDArray[np.int64]
@@ -84,23 +92,31 @@ def from_atoms(atoms: Atoms, keys: LabelKeys, where: str, units: Units | None = 
         DataError: For no atoms, non-finite or colliding positions, a flat periodic cell, and labels
             of the wrong shape or with NaN or infinite values.
     """
-    labels = read_labels(atoms, keys, where)
+    given = read_labels(atoms, keys, where)
     scale = (units or Units()).factors()
+    labels = {name: value * scale[name] for name, value in given.items() if value is not None}
     level = atoms.info.get("level_of_theory")
+    read = {keys.energy, keys.forces, keys.stress, *names_of("charge", keys)}
+    read |= {*names_of("spin", keys)}
     tags = {
         str(key): value if isinstance(value, str) else float(value)
         for key, value in atoms.info.items()
         if isinstance(value, (str, int, float, np.integer, np.floating))
         and not isinstance(value, bool)
-        and key not in {keys.energy, keys.forces, keys.stress}
+        and key not in read
+        and not is_unit_tag(str(key))
     }
+    bare = without_labels(atoms, where, keys, scale["length"])
+    check_geometry(bare)  # a virial is divided by the volume
+    if (virial := labels.pop("virial", None)) is not None:
+        labels["stress"] = -virial / abs(np.linalg.det(bare.cell))
     structure = replace(
-        without_labels(atoms, where, keys, scale["length"]),
-        **{name: value * scale[name] for name, value in labels.items() if value is not None},
+        bare,
+        **labels,
         level_of_theory=None if level is None else str(level),
-        tags=tags,
+        tags={**tags, **bare.tags},
     )
-    check(structure, keys)
+    check_sizes(structure, keys)
     return structure
 
 
@@ -112,15 +128,16 @@ def without_labels(
     ``where`` names it in messages; ``length`` is the unit of the geometry, Å. Raises a `DataError`
     if charge or spin is no whole number.
     """
-    keys = keys or LabelKeys()
+    state = read_state(atoms, keys or LabelKeys(), where)
     return Structure(
         numbers=np.asarray(atoms.numbers, dtype=np.int64),
         positions=np.array(atoms.positions, dtype=np.float64) * length,
         cell=np.array(atoms.cell.array, dtype=np.float64) * length,
         pbc=np.array(atoms.pbc, dtype=bool),
-        charge=whole_number(atoms.info.get(keys.charge, 0), keys.charge, where),
-        spin=whole_number(atoms.info.get(keys.spin, 1), keys.spin, where, least=1),
+        charge=state.get("charge", 0),
+        spin=state.get("spin", 1),
         where=where,
+        tags={name: float(value) for name, value in state.items()},
     )
 
 
@@ -128,29 +145,30 @@ def to_atoms(structure: Structure, labels: bool = False) -> Atoms:
     """Return a structure as an `ase.Atoms` with its tags.
 
     With ``labels`` these and the level of theory are added, under the default names in eV and Å;
-    charge and spin are then added only where they are not 0 and 1.
+    charge and spin are then added only where the file said them, or they are not 0 and 1.
     """
-    keys, state = LabelKeys(), {"charge": structure.charge, "spin": structure.spin}
+    state = {"charge": structure.charge, "spin": structure.spin}
     if not labels:
         info: dict[str, Any] = {**structure.tags, **state}
     else:
-        own = {*keys.model_dump().values(), "level_of_theory"}
+        names: dict[str, str] = LabelKeys().model_dump()
+        own = {*names.values(), "level_of_theory"}
         info = {key: value for key, value in structure.tags.items() if key not in own}
         if structure.energy is not None:
-            info[keys.energy] = structure.energy
+            info[names["energy"]] = structure.energy
         if structure.stress is not None:
             symmetric = np.array_equal(structure.stress, structure.stress.T)
             voigt = full_3x3_to_voigt_6_stress(structure.stress)
-            info[keys.stress] = voigt if symmetric else structure.stress.reshape(9)
+            info[names["stress"]] = voigt if symmetric else structure.stress.reshape(9)
         usual = {"charge": 0, "spin": 1}
-        info |= {getattr(keys, key): n for key, n in state.items() if n != usual[key]}
+        info |= {k: n for k, n in state.items() if n != usual[k] or k in structure.tags}
         if structure.level_of_theory is not None:
             info["level_of_theory"] = structure.level_of_theory
     atoms = Atoms(
         structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc, info=info
     )
     if labels and structure.forces is not None:
-        atoms.arrays[keys.forces] = structure.forces
+        atoms.arrays[names["forces"]] = structure.forces
     return atoms
 
 
@@ -341,6 +359,12 @@ def taken(whole: Sequence[T], indices: Sequence[int] | NDArray[np.int64]) -> Seq
     if isinstance(whole, LazySequence):
         return View(whole, indices)
     return [whole[index] for index in indices]
+
+
+def some(whole: Sequence[T], most: int) -> list[T]:
+    """Return at most ``most`` items, evenly spread."""
+    places = np.linspace(0, len(whole) - 1, min(len(whole), most), dtype=int)
+    return [whole[int(place)] for place in places]
 
 
 class Joined(LazySequence[T]):

@@ -27,7 +27,8 @@ from finetune.evaluation.baseline import NAMES, check_known_elements, open_pair
 from finetune.evaluation.calibration import Calibration, Quantity, calibrations
 from finetune.evaluation.folder import check_folder
 from finetune.evaluation.statistics import Measured, differences, energy_errors, force_errors
-from finetune.inspection.data_warnings import ignored_inputs, unusual_spread
+from finetune.inspection.agreement import Read, agreement, findings
+from finetune.inspection.data_warnings import unmatched_inputs
 from finetune.inspection.requirements import foreign_compositions
 from finetune.potentials import loading as lineage
 from finetune.potentials.committee import CommitteePotential
@@ -108,10 +109,16 @@ def evaluate(
     named = [files] if isinstance(files, (str, Path)) else files
     baseline = pair.baseline.potential if pair.baseline is not None else None
     found = compare(", ".join(map(str, named)), tested, baseline, graphs)
+    read = Read.by(reader)
+    factors = agreement(found.finetuned_predictions, list(structures), read)
     notes = [
         OTHER_ORIGIN if _other_origin(found.finetuned_predictions) else "",
-        *unusual_spread(tested, graphs, "the potential"),
-        *ignored_inputs(tested, structures),
+        *(
+            str(item)
+            for item in findings(factors, "the potential", read)
+            if item.level == "warning"
+        ),
+        *unmatched_inputs(tested, structures),
         f"warning: trained on {', '.join(known)} only: total energies of {', '.join(foreign)} have "
         "no meaning; forces and energy differences may have one."
         if foreign

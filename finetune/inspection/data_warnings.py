@@ -6,57 +6,60 @@ it is put together with what the foundation expects.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain, islice
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from finetune.core.text import counted
 from finetune.data.graphs import GraphBatch
 from finetune.data.structures import Structure, geometry_hash
-from finetune.inspection import labels
-from finetune.inspection.labels import ATOMISATION, EV, RELATIVE
+from finetune.inspection import agreement, labels
+from finetune.inspection.agreement import Factor, Read
+from finetune.inspection.labels import ATOMISATION, RELATIVE
 from finetune.inspection.requirements import has_label
 from finetune.inspection.slopes import force_findings, force_slope
 from finetune.potentials.catalogue import covering
-from finetune.potentials.errors import errors, predict
+from finetune.potentials.errors import LabelledPredictions, errors, predict
+from finetune.potentials.loading import Foundation
 from finetune.potentials.potential import Potential
 from finetune.recipe.loss_options import SUPERVISED, LossOptions
 
 LARGEST_ERROR = 0.5
 """eV/atom; a larger error means wrong reference energies, or labels in another unit or origin."""
 ENOUGH = 5
-"""Structures needed to judge a spread of energies, or to choose an epoch."""
-TOLERANCE = 2.5
-"""Factor by which the spread of labels may differ from the foundation's."""
+"""Structures needed to choose an epoch."""
 Frames = Mapping[str, NDArray[np.int64]]
 """Hashes of the geometries of the splits train, valid and test."""
 _SPLITS = {"train": "training", "valid": "validation"}
 
 
 def notes(
-    potential: Potential,
-    graphs: Sequence[GraphBatch],
+    foundation: Foundation,
     structures: Mapping[str, Sequence[Structure]],
     idling: Mapping[str, str],
+    read: Read,
+    refused: Collection[str],
 ) -> list[str]:
     """Return everything worth knowing about a run's data before it starts.
 
-    ``graphs`` are the training structures, ``structures`` those of the splits train, valid, test
-    and unlabelled; ``idling`` is what `idle` returned.
+    ``structures`` are those of the splits train, valid, test and unlabelled; ``idling`` is what
+    `idle` returned, ``read`` how the labels were read, ``refused`` the quantities whose labels must
+    have the foundation's unit and sign (`agreement.check`).
     """
+    potential = foundation.potential
+    labelled = [structures[split] for split in ("train", "valid", "test")]
+    predictions, factors = agreement.compared(potential, labelled, read)
     return [
+        *agreement.check(factors, foundation.name, read, refused),
         *few_to_validate(len(structures["valid"])),
         *free_atoms(structures),
         *(f"note: {lack}; the loss '{name}' is idle." for name, lack in idling.items()),
         *map(str, labels.mixed_levels(structures)),
-        *ignored_inputs(potential, chain.from_iterable(structures.values())),
-        *inconsistent_forces(structures["train"]),
-        *unusual_origin(potential, graphs),
-        *unusual_spread(potential, graphs),
+        *unmatched_inputs(potential, chain.from_iterable(structures.values())),
+        *inconsistent_forces(structures["train"], factors),
+        *unusual_origin(predictions),
     ]
 
 
@@ -99,28 +102,42 @@ def idle(
     return found
 
 
-def ignored_inputs(potential: Potential, structures: Iterable[Structure]) -> list[str]:
-    """Warn of charges and spins that are no input of the potential.
+def unmatched_inputs(potential: Potential, structures: Iterable[Structure]) -> list[str]:
+    """Tell charges and spins that are no input of the potential, and inputs that files lack.
 
-    Spins of free atoms do not count: they follow from the element.
+    Spins of free atoms do not count where they are no input: they follow from the element.
     """
     usual = {"charge": 0, "spin": 1}
-    counts = {name: 0 for name in usual if name not in potential.further_inputs}
-    for item in structures if counts else ():
-        for name in counts:
+    counts, read = dict.fromkeys(usual, 0), potential.further_inputs
+    for item in structures:
+        for name in usual:
             free = name == "spin" and len(item) == 1
-            counts[name] += getattr(item, name) != usual[name] and not free
+            given = getattr(item, name) != usual[name]
+            lacks = not given and name not in item.tags
+            counts[name] += lacks if name in read else given and not free
     return [
-        f"warning: {counted(count, 'structure')} ha{'s' if count == 1 else 've'} a {name} other "
-        f"than {usual[name]}, which the foundation ignores: it has no input for it. Leave these "
-        f"structures out, or choose a foundation that has one ({covering((), [name])})."
+        f"note: {counted(count, 'structure')} do{'es' if count == 1 else ''} not say the {name}, "
+        f"which the foundation reads: {usual[name]} is taken. If it is another one, add it to the "
+        f"file (data.keys.{name})."
+        if name in read
+        else f"warning: {counted(count, 'structure')} ha{'s' if count == 1 else 've'} a {name} "
+        f"other than {usual[name]}, which the foundation ignores: it has no input for it. Leave "
+        f"these structures out, or choose a foundation that has one ({covering((), [name])})."
         for name, count in counts.items()
         if count
     ]
 
 
-def inconsistent_forces(train: Sequence[Structure]) -> list[str]:
-    """Warn where energies of near structures do not change as their forces say."""
+def inconsistent_forces(
+    train: Sequence[Structure], factors: Sequence[tuple[str, Factor]] = ()
+) -> list[str]:
+    """Warn where energies of near structures do not change as their forces say.
+
+    Nothing is said where the foundation confirms both, or has shown which is wrong.
+    """
+    known = {item.quantity for _, item in factors if item.right or item.certain}
+    if known >= {"energy", "forces"} or not has_label(train, "forces"):
+        return []
     some = list(islice(train, 600))
     found = force_findings(some, force_slope(some))
     return [str(item) for item in found if item.level == "warning"]
@@ -146,51 +163,6 @@ def shared_frames(
     ]
 
 
-def _compared(
-    potential: Potential, graphs: Sequence[GraphBatch], least: int = 1
-) -> tuple[list[GraphBatch], labels.Array]:
-    """Return structures that have energies, and these as labelled and as predicted ``[S, 2]``."""
-    suited = (i for i in graphs if bool(i.has_energy.any()) and i.numbers.numel() >= least)
-    labelled = [
-        replace(  # neither forces nor stress are computed
-            item,
-            has_forces=torch.zeros_like(item.has_forces),
-            has_stress=torch.zeros_like(item.has_stress),
-        )
-        for item in islice(suited, 64)
-    ]
-    return labelled, predict(potential, labelled).energy[::-1].T
-
-
-def energy_spread(potential: Potential, graphs: Sequence[GraphBatch]) -> float | None:
-    """Return the spread of labelled energies over that of predicted ones, or None for too few.
-
-    What composition alone explains is subtracted from both, so that levels of theory do not matter.
-    """
-    labelled, energies = _compared(potential, graphs)
-    if not labelled:
-        return None
-    counts = labels.compositions([item.numbers.numpy() for item in labelled])
-    if len(counts) - np.linalg.matrix_rank(counts) < ENOUGH:
-        return None
-    found, expected = np.linalg.norm(labels.unexplained(counts, energies), axis=0).tolist()
-    return found / expected if expected > 1e-3 * len(counts) ** 0.5 else None
-
-
-def unusual_spread(
-    potential: Potential, graphs: Sequence[GraphBatch], named: str = "the foundation"
-) -> list[str]:
-    """Warn of energies that spread as if they were in another unit; see `energy_spread`."""
-    spread = energy_spread(potential, graphs)
-    if spread is None or 1 / TOLERANCE < spread < TOLERANCE:
-        return []
-    nearest = min(EV, key=lambda unit: abs(np.log(spread * EV[unit])))
-    return [
-        f"warning: energies of like structures spread {spread:.3g} times as far as {named} "
-        f"expects. Are they in eV? One eV is {1 / EV[nearest]:.3g} {nearest}."
-    ]
-
-
 def large_errors(
     potential: Potential,
     graphs: Sequence[GraphBatch],
@@ -209,16 +181,16 @@ def large_errors(
     ]
 
 
-def unusual_origin(potential: Potential, graphs: Sequence[GraphBatch]) -> list[str]:
+def unusual_origin(predictions: LabelledPredictions) -> list[str]:
     """Warn where labels look like relative or atomisation energies instead of total ones.
 
     Atoms are bound by a few eV each: relative energies are smaller, total energies larger. Nothing
     is said where the foundation's own energies are no larger than that.
     """
-    labelled, energies = _compared(potential, graphs, least=2)
-    if not labelled:
+    several = predictions.atoms > 1
+    if not several.any():
         return []
-    label, own = (energies / [[item.numbers.numel()] for item in labelled]).T
+    own, label = predictions.energy[:, several] / predictions.atoms[several]
     size, expected = float(np.abs(label).max()), float(own.mean())
     if size < RELATIVE and abs(expected) > 4 * RELATIVE:
         return [

@@ -13,7 +13,7 @@ from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 
 from finetune.data.distances import fractional, nearest
 from finetune.data.duplicates import clusters
-from finetune.data.structures import Structure
+from finetune.data.structures import Structure, some
 
 REACH = 4.0
 """Å, within which neighbours are looked for."""
@@ -37,7 +37,7 @@ class Finding:
 def shortest(structures: Sequence[Structure]) -> dict[str, tuple[float, str]]:
     """Return the shortest distance (Å) by pair of elements, and the structure that has it."""
     found: dict[str, tuple[float, str]] = {}
-    for item in some(structures):
+    for item in some(structures, MOST):
         values, partner = nearest(item.positions, item.cell, item.pbc, REACH)
         for atom in np.flatnonzero(partner >= 0):
             pair = sorted((int(item.numbers[atom]), int(item.numbers[partner[atom]])))
@@ -50,7 +50,7 @@ def shortest(structures: Sequence[Structure]) -> dict[str, tuple[float, str]]:
 def lengths(structures: Sequence[Structure]) -> Iterator[Finding]:
     """Compare neighbour distances with covalent radii: distinguishes Å from Bohr, nm and pm."""
     ratios: list[float] = []
-    for item in some(structures):
+    for item in some(structures, MOST):
         values, partner = nearest(item.positions, item.cell, item.pbc, REACH)
         near = partner >= 0
         radii = covalent_radii[item.numbers[near]] + covalent_radii[item.numbers[partner[near]]]
@@ -99,12 +99,6 @@ def _fills(item: Structure) -> bool:
     heights = 1 / np.linalg.norm(np.linalg.inv(item.cell), axis=0)
     gaps = (1 - np.ptp(fractional(item.cell, item.positions), axis=0)) * heights
     return bool((gaps < 3.0).all() and volume / len(item) < 60)
-
-
-def some(structures: Sequence[Structure], most: int = MOST) -> list[Structure]:
-    """Return at most ``most`` structures, evenly spread."""
-    places = np.linspace(0, len(structures) - 1, min(len(structures), most), dtype=int)
-    return [structures[int(place)] for place in places]
 
 
 def duplicates(sets: Mapping[str, Sequence[Structure]], tolerance: float) -> list[Finding]:

@@ -110,7 +110,9 @@ def origin(structures: Sequence[Structure]) -> list[Finding]:
 def gfn2(labelled: Sequence[Structure]) -> list[Finding]:
     """Recognise total energies of GFN2-xTB, in eV and in Hartree, a few eV/atom below free atoms.
 
-    Hydrogen and helium have only valence electrons, so that there must be a heavier element.
+    Hydrogen and helium have only valence electrons, so that there must be a heavier element. In
+    Hartree these energies are of the size of VASP's in eV: only three independent compositions that
+    all fit tell them apart.
     """
     heaviest = max(int(item.numbers.max()) for item in labelled)
     if not 3 <= heaviest <= len(FREE_ATOMS):
@@ -118,9 +120,12 @@ def gfn2(labelled: Sequence[Structure]) -> list[Finding]:
     energies = np.array([item.energy for item in labelled], dtype=float)
     free = np.array([FREE_ATOMS[item.numbers - 1].sum() for item in labelled]) * EV["Hartree"]
     atoms = np.array([len(item) for item in labelled])
+    independent = np.linalg.matrix_rank(compositions([item.numbers for item in labelled]))
     for unit, size in (("eV", 1.0), ("Hartree", EV["Hartree"])):
-        bound = float(np.median((free - size * energies) / atoms))
-        if not RELATIVE < bound < ATOMISATION:
+        by_structure = (free - size * energies) / atoms
+        bound = float(np.median(by_structure))
+        all_fit = independent > 2 and 0 < by_structure.min() <= by_structure.max() < ATOMISATION
+        if not RELATIVE < bound < ATOMISATION or (unit == "Hartree" and not all_fit):
             continue
         text = f"the energies look like total energies of GFN2-xTB in {unit}"
         if unit == "Hartree":

@@ -79,12 +79,20 @@ class Inspection:
         return found + [str(item) for item in self.findings]
 
 
-def inspect(sets: Mapping[str, Sequence[Structure]], tolerance: float = TOLERANCE) -> Inspection:
-    """Inspect sets of structures together; up to the tolerance (Å) structures count as the same."""
+def inspect(
+    sets: Mapping[str, Sequence[Structure]],
+    tolerance: float = TOLERANCE,
+    further: Sequence[geometry.Finding] = (),
+) -> Inspection:
+    """Inspect sets of structures together; up to the tolerance (Å) structures count as the same.
+
+    ``further`` are findings made elsewhere, as against a foundation.
+    """
     everything = [item for items in sets.values() for item in items]
     slope, stress = slopes.force_slope(everything), slopes.stress_check(everything)
     levels = Counter(i.level_of_theory for i in everything if i.level_of_theory is not None)
     findings = [
+        *further,
         *labels.mixed_levels(sets),
         *geometry.lengths(everything),
         *geometry.periodicity(everything),

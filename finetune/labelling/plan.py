@@ -16,8 +16,8 @@ from finetune.data.structures import Structure
 from finetune.labelling.recipe import LabelRecipe
 from finetune.labelling.task import UNITS, Label, Task, listed
 
-UNREAD = {"energy": "(no energy)", "forces": "(no forces)", "stress": "(no stress)"}
-"""Names that no file has, so that existing labels are ignored."""
+UNREAD = dict.fromkeys(("energy", "forces", "stress", "virial"))
+"""Keys with which existing labels are ignored."""
 ISOLATED = "IsolatedAtom"
 """``config_type`` of free atoms."""
 
@@ -50,7 +50,8 @@ def plan(
         _item(structure, index, recipe)
         for index, structure in enumerate(reader.stream(_sources(recipe), need_labels=False))
     ]
-    return found, _free_atoms(found, recipe), reader.notes()
+    left_out = [note for record in reader.records for note in record.notes()]
+    return found, _free_atoms(found, recipe), left_out
 
 
 def labelled(item: Item, label: Label, recipe: LabelRecipe) -> Structure:
@@ -76,9 +77,9 @@ def _sources(recipe: LabelRecipe) -> list[str]:
 
 def _item(structure: Structure, index: int, recipe: LabelRecipe) -> Item:
     charge, spin = structure.charge, structure.spin
-    if recipe.charge is not None and charge == 0 and recipe.keys.charge not in structure.tags:
+    if recipe.charge is not None and "charge" not in structure.tags:
         charge = recipe.charge
-    if recipe.spin is not None and spin == 1 and recipe.keys.spin not in structure.tags:
+    if recipe.spin is not None and "spin" not in structure.tags:
         spin = recipe.spin
     without: dict[str, Any] = dict.fromkeys(("energy", "forces", "stress", "level_of_theory"))
     bare = replace(structure, **without, charge=charge, spin=spin)

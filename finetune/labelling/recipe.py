@@ -19,6 +19,8 @@ from finetune.recipe.sections import LabelKeys
 
 NAMES = {"hf": "HF", "mp2": "MP2", "ccsd": "CCSD", "ccsd(t)": "CCSD(T)"}
 """Wave function methods; any other name is a functional."""
+_TIGHT_BINDING = {name.lower(): name for name in ("GFN1-xTB", "GFN2-xTB", "IPEA1-xTB")}
+"""Methods of tblite, which is the program where none is named."""
 
 
 class PyscfLevel(Options):
@@ -51,6 +53,11 @@ class PyscfLevel(Options):
     @classmethod
     def _plain_name(cls, value: str) -> str:
         name = value.strip().lower()
+        if name in _TIGHT_BINDING:
+            raise ValueError(
+                f"{_TIGHT_BINDING[name]} is a method of tblite: set level.program=tblite (command: "
+                "--program tblite)"
+            )
         return name if name in NAMES else value.strip()
 
     @field_validator("frozen_core", mode="before")
@@ -112,8 +119,8 @@ class TbliteLevel(Options):
     @field_validator("method", mode="before")
     @classmethod
     def _spelling(cls, value: Any) -> Any:
-        known = {"gfn1-xtb": "GFN1-xTB", "gfn2-xtb": "GFN2-xTB", "ipea1-xtb": "IPEA1-xTB"}
-        return known.get(value.strip().lower(), value) if isinstance(value, str) else value
+        spelt = _TIGHT_BINDING.get(value.strip().lower()) if isinstance(value, str) else None
+        return spelt or value
 
     @property
     def name(self) -> str:
@@ -222,7 +229,8 @@ class LabelRecipe(Options):
             return value
         if not isinstance(value, Mapping):
             raise ValueError("write `level: {program: pyscf, method: ccsd(t), basis: cc-pvtz}`")
-        program = value.get("program", "pyscf")
+        tight_binding = str(value.get("method", "")).strip().lower() in _TIGHT_BINDING
+        program = value.get("program", "tblite" if tight_binding else "pyscf")
         if program not in PROGRAMS:
             near = suggestion(str(program), PROGRAMS)
             raise ValueError(f"no program '{program}': choose {', '.join(PROGRAMS)}.{near}")

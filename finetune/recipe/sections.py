@@ -16,13 +16,20 @@ MOST = 10_000_000
 
 
 class LabelKeys(Options):
-    """Names under which the structure files hold the labels, and charge and spin."""
+    """Names under which the structure files hold the labels, and charge and spin; null: not read.
 
-    energy: str = "REF_energy"
-    forces: str = "REF_forces"
-    stress: str = "REF_stress"
-    charge: str = Field("charge", description="total charge, e; 0 where absent")
-    spin: str = Field("spin", description="spin multiplicity 2S + 1; 1 where absent")
+    Virial, charge and spin are found under other usual names too where theirs are the default ones:
+    `finetune.data.labels.USUAL_NAMES`.
+    """
+
+    energy: str | None = "REF_energy"
+    forces: str | None = "REF_forces"
+    stress: str | None = "REF_stress"
+    virial: str | None = Field(
+        "REF_virials", description="−V times stress, eV; taken where there is no stress"
+    )
+    charge: str | None = Field("charge", description="total charge, e; 0 where absent")
+    spin: str | None = Field("spin", description="spin multiplicity 2S + 1; 1 where absent")
 
 
 class DataRecipe(Options):
@@ -37,6 +44,10 @@ class DataRecipe(Options):
     units: Units = Units()
     faulty: Literal["stop", "skip"] = Field(
         "stop", description="whether a structure that cannot be used stops the run or is left out"
+    )
+    check: Literal["refuse", "warn"] = Field(
+        "refuse",
+        description="what follows where labels differ from the foundation by the factor of a unit",
     )
     unlabelled: str | tuple[str, ...] | None = Field(
         None, description="more geometries for the weak losses; their labels are not read"

@@ -19,10 +19,12 @@ from finetune.core import files
 from finetune.core.devices import choose_device, training_dtype
 from finetune.core.errors import DataError, RecipeError, RunFolderError
 from finetune.data.graphs import graph
+from finetune.data.labels import QUANTITIES
 from finetune.data.reading import Reader
 from finetune.data.splitting import bootstrap, hold_out
 from finetune.data.structures import Joined, Structure, View, coverage, fingerprint, mapped
 from finetune.inspection import data_warnings
+from finetune.inspection.agreement import Read
 from finetune.inspection.requirements import (
     check_adapted,
     check_direct_forces,
@@ -122,7 +124,7 @@ class Preparation:
             reader.check_named()
         self.notes += [f"note: {lack} in the files read." for lack in reader.unnamed().values()]
         structures["unlabelled"] = unlabelled(recipe, reader)
-        self.files = reader.as_dicts()
+        self.files, self.read = reader.as_dicts(), Read.by(reader)
         self.notes += reader.notes()
         self.data_fingerprint = fingerprint(structures)
         self.free_atoms: dict[int, float] = {}
@@ -191,8 +193,13 @@ class Preparation:
         self.idle = data_warnings.idle(
             structures["train"], structures["unlabelled"], self.recipe.losses
         )
+        refuse = self.recipe.data.check == "refuse" and not self.resuming
         self.notes += data_warnings.notes(
-            self.foundation.potential, self.data.train, structures, self.idle
+            self.foundation,
+            structures,
+            self.idle,
+            self.read,
+            used_labels(self.recipe.losses) if refuse else (),
         )
 
     def _set_references(self, structures: Mapping[str, Sequence[Structure]]) -> None:
@@ -328,9 +335,21 @@ def summary(prepared: Preparation) -> str:
     return (
         f"{prepared.foundation.name}: {_counts(prepared)} are trained on "
         f"{len(prepared.data.train)} structures{drawn} ({train.energy} with energies, "
-        f"{train.forces} with forces); {len(prepared.data.valid)} validate, "
+        f"{train.forces} with forces){_untrained(prepared)}; {len(prepared.data.valid)} validate, "
         f"{len(prepared.test)} test"
     )
+
+
+def _untrained(prepared: Preparation) -> str:
+    """Name the labels that are there, or left out by a key that is null, and not trained on."""
+    recipe, train = prepared.recipe, prepared.coverage["train"]
+    used, names = used_labels(recipe.losses), {"energy": "energies", "forces": "forces"}
+    found = [
+        names.get(kind, kind)
+        for kind in QUANTITIES
+        if kind not in used and getattr(train, kind) or getattr(recipe.data.keys, kind, "") is None
+    ]
+    return f", {' and '.join(found)} not trained on" if found else ""
 
 
 def described(prepared: Preparation) -> list[str]:

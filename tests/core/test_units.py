@@ -19,7 +19,9 @@ EXPECTED = [
     ("stress", "-kbar", -6.2415091e-4),
     ("stress", "bar", 6.2415091e-7),
     ("stress", "Pa", 6.2415091e-12),
+    ("stress", "TPa", 6.2415091),
     ("stress", "Hartree/Bohr³", 183.63152),
+    ("virial", "-kcal/mol", -0.04336410),
 ]
 
 

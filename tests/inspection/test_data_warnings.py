@@ -15,15 +15,15 @@ from finetune.data.graphs import graph
 from finetune.data.structures import Structure
 from finetune.export.calculator import PotentialCalculator
 from finetune.inspection.data_warnings import (
-    energy_spread,
     frames,
     idle,
-    ignored_inputs,
     inconsistent_forces,
     shared_frames,
+    unmatched_inputs,
     unusual_origin,
 )
 from finetune.inspection.labels import mixed_levels
+from finetune.potentials.errors import predict
 from finetune.potentials.loading import load_foundation
 from finetune.recipe.loss_options import EnergyOptions, ForcesOptions
 from finetune.recipe.recipe import Recipe
@@ -43,33 +43,6 @@ def labelled() -> list[Structure]:
         atoms.calc = None
         found.append(replace(structure(atoms), energy=energy, level_of_theory="PBE"))
     return found
-
-
-@pytest.mark.parametrize(
-    "unit", [1.0, 1 / 27.2114, *(pytest.param(n, marks=pytest.mark.slow) for n in (23.06, 96.49))]
-)
-def test_the_spread_of_energies_reveals_their_unit(labelled: list[Structure], unit: float) -> None:
-    """A constant offset, as between levels of theory, does not matter."""
-    graphs = [
-        graph(replace(item, energy=unit * (item.energy or 0.0) - 4000.0), 4.0) for item in labelled
-    ]
-    assert energy_spread(tiny_mace(), graphs) == pytest.approx(unit, rel=1e-3)
-    assert energy_spread(tiny_mace(), graphs[:4]) is None
-
-
-def test_a_run_warns_of_hartree(workspace: Path, tmp_path: Path) -> None:
-    frames = ase.io.read(workspace / "train.xyz", ":")
-    for atoms in frames:
-        atoms.info["REF_energy"] /= 27.2114
-    ase.io.write(tmp_path / "hartree.xyz", frames)
-    recipe = recipe_for(
-        workspace,
-        tmp_path / "run",
-        data={"train": str(tmp_path / "hartree.xyz"), "valid": str(workspace / "valid.xyz")},
-    )
-    prepared = finetune.validate(recipe)
-    assert any("Hartree" in note for note in prepared.notes)
-    assert not any("eV is" in note for note in finetune.validate(recipe_for(workspace, "x")).notes)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +70,7 @@ def test_relative_and_atomisation_energies_are_noticed(kind: str, message: str) 
         }
         has = torch.tensor([True])
         graphs.append(replace(item, energy=energies[kind].double(), has_energy=has))
-    found = unusual_origin(potential, graphs)
+    found = unusual_origin(predict(potential, graphs))
     assert bool(found) == bool(message)
     if message:
         assert re.search(message, found[0])
@@ -108,14 +81,22 @@ def test_charges_that_nothing_takes_are_not_ignored_silently(
     labelled: list[Structure], workspace: Path, tmp_path: Path
 ) -> None:
     ions = [replace(labelled[0], charge=1, spin=2), replace(labelled[1], charge=-1)]
-    charge, spin = ignored_inputs(tiny_mace(), [*ions, *labelled])
+    charge, spin = unmatched_inputs(tiny_mace(), [*ions, *labelled])
     assert "2 structures have a charge other than 0, which the foundation ignores" in charge
     assert "1 structure has a spin other than 1" in spin
-    assert ignored_inputs(tiny_mace(), labelled) == []
+    assert unmatched_inputs(tiny_mace(), labelled) == []
     atom = replace(structure(Atoms("O")), energy=-2040.0, spin=3)
-    assert ignored_inputs(tiny_mace(), [atom, *labelled]) == []
-    assert "1 structure has a charge" in ignored_inputs(tiny_mace(), [replace(atom, charge=-1)])[0]
-    assert ignored_inputs(tiny_mace(embedding_specs=CHARGE_AND_SPIN), ions) == []
+    assert unmatched_inputs(tiny_mace(), [atom, *labelled]) == []
+    assert (
+        "1 structure has a charge" in unmatched_inputs(tiny_mace(), [replace(atom, charge=-1)])[0]
+    )
+    charged = tiny_mace(embedding_specs=CHARGE_AND_SPIN)
+    said = [replace(item, tags={"charge": 0.0, "spin": 1.0}) for item in labelled]
+    assert unmatched_inputs(charged, [ions[0], *said]) == []
+    (note,) = unmatched_inputs(charged, ions)
+    assert note.startswith("note: 1 structure does not say the spin, which the foundation reads: 1")
+    charge, spin = unmatched_inputs(charged, labelled)
+    assert "8 structures do not say the charge" in charge and "do not say the spin" in spin
     atoms = rattled("CH3OH", 1)
     atoms.info["charge"] = 1
     atoms.calc = PotentialCalculator(tiny_mace())

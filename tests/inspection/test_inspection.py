@@ -23,8 +23,9 @@ from finetune.data.structures import Structure
 from finetune.data.writing import write_structures
 from finetune.inspection.labels import FREE_ATOMS, gfn2, origin, statistical_energy, zeros
 from finetune.inspection.report import inspect
-from finetune.inspection.slopes import Slope, minimum_image
+from finetune.inspection.slopes import Slope, force_findings, force_slope, minimum_image
 from tests.conftest import structure
+from tests.inspection.exact import exact
 
 runner = CliRunner()
 ROOT = Path(finetune.__file__).resolve().parents[1]
@@ -175,11 +176,11 @@ def _reordered(item: Structure) -> Structure:
         (lambda i: replace(i, stress=i.stress * 160.218), "set data.units.stress=GPa"),
         (
             lambda i: replace(i, stress=i.stress * np.linalg.det(i.cell)),
-            "divide them by the volume",
+            "set data.keys.virial to their name and data.units.virial=-eV",
         ),
         (
             lambda i: replace(i, stress=-i.stress * np.linalg.det(i.cell)),
-            "divide them by minus the volume",
+            "set data.keys.virial to their name",
         ),
         (_reordered, "shear components are in the order xy, yz, xz"),
     ],
@@ -204,8 +205,58 @@ def test_coupled_cluster_energies_are_known_as_total_ones() -> None:
 
 
 def test_a_slope_says_nothing_for_few_points_or_a_cloud() -> None:
-    assert Slope(2.0, 0.99, 50).significant
+    assert Slope(2.0, 0.99, 50, 0.1).significant
     assert not Slope(2.0, 0.3, 50).significant and not Slope(2.0, 0.99, 3).significant
+    assert not Slope(2.0, 0.99, 50, 0.5).significant
+
+
+@pytest.mark.parametrize(
+    ("name", "amplitude", "seed"),
+    [
+        *[("CH3CHO", 0.05, 1), ("NH3", 0.1, 0), ("CH3CH2OH", 0.1, 0), ("HCN", 0.2, 1)],
+        *[("HCOOH", 0.2, 1), ("CH3CH2OH", 0.2, 0), ("H2O", 0.3, 1), ("C2H4", 0.2, 2)],
+    ],
+)
+def test_exact_labels_are_not_accused(name: str, amplitude: float, seed: int) -> None:
+    """Slopes of 0.4 to 1.3: few neighbours are near enough."""
+    random = np.random.default_rng([seed, 20, int(amplitude * 100)])
+    frames: list[Atoms] = []
+    while len(frames) < 20:
+        atoms = molecule(name)
+        atoms.positions += random.normal(0, amplitude, atoms.positions.shape)
+        if (atoms.get_all_distances() + 9 * np.eye(len(atoms))).min() > 0.55:
+            frames.append(atoms)
+    right = exact(frames)
+    assert all(item.level != "warning" for item in force_findings(right, force_slope(right)))
+    if amplitude > 0.1:
+        return
+    for energy, force, expected in (
+        (1.0, -1.0, "gradients"),
+        (1.0, 23.0605, "forces=kcal/mol/Å"),
+        (1 / 27.2114, 1.0, "energy=Hartree"),
+        (1.0, 1 / 51.4221, "forces=Hartree/Bohr"),
+        (1 / len(frames[0]), 1.0, "per atom"),
+    ):
+        wrong = [
+            replace(i, energy=(i.energy or 0.0) * energy, forces=i.forces * force)
+            for i in right
+            if i.forces is not None
+        ]
+        (found,) = force_findings(wrong, force_slope(wrong))
+        assert found.level == "warning" and expected in found.text
+
+
+@pytest.mark.parametrize(
+    ("symbols", "per_atom"), [("Te8", -3.12), ("Na4Cl4", -2.43), ("B2", -0.83), ("SiO2", -7.9)]
+)
+def test_energies_of_vasp_are_not_taken_for_hartree(symbols: str, per_atom: float) -> None:
+    """They are of the size of GFN2-xTB's in Hartree."""
+    base = Atoms(symbols, positions=3.0 * np.arange(3 * len(Atoms(symbols))).reshape(-1, 3))
+    items = [
+        replace(structure(base), energy=len(base) * per_atom + 0.01 * place) for place in range(12)
+    ]
+    (found,) = origin(items)
+    assert found.level == "note" and "VASP" in found.text
 
 
 def test_atoms_that_cross_a_face_of_the_cell_have_not_moved_far(crystals: list[Structure]) -> None:

@@ -28,6 +28,7 @@ from finetune.recipe.sections import LabelKeys
 _COUNT = re.compile(r"\s*[+-]?[0-9]{1,18}\s*", re.ASCII)
 _QUOTED = re.compile(r"\"(?:\\.|[^\"])*\"|'(?:\\.|[^'])*'|\{[^}]*\}|\[[^\]]*\]")
 _KEY = re.compile(r"(?:^|\s)([^\s=]+)\s*=")
+_SIX = re.compile(r"(\b(?:stress|virial)=)([\"'])((?:[^\s\"']+\s+){5}[^\s\"']+)\2")
 _PBC = re.compile(r"(?:^|\s)pbc=[\"']([^\"']*)[\"']")
 COMMENT = "comment"
 """Name of the energy in the comment lines of plain XYZ."""
@@ -177,7 +178,7 @@ def _structure(header: str, lines: _Lines, where: str, text: list[str]) -> Atoms
     fault = _fault(header, body)
     if not fault:
         try:
-            text += body
+            text += [_SIX.sub(_nine, body[0]), *body[1:]]
             if not _OTHER_FIRST.search(body[0]):
                 text[1:] = [_ISOTOPE.sub(r"\1H", line) for line in body[1:]]
             (atoms,) = read_xyz(StringIO("".join([header, *text])), slice(0, 1))
@@ -186,6 +187,12 @@ def _structure(header: str, lines: _Lines, where: str, text: list[str]) -> Atoms
             fault = f"cannot be read ({reason(error)}). Check its lines against its header."
     lines.put_back(body[1:])
     return DataError(f"{where} (line {at}) {fault}{_skip(lines)}")
+
+
+def _nine(six: re.Match[str]) -> str:
+    """Write the stress or virial of a header, six numbers in Voigt's order, as ASE reads it."""
+    xx, yy, zz, yz, xz, xy = six[3].split()
+    return f'{six[1]}"{xx} {xy} {xz} {xy} {yy} {yz} {xz} {yz} {zz}"'
 
 
 def _fault(header: str, body: list[str]) -> str:

@@ -29,7 +29,7 @@ def torchscript(potential: MacePotential, dtype: torch.dtype, metadata: Mapping[
 
     ``dtype`` is that of weights and computation. ``metadata``, JSON values, become an extra file
     that LAMMPS ignores. Raises FoundationError if the potential reads charge or spin, which the
-    pair style does not pass.
+    pair style does not pass, or has layers that TorchScript does not take.
     """
     if potential.further_inputs:
         raise FoundationError(
@@ -43,7 +43,15 @@ def torchscript(potential: MacePotential, dtype: torch.dtype, metadata: Mapping[
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's notices on TorchScript are not for the user
-        compiled = quiet_import("e3nn.util.jit").compile(wrapped)
+        try:
+            compiled = quiet_import("e3nn.util.jit").compile(wrapped)
+        except RuntimeError:
+            settings = potential.settings
+            raise FoundationError(
+                f"the potential has layers ({settings.interaction_cls}, {settings.readout_cls}) "
+                "that TorchScript, and so LAMMPS' pair_style mace, does not take. Nothing was "
+                "written. Use --format lammps-mliap."
+            ) from None
         extra = {METADATA: json.dumps(dict(metadata), ensure_ascii=False)}
         torch.jit.save(compiled, buffer, _extra_files=extra)
     return buffer.getvalue()
