@@ -31,7 +31,7 @@ class Finding:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.level}: {self.text}."
+        return f"{self.level}: {self.text}{'' if self.text.endswith('?') else '.'}"
 
 
 def shortest(structures: Sequence[Structure]) -> dict[str, tuple[float, str]]:
