@@ -16,7 +16,7 @@ from finetune.core.units import Prediction
 from finetune.data.graphs import ENERGY_DTYPE, GraphBatch
 
 if TYPE_CHECKING:
-    from finetune.potentials.settings import FamilySettings
+    from finetune.potentials.settings import ElementSettings, FamilySettings
 
 Interaction = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 """Interaction energies of the atoms ``[N]``, eV, and the positions ``[N, 3]`` and the strain
@@ -285,6 +285,44 @@ class FamilyPotential(Potential):
         They are those of every layer, ``[N, components]``.
         """
         raise FoundationError(f"a {type(self).__name__} has no equivariant features of atoms.")
+
+
+UNUSED = "unused/"
+"""How the stored names of weights begin that nothing predicted depends on."""
+
+
+class ElementPotential(FamilyPotential):
+    """A potential of a family whose settings are `ElementSettings`.
+
+    ``unused`` are weights that nothing predicted depends on, by their names in the family's files.
+    They are no parameters, so that nothing trains them, but are stored and exported.
+    """
+
+    _settings: Any
+
+    def __init__(
+        self,
+        settings: ElementSettings,
+        cutoff: float,
+        model: torch.nn.Module,
+        unused: Mapping[str, torch.Tensor],
+    ) -> None:
+        energies = zip(settings.atomic_numbers, settings.atomic_energies, strict=True)
+        super().__init__(cutoff, dict(energies))
+        self._settings = settings
+        self.model = model
+        self.unused = dict(unused)
+
+    @property
+    def settings(self) -> Any:
+        """See `FamilyPotential.settings`."""
+        references = self.references()
+        energies = tuple(references[number] for number in self._settings.atomic_numbers)
+        return self._settings.model_copy(update={"atomic_energies": energies})
+
+    def further_weights(self) -> dict[str, torch.Tensor]:
+        """See `FamilyPotential.further_weights`: those that are not used."""
+        return {f"{UNUSED}{name}": tensor for name, tensor in self.unused.items()}
 
 
 KeptLayers = dict[int, dict[str, torch.Tensor]]

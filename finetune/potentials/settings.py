@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from ase.data import chemical_symbols
+from pydantic import Field, model_validator
 
 from finetune.core.options import Options
 
@@ -35,6 +37,28 @@ class FamilySettings(Options, ABC):
         fingerprints stay valid.
         """
         return self.model_dump_json()
+
+
+class ElementSettings(FamilySettings):
+    """Settings with the energies of free atoms: ``atomic_energies`` (eV), of ``atomic_numbers``."""
+
+    most: ClassVar[int]
+    """The highest atomic number that the network has an embedding for."""
+    atomic_numbers: tuple[int, ...] = Field(min_length=1)
+    atomic_energies: tuple[float, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _one_energy_each(self) -> ElementSettings:
+        numbers = self.atomic_numbers
+        if len(set(numbers)) != len(numbers) or not all(1 <= z <= self.most for z in numbers):
+            raise ValueError(f"atomic_numbers must be different ones from 1 to {self.most}")
+        if len(self.atomic_energies) != len(numbers):
+            raise ValueError("atomic_energies must have an entry for each of atomic_numbers")
+        return self
+
+    def elements_known(self) -> tuple[int, ...]:
+        """See `FamilySettings.elements_known`."""
+        return self.atomic_numbers
 
 
 def elements_row(numbers: Sequence[int]) -> tuple[str, str]:

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 from finetune.core.errors import FoundationError
 from finetune.potentials.archive import Content, Record, describe, write_archive
-from finetune.potentials.chgnet.potential import UNUSED, ChgnetPotential, construct, take_unused
+from finetune.potentials.chgnet.potential import ChgnetPotential, construct, take_unused
 from finetune.potentials.chgnet.settings import EMBEDDED, ChgnetSettings, Widths
-from finetune.potentials.potential import refuse_further
+from finetune.potentials.potential import UNUSED, refuse_further
 from finetune.potentials.storage import first_fault
 
 WEIGHTS, ARGUMENTS = "state_dict", "model_args"

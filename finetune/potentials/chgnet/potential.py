@@ -21,13 +21,16 @@ from finetune.data.graphs import GraphBatch
 from finetune.potentials.chgnet.graph import angles, bonds
 from finetune.potentials.chgnet.settings import ChgnetSettings
 from finetune.potentials.equivariant import REFUSALS
-from finetune.potentials.potential import Edges, FamilyPotential, choose_head, edges_within
+from finetune.potentials.potential import (
+    UNUSED,
+    Edges,
+    ElementPotential,
+    choose_head,
+    edges_within,
+)
 
-UNUSED = "unused/"
-"""How the names of weights begin that no energy depends on."""
 
-
-class ChgnetPotential(FamilyPotential):
+class ChgnetPotential(ElementPotential):
     """A CHGNet without its composition model, whose energies are the reference energies.
 
     ``unused`` are weights that no energy depends on, by their names in CHGNet: those of magnetic
@@ -44,18 +47,6 @@ class ChgnetPotential(FamilyPotential):
 
     family = "chgnet"
 
-    def __init__(
-        self,
-        settings: ChgnetSettings,
-        model: torch.nn.Module,
-        unused: Mapping[str, torch.Tensor],
-    ) -> None:
-        energies = zip(settings.atomic_numbers, settings.atomic_energies, strict=True)
-        super().__init__(settings.atom_graph_cutoff, dict(energies))
-        self._settings = settings
-        self.model = model
-        self.unused = dict(unused)
-
     @classmethod
     def build(
         cls,
@@ -71,18 +62,7 @@ class ChgnetPotential(FamilyPotential):
         choose_head(cls.heads, head)
         model = construct(settings)
         unused = take_unused(settings, model)
-        return cls(settings, model.to(dtype), unused)
-
-    @property
-    def settings(self) -> ChgnetSettings:
-        """See `FamilyPotential.settings`."""
-        references = self.references()
-        energies = tuple(references[number] for number in self._settings.atomic_numbers)
-        return self._settings.model_copy(update={"atomic_energies": energies})
-
-    def further_weights(self) -> dict[str, torch.Tensor]:
-        """See `FamilyPotential.further_weights`: those that no energy depends on."""
-        return {f"{UNUSED}{name}": tensor for name, tensor in self.unused.items()}
+        return cls(settings, settings.atom_graph_cutoff, model.to(dtype), unused)
 
     def interaction_and_features(
         self, batch: GraphBatch, element: torch.Tensor, strain: bool

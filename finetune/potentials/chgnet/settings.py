@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from finetune.potentials.settings import LONGEST, FamilySettings, elements_row
+from finetune.potentials.settings import LONGEST, ElementSettings, elements_row
 
 EMBEDDED = 94
 """Elements that a CHGNet has an embedding for: hydrogen to plutonium."""
@@ -16,16 +16,15 @@ Widths = int | tuple[int, ...]
 """Widths of the hidden layers of a perceptron: one, several, or 0 for none."""
 
 
-class ChgnetSettings(FamilySettings):
+class ChgnetSettings(ElementSettings):
     """Arguments of `chgnet.model.model.CHGNet` under its names, and the energies of its AtomRef.
 
-    ``atomic_energies`` (eV) are per atom, of each of ``atomic_numbers``, the elements known.
+    ``atomic_numbers`` are the elements known.
     Dropout is stored for other programs; here it is always off. Batch normalisation, and readouts
     that average atoms before the perceptron, are not supported.
     """
 
-    atomic_numbers: tuple[int, ...] = Field(min_length=1)
-    atomic_energies: tuple[float, ...] = Field(min_length=1)
+    most = EMBEDDED
     composition_model: Literal["MPtrj", "MPtrj_e", "MPF", "MP-r2SCAN"] = "MPtrj"
     is_intensive: bool = True
     version: str | None = None
@@ -72,11 +71,6 @@ class ChgnetSettings(FamilySettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> ChgnetSettings:
-        numbers = self.atomic_numbers
-        if len(set(numbers)) != len(numbers) or not all(1 <= z <= EMBEDDED for z in numbers):
-            raise ValueError(f"atomic_numbers must be different ones from 1 to {EMBEDDED}")
-        if len(self.atomic_energies) != len(numbers):
-            raise ValueError("atomic_energies must have an entry for each of atomic_numbers")
         if self.num_angular % 2 != 1:
             raise ValueError("num_angular must be odd")
         if self.bond_graph_cutoff > self.atom_graph_cutoff:
@@ -87,10 +81,6 @@ class ChgnetSettings(FamilySettings):
                 f"{self.composition_model}, which are {'' if self.is_intensive else 'not '}totals"
             )
         return self
-
-    def elements_known(self) -> tuple[int, ...]:
-        """See `FamilySettings.elements_known`."""
-        return self.atomic_numbers
 
     def description(self) -> list[tuple[str, str]]:
         """See `FamilySettings.description`."""

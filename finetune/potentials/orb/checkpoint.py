@@ -15,10 +15,10 @@ from pydantic import ValidationError
 
 from finetune.core.errors import FoundationError
 from finetune.potentials.archive import Content, describe, write_archive
-from finetune.potentials.orb.potential import UNUSED, OrbPotential, construct, take_unused
+from finetune.potentials.orb.potential import OrbPotential, construct, take_unused
 from finetune.potentials.orb.published import OMOL
 from finetune.potentials.orb.settings import DEGREE, EMBEDDED, RADIAL, OrbSettings
-from finetune.potentials.potential import refuse_further
+from finetune.potentials.potential import UNUSED, refuse_further
 from finetune.potentials.published import MPTRJ
 from finetune.potentials.storage import first_fault
 

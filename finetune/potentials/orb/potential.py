@@ -17,15 +17,13 @@ from finetune.data.graphs import GraphBatch
 from finetune.potentials.equivariant import REFUSALS, default_dtype, quiet_import
 from finetune.potentials.orb.settings import CUTOFF, DEGREE, EMBEDDED, RADIAL, OrbSettings
 from finetune.potentials.potential import (
+    UNUSED,
     Edges,
-    FamilyPotential,
+    ElementPotential,
     balanced,
     choose_head,
     edges_within,
 )
-
-UNUSED = "unused/"
-"""How the names of weights begin that neither energies nor forces depend on."""
 
 
 class Network(torch.nn.Module):
@@ -38,7 +36,7 @@ class Network(torch.nn.Module):
         self.repulsion = repulsion  # Ziegler, Biersack and Littmark; it has no weights
 
 
-class OrbPotential(FamilyPotential):
+class OrbPotential(ElementPotential):
     """An ORB v3 with the heads for energies and, if it is direct, for forces.
 
     ``unused`` are weights that neither depends on, by their names in a checkpoint: those of the
@@ -52,15 +50,6 @@ class OrbPotential(FamilyPotential):
 
     family = "orb"
     model: Network
-
-    def __init__(
-        self, settings: OrbSettings, model: Network, unused: Mapping[str, torch.Tensor]
-    ) -> None:
-        energies = zip(settings.atomic_numbers, settings.atomic_energies, strict=True)
-        super().__init__(CUTOFF, dict(energies))
-        self._settings = settings
-        self.model = model
-        self.unused = dict(unused)
 
     @classmethod
     def build(
@@ -76,14 +65,7 @@ class OrbPotential(FamilyPotential):
         """
         choose_head(cls.heads, head)
         model = construct(settings).to(dtype)
-        return cls(settings, model, take_unused(model))
-
-    @property
-    def settings(self) -> OrbSettings:
-        """See `FamilyPotential.settings`."""
-        references = self.references()
-        energies = tuple(references[number] for number in self._settings.atomic_numbers)
-        return self._settings.model_copy(update={"atomic_energies": energies})
+        return cls(settings, CUTOFF, model, take_unused(model))
 
     @property
     def direct_forces(self) -> bool:
@@ -99,10 +81,6 @@ class OrbPotential(FamilyPotential):
     def feature_size(self) -> int:
         """See `Potential.feature_size`."""
         return self._settings.latent_dim
-
-    def further_weights(self) -> dict[str, torch.Tensor]:
-        """See `FamilyPotential.further_weights`: those of layers that are not used."""
-        return {f"{UNUSED}{name}": tensor for name, tensor in self.unused.items()}
 
     def interaction_and_features(
         self, batch: GraphBatch, element: torch.Tensor, strain: bool

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from finetune.potentials.settings import FamilySettings, elements_row
+from finetune.potentials.settings import ElementSettings, elements_row
 
 CUTOFF = 6.0
 """Å; it stands in the layers of orb-models themselves."""
@@ -14,17 +14,16 @@ RADIAL, DEGREE = 8, 3
 """Bessel functions, and the highest degree of spherical harmonics, of an edge."""
 
 
-class OrbSettings(FamilySettings):
+class OrbSettings(ElementSettings):
     """Sizes of the layers of an ORB v3, and the numbers that its heads are scaled with.
 
-    ``atomic_energies`` (eV) are per atom, of each of ``atomic_numbers``. The energy of a structure
-    of n atoms is the sum of these and n times (``energy_mean`` + ``energy_std`` · head), eV; forces
-    of a network with a head for them (``direct``) are ``forces_mean`` + ``forces_std`` · head,
-    eV/Å. Each atom sends messages to its ``max_neighbours`` nearest neighbours at most.
+    The energy of a structure of n atoms is the sum of ``atomic_energies`` and n times
+    (``energy_mean`` + ``energy_std`` · head), eV; forces of a network with a head for them
+    (``direct``) are ``forces_mean`` + ``forces_std`` · head, eV/Å. Each atom sends messages to its
+    ``max_neighbours`` nearest neighbours at most.
     """
 
-    atomic_numbers: tuple[int, ...] = Field(min_length=1)
-    atomic_energies: tuple[float, ...] = Field(min_length=1)
+    most = EMBEDDED
     direct: bool
     charge_and_spin: bool = Field(False, description="whether both are inputs (OrbMol)")
     latent_dim: int = Field(256, ge=4, le=8192, multiple_of=4)
@@ -38,19 +37,6 @@ class OrbSettings(FamilySettings):
     forces_mean: float = 0.0
     forces_std: float = Field(1.0, gt=0)
     max_neighbours: int = Field(120, ge=1, le=100_000)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> OrbSettings:
-        numbers = self.atomic_numbers
-        if len(set(numbers)) != len(numbers) or not all(1 <= z <= EMBEDDED for z in numbers):
-            raise ValueError(f"atomic_numbers must be different ones from 1 to {EMBEDDED}")
-        if len(self.atomic_energies) != len(numbers):
-            raise ValueError("atomic_energies must have an entry for each of atomic_numbers")
-        return self
-
-    def elements_known(self) -> tuple[int, ...]:
-        """See `FamilySettings.elements_known`."""
-        return self.atomic_numbers
 
     def description(self) -> list[tuple[str, str]]:
         """See `FamilySettings.description`."""
