@@ -182,7 +182,7 @@ class Potential(torch.nn.Module, ABC):
                 if differentiated
                 else []
             )
-        if differentiated and not create_graph:
+        if (differentiated or head) and not create_graph:
             node_energy = node_energy.detach()
         if not create_graph:
             direct = [item.detach() for item in direct]

@@ -80,6 +80,7 @@ class TestAdaptersOfOtherFamilies(AdapterSuite):
         for package in get_family(family).packages:
             pytest.importorskip(package.replace("-", "_"))
         self.name, self.family = name, family
+        self.rotations = family != "orb"
 
     def adapter(self) -> Adapter:
         cls = adapters.get(self.name)
