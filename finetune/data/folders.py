@@ -13,7 +13,6 @@ from finetune.core.errors import DataError
 from finetune.data import archives
 from finetune.data.formats.deepmd import TYPES
 from finetune.data.formats.frames import PACKED, File
-from finetune.data.store import is_store
 
 _KINDS = (
     {
@@ -70,7 +69,7 @@ def unpacked(file: File, notes: list[str]) -> Iterator[File]:
         with TemporaryDirectory(prefix="structures-") as folder:
             path = Path(folder) / PurePath(member).name
             archives.copy(opened, path, file.path, name)
-            if is_store(path) or archives.is_archive(path):
+            if File(path, str(path)).is_store or archives.is_archive(path):
                 raise DataError(
                     f"'{name}' has '{member}' in it: stores, and archives within archives, are not "
                     "read from an archive. Unpack it first."

@@ -30,7 +30,7 @@ from finetune.data.labels import (
     stated_units,
     unread_labels,
 )
-from finetune.data.store import Store, is_store, usable
+from finetune.data.store import Store, usable
 from finetune.data.structures import Joined, LazySequence, Structure, from_atoms
 from finetune.data.tables import EnergyTable
 from finetune.recipe.sections import DataRecipe, LabelKeys
@@ -234,7 +234,7 @@ class Reader:
             files, notes = find_files(source, self.recipe_folder)
             record = FileRecord(source, left_out=notes, files=len(files))
             self.records.append(record)
-            stores = [file for file in files if not _packed(file) and is_store(file.path)]
+            stores = [file for file in files if not _packed(file) and file.is_store]
             if stores and source in self.energies:
                 raise DataError(f"'{source}' is a store; data.energies cannot add energies to it.")
             for file in stores:

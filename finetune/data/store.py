@@ -41,17 +41,6 @@ CHUNK = 1024
 """Rows of a chunk, compressed without loss."""
 
 
-def is_store(path: Path) -> bool:
-    """Whether a file is marked as a store; a damaged one is not."""
-    if not h5py.is_hdf5(path):
-        return False
-    try:
-        with h5py.File(path, "r") as file:
-            return bool(file.attrs.get("format") == FORMAT)
-    except OSError:
-        return False
-
-
 def _check_tables(file: h5py.File, levels: int, sources: int) -> None:
     """Raise a ValueError that names the table if the tables of a store do not fit together."""
     atoms = file["offsets"][:]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import math
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
 from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Any
 
@@ -42,6 +45,39 @@ def quiet_import(name: str) -> ModuleType:
             os.environ.pop(_SWITCH, None)
         else:
             os.environ[_SWITCH] = before
+
+
+def import_later(package: str, light: str) -> None:
+    """Import a package of which one module is needed, ``light``, without executing it.
+
+    It is executed when a name is asked for that the module does not have.
+    """
+    if package in sys.modules:
+        return
+    parent, _, last = package.rpartition(".")
+    around, spec = quiet_import(parent), find_spec(package)
+    if spec is not None:
+        sys.modules[package] = module = module_from_spec(spec)
+        module.__class__, module.__dict__["_light"] = _Later, light
+        setattr(around, last, module)
+
+
+class _Later(ModuleType):
+    """A package that has not been executed yet."""
+
+    __spec__: ModuleSpec
+    _light: str
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        light = import_module(self._light)
+        if hasattr(light, name):
+            return getattr(light, name)
+        self.__class__ = ModuleType  # type: ignore[assignment]
+        assert self.__spec__.loader is not None
+        self.__spec__.loader.exec_module(self)
+        return getattr(self, name)
 
 
 @contextmanager

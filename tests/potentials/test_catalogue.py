@@ -22,7 +22,7 @@ from finetune.potentials.catalogue import entries, fetch, published
 from finetune.potentials.downloads import download
 from finetune.potentials.loading import load_foundation
 from finetune.potentials.mace import published as mace_published
-from finetune.potentials.mace.importing import mace_modules
+from finetune.potentials.mace.potential import mace_modules
 from finetune.potentials.published import ASL, Address
 
 runner = CliRunner()

@@ -76,8 +76,8 @@ DAMAGE = {
         "'head': there is no head 'nope'",
     ),
     "an unknown family": (
-        lambda f: _edit(f / CONFIG, family="orb"),
-        "family 'orb'.*Known: chgnet, direct, mace.*piwsl_finetune.families",
+        lambda f: _edit(f / CONFIG, family="painn"),
+        "family 'painn'.*Known: chgnet, direct, mace.*piwsl_finetune.families",
     ),
     "no settings": (lambda f: _edit(f / CONFIG, settings={}), "damaged at 'settings"),
 }

@@ -11,8 +11,7 @@ from finetune.core.errors import FoundationError
 from finetune.data.graphs import GraphBatch, concatenate
 from finetune.potentials.loading import load_foundation
 from finetune.potentials.mace import trusted
-from finetune.potentials.mace.importing import mace_modules
-from finetune.potentials.mace.potential import construct
+from finetune.potentials.mace.potential import construct, mace_modules
 from tests.potentials.architectures import HEADS
 from tests.potentials.plain_mace import assert_as_mace
 from tests.tiny import tiny_settings

@@ -10,12 +10,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import h5py
 from ase import Atoms
 from ase.data import atomic_numbers
 from ase.io.formats import filetype, ioformats, open_with_compression, string2index
 
 from finetune.core.errors import DataError
 from finetune.core.units import Units
+from finetune.data.store import FORMAT as STORE
 from finetune.recipe.sections import LabelKeys
 
 
@@ -47,6 +49,17 @@ class File:
     path: Path
     name: str
     index: str = ":"
+
+    @property
+    def is_store(self) -> bool:
+        """Whether the file is marked as a store; a damaged one is not."""
+        if not h5py.is_hdf5(self.path):
+            return False
+        try:
+            with h5py.File(self.path, "r") as file:
+                return bool(file.attrs.get("format") == STORE)
+        except OSError:
+            return False
 
     @cached_property
     def ase_kind(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,12 +15,25 @@ from finetune.potentials.equivariant import (
     REFUSALS,
     Patterns,
     default_dtype,
+    import_later,
     path_weights,
     quiet_import,
 )
-from finetune.potentials.mace.importing import mace_modules
 from finetune.potentials.mace.settings import MaceSettings
 from finetune.potentials.potential import HeadedPotential, Interaction, as_trained, choose_head
+
+_LIGHT = {"mace.tools": "mace.tools.torch_tools", "e3nn.io": "e3nn.io._cartesian_tensor"}
+"""Packages of which MACE's models need one module, and that module.
+
+The others import torchmetrics, transformers, pandas and scipy.signal, which takes seconds.
+"""
+
+
+def mace_modules() -> ModuleType:
+    """Return `mace.modules`."""
+    for package, light in _LIGHT.items():
+        import_later(package, light)
+    return quiet_import("mace.modules")
 
 
 class MacePotential(HeadedPotential):

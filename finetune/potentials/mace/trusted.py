@@ -14,8 +14,7 @@ from finetune.core.errors import FoundationError
 from finetune.data.graphs import GraphBatch, concatenate, graph
 from finetune.data.structures import Structure
 from finetune.potentials.mace.conversion import Part, inert, read_settings, read_weights
-from finetune.potentials.mace.importing import mace_modules
-from finetune.potentials.mace.potential import MacePotential, construct
+from finetune.potentials.mace.potential import MacePotential, construct, mace_modules
 from finetune.potentials.mace.settings import MaceSettings
 from finetune.potentials.potential import Potential
 
