@@ -39,7 +39,8 @@ def test_settings_that_mace_refuses_give_a_clear_error() -> None:
 @pytest.mark.slow
 def test_importing_and_building_leave_the_process_as_it_was() -> None:
     code = (
-        "import os, torch; from finetune.testing import tiny_mace; tiny_mace;"
+        "import os, torch; from finetune.testing import small_potential;"
+        "small_potential();"
         "assert 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ;"
         "assert torch.get_default_dtype() == torch.float32"
     )

@@ -317,7 +317,7 @@ def test_a_mace_file_is_a_foundation_with_a_head_of_its_own(
     path = tmp_path / "two-heads.model"
     torch.save(potential.plain_model(torch.float64), path)
     change: dict[str, Any] = {"foundation": str(path), "train": {"epochs": 1}}
-    with pytest.raises(FinetuneError, match="choose one of dft, cc"):
+    with pytest.raises(FinetuneError, match="several heads: dft, cc. Choose one: 'head: dft'"):
         finetune.run(recipe_for(workspace, tmp_path / "run", **change))
     result = finetune.run(recipe_for(workspace, tmp_path / "run", head="cc", **change))
     again = finetune.evaluate(result.folder, workspace / "test.xyz")
