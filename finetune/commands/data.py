@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer import Argument, Option
 
-from finetune.commands.shared import AsJson, Device, Precision, user_errors
+from finetune.commands.shared import AsJson, Device, Precision, UnitsOption, user_errors
 from finetune.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,10 +30,6 @@ EnergyKey = Annotated[str, Option(help="Name of the energies.")]
 ForcesKey = Annotated[str, Option(help="Name of the forces.")]
 StressKey = Annotated[str, Option(help="Name of the stresses.")]
 VirialKey = Annotated[str, Option(help="Name of the virials.")]
-UnitsOption = Annotated[
-    list[str] | None,
-    Option("--units", help="energy=Hartree, length=Bohr, forces=-eV/Å, stress=GPa …"),
-]
 SkipFaulty = Annotated[
     bool, Option("--skip-faulty", help="Leave out structures that cannot be used, and list them.")
 ]
