@@ -66,6 +66,7 @@ def inspect(
         from finetune.core import resources
         from finetune.data.reading import Reader
         from finetune.inspection import report
+        from finetune.inspection.labels import Read
         from finetune.recipe.recipe import Recipe
 
         if plot is not None:
@@ -81,14 +82,14 @@ def inspect(
             sources = {name: [name] for name in files}
         sets = {name: reader.read(items, need_labels=False) for name, items in sources.items()}
         reader.check_named()
-        further: list[Any] = []
+        read, further = Read.by(reader), list[Any]()
         if foundation:
-            from finetune.inspection.agreement import Read, against
+            from finetune.inspection.agreement import against
             from finetune.potentials.loading import load_foundation
 
             opened = load_foundation(foundation, head=head)
-            further = against(opened, list(sets.values()), Read.by(reader))
-        found = report.inspect(sets, tolerance, further)
+            further = against(opened, list(sets.values()), read)
+        found = report.inspect(sets, tolerance, further, read)
         if plot is not None:
             report.draw(found, plot)
     if as_json:

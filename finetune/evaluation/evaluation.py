@@ -28,8 +28,9 @@ from finetune.evaluation.baseline import NAMES, check_known_elements, open_pair
 from finetune.evaluation.calibration import Calibration, Quantity, calibrations
 from finetune.evaluation.folder import check_folder
 from finetune.evaluation.statistics import Measured, differences, energy_errors, force_errors
-from finetune.inspection.agreement import Read, agreement, findings
+from finetune.inspection.agreement import agreement, findings
 from finetune.inspection.data_warnings import unmatched_inputs
+from finetune.inspection.labels import Read
 from finetune.inspection.requirements import foreign_compositions
 from finetune.potentials import loading as lineage
 from finetune.potentials.committee import CommitteePotential

@@ -83,11 +83,15 @@ def inspect(
     sets: Mapping[str, Sequence[Structure]],
     tolerance: float = TOLERANCE,
     further: Sequence[geometry.Finding] = (),
+    read: labels.Read | None = None,
 ) -> Inspection:
     """Inspect sets of structures together; up to the tolerance (Å) structures count as the same.
 
-    ``further`` are findings made elsewhere, as against a foundation.
+    ``further`` are findings made elsewhere, as against a foundation; where these say what to
+    correct, energies and forces are not diagnosed again. ``read`` says how labels were read.
     """
+    read = read or labels.Read()
+    advised = any(item.level == "warning" and "set data." in item.text for item in further)
     everything = [item for items in sets.values() for item in items]
     slope, stress = slopes.force_slope(everything), slopes.stress_check(everything)
     levels = Counter(i.level_of_theory for i in everything if i.level_of_theory is not None)
@@ -97,8 +101,8 @@ def inspect(
         *geometry.lengths(everything),
         *geometry.periodicity(everything),
         *labels.origin(everything),
-        *slopes.force_findings(everything, slope),
-        *slopes.stress_findings(stress),
+        *slopes.force_findings(everything, slope, read.units, not advised),
+        *slopes.stress_findings(stress, read),
         *labels.net_forces(everything),
         *labels.zeros(everything),
         *labels.outliers(everything),
