@@ -97,7 +97,10 @@ def inspect(
         return
     units_of = [(r, [f"{name} {unit}" for name, unit in r.units.items()]) for r in reader.records]
     files_read = [", ".join([f"{r.source}: {r.format}", *named]) for r, named in units_of]
-    _say([*files_read, *found.lines(), *reader.notes()], wrapped=True)
+    missing = [name for name in ("energy", "forces") if name not in reader.found]
+    present = ", ".join(sorted(reader.names)) or "none at all"
+    lacks = [f"no structure has {' or '.join(missing)}; keys present: {present}"] if missing else []
+    _say([*files_read, *found.lines(), *lacks, *reader.notes()], wrapped=True)
 
 
 @app.command()

@@ -244,6 +244,19 @@ def test_corrections_replace_the_declared_unit(
         assert f"have the opposite sign: set data.units.virial={right} " in found.text
 
 
+def test_charges_and_spins_are_counted(molecules: list[Structure]) -> None:
+    ions = [replace(i, charge=1, spin=2) for i in molecules[:5]] + molecules[5:8]
+    found = inspect({"made": ions})
+    assert "charge: 0 in 3, 1 in 5 structures" in found.lines()
+    assert "spin: 1 in 3, 2 in 5 structures" in found.lines()
+    assert found.as_dict()["states"] == {"charge": {0: 3, 1: 5}, "spin": {1: 3, 2: 5}}
+    assert not any(line.startswith("charge") for line in inspect({"m": molecules}).lines())
+    tagged = [replace(i, tags={"q": 1.0, "mult": "two"}) for i in molecules[:3]]
+    notes = [item.text for item in inspect({"made": tagged}).findings if item.level == "note"]
+    told = "3 structures have a number 'q', which is not read. If it is the total charge, set "
+    assert f"{told}data.keys.charge=q" in notes and not any("'mult'" in note for note in notes)
+
+
 def test_what_a_foundation_explains_is_not_diagnosed_again(molecules: list[Structure]) -> None:
     turned = [replace(i, forces=-i.forces) for i in molecules if i.forces is not None]
     told = Finding("warning", "the forces are gradients: set data.units.forces=-eV/Å")
