@@ -79,8 +79,8 @@ class Inspection:
         found.append(f"compositions: {', '.join(listed[:8])}{more}")
         for name, counts in self.states.items():
             if set(counts) != {_USUAL[name]}:
-                listed = ", ".join(f"{value} in {count}" for value, count in counts.items())
-                found.append(f"{name}: {listed} structures")
+                shares = ", ".join(f"{value} in {count}" for value, count in counts.items())
+                found.append(f"{name}: {shares} structures")
         if self.levels:
             named = ", ".join(f"{level} {count}" for level, count in self.levels.items())
             found.append(f"levels of theory: {named}")

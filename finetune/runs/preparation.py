@@ -232,10 +232,10 @@ class Preparation:
             plural = fit.identified > 1
             self.notes.append(
                 f"note: {fit.identified} independent composition{'s do' if plural else ' does'} "
-                f"not fix the reference energies of {len(fit.change)} elements; energies of other "
-                "compositions will mean nothing. Reference energies that your labels cannot "
-                "determine keep the foundation's values: "
-                f"{'; '.join(map(_combination, fit.undetermined))}."
+                f"not fix the reference energies of {len(fit.change)} elements. Fine if you only "
+                "use these compositions; do not compare others. Undetermined, as in the "
+                f"foundation: {'; '.join(map(_combination, fit.undetermined[:3]))}"
+                f"{'; …' if len(fit.undetermined) > 3 else ''}."
             )
 
     def _choose_sizes(self) -> None:

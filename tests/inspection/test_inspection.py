@@ -430,3 +430,15 @@ def test_energies_of_other_methods_are_not_taken_for_gfn2(per_atom: float) -> No
     assert gfn2(items) == []
     hydrogen = replace(structure(molecule("H2")), energy=-31.0)
     assert gfn2([hydrogen]) == []
+
+
+@pytest.mark.parametrize("name", ["gradient", "grad"])
+def test_names_present_are_shown_and_gradients_may_be_forces(name: str, tmp_path: Path) -> None:
+    atoms = molecule("H2O")
+    atoms.arrays[name] = np.ones((3, 3))
+    atoms.info["REF_energy"] = -1.0
+    ase.io.write(tmp_path / "made.xyz", [atoms])
+    shown = runner.invoke(app, ["data", "inspect", str(tmp_path / "made.xyz")]).output
+    assert f"no structure has forces; keys present: REF_energy, {name}" in shown
+    assert f"data.keys.forces={name} (command: --forces-key {name})" in shown
+    assert "Gradients have a minus sign in their unit: data.units.forces=-eV/Å." in shown
