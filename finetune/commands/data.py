@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer import Argument, Option
 
-from finetune.commands.shared import AsJson, Device, Precision, user_errors
+from finetune.commands.shared import AsJson, Device, Precision, UnitsOption, user_errors
 from finetune.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,10 +30,6 @@ EnergyKey = Annotated[str, Option(help="Name of the energies.")]
 ForcesKey = Annotated[str, Option(help="Name of the forces.")]
 StressKey = Annotated[str, Option(help="Name of the stresses.")]
 VirialKey = Annotated[str, Option(help="Name of the virials.")]
-UnitsOption = Annotated[
-    list[str] | None,
-    Option("--units", help="energy=Hartree, length=Bohr, forces=-eV/Å, stress=GPa …"),
-]
 SkipFaulty = Annotated[
     bool, Option("--skip-faulty", help="Leave out structures that cannot be used, and list them.")
 ]
@@ -70,6 +66,7 @@ def inspect(
         from finetune.core import resources
         from finetune.data.reading import Reader
         from finetune.inspection import report
+        from finetune.inspection.labels import Read
         from finetune.recipe.recipe import Recipe
 
         if plot is not None:
@@ -85,14 +82,14 @@ def inspect(
             sources = {name: [name] for name in files}
         sets = {name: reader.read(items, need_labels=False) for name, items in sources.items()}
         reader.check_named()
-        further: list[Any] = []
+        read, further = Read.by(reader), list[Any]()
         if foundation:
-            from finetune.inspection.agreement import Read, against
+            from finetune.inspection.agreement import against
             from finetune.potentials.loading import load_foundation
 
             opened = load_foundation(foundation, head=head)
-            further = against(opened, list(sets.values()), Read.by(reader))
-        found = report.inspect(sets, tolerance, further)
+            further = against(opened, list(sets.values()), read)
+        found = report.inspect(sets, tolerance, further, read)
         if plot is not None:
             report.draw(found, plot)
     if as_json:
@@ -100,7 +97,10 @@ def inspect(
         return
     units_of = [(r, [f"{name} {unit}" for name, unit in r.units.items()]) for r in reader.records]
     files_read = [", ".join([f"{r.source}: {r.format}", *named]) for r, named in units_of]
-    _say([*files_read, *found.lines(), *reader.notes()], wrapped=True)
+    missing = [name for name in ("energy", "forces") if name not in reader.found]
+    present = ", ".join(sorted(reader.names)) or "none at all"
+    lacks = [f"no structure has {' or '.join(missing)}; keys present: {present}"] if missing else []
+    _say([*files_read, *found.lines(), *lacks, *reader.notes()], wrapped=True)
 
 
 @app.command()

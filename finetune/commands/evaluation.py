@@ -33,6 +33,7 @@ def evaluate(
     energy_key: Annotated[str, Option(help="Name of the energies in the files.")] = "",
     forces_key: Annotated[str, Option(help="Name of the forces in the files.")] = "",
     stress_key: Annotated[str, Option(help="Name of the stresses in the files.")] = "",
+    units: shared.UnitsOption = None,
     subset_key: Annotated[
         str, Option(help="Tag in the files that names the subset of a structure.")
     ] = "config_type",
@@ -49,15 +50,25 @@ def evaluate(
 ) -> None:
     """Test a fine-tuned potential and its foundation on labelled structures."""
     with user_errors():
+        from finetune.core.units import parse_units
         from finetune.evaluation import evaluation
 
         if to is not None:
             evaluation.check_output(to)
         given = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
         keys = {name: key for name, key in given.items() if key}
-        pair = {"against": against, "head": head, "against_head": against_head}
         found = evaluation.evaluate(
-            path, files, keys, device, precision, subset_key=subset_key, worst=worst, **pair
+            path,
+            files,
+            keys,
+            device,
+            precision,
+            units=parse_units(units) if units else None,
+            against=against,
+            head=head,
+            against_head=against_head,
+            subset_key=subset_key,
+            worst=worst,
         )
         if to is not None:
             found.write(to)

@@ -31,6 +31,10 @@ Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:0 …")]
 Precision = Annotated[str, Option(help="float64 or float32.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="Print only results.")]
 Plain = Annotated[bool, Option("--plain", help="Print lines instead of a progress bar.")]
+UnitsOption = Annotated[
+    list[str] | None,
+    Option("--units", help="energy=Hartree, length=Bohr, forces=-eV/Å, stress=GPa …"),
+]
 AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace an earlier result.")]
 

@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 QUANTITIES = ("energy", "forces", "stress")
 LARGEST_NUMBER = 1000
 """Largest charge or spin multiplicity."""
-_STEMS = {"energy": "energ", "forces": "force", "stress": "stress", "virial": "virial"}
+_STEMS = {"energy": "energ", "forces": "force|grad", "stress": "stress", "virial": "virial"}
 USUAL_NAMES = {
     "virial": ("REF_virials", "REF_virial", "virials", "virial", "dft_virial"),
     "charge": ("charge", "total_charge"),
@@ -239,12 +239,14 @@ def unread_labels(names: Iterable[str], keys: LabelKeys, found: Collection[str])
     for quantity in (*QUANTITIES, "virial"):
         key, name = getattr(keys, quantity), _likely(quantity, keys, present)
         lacks = quantity not in found and not (quantity == "virial" and "stress" in found)
-        if key is not None and lacks and _STEMS[quantity] in name.lower():
+        if key is not None and lacks and re.search(_STEMS[quantity], name.lower()):
             note = (
                 f"note: '{name}' is not read, and no structure has {quantity} under '{key}'. If it "
                 f"is the {quantity}, set data.keys.{quantity}={name} (command: "
                 f"--{quantity}-key {name})."
             )
+            if "grad" in name.lower():
+                note += " Gradients have a minus sign in their unit: data.units.forces=-eV/Å."
             notes.setdefault(name, note)
     return list(notes.values())
 
@@ -253,7 +255,7 @@ def _likely(quantity: str, keys: LabelKeys, present: Sequence[str]) -> str:
     """Return the name, not asked for already, that a quantity may have, or ""."""
     taken = {name for every in keys.model_dump() for name in names_of(every, keys)}
     free = [name for name in present if name not in taken]
-    called = [name for name in free if _STEMS[quantity] in name.lower()]
+    called = [name for name in free if re.search(_STEMS[quantity], name.lower())]
     among = called or (free if quantity == "energy" else [])
     near = get_close_matches(getattr(keys, quantity) or "", among, n=1, cutoff=0.5)
     return (near or called or [""])[0]

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from finetune.core.errors import DataError, system_errors
 from finetune.core.files import finite, remove_unfinished, write_atomically, write_json
+from finetune.core.units import Units, parse_units
 from finetune.data.graphs import GraphBatch, graph
 from finetune.data.reading import Reader
 from finetune.data.structures import Structure
@@ -27,8 +28,9 @@ from finetune.evaluation.baseline import NAMES, check_known_elements, open_pair
 from finetune.evaluation.calibration import Calibration, Quantity, calibrations
 from finetune.evaluation.folder import check_folder
 from finetune.evaluation.statistics import Measured, differences, energy_errors, force_errors
-from finetune.inspection.agreement import Read, agreement, findings
+from finetune.inspection.agreement import agreement, findings
 from finetune.inspection.data_warnings import unmatched_inputs
+from finetune.inspection.labels import Read
 from finetune.inspection.requirements import foreign_compositions
 from finetune.potentials import loading as lineage
 from finetune.potentials.committee import CommitteePotential
@@ -64,6 +66,7 @@ def evaluate(
     device: str = "auto",
     dtype: str = "float64",
     *,
+    units: Units | Mapping[str, str] | None = None,
     against: str | Path | None = None,
     head: str | None = None,
     against_head: str | None = None,
@@ -82,6 +85,8 @@ def evaluate(
             in the run's recipe.
         device: ``auto``, ``cpu`` or a CUDA device.
         dtype: ``float64`` or ``float32``.
+        units: What the labels are in, such as ``{"energy": "Hartree"}``, in place of all units in
+            the run's recipe. A file that says its units is read in those.
         against: The baseline; by default the foundation that ``path`` was tuned from.
         head: Name of the head of ``path`` that predicts.
         against_head: Name of the head of ``against`` that predicts.
@@ -94,9 +99,14 @@ def evaluate(
     Raises:
         FoundationError: If there is no potential at ``path``.
         DataError: For files that cannot be used, or an element that a potential does not know.
+        RecipeError: For an unknown unit.
     """
     pair = open_pair(path, against, head, against_head, device, dtype)
-    reader = Reader(label_keys({**pair.keys, **(keys or {})}), pair.units)
+    if units is not None and not isinstance(units, Units):
+        units = parse_units([f"{quantity}={unit}" for quantity, unit in units.items()])
+    reader = Reader(
+        label_keys({**pair.keys, **(keys or {})}), pair.units if units is None else units
+    )
     structures = reader.read(files)
     reader.check_named(keys or ())
     check_known_elements(pair, structures)
@@ -118,6 +128,7 @@ def evaluate(
             for item in findings(factors, "the potential", read)
             if item.level == "warning"
         ),
+        *_units_read(reader, of_recipe=units is None),
         *unmatched_inputs(tested, structures),
         f"warning: trained on {', '.join(known)} only: total energies of {', '.join(foreign)} have "
         "no meaning; forces and energy differences may have one."
@@ -136,6 +147,19 @@ def evaluate(
         members = [predict(member, graphs) for member in tested.predicting]
         return EvaluatedCommittee(**shown, calibrations=calibrations(members, tested.scale))
     return Evaluated(**shown)
+
+
+def _units_read(reader: Reader, of_recipe: bool) -> list[str]:
+    """Say in which units files were read, where these are not eV and Å."""
+    usual, given = Units().filled().model_dump(), reader.units.model_dump(exclude_none=True)
+    found = []
+    for record in reader.records:
+        other = [f"{name} {unit}" for name, unit in record.units.items() if unit != usual[name]]
+        if other:
+            recipe = of_recipe and given and given.items() <= record.units.items()
+            whose = ", as the run's recipe says; --units says otherwise" if recipe else ""
+            found.append(f"note: '{record.source}' is read in {', '.join(other)}{whose}.")
+    return found
 
 
 def _check_subsets(structures: Sequence[Structure], key: str) -> None:

@@ -5,7 +5,8 @@ from finetune.core.lazy import offers
 __getattr__, __all__ = offers(
     __name__,
     {
-        "agreement": "Read against agreement findings",
+        "agreement": "against agreement findings",
+        "labels": "Read",
         "data_warnings": "unmatched_inputs",
         "requirements": (
             "check_adapted check_direct_forces check_elements check_labels check_single "

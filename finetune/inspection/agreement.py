@@ -39,15 +39,12 @@ from numpy.typing import NDArray
 from finetune.core.errors import DataError
 from finetune.core.units import Units
 from finetune.data.graphs import graph
-from finetune.data.labels import names_of
-from finetune.data.reading import Reader
 from finetune.data.structures import Structure, some
 from finetune.inspection.geometry import Finding
-from finetune.inspection.labels import compositions, unexplained
+from finetune.inspection.labels import Read, compositions, correction, unexplained
 from finetune.potentials.errors import LabelledPredictions, predict
 from finetune.potentials.loading import Foundation
 from finetune.potentials.potential import Potential
-from finetune.recipe.sections import LabelKeys
 
 Array = NDArray[np.float64]
 MOST, MOST_ATOMS = 48, 6000
@@ -60,24 +57,6 @@ BAND = 0.5
 """Of the logarithm: how far a factor may be from a known one."""
 LEAST = {"energy": 1e-3, "forces": 0.02, "stress": 1e-5}
 """eV/atom, eV/Å, eV/Å³: root mean squares below which predictions are not compared."""
-
-
-@dataclass(frozen=True)
-class Read:
-    """How labels were read: in which units, under which names; ``virials`` is that of stress."""
-
-    units: Units = Units()
-    keys: LabelKeys = LabelKeys()
-    virials: str = ""
-
-    @classmethod
-    def by(cls, reader: Reader) -> Read:
-        """Return how a reader read what it has read, eV and Å where units differ by file."""
-        units = [record.units for record in reader.records]
-        same = units and all(item == units[0] for item in units)
-        names = sorted(reader.names.intersection(names_of("virial", reader.keys)))
-        virials = names[0] if names and reader.keys.stress not in reader.names else ""
-        return cls(Units(**units[0]) if same else Units(), reader.keys, virials)
 
 
 @dataclass(frozen=True)
@@ -387,8 +366,7 @@ def _advice(cause: Cause, found: Sequence[tuple[str, Factor]], read: Read) -> st
                 wrong = other.causes[0].settings if other.certain else {}
                 key = f"data.units.{other.quantity}"
                 settings[key] = wrong.get(key) or getattr(read.units.filled(), other.quantity)
-    listed = " ".join(f"{key}={value}" for key, value in settings.items())
-    return f": set {listed}" if listed else ""
+    return f": {correction(settings)}" if settings else ""
 
 
 def check(

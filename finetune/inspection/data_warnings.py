@@ -16,8 +16,8 @@ from finetune.core.text import counted
 from finetune.data.graphs import GraphBatch
 from finetune.data.structures import Structure, geometry_hash
 from finetune.inspection import agreement, labels
-from finetune.inspection.agreement import Factor, Read
-from finetune.inspection.labels import ATOMISATION, RELATIVE
+from finetune.inspection.agreement import Factor
+from finetune.inspection.labels import ATOMISATION, RELATIVE, Read
 from finetune.inspection.requirements import has_label
 from finetune.inspection.slopes import force_findings, force_slope
 from finetune.potentials.catalogue import covering
@@ -58,7 +58,7 @@ def notes(
         *(f"note: {lack}; the loss '{name}' is idle." for name, lack in idling.items()),
         *map(str, labels.mixed_levels(structures)),
         *unmatched_inputs(potential, chain.from_iterable(structures.values())),
-        *inconsistent_forces(structures["train"], factors),
+        *inconsistent_forces(structures["train"], factors, read),
         *unusual_origin(predictions),
     ]
 
@@ -129,7 +129,9 @@ def unmatched_inputs(potential: Potential, structures: Iterable[Structure]) -> l
 
 
 def inconsistent_forces(
-    train: Sequence[Structure], factors: Sequence[tuple[str, Factor]] = ()
+    train: Sequence[Structure],
+    factors: Sequence[tuple[str, Factor]] = (),
+    read: Read | None = None,
 ) -> list[str]:
     """Warn where energies of near structures do not change as their forces say.
 
@@ -139,7 +141,7 @@ def inconsistent_forces(
     if known >= {"energy", "forces"} or not has_label(train, "forces"):
         return []
     some = list(islice(train, 600))
-    found = force_findings(some, force_slope(some))
+    found = force_findings(some, force_slope(some), (read or Read()).units)
     return [str(item) for item in found if item.level == "warning"]
 
 

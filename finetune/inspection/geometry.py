@@ -77,7 +77,11 @@ def periodicity(structures: Sequence[Structure]) -> Iterator[Finding]:
     periodic = sum(bool(item.pbc.all()) for item in structures)
     partly = sum(bool(item.pbc.any() and not item.pbc.all()) for item in structures)
     open_ones = len(structures) - periodic - partly
-    counts = ((periodic, "periodic"), (partly, "periodic in some directions"), (open_ones, "open"))
+    counts = (
+        (periodic, "periodic"),
+        (partly, "periodic in some directions"),
+        (open_ones, "molecules (no periodic direction)"),
+    )
     text = ", ".join(f"{count} {name}" for count, name in counts if count)
     yield Finding("ok" if len(structures) in (periodic, open_ones) else "note", text)
     full = [item for item in structures if not item.pbc.any() and _fills(item)]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finetune.core.units import Units
-from finetune.data.labels import QUANTITIES
+from finetune.data.labels import QUANTITIES, names_of
+from finetune.data.reading import Reader
 from finetune.data.structures import Structure
 from finetune.inspection.geometry import Finding
+from finetune.recipe.sections import LabelKeys
 
 Array = NDArray[np.float64]
 FAR = 20.0
@@ -31,6 +34,37 @@ _TABLE = """
 FREE_ATOMS = np.array(_TABLE.split(), dtype=float)
 """Hartree, from hydrogen to radon, of GFN2-xTB (C. Bannwarth, S. Ehlert, S. Grimme, J. Chem. Theory
 Comput. 15, 1652 (2019)) as tblite 0.8.0 gives them, lanthanoids with one unpaired electron."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """How labels were read: in which units, under which names; ``virials`` is that of stress."""
+
+    units: Units = Units()
+    keys: LabelKeys = LabelKeys()
+    virials: str = ""
+
+    @classmethod
+    def by(cls, reader: Reader) -> Read:
+        """Return how a reader read what it has read, eV and Å where units differ by file."""
+        units = [record.units for record in reader.records]
+        same = units and all(item == units[0] for item in units)
+        names = sorted(reader.names.intersection(names_of("virial", reader.keys)))
+        virials = names[0] if names and reader.keys.stress not in reader.names else ""
+        return cls(Units(**units[0]) if same else Units(), reader.keys, virials)
+
+
+def correction(settings: Mapping[str, str]) -> str:
+    """Return in words how to set names and units of labels: in a recipe, and in a command."""
+    listed, units, keys = [], [], []
+    for setting, value in settings.items():
+        section, _, quantity = setting.removeprefix("data.").partition(".")
+        listed.append(f"{setting}={value}")
+        if section == "units":
+            units.append(f"--units {quantity}={value}")
+        elif value != "null":
+            keys.append(f"--{quantity}-key {value}")
+    return f"set {' '.join(listed)} (command: {' '.join([*keys, *units])})"
 
 
 def mixed_levels(sets: Mapping[str, Sequence[Structure]]) -> list[Finding]:
@@ -71,8 +105,8 @@ def origin(structures: Sequence[Structure]) -> list[Finding]:
         return [Finding("ok", f"the energies are all-electron total energies in eV ({near})")]
     for unit, factor in EV.items():
         if abs(ratio * factor - 1) < 0.04:
-            text = f"the energies look like all-electron total energies in {unit}: set "
-            return [Finding("warning", f"{text}data.units.energy={unit}")]
+            text = f"the energies look like all-electron total energies in {unit}: "
+            return [Finding("warning", text + correction({"data.units.energy": unit}))]
     if abs(ratio / EV["Hartree"] - 1) < 0.04:
         text = (
             f"the energies ({near}) are 27.2 times all-electron total energies: were energies in "
@@ -100,8 +134,9 @@ def origin(structures: Sequence[Structure]) -> list[Finding]:
         return [Finding("note", text)]
     else:
         text = (
-            f"the energies ({near}) are of valence electrons alone (pseudopotentials), or of "
-            "another unit: reference energies must be of the same method"
+            f"the energies ({near}) are of valence electrons alone, as usual with VASP and other "
+            "programs with pseudopotentials, or of another unit. There is nothing to do with "
+            "reference_energies=estimate"
         )
         return [Finding("note", text)]
     return [Finding("warning", text)]
@@ -129,7 +164,8 @@ def gfn2(labelled: Sequence[Structure]) -> list[Finding]:
             continue
         text = f"the energies look like total energies of GFN2-xTB in {unit}"
         if unit == "Hartree":
-            return [Finding("warning", f"{text}: set data.units.energy=Hartree")]
+            advice = correction({"data.units.energy": "Hartree"})
+            return [Finding("warning", f"{text}: {advice}")]
         text += (
             f" ({np.median(energies / atoms):.4g} eV/atom, {bound:.2g} below its free atoms), "
             "which count valence electrons alone: they do not mix with energies of all electrons"

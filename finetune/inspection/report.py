@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,15 @@ from typing import Any
 import numpy as np
 
 from finetune.core.errors import DataError
+from finetune.core.text import counted
 from finetune.data.duplicates import TOLERANCE
 from finetune.data.structures import Coverage, Structure, coverage
 from finetune.inspection import geometry, labels, slopes
+
+_USUAL = {"charge": 0, "spin": 1}
+_STATES = {"charge": "total charge", "spin": "spin multiplicity"}
+_UNREAD = {"q": "charge", "net_charge": "charge", "mult": "spin"}
+"""Names that charge and spin may have where they are not read."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +29,12 @@ class Inspection:
     Ranges are of atoms, energies per atom (eV), force components (eV/Å) and stress (eV/Å³);
     shortest distances (Å) are by pair of elements, with where they are. ``force_slope`` is ΔE
     against −F·ΔR between near neighbours, ``stress`` ΔE against V σ:ε between strained copies.
+    ``states`` counts structures by charge and by spin multiplicity.
     """
 
     coverage: dict[str, Coverage]
     compositions: dict[str, int]
+    states: dict[str, dict[int, int]]
     levels: dict[str, int]
     ranges: dict[str, dict[str, float]]
     shortest: dict[str, tuple[float, str]]
@@ -43,6 +51,7 @@ class Inspection:
             "sets": {name: asdict(item) for name, item in self.coverage.items()},
             "compositions": self.compositions,
             "levels_of_theory": self.levels,
+            "states": self.states,
             "ranges": self.ranges,
             "shortest_distances": {
                 name: {"distance": value, "where": where}
@@ -68,6 +77,10 @@ class Inspection:
         listed = [f"{formula} {count}" for formula, count in self.compositions.items()]
         more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
         found.append(f"compositions: {', '.join(listed[:8])}{more}")
+        for name, counts in self.states.items():
+            if set(counts) != {_USUAL[name]}:
+                shares = ", ".join(f"{value} in {count}" for value, count in counts.items())
+                found.append(f"{name}: {shares} structures")
         if self.levels:
             named = ", ".join(f"{level} {count}" for level, count in self.levels.items())
             found.append(f"levels of theory: {named}")
@@ -83,11 +96,15 @@ def inspect(
     sets: Mapping[str, Sequence[Structure]],
     tolerance: float = TOLERANCE,
     further: Sequence[geometry.Finding] = (),
+    read: labels.Read | None = None,
 ) -> Inspection:
     """Inspect sets of structures together; up to the tolerance (Å) structures count as the same.
 
-    ``further`` are findings made elsewhere, as against a foundation.
+    ``further`` are findings made elsewhere, as against a foundation; where these say what to
+    correct, energies and forces are not diagnosed again. ``read`` says how labels were read.
     """
+    read = read or labels.Read()
+    advised = any(item.level == "warning" and "set data." in item.text for item in further)
     everything = [item for items in sets.values() for item in items]
     slope, stress = slopes.force_slope(everything), slopes.stress_check(everything)
     levels = Counter(i.level_of_theory for i in everything if i.level_of_theory is not None)
@@ -97,10 +114,11 @@ def inspect(
         *geometry.lengths(everything),
         *geometry.periodicity(everything),
         *labels.origin(everything),
-        *slopes.force_findings(everything, slope),
-        *slopes.stress_findings(stress),
+        *slopes.force_findings(everything, slope, read.units, not advised),
+        *slopes.stress_findings(stress, read),
         *labels.net_forces(everything),
         *labels.zeros(everything),
+        *_unread_states(everything),
         *labels.outliers(everything),
         *geometry.duplicates(sets, tolerance),
     ]
@@ -108,6 +126,10 @@ def inspect(
     return Inspection(
         coverage={name: coverage(items) for name, items in sets.items()},
         compositions=dict(Counter(item.formula for item in everything).most_common()),
+        states={
+            name: dict(sorted(Counter(getattr(i, name) for i in everything).items()))
+            for name in _USUAL
+        },
         levels=dict(levels.most_common()),
         ranges=_ranges(everything),
         shortest=geometry.shortest(everything),
@@ -116,6 +138,19 @@ def inspect(
         findings=tuple(sorted(findings, key=lambda item: order[item.level])),
         structures=sets,
     )
+
+
+def _unread_states(structures: Sequence[Structure]) -> Iterator[geometry.Finding]:
+    """Note numbers that look like a charge or a spin under a name that is not read."""
+    for name, quantity in _UNREAD.items():
+        count = sum(isinstance(item.tags.get(name), float) for item in structures)
+        if count:
+            text = (
+                f"{counted(count, 'structure')} ha{'s' if count == 1 else 've'} a number "
+                f"'{name}', which is not read. If it is the {_STATES[quantity]}, set "
+                f"data.keys.{quantity}={name}"
+            )
+            yield geometry.Finding("note", text)
 
 
 def _ranges(structures: Sequence[Structure]) -> dict[str, dict[str, float]]:

@@ -26,6 +26,7 @@ from finetune.core.units import Units
 from finetune.data.distances import fractional, full_cell
 from finetune.data.structures import Structure, some
 from finetune.inspection.geometry import Finding
+from finetune.inspection.labels import Read, correction
 
 Array = NDArray[np.float64]
 MOST, MOST_STRAINED = 600, 300
@@ -108,41 +109,55 @@ def fit(expected: Array, found: Array) -> Slope | None:
     return Slope(slope, correlation, len(x), error, tuple(x.tolist()), tuple(y.tolist()))
 
 
-def diagnosis(slope: float, atoms: int | None, tolerance: float = 0.04) -> str:
+def diagnosis(
+    slope: float, atoms: int | None, tolerance: float = 0.04, units: Units | None = None
+) -> str:
     """Say what a slope of ΔE on −F·ΔR other than 1 means and how to correct it, or "".
 
-    ``atoms`` is the size of each structure, where it is the same; ``tolerance`` is relative.
+    ``atoms`` is the size of each structure, where it is the same; ``tolerance`` is relative;
+    ``units`` are those that labels were read in.
     """
-    sign = "-" if slope < 0 else ""
+    read = (units or Units()).filled()
+    now, own = read.factors(), str(read.forces).removeprefix("-")
     size = abs(slope)
-    turned = "the forces have the wrong sign (they are gradients)"
+    sign = "-" if slope * now["forces"] < 0 else ""
+    turned = "the forces have the wrong sign" + (" (they are gradients)" if sign else "")
     if abs(size - 1) < 0.1 + tolerance:
-        return f"{turned}: set data.units.forces=-eV/Å" if sign else ""
+        return f"{turned}: {correction({'data.units.forces': sign + own})}" if slope < 0 else ""
     if atoms is not None and atoms > 1 and abs(size * atoms - 1) < 0.06 + tolerance:
         return "the energies are per atom; give those of whole structures"
     known = []
     for energy in _UNITS:
         for force in _UNITS:
             for length in ("Å", "Bohr") if force in {"eV", "Hartree", "Rydberg"} else ("Å",):
-                units = Units(energy=energy, forces=f"{sign}{force}/{length}")
-                factors = units.factors()
-                ratio = abs(factors["forces"]) / factors["energy"]
-                if abs(size / ratio - 1) < tolerance:
+                other = Units(energy=energy, forces=f"{sign}{force}/{length}")
+                factors = other.factors()
+                ratio = now["energy"] / factors["energy"] * factors["forces"] / now["forces"]
+                if abs(slope / ratio - 1) < tolerance:
                     atomic = energy == force == "Hartree" and length == "Bohr"
-                    rarity = 0 if atomic else 1 + ("eV" not in (energy, force)) + (length != "Å")
-                    known.append((rarity, energy, str(units.forces)))
+                    one_right = read.energy == energy or own == f"{force}/{length}"
+                    rarity = 0 if atomic else 1 + (not one_right) + (length != "Å")
+                    known.append((rarity, energy, str(other.forces)))
+    wrong = slope < 0
     if not known:
-        return turned if sign else ""
-    said = [
-        f"energies in {energy} with forces in {forces.removeprefix('-')} "
-        f"(data.units.energy={energy} data.units.forces={forces})"
-        for _, energy, forces in sorted(known, key=lambda item: item[0])[:2]
-    ]
-    return f"{f'{turned}, and ' if sign else ''}the units differ, as those of " + " or ".join(said)
+        return turned if wrong else ""
+    said = []
+    for _, energy, forces in sorted(known, key=lambda item: item[0])[:2]:
+        advice = correction({"data.units.energy": energy, "data.units.forces": forces})
+        said.append(f"energies in {energy} with forces in {forces.removeprefix('-')}: {advice}")
+    return f"{f'{turned}, and ' if wrong else ''}the units differ, as those of {'; or '.join(said)}"
 
 
-def force_findings(structures: Sequence[Structure], slope: Slope | None) -> list[Finding]:
-    """Say whether energies and forces agree, from the `force_slope` of the structures."""
+def force_findings(
+    structures: Sequence[Structure],
+    slope: Slope | None,
+    units: Units | None = None,
+    advise: bool = True,
+) -> list[Finding]:
+    """Say whether energies and forces agree, from the `force_slope` of the structures.
+
+    ``units`` are those that labels were read in; ``advise`` is whether to say what is wrong.
+    """
     if slope is None or not slope.significant:
         if all(item.forces is None for item in structures):
             return []
@@ -156,7 +171,8 @@ def force_findings(structures: Sequence[Structure], slope: Slope | None) -> list
         return [Finding("ok", f"{said}: units and signs agree")]
     sizes = {len(item) for item in structures}
     atoms = sizes.pop() if len(sizes) == 1 else None
-    why = diagnosis(slope.value, atoms, min(slope.tolerance, 0.3)) or "the labels do not agree"
+    why = diagnosis(slope.value, atoms, min(slope.tolerance, 0.3), units) if advise else ""
+    why = why or "the labels do not agree"
     return [Finding("warning", f"{said}, not 1: {why}")]
 
 
@@ -242,26 +258,32 @@ class StressCheck:
     order: tuple[str, ...] | None
     volume: float
 
-    def diagnosis(self) -> str:
-        """Say what is wrong with the stresses, and how to correct it; "" where nothing is."""
-        said = []
-        value = self.slope.value
-        sign = "-" if value < 0 else ""
+    def diagnosis(self, read: Read | None = None) -> str:
+        """Say what is wrong with stresses ``read`` so, and how to correct it; "" for nothing."""
+        read, said = read or Read(), []
+        given = "virial" if read.virials else "stress"
+        right = self.slope.value * read.units.factors()[given]  # factor of the unit that fits
+        sign = "-" if right < 0 else ""
         if self.slope.significant and not self.slope.right:
+            units = read.units.filled()
+            own = str(getattr(units, given) or units.energy).removeprefix("-")
+            names = ("eV/Å³", "GPa", "kbar", "Hartree/Bohr³") if given == "stress" else _UNITS
             near = [
                 name
-                for name in ("eV/Å³", "GPa", "kbar", "Hartree/Bohr³")
-                if abs(abs(value) / Units(stress=name).factors()["stress"] - 1) < 0.15
+                for name in dict.fromkeys((own, *names))
+                if abs(abs(right) / Units.model_validate({given: name}).factors()[given] - 1) < 0.15
             ]
             if near:
-                what = "have the opposite sign" if near[0] == "eV/Å³" else f"are in {near[0]}"
-                also = " and the opposite sign" if sign and near[0] != "eV/Å³" else ""
-                said.append(f"the stresses {what}{also}: set data.units.stress={sign}{near[0]}")
-            elif abs(abs(value) * self.volume - 1) < 0.15:
-                turned = "" if sign else " data.units.virial=-eV"
+                what = "have the opposite sign" if near[0] == own else f"are in {near[0]}"
+                turned = self.slope.value < 0 and near[0] != own
+                advice = correction({f"data.units.{given}": sign + near[0]})
+                also = " and the opposite sign" if turned else ""
+                said.append(f"the stresses {what}{also}: {advice}")
+            elif given == "stress" and abs(abs(right) * self.volume - 1) < 0.15:
+                turned_by = "" if sign else " and data.units.virial=-eV"
                 said.append(
                     f"the stresses are {'−' if sign else ''}V times stress, virials in eV: set "
-                    f"data.keys.virial to their name{turned and ' and'}{turned}"
+                    f"data.keys.virial to their name{turned_by}"
                 )
             else:
                 said.append("the stresses do not fit the energies")
@@ -301,15 +323,15 @@ def stress_check(structures: Sequence[Structure]) -> StressCheck | None:
     return StressCheck(fits[chosen], names, float(volumes.mean()))
 
 
-def stress_findings(check: StressCheck | None) -> list[Finding]:
-    """Say whether energies and stresses agree."""
+def stress_findings(check: StressCheck | None, read: Read | None = None) -> list[Finding]:
+    """Say whether energies and stresses, ``read`` so, agree."""
     if check is None:
         return []
     said = (
         f"energies change by {check.slope.value:.4g} times V σ:ε (correlation "
         f"{check.slope.correlation:.3f}, {check.slope.pairs} strained pairs)"
     )
-    if why := check.diagnosis():
+    if why := check.diagnosis(read):
         return [Finding("warning", f"{said}: {why}")]
     if check.slope.significant:
         return [Finding("ok", f"{said}: unit, sign and order of stress agree")]

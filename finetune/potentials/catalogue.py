@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from finetune.core.errors import FoundationError
+from finetune.core.errors import FoundationError, suggestion
 from finetune.core.resources import embedded
 from finetune.potentials.downloads import download, download_wheel
 from finetune.potentials.family import UNNAMED, families, family
@@ -81,6 +81,19 @@ def entries() -> list[Entry]:
                 )
             )
     return found
+
+
+def suggested(name: str) -> str:
+    """Return a question with the names that begin like a misspelt one, or the nearest; or ""."""
+
+    def plain(text: str) -> str:
+        return "".join(filter(str.isalnum, text.lower()))
+
+    begun = [item for item in names() if plain(name) and plain(item).startswith(plain(name))]
+    if not begun:
+        return suggestion(name, names())
+    listed = ", ".join(f"'{item}'" for item in begun[:MOST_NAMED])
+    return f" Did you mean {listed}{', …' if len(begun) > MOST_NAMED else ''}?"
 
 
 MOST_NAMED = 6

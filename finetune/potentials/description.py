@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ase.data import chemical_symbols
 
 from finetune.core.run_files import COMMITTEE
 from finetune.potentials import loading
 from finetune.potentials.committee import read_committee
-from finetune.potentials.family import family
+from finetune.potentials.family import ABSENT, families, family, release
 from finetune.potentials.opening import read_file
 from finetune.potentials.potential import block, plain_name
 from finetune.potentials.published import Published
@@ -30,7 +31,7 @@ def describe(name: str) -> list[tuple[str, str]]:
     """
     entry = loading.listed(name)
     if entry and not entry.file.is_file():
-        return [*_listed(entry), ("file", f"to download: {entry.source}")]
+        return [*_listed(entry), *_before(entry), ("file", f"to download: {entry.source}")]
     place = loading.locate(name)
     if (place / COMMITTEE).is_file():
         return _committee(name, place)
@@ -85,6 +86,24 @@ def _listed(entry: Published) -> list[tuple[str, str]]:
         ("level of theory", entry.level_of_theory),
         ("licence", entry.terms),
     ]
+
+
+def _before(entry: Published) -> list[tuple[str, str]]:
+    """Return what is known of a potential before it is downloaded."""
+    kind = next(item for item in families.names() if entry.name in family(item).published())
+    packages = [f"{name} ({release(name)})" for name in family(kind).packages]
+    absent = any(release(name) == ABSENT for name in family(kind).packages)
+    extra = f": pip install 'piwsl-finetune[{kind}]'" if absent else ""
+    found = [
+        ("family", family(kind).title),
+        ("package needed", ", ".join(packages) + extra),
+        ("elements", " ".join(chemical_symbols[number] for number in entry.elements)),
+        ("weights", "" if entry.parameters is None else f"{entry.parameters:,}"),
+        ("to download", "" if entry.size is None else f"{entry.size / 1e6:.0f} MB"),
+        ("reads charge and spin", " and ".join(sorted(entry.inputs)) or "neither"),
+        ("forces", "of a head" if "-direct-" in entry.name else "−dE/dr"),
+    ]
+    return [(label, value) for label, value in found if value]
 
 
 def _stored(name: str, metadata: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from finetune.core.errors import FoundationError, HeadError, suggestion, system_errors
+from finetune.core.errors import FoundationError, HeadError, system_errors
 from finetune.core.resources import embedded, find
 from finetune.core.run_files import ADAPTER_RECORD, BUNDLE, CHECKPOINTS, COMMITTEE, MEMBERS
 from finetune.potentials import catalogue
@@ -155,7 +155,7 @@ def locate(name: str, recipe_folder: Path | None = None) -> Path:
     place = find(name, recipe_folder)
     if place is None:
         raise FoundationError(
-            f"no foundation '{name}'.{suggestion(name, catalogue.names())} Give the path of a run, "
+            f"no foundation '{name}'.{catalogue.suggested(name)} Give the path of a run, "
             "a stored potential or a model file, or a name that 'piwsl-finetune foundations' lists."
         )
     records = (COMMITTEE, CONFIG, ADAPTER_RECORD)

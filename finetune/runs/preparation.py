@@ -24,7 +24,7 @@ from finetune.data.reading import Reader
 from finetune.data.splitting import bootstrap, hold_out
 from finetune.data.structures import Joined, Structure, View, coverage, fingerprint, mapped
 from finetune.inspection import data_warnings
-from finetune.inspection.agreement import Read
+from finetune.inspection.labels import Read
 from finetune.inspection.requirements import (
     check_adapted,
     check_direct_forces,
@@ -78,6 +78,7 @@ class Preparation:
         opened: The recipe's foundation where it is open already; it is copied, not changed.
         find_names: Whether a label that the recipe names and that no file has is an error, not a
             note.
+        after: The stage that the run starts from, where ``opened`` only stands in for its result.
         whole: Whether all of the training set is trained on; otherwise the caller checks the draws
             (`check_draw`).
     """
@@ -91,8 +92,10 @@ class Preparation:
         opened: Foundation | None = None,
         find_names: bool = True,
         whole: bool = True,
+        after: str = "",
     ) -> None:
         self.recipe = recipe
+        self.after = after
         self.notes: list[str] = []
         self.folder = files.place(recipe.output)
         self.resuming = run_folder.check_output(self.folder, overwrite, resume)
@@ -218,7 +221,8 @@ class Preparation:
             )
         elif asked != "keep":
             reference_energies.replace(potential, self.free_atoms, structures["train"])
-        self.notes += data_warnings.large_errors(potential, self.data.train, asked)
+        if not self.after:
+            self.notes += data_warnings.large_errors(potential, self.data.train, asked)
 
     def _refit_references(self, chosen: Sequence[int]) -> None:
         fit = reference_energies.estimate(self.foundation.potential, View(self.data.train, chosen))
@@ -228,10 +232,10 @@ class Preparation:
             plural = fit.identified > 1
             self.notes.append(
                 f"note: {fit.identified} independent composition{'s do' if plural else ' does'} "
-                f"not fix the reference energies of {len(fit.change)} elements; energies of other "
-                "compositions will mean nothing. Reference energies that your labels cannot "
-                "determine keep the foundation's values: "
-                f"{'; '.join(map(_combination, fit.undetermined))}."
+                f"not fix the reference energies of {len(fit.change)} elements. Fine if you only "
+                "use these compositions; do not compare others. Undetermined, as in the "
+                f"foundation: {'; '.join(map(_combination, fit.undetermined[:3]))}"
+                f"{'; …' if len(fit.undetermined) > 3 else ''}."
             )
 
     def _choose_sizes(self) -> None:

@@ -91,6 +91,7 @@ def prepare_stages(
             overwrite=False,
             opened=opened,
             whole=whole,
+            after=list(prepared)[-1] if prepared else "",
         )
         if found.adapted.potential.direct_forces and not found.foundation.potential.direct_forces:
             opened = replace(found.foundation, potential=found.adapted.potential)

@@ -34,7 +34,7 @@ class Validation:
         defaults: What the kind of adapter decides of the training, by key of ``train``.
         coverage: Labels by split.
         before: Errors of the foundation on the validation set, its reference energies as the run
-            will use them.
+            will use them; None for a stage that starts from another one.
         unfitted: The same with the foundation's own reference energies.
         trainable: Number of trainable parameters by block.
         parameters: Number of the foundation's parameters.
@@ -44,6 +44,7 @@ class Validation:
         memory: Largest memory in use so far, bytes: of the GPU if one is used, else of the process.
         notes: Warnings, with advice.
         described: Summary, lineage and defaults as lines.
+        after: The stage that it starts from, if there is one.
     """
 
     summary: str
@@ -51,8 +52,8 @@ class Validation:
     lineage: list[dict[str, Any]]
     defaults: dict[str, Any]
     coverage: dict[str, Coverage]
-    before: Errors
-    unfitted: Errors
+    before: Errors | None
+    unfitted: Errors | None
     trainable: dict[str, int]
     parameters: int
     added: int
@@ -61,6 +62,7 @@ class Validation:
     memory: int
     notes: tuple[str, ...]
     described: tuple[str, ...] = field(repr=False)
+    after: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything (eV, Å, s, bytes), ready for JSON."""
@@ -78,7 +80,9 @@ class Validation:
                 f"{' '.join(item.elements)}; labelled: {item.energy} "
                 f"energies, {item.forces} with forces, {item.stress} with stress"
             )
-        for title, name, unit in SHOWN:
+        if self.after:
+            found.append(f"before training: not measured: starts from stage {self.after}")
+        for title, name, unit in SHOWN if not self.after else ():
             after, without = getattr(self.before, name), getattr(self.unfitted, name)
             if after is not None:
                 own = f" ({1000 * without:.1f} with the foundation's own reference energies)"
@@ -109,8 +113,8 @@ def measured(prepared: Preparation) -> Validation:
         lineage=prepared.lineage,
         defaults=prepared.recipe.adapter_defaults,
         coverage=prepared.coverage,
-        before=_errors(prepared, {}),
-        unfitted=unfitted,
+        before=None if prepared.after else _errors(prepared, {}),
+        unfitted=None if prepared.after else unfitted,
         trainable=count_by_group(adapted.parameter_groups()),
         parameters=prepared.parameters[1],
         added=prepared.parameters[2],
@@ -119,6 +123,7 @@ def measured(prepared: Preparation) -> Validation:
         memory=peak_memory(adapted.potential.device),
         notes=tuple(prepared.notes),
         described=tuple(described(prepared)),
+        after=prepared.after,
     )
 
 

@@ -18,7 +18,8 @@ from finetune.core.units import Units
 from finetune.data.reading import Reader
 from finetune.data.structures import Structure
 from finetune.data.writing import write_structures
-from finetune.inspection.agreement import Read, check, compared, findings
+from finetune.inspection.agreement import check, compared, findings
+from finetune.inspection.labels import Read
 from finetune.potentials.loading import load_foundation
 from finetune.recipe.sections import LabelKeys
 from tests.conftest import rattled

@@ -21,9 +21,17 @@ from finetune.core.units import Units
 from finetune.data.reading import read_structures
 from finetune.data.structures import Structure
 from finetune.data.writing import write_structures
-from finetune.inspection.labels import FREE_ATOMS, gfn2, origin, statistical_energy, zeros
+from finetune.inspection.geometry import Finding
+from finetune.inspection.labels import FREE_ATOMS, Read, gfn2, origin, statistical_energy, zeros
 from finetune.inspection.report import inspect
-from finetune.inspection.slopes import Slope, force_findings, force_slope, minimum_image
+from finetune.inspection.slopes import (
+    Slope,
+    force_findings,
+    force_slope,
+    minimum_image,
+    stress_check,
+    stress_findings,
+)
 from tests.conftest import structure
 from tests.inspection.exact import exact
 
@@ -187,6 +195,74 @@ def _reordered(item: Structure) -> Structure:
 )
 def test_wrong_stresses_are_told(change: Change, expected: str, crystals: list[Structure]) -> None:
     assert expected in warnings([change(item) for item in crystals])
+
+
+@pytest.mark.parametrize("energy", ["eV", "meV", "Hartree", "Rydberg", "kcal/mol", "kJ/mol"])
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_a_wrong_sign_is_turned_in_the_declared_unit(
+    energy: str, sign: str, molecules: list[Structure]
+) -> None:
+    turned = [replace(i, forces=-i.forces) for i in molecules if i.forces is not None]
+    other = "" if sign else "-"
+    for length in ("Å", "Bohr", "nm"):
+        units = Units(energy=energy, forces=f"{sign}{energy}/{length}")
+        (found,) = force_findings(turned, force_slope(turned), units)
+        right = f"forces={other}{energy}/{length}"
+        assert f"set data.units.{right} (command: --units {right})" in found.text
+        assert ("they are gradients" in found.text) == (sign == "")
+
+
+@pytest.mark.parametrize(
+    ("declared", "right"),
+    [
+        (f"{sign}{unit}", f"{'' if sign else '-'}{unit}")
+        for sign in ("", "-")
+        for unit in ("eV/Å³", "GPa", "kbar", "bar", "Pa", "TPa", "Hartree/Bohr³", "kcal/mol/Å³")
+    ],
+)
+def test_a_wrong_sign_of_stress_is_turned_in_the_declared_unit(
+    declared: str, right: str, crystals: list[Structure]
+) -> None:
+    turned = [replace(i, stress=-i.stress) for i in crystals if i.stress is not None]
+    (found,) = stress_findings(stress_check(turned), Read(Units(stress=declared)))
+    assert f"have the opposite sign: set data.units.stress={right} " in found.text
+    assert f"(command: --units stress={right})" in found.text
+
+
+def test_corrections_replace_the_declared_unit(
+    molecules: list[Structure], crystals: list[Structure]
+) -> None:
+    small = [replace(i, forces=i.forces * Bohr) for i in molecules if i.forces is not None]
+    (found,) = force_findings(small, force_slope(small), Units(energy="Hartree"))
+    assert "energies in Hartree with forces in Hartree/Bohr: set data.units.energy" in found.text
+    kbar = [replace(i, stress=-10 * i.stress) for i in crystals if i.stress is not None]
+    (found,) = stress_findings(stress_check(kbar), Read(Units(stress="GPa")))
+    assert "are in kbar and the opposite sign: set data.units.stress=-kbar " in found.text
+    turned = [replace(i, stress=-i.stress) for i in crystals if i.stress is not None]
+    for unit, right in (("eV", "-eV"), ("-Hartree", "Hartree")):
+        (found,) = stress_findings(stress_check(turned), Read(Units(virial=unit), virials="virial"))
+        assert f"have the opposite sign: set data.units.virial={right} " in found.text
+
+
+def test_charges_and_spins_are_counted(molecules: list[Structure]) -> None:
+    ions = [replace(i, charge=1, spin=2) for i in molecules[:5]] + molecules[5:8]
+    found = inspect({"made": ions})
+    assert "charge: 0 in 3, 1 in 5 structures" in found.lines()
+    assert "spin: 1 in 3, 2 in 5 structures" in found.lines()
+    assert found.as_dict()["states"] == {"charge": {0: 3, 1: 5}, "spin": {1: 3, 2: 5}}
+    assert not any(line.startswith("charge") for line in inspect({"m": molecules}).lines())
+    tagged = [replace(i, tags={"q": 1.0, "mult": "two"}) for i in molecules[:3]]
+    notes = [item.text for item in inspect({"made": tagged}).findings if item.level == "note"]
+    told = "3 structures have a number 'q', which is not read. If it is the total charge, set "
+    assert f"{told}data.keys.charge=q" in notes and not any("'mult'" in note for note in notes)
+
+
+def test_what_a_foundation_explains_is_not_diagnosed_again(molecules: list[Structure]) -> None:
+    turned = [replace(i, forces=-i.forces) for i in molecules if i.forces is not None]
+    told = Finding("warning", "the forces are gradients: set data.units.forces=-eV/Å")
+    found = [item.text for item in inspect({"made": turned}, further=[told]).findings]
+    assert sum("set data." in text for text in found) == 1
+    assert any("not 1: the labels do not agree" in text for text in found)
 
 
 @pytest.mark.parametrize(
@@ -354,3 +430,15 @@ def test_energies_of_other_methods_are_not_taken_for_gfn2(per_atom: float) -> No
     assert gfn2(items) == []
     hydrogen = replace(structure(molecule("H2")), energy=-31.0)
     assert gfn2([hydrogen]) == []
+
+
+@pytest.mark.parametrize("name", ["gradient", "grad"])
+def test_names_present_are_shown_and_gradients_may_be_forces(name: str, tmp_path: Path) -> None:
+    atoms = molecule("H2O")
+    atoms.arrays[name] = np.ones((3, 3))
+    atoms.info["REF_energy"] = -1.0
+    ase.io.write(tmp_path / "made.xyz", [atoms])
+    shown = runner.invoke(app, ["data", "inspect", str(tmp_path / "made.xyz")]).output
+    assert f"no structure has forces; keys present: REF_energy, {name}" in shown
+    assert f"data.keys.forces={name} (command: --forces-key {name})" in shown
+    assert "Gradients have a minus sign in their unit: data.units.forces=-eV/Å." in shown

@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 from finetune.commands import app
 from finetune.core.errors import FoundationError
 from finetune.core.resources import cache
-from finetune.potentials import opening
+from finetune.potentials import catalogue, description, opening
 from finetune.potentials.catalogue import entries, fetch, published
+from finetune.potentials.description import describe
 from finetune.potentials.downloads import download
 from finetune.potentials.loading import load_foundation
 from finetune.potentials.mace import published as mace_published
@@ -276,3 +277,21 @@ def test_the_embedded_foundation_is_described() -> None:
     told = runner.invoke(app, ["foundations", "tiny-xtb-hcno"]).output
     assert "level of theory        GFN2-xTB" in told
     assert "licence                MIT" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("mace-mp0", "'mace-mp-0-small'"), ("orb-v3", "'orb-v3-direct-inf-omat'")]
+)
+def test_misspelt_names_are_answered_with_those_that_begin_like_them(name: str, told: str) -> None:
+    assert catalogue.suggested(name).startswith(" Did you mean '")
+    assert told in catalogue.suggested(name)
+    assert catalogue.suggested(name).count("'") <= 2 * catalogue.MOST_NAMED
+
+
+def test_a_potential_is_described_before_the_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(description, "release", lambda name: "not installed")
+    rows = dict(describe("orb-v3-direct-omol"))
+    assert rows["reads charge and spin"] == "charge and spin" and rows["forces"] == "of a head"
+    needed = "orb-models (not installed): pip install 'piwsl-finetune[orb]'"
+    assert rows["package needed"] == needed
+    assert "C" in rows["elements"].split() and rows["family"] == "ORB"

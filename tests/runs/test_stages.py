@@ -173,3 +173,19 @@ def test_structures_of_an_earlier_stage_are_noticed(workspace: Path, tmp_path: P
         f"warning: 6 of the {split} structures are in the training set of the stage 'cheap'."
         for split in ("valid", "test")
     ]
+
+
+def test_errors_that_an_earlier_stage_changes_are_not_measured(
+    workspace: Path, tmp_path: Path
+) -> None:
+    from finetune.runs.validation import measured
+    from finetune.runs.workflow import validate_stages
+
+    stages = validate_stages(ladder(workspace, tmp_path / "run"))
+    (first, one), (second, two) = ((name, measured(item)) for name, item in stages.items())
+    assert one.before is not None and one.unfitted is not None
+    assert any("before training, validation" in line for line in one.lines())
+    assert two.before is two.unfitted is None and two.as_dict()["before"] is None
+    assert f"before training: not measured: starts from stage {first}" in two.lines()
+    assert second and not any("before training," in line for line in two.lines())
+    assert not any("is wrong by" in line for line in two.lines())
