@@ -9,6 +9,7 @@ import pytest
 from ase.units import Bohr, Hartree
 
 from finetune.core.errors import DataError
+from finetune.core.units import Units
 from finetune.data.reading import Reader, read_structures
 from finetune.recipe.sections import LabelKeys
 
@@ -84,6 +85,7 @@ def test_spice(tmp_path: Path) -> None:
     check(found)
     assert (found[0].charge, found[0].spin, found[0].tags["subset"]) == (-1, 1, "Ions")
     assert reader.records[0].units["forces"] == "-Hartree/Bohr"
+    check(Reader(units=Units(energy="Hartree", length="Bohr")).read(path))
     with h5py.File(path, "r+") as file:
         file["water/conformations"].attrs["units"] = "angstrom"
         file["water/dft_total_energy"].attrs["units"] = "kcal/mol"

@@ -55,7 +55,7 @@ def open_dump(file: File, keys: LabelKeys) -> Frames:
         stream=_corrected(opened.stream, symbols, file.name),
         chosen=symbols is not None,
         natural={"forces": "forces"},
-        stated=None if stated is None else _UNITS[stated],
+        stated=None if stated is None else _UNITS[stated].filled(),
         usual=_UNITS["metal"],
         notes=[_NOTE, *([_VELOCITIES] if "vx" in columns else [])],
     )
