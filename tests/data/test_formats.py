@@ -98,6 +98,19 @@ def test_sgdml_and_rmd17_archives_are_in_kcal_per_mol(tmp_path: Path) -> None:
     assert reader.records[0].units["forces"] == "kcal/mol/Å"
 
 
+@pytest.mark.parametrize("said", [{}, {"r_unit": "Ang"}, {"e_unit": "Hartree"}])
+def test_units_that_an_archive_leaves_open_are_those_of_the_recipe(
+    said: dict[str, str], tmp_path: Path
+) -> None:
+    arrays = {"R": [[[0, 0, 0.5]]], "z": [2], "E": [-2.5], "F": [[[0.5, 0, 0]]]}
+    np.savez(tmp_path / "a.npz", **arrays, **said)
+    units = Units(energy="Hartree", forces="-Hartree/Å")
+    (found,) = Reader(units=units).read(tmp_path / "a.npz")
+    assert found.energy == pytest.approx(-2.5 * Hartree)
+    np.testing.assert_allclose(found.forces, [[-0.5 * Hartree, 0, 0]])
+    assert found.positions[0, 2] == 0.5
+
+
 def test_padded_archives_hold_molecules_of_different_sizes(tmp_path: Path) -> None:
     positions, numbers = np.zeros((2, 4, 3)), np.array([[8, 1, 1, 0], [7, 1, 1, 1]])
     positions[0, :3] = molecule("H2O").positions
