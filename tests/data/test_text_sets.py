@@ -175,6 +175,14 @@ def test_mlip_configurations(tmp_path: Path) -> None:
         read_structures(path)
     with pytest.raises(DataError, match="structure 0 has the type 1, but 1 elements are named"):
         read_structures(f"{path}@Na")
+    for wrong in ("-1", "0.5", "2"):
+        path.write_text(CFG.replace("2 0  2.25", f"2 {wrong}  2.25"))
+        with pytest.raises(DataError, match=f"has the type {wrong}, but 2 elements are named"):
+            read_structures(f"{path}@Cl,Na")
+    path.write_text(CFG.replace("END_CFG", "") + CFG)
+    reader = Reader(faulty="skip")
+    assert len(reader.read(f"{path}@Cl,Na")) == 1
+    assert "structure 0 has no END_CFG" in reader.records[0].left_out[0]
     path.write_text(CFG.replace("END_CFG", ""))
     with pytest.raises(DataError, match="structure 0 has no END_CFG"):
         read_structures(f"{path}@Cl,Na")
