@@ -168,6 +168,18 @@ def test_folders_of_xsf_as_aenet_writes_them(tmp_path: Path) -> None:
     assert "structure0004.xsf', structure 0" in structures[-1].where
 
 
+@pytest.mark.parametrize(("count", "fits"), [(1, False), (2, True), (3, False), (10**11, False)])
+def test_rows_of_an_xsf_file_are_as_many_as_it_says(count: int, fits: bool, tmp_path: Path) -> None:
+    path, cell = tmp_path / "a.xsf", "CRYSTAL\nPRIMVEC\n9 0 0\n0 9 0\n0 0 9\n"
+    step = "PRIMCOORD\n{} 1\nO 0 0 0\nH 0 0 1\n"
+    path.write_text("ANIMSTEPS 2\n" + cell + step.format(2) + step.format(count))
+    if fits:
+        assert [len(item) for item in read_structures(path, need_labels=False)] == [2, 2]
+        return
+    with pytest.raises(DataError, match=f"structure 1 should have {count} atoms, but has 2 rows"):
+        read_structures(path, need_labels=False)
+
+
 def test_an_orca_output_needs_no_names(tmp_path: Path) -> None:
     text = """
                                  * O   R   C   A *

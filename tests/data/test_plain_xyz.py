@@ -149,6 +149,9 @@ def test_types_of_a_dump_get_elements_after_the_name(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.forces[0], [0.1, 0, -0.5])
     with pytest.raises(DataError, match="has the type 2, but 1 elements are named"):
         read_structures(f"{path}@O")
+    path.write_text(DUMP.format(step=0, **(TYPES | {"O": "0"})))
+    with pytest.raises(DataError, match="has the type 0, but 2 elements are named"):
+        read_structures(f"{path}@O,H")
 
 
 @pytest.mark.parametrize(

@@ -118,14 +118,10 @@ def _corrected(stream: Iterator[Frame], symbols: list[str] | None, source: str) 
         if isinstance(frame, DataError):
             yield index, frame
             continue
-        if symbols is not None and frame.numbers.max() > len(symbols):
-            yield (
-                index,
-                DataError(
-                    f"'{source}', structure {index} has the type {frame.numbers.max()}, but "
-                    f"{len(symbols)} elements are named."
-                ),
-            )
+        wrong = [kind for kind in frame.numbers if symbols and not 0 < kind <= len(symbols)]
+        if symbols is not None and wrong:
+            why = f"has the type {wrong[0]}, but {len(symbols)} elements are named."
+            yield index, DataError(f"'{source}', structure {index} {why}")
             continue
         if symbols is not None:
             frame.symbols = [symbols[kind - 1] for kind in frame.numbers]
