@@ -111,6 +111,23 @@ def test_units_that_an_archive_leaves_open_are_those_of_the_recipe(
     assert found.positions[0, 2] == 0.5
 
 
+def test_archives_of_whole_numbers_and_charges(tmp_path: Path) -> None:
+    path, forces = tmp_path / "a.npz", np.array([[[1, 0, -2]], [[0, 3, 0]]])
+    arrays = {"R": [[[0, 0, 1]], [[0, 0, 2]]], "Z": [[2], [2]], "N": [1, 1], "F": forces}
+    np.savez(path, **arrays, E=[-2, -3], Q=[1.0, -1.0], multiplicity=2)
+    found = read_structures(path)
+    assert [item.energy for item in found] == [-2.0, -3.0]
+    assert [item.charge for item in found] == [1, -1]
+    assert [item.spin for item in found] == [2, 2]
+    np.testing.assert_array_equal([item.forces for item in found], forces)
+    np.savez(path, **arrays, E=[-2, -3], charge=np.array([1, 0]), spin=np.array(3))
+    found = read_structures(path)
+    assert [(item.charge, item.spin) for item in found] == [(1, 3), (0, 3)]
+    np.savez(path, **arrays, E=[-2, -3], Q=[1, 0, 0])
+    with pytest.raises(DataError, match="'Q' has 3 numbers for 2 structures"):
+        read_structures(path)
+
+
 def test_padded_archives_hold_molecules_of_different_sizes(tmp_path: Path) -> None:
     positions, numbers = np.zeros((2, 4, 3)), np.array([[8, 1, 1, 0], [7, 1, 1, 1]])
     positions[0, :3] = molecule("H2O").positions

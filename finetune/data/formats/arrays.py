@@ -2,7 +2,7 @@
 
 sGDML: ``R [S, n, 3]``, ``z [n]``, ``E [S]``, ``F [S, n, 3]``, units in ``r_unit`` and ``e_unit``.
 rMD17: ``coords``, ``nuclear_charges``, ``energies``, ``forces`` in kcal/mol and Å.
-PhysNet: ``R [S, most, 3]``, ``Z [S, most]``, ``N [S]``, ``E``, ``F``, ``Q`` in eV and Å.
+PhysNet: ``R [S, most, 3]``, ``Z [S, most]``, ``N [S]``, ``E``, ``F``, ``Q`` (charge) in eV, Å, e.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from finetune.core.errors import DataError
 from finetune.core.units import Units
-from finetune.data.formats.frames import File, Format, Frame, Frames, reason
-from finetune.data.labels import unit_tags
+from finetune.data.formats.frames import File, Format, Frame, Frames, named, reason
+from finetune.data.labels import names_of, unit_tags
 from finetune.recipe.sections import LabelKeys
 
 _LAYOUTS = {
@@ -53,10 +53,21 @@ def open_npz(file: File, keys: LabelKeys) -> Frames:
     labels = {
         name: a for name, a in arrays.items() if name not in _GEOMETRY and a.dtype.kind in "iuf"
     }
+    natural = {"energy": energy, "forces": forces}
+    if layout == "PhysNet" and "Q" in arrays:
+        natural["charge"] = "Q"
+    keys = named(keys, natural)
+    count = len(arrays[coordinates]) if arrays[coordinates].ndim == 3 else 1
+    for name in {*names_of("charge", keys), *names_of("spin", keys)} & set(labels):
+        if labels[name].size not in {1, count}:
+            raise DataError(
+                f"'{source}': '{name}' has {labels[name].size} numbers for {count} structures."
+            )
+        labels[name] = np.broadcast_to(labels[name].ravel(), (count,))
     return Frames(
         f"NumPy archive ({layout})",
         _stream(arrays, labels, coordinates, species, forces, source, _stated(arrays, source)),
-        natural={"energy": energy, "forces": forces},
+        natural=natural,
         usual=usual,
         names=frozenset(labels),
     )
