@@ -51,16 +51,19 @@ class Units(Options):
     def _usual_name(cls, value: Any, info: ValidationInfo) -> Any:
         return None if value is None else _usual_name(str(info.field_name), value)
 
-    def filled(self, fallback: Units | None = None) -> Units:
-        """Return these units with what they leave open taken from others, then from eV and Å."""
-        fallback = fallback or Units()
-        energy = self.energy or fallback.energy or "eV"
-        length = self.length or fallback.length or "Å"
-        own = self.energy is not None or self.length is not None
-        forces = self.forces or (None if own else fallback.forces) or f"{energy}/{length}"
-        stress = self.stress or (None if own else fallback.stress) or f"{energy}/{length}³"
-        virial = self.virial or (None if own else fallback.virial)
-        return Units(energy=energy, length=length, forces=forces, stress=stress, virial=virial)
+    def over(self, others: Units | None) -> Units:
+        """Return these units with what they leave open taken from others, each by itself."""
+        return others.model_copy(update=self.model_dump(exclude_none=True)) if others else self
+
+    def filled(self, others: Units | None = None) -> Units:
+        """Return these units over others, with the rest from eV, Å, and what follows from them."""
+        given = self.over(others)
+        energy, length = given.energy or "eV", given.length or "Å"
+        forces = given.forces or f"{energy}/{length}"
+        stress = given.stress or f"{energy}/{length}³"
+        return Units(
+            energy=energy, length=length, forces=forces, stress=stress, virial=given.virial
+        )
 
     def factors(self) -> dict[str, float]:
         """Return what each quantity is multiplied by to be in eV, Å, eV/Å, eV/Å³ and eV."""

@@ -38,7 +38,7 @@ def in_folder(folder: Path, index: str) -> tuple[list[File], list[str]]:
     ):
         return [File(path, str(path.parent), index) for path in systems], []
     chosen, notes = _one_kind(paths, f"the folder '{folder}'", f"{folder}/*")
-    return [File(folder / path, str(folder / path), index) for path in chosen], notes
+    return [File(Path(path), str(path), index) for path in chosen], notes
 
 
 def unpacked(file: File, notes: list[str]) -> Iterator[File]:

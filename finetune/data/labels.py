@@ -137,6 +137,11 @@ def read_state(atoms: Atoms, keys: LabelKeys, where: str) -> dict[str, int]:
     return found
 
 
+def unit_tags(units: Units) -> dict[str, str]:
+    """Return the tags by which each structure of a file names the units that the file states."""
+    return {f"{name}-unit": unit for name, unit in units.model_dump(exclude_none=True).items()}
+
+
 def is_unit_tag(name: str) -> bool:
     """Whether a name says the unit of a label, as ``stress-unit`` and ``energy_unit`` do."""
     return _UNIT.fullmatch(name) is not None

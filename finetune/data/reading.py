@@ -270,12 +270,14 @@ class Reader:
         names: set[str] = set()
         before, keys = record.structures, self.keys
         beside = self.energies.get(record.source)
-        table = EnergyTable(find(beside, self.recipe_folder), beside) if beside else None
+        csv = find(beside, self.recipe_folder) if beside else None
+        table = EnergyTable(csv, beside, self.units.energy) if beside else None
         for file in chain.from_iterable(_members(item, record.left_out) for item in files):
             opened = open_frames(file, _spelt(self.keys))
             keys = named(self.keys, opened.natural)
             names |= opened.names
-            usual = given = (opened.stated or self.units).filled(opened.usual)
+            stated = opened.stated.over(self.units) if opened.stated else self.units
+            usual = given = stated.filled(opened.usual)
             record.format = opened.format
             empty = True
             stream = opened.stream if opened.chosen else select(opened.stream, file)
@@ -292,9 +294,8 @@ class Reader:
                         record.unlabelled += 1
                         continue
                     where = f"'{file.name}', structure {index}"
-                    if opened.stated is None:
-                        own = stated_units(frame, self.units, where)
-                        given = usual if own is self.units else own.filled(opened.usual)
+                    own = stated_units(frame, stated, where)
+                    given = usual if own is stated else own.filled(opened.usual)
                     structure = from_atoms(frame, keys, where, given)
                     record.unused_stress += not frame.pbc.all() and has_stress(frame, keys)
                 except DataError as error:

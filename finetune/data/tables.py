@@ -20,14 +20,14 @@ class EnergyTable:
 
     An index is the number of a structure in its source, from 0. A name is that of the structure
     (``name`` of its header, or its comment line), or its file's name without suffix. An empty
-    energy is an absent label. Units are those of the energies of the source.
+    energy is an absent label. Energies are in ``unit``, by default that of the source.
 
     Raises:
         DataError: For a file that is missing or no such table, naming the line.
     """
 
-    def __init__(self, path: Path | None, name: str) -> None:
-        self.name = name
+    def __init__(self, path: Path | None, name: str, unit: str | None = None) -> None:
+        self.name, self.unit = name, unit
         if path is None or not path.is_file():
             raise DataError(f"no file '{name}', which data.energies names.")
         try:
@@ -93,6 +93,9 @@ class EnergyTable:
             )
         if energy is not None:
             atoms.info[key] = energy
+            if self.unit:
+                atoms.info.pop("energy-unit", None)  # the last of several tags holds
+                atoms.info["energy-unit"] = self.unit
 
     def check_used(self, source: str) -> None:
         """Refuse rows that belong to none of the structures read from a source."""

@@ -33,8 +33,11 @@ def test_factors(quantity: str, unit: str, factor: float) -> None:
 def test_forces_and_stress_follow_the_units_that_are_given() -> None:
     said = Units(energy="Hartree", length="Å", forces="-eV/Å", stress="GPa")
     assert Units().filled(said) == said
-    assert Units(length="Bohr").filled(said) == Units(
-        energy="Hartree", length="Bohr", forces="Hartree/Bohr", stress="Hartree/Bohr³"
+    assert Units(length="Bohr").filled(Units(energy="Hartree", forces="-eV/Å")) == Units(
+        energy="Hartree", length="Bohr", forces="-eV/Å", stress="Hartree/Bohr³"
     )
-    assert Units(energy="Rydberg").filled(said).forces == "Rydberg/Å"
+    assert Units(energy="Rydberg").filled().forces == "Rydberg/Å"
+    for quantity in ("energy", "length", "forces", "stress"):
+        restated = Units(**{quantity: getattr(said, quantity)})
+        assert restated.filled(said) == said
     assert Units(stress="kbar").filled(said).forces == "-eV/Å"

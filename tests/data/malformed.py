@@ -418,9 +418,9 @@ def program_cases() -> Iterator[Case]:
     xsf = {
         "whole": ("", "", ""),
         "no cell": ("PRIMVEC", "PRIMVEK", "cannot be read by ASE"),
-        "an atom is lacking": ("2 1\n", "3 1\n", "cannot be read by ASE"),
-        "count absurd": ("2 1\n", "99999999999 1\n", "cannot be read by ASE"),
-        "count is text": ("2 1\n", "two\n", "cannot be read by ASE"),
+        "an atom is lacking": ("2 1\n", "3 1\n", "should have 3 atoms, but has 2 rows"),
+        "count absurd": ("2 1\n", "99999999999 1\n", "should have 99999999999 atoms"),
+        "count is text": ("2 1\n", "two\n", "should have two atoms"),
         "element unknown": ("Ti", "Qq", "cannot be read by ASE"),
         "column is lacking": ("-0.1 0.0 0.0", "-0.1 0.0", "cannot be read by ASE"),
         "energy is text": ("-100.5", "low", ""),

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
-from ase.units import Bohr, Hartree, kcal, mol
+from ase.units import Bohr, GPa, Hartree, kcal, mol
 
 from finetune.core.errors import DataError
+from finetune.core.units import Units
 from finetune.data.reading import Reader, read_structures
 from finetune.recipe.sections import LabelKeys
 
@@ -66,6 +67,22 @@ def test_units_are_those_of_the_metadata(tmp_path: Path) -> None:
     assert other.energy == pytest.approx(-100.0 * kcal / mol)
     with pytest.raises(DataError, match=r"metadata of '.*a\.db' state a unit that is unknown"):
         read_structures(path, LabelKeys(energy="gap"))
+
+
+def test_units_that_the_metadata_leave_open_are_those_of_the_recipe(tmp_path: Path) -> None:
+    crystal = bulk("NaCl", "rocksalt", 5.6)
+    data = {"E": [-76.4], "F": FORCES[:2], "S": np.arange(6.0)}
+    row = {"atoms": crystal, "data": data}
+    units = Units(energy="Hartree", forces="-Hartree/Bohr", stress="-kbar")
+    keys = LabelKeys(energy="E", forces="F", stress="S")
+    said = {"_distance_unit": "Ang", "_property_unit_dict": {"S": "kbar"}}
+    path = write(tmp_path / "a.db", row, **said)
+    (found,) = Reader(keys, units).read(path)
+    assert found.energy == pytest.approx(-76.4 * Hartree)
+    np.testing.assert_allclose(found.forces, -FORCES[:2] * Hartree / Bohr)
+    assert found.stress[2, 2] == pytest.approx(-2 * 0.1 * GPa)
+    (found,) = Reader(keys, Units(stress="-GPa")).read(path)
+    assert found.stress[2, 2] == pytest.approx(2 * 0.1 * GPa)
 
 
 def test_a_name_with_two_values_is_refused(tmp_path: Path) -> None:

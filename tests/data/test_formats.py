@@ -98,6 +98,36 @@ def test_sgdml_and_rmd17_archives_are_in_kcal_per_mol(tmp_path: Path) -> None:
     assert reader.records[0].units["forces"] == "kcal/mol/Å"
 
 
+@pytest.mark.parametrize("said", [{}, {"r_unit": "Ang"}, {"e_unit": "Hartree"}])
+def test_units_that_an_archive_leaves_open_are_those_of_the_recipe(
+    said: dict[str, str], tmp_path: Path
+) -> None:
+    arrays = {"R": [[[0, 0, 0.5]]], "z": [2], "E": [-2.5], "F": [[[0.5, 0, 0]]]}
+    np.savez(tmp_path / "a.npz", **arrays, **said)
+    units = Units(energy="Hartree", forces="-Hartree/Å")
+    (found,) = Reader(units=units).read(tmp_path / "a.npz")
+    assert found.energy == pytest.approx(-2.5 * Hartree)
+    np.testing.assert_allclose(found.forces, [[-0.5 * Hartree, 0, 0]])
+    assert found.positions[0, 2] == 0.5
+
+
+def test_archives_of_whole_numbers_and_charges(tmp_path: Path) -> None:
+    path, forces = tmp_path / "a.npz", np.array([[[1, 0, -2]], [[0, 3, 0]]])
+    arrays = {"R": [[[0, 0, 1]], [[0, 0, 2]]], "Z": [[2], [2]], "N": [1, 1], "F": forces}
+    np.savez(path, **arrays, E=[-2, -3], Q=[1.0, -1.0], multiplicity=2)
+    found = read_structures(path)
+    assert [item.energy for item in found] == [-2.0, -3.0]
+    assert [item.charge for item in found] == [1, -1]
+    assert [item.spin for item in found] == [2, 2]
+    np.testing.assert_array_equal([item.forces for item in found], forces)
+    np.savez(path, **arrays, E=[-2, -3], charge=np.array([1, 0]), spin=np.array(3))
+    found = read_structures(path)
+    assert [(item.charge, item.spin) for item in found] == [(1, 3), (0, 3)]
+    np.savez(path, **arrays, E=[-2, -3], Q=[1, 0, 0])
+    with pytest.raises(DataError, match="'Q' has 3 numbers for 2 structures"):
+        read_structures(path)
+
+
 def test_padded_archives_hold_molecules_of_different_sizes(tmp_path: Path) -> None:
     positions, numbers = np.zeros((2, 4, 3)), np.array([[8, 1, 1, 0], [7, 1, 1, 1]])
     positions[0, :3] = molecule("H2O").positions
@@ -153,6 +183,18 @@ def test_folders_of_xsf_as_aenet_writes_them(tmp_path: Path) -> None:
         assert structures[0].pbc.all()
         assert reader.records[0].files == COUNT
     assert "structure0004.xsf', structure 0" in structures[-1].where
+
+
+@pytest.mark.parametrize(("count", "fits"), [(1, False), (2, True), (3, False), (10**11, False)])
+def test_rows_of_an_xsf_file_are_as_many_as_it_says(count: int, fits: bool, tmp_path: Path) -> None:
+    path, cell = tmp_path / "a.xsf", "CRYSTAL\nPRIMVEC\n9 0 0\n0 9 0\n0 0 9\n"
+    step = "PRIMCOORD\n{} 1\nO 0 0 0\nH 0 0 1\n"
+    path.write_text("ANIMSTEPS 2\n" + cell + step.format(2) + step.format(count))
+    if fits:
+        assert [len(item) for item in read_structures(path, need_labels=False)] == [2, 2]
+        return
+    with pytest.raises(DataError, match=f"structure 1 should have {count} atoms, but has 2 rows"):
+        read_structures(path, need_labels=False)
 
 
 def test_an_orca_output_needs_no_names(tmp_path: Path) -> None:

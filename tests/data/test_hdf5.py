@@ -6,9 +6,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from ase.units import Bohr, Hartree
+from ase.units import Bohr, Hartree, kcal, mol
 
 from finetune.core.errors import DataError
+from finetune.core.units import Units
 from finetune.data.reading import Reader, read_structures
 from finetune.recipe.sections import LabelKeys
 
@@ -84,6 +85,7 @@ def test_spice(tmp_path: Path) -> None:
     check(found)
     assert (found[0].charge, found[0].spin, found[0].tags["subset"]) == (-1, 1, "Ions")
     assert reader.records[0].units["forces"] == "-Hartree/Bohr"
+    check(Reader(units=Units(energy="Hartree", length="Bohr")).read(path))
     with h5py.File(path, "r+") as file:
         file["water/conformations"].attrs["units"] = "angstrom"
         file["water/dft_total_energy"].attrs["units"] = "kcal/mol"
@@ -94,6 +96,44 @@ def test_spice(tmp_path: Path) -> None:
         file["water/dft_total_energy"].attrs["units"] = "barrel"
     with pytest.raises(DataError, match="units that are unknown .*barrel"):
         read_structures(path)
+
+
+def test_units_of_attributes_hold_for_their_group_and_quantity(tmp_path: Path) -> None:
+    """What a group does not state is as published, with its sign."""
+    path, arrays = tmp_path / "a.h5", {"atomic_numbers": NUMBERS, "dft_total_energy": ENERGIES}
+    gradient = {"dft_total_gradient": -FORCES}
+    write(path, "a", conformations=POSITIONS, **arrays)
+    write(path, "b", conformations=POSITIONS, **arrays, **gradient)
+    write(path, "c", conformations=POSITIONS, **arrays, **gradient)
+    with h5py.File(path, "r+") as file:
+        for name, energy in {"a": "eV", "b": "Hartree"}.items():
+            file[f"{name}/conformations"].attrs["units"] = "angstrom"
+            file[f"{name}/dft_total_energy"].attrs["units"] = energy
+        file["c/conformations"].attrs["units"] = "nm"
+        file["c/dft_total_gradient"].attrs["units"] = "eV/angstrom"
+    found = Reader(units=Units(energy="kcal/mol", forces="eV/Å")).read(path)
+    assert [item.energy for item in found[::2]] == pytest.approx(
+        [ENERGIES[0] * unit for unit in (1, Hartree, kcal / mol)]
+    )
+    check(found[:2], forces=False)
+    np.testing.assert_allclose(found[2].positions, POSITIONS[0])
+    np.testing.assert_allclose(found[4].positions, 10 * POSITIONS[0])
+    np.testing.assert_allclose(found[2].forces, -FORCES[0])  # as the recipe says
+    np.testing.assert_allclose(found[4].forces, FORCES[0])
+    published = read_structures(path)
+    np.testing.assert_allclose(published[2].forces, FORCES[0] * Hartree / Bohr)
+
+
+def test_units_of_attributes_of_arrays_chosen_by_name(tmp_path: Path) -> None:
+    arrays = {"cc__energy": ENERGIES, "cc__forces": FORCES}
+    path = write(tmp_path / "a.h5", "g", coordinates=POSITIONS, atomic_numbers=NUMBERS, **arrays)
+    keys = LabelKeys(energy="cc.energy", forces="cc.forces")
+    with h5py.File(path, "r+") as file:
+        file["g/cc.energy"].attrs["units"] = "eV"
+        file["g/cc.forces"].attrs["units"] = "eV/A"
+    check(read_structures(path, keys))
+    gradients = Reader(keys, Units(forces="-eV/Å")).read(path)
+    np.testing.assert_array_equal(gradients[1].forces, -FORCES[1])
 
 
 def test_transition1x(tmp_path: Path) -> None:

@@ -149,3 +149,27 @@ def test_types_of_a_dump_get_elements_after_the_name(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.forces[0], [0.1, 0, -0.5])
     with pytest.raises(DataError, match="has the type 2, but 1 elements are named"):
         read_structures(f"{path}@O")
+    path.write_text(DUMP.format(step=0, **(TYPES | {"O": "0"})))
+    with pytest.raises(DataError, match="has the type 0, but 2 elements are named"):
+        read_structures(f"{path}@O,H")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("2 H 6 6.76 5.52 0 0.3 0.25\n", ""), "should have 3 atoms, but has 2 rows"),
+        (("ATOMS\n3", "ATOMS\n2"), "should have 2 atoms, but has 3 rows"),
+        (("ATOMS\n3", "ATOMS\n99999999999"), "should have 99999999999 atoms, but has 3 rows"),
+        ((" 0.3 0.25\n", " 0.3\n"), "cannot be read .*Is the file complete"),
+    ],
+)
+def test_snapshots_of_a_dump_need_as_many_rows_as_atoms(
+    change: tuple[str, str], message: str, tmp_path: Path
+) -> None:
+    path, sound = tmp_path / "md.dump", DUMP.format(step=0, **ELEMENTS)
+    path.write_text(sound + sound.replace(*change) + sound)
+    with pytest.raises(DataError, match=f"structure 1 {message}"):
+        read_structures(path)
+    reader = Reader(faulty="skip")
+    assert [len(item) for item in reader.read(path)] == [3, 3]
+    assert len(reader.records[0].left_out) == 1

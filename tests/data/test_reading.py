@@ -73,6 +73,14 @@ def test_stress_without_a_volume_is_no_label(tmp_path: Path) -> None:
     assert found.stress is None
 
 
+def test_a_folder_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fold").mkdir()
+    (tmp_path / "fold/a.xyz").write_text("1\nREF_energy=-1.5\nHe 0 0 0\n")
+    monkeypatch.chdir(tmp_path)
+    (found,) = read_structures("fold")
+    assert found.energy == -1.5
+
+
 def test_files_are_found_beside_the_recipe(tmp_path: Path) -> None:
     written(tmp_path, labelled())
     assert len(read_structures("data.xyz", recipe_folder=tmp_path)) == 1

@@ -8,7 +8,8 @@ from typing import Any
 import ase.io
 import numpy as np
 import pytest
-from ase.units import GPa, Hartree
+from ase import Atoms
+from ase.units import GPa, Hartree, kcal, mol
 from pydantic import ValidationError
 
 import finetune
@@ -174,6 +175,14 @@ def test_mlip_configurations(tmp_path: Path) -> None:
         read_structures(path)
     with pytest.raises(DataError, match="structure 0 has the type 1, but 1 elements are named"):
         read_structures(f"{path}@Na")
+    for wrong in ("-1", "0.5", "2"):
+        path.write_text(CFG.replace("2 0  2.25", f"2 {wrong}  2.25"))
+        with pytest.raises(DataError, match=f"has the type {wrong}, but 2 elements are named"):
+            read_structures(f"{path}@Cl,Na")
+    path.write_text(CFG.replace("END_CFG", "") + CFG)
+    reader = Reader(faulty="skip")
+    assert len(reader.read(f"{path}@Cl,Na")) == 1
+    assert "structure 0 has no END_CFG" in reader.records[0].left_out[0]
     path.write_text(CFG.replace("END_CFG", ""))
     with pytest.raises(DataError, match="structure 0 has no END_CFG"):
         read_structures(f"{path}@Cl,Na")
@@ -229,6 +238,25 @@ def test_energies_of_a_table_by_index_and_by_name(tmp_path: Path) -> None:
 def test_tables_that_do_not_fit_are_refused(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         joined(geometries(tmp_path, "a", "b"), tmp_path / "e.csv", text)
+
+
+@pytest.mark.parametrize("kind", ["cif", "dump"])
+def test_energies_of_a_table_have_their_unit_beside_formats_that_state_theirs(
+    kind: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"g.{kind}"
+    if kind == "cif":
+        ase.io.write(path, Atoms("NaCl", SCALED @ CELL, cell=CELL, pbc=True))
+    else:
+        path.write_text(
+            "ITEM: UNITS\nreal\nITEM: TIMESTEP\n0\nITEM: NUMBER OF ATOMS\n1\n"
+            "ITEM: BOX BOUNDS pp pp pp\n0 9\n0 9\n0 9\n"
+            "ITEM: ATOMS id element x y z fx fy fz\n1 O 1 2 3 0.5 0 0\n"
+        )
+    (found,) = joined(path, tmp_path / "e.csv", "index,energy\n0,-2\n")
+    assert found.energy == pytest.approx(-2 * Hartree)
+    if kind == "dump":
+        np.testing.assert_allclose(found.forces, [[0.5 * kcal / mol, 0, 0]])
 
 
 def test_two_energies_for_a_structure_are_refused(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 sGDML: ``R [S, n, 3]``, ``z [n]``, ``E [S]``, ``F [S, n, 3]``, units in ``r_unit`` and ``e_unit``.
 rMD17: ``coords``, ``nuclear_charges``, ``energies``, ``forces`` in kcal/mol and Å.
-PhysNet: ``R [S, most, 3]``, ``Z [S, most]``, ``N [S]``, ``E``, ``F``, ``Q`` in eV and Å.
+PhysNet: ``R [S, most, 3]``, ``Z [S, most]``, ``N [S]``, ``E``, ``F``, ``Q`` (charge) in eV, Å, e.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from finetune.core.errors import DataError
 from finetune.core.units import Units
-from finetune.data.formats.frames import File, Format, Frame, Frames, reason
+from finetune.data.formats.frames import File, Format, Frame, Frames, named, reason
+from finetune.data.labels import names_of, unit_tags
 from finetune.recipe.sections import LabelKeys
 
 _LAYOUTS = {
@@ -50,13 +51,23 @@ def open_npz(file: File, keys: LabelKeys) -> Frames:
     coordinates, species, energy, forces = _LAYOUTS[layout]
     usual = None if layout == "PhysNet" else _KCAL
     labels = {
-        name: a for name, a in arrays.items() if name not in _GEOMETRY and a.dtype.kind in "f"
+        name: a for name, a in arrays.items() if name not in _GEOMETRY and a.dtype.kind in "iuf"
     }
+    natural = {"energy": energy, "forces": forces}
+    if layout == "PhysNet" and "Q" in arrays:
+        natural["charge"] = "Q"
+    keys = named(keys, natural)
+    count = len(arrays[coordinates]) if arrays[coordinates].ndim == 3 else 1
+    for name in {*names_of("charge", keys), *names_of("spin", keys)} & set(labels):
+        if labels[name].size not in {1, count}:
+            raise DataError(
+                f"'{source}': '{name}' has {labels[name].size} numbers for {count} structures."
+            )
+        labels[name] = np.broadcast_to(labels[name].ravel(), (count,))
     return Frames(
         f"NumPy archive ({layout})",
-        _stream(arrays, labels, coordinates, species, forces, source),
-        natural={"energy": energy, "forces": forces},
-        stated=_stated(arrays, source),
+        _stream(arrays, labels, coordinates, species, forces, source, _stated(arrays, source)),
+        natural=natural,
         usual=usual,
         names=frozenset(labels),
     )
@@ -106,11 +117,14 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _stated(arrays: Mapping[str, NDArray[Any]], source: str) -> Units | None:
+def _stated(arrays: Mapping[str, NDArray[Any]], source: str) -> dict[str, str]:
+    """Return the units that an archive names, as tags; forces have those of both."""
     given = {"energy": _text(arrays.get("e_unit")), "length": _text(arrays.get("r_unit"))}
+    if all(given.values()):
+        given["forces"] = "{energy}/{length}".format(**given)
     given = {name: unit for name, unit in given.items() if unit}
     try:
-        return Units.model_validate(given) if given else None
+        return unit_tags(Units.model_validate(given))
     except ValueError:
         raise DataError(
             f"'{source}' names units that are unknown ({', '.join(map(str, given.values()))}). "
@@ -133,6 +147,7 @@ def _stream(
     species: str,
     forces: str,
     source: str,
+    tags: Mapping[str, str],
 ) -> Iterator[Frame]:
     positions, numbers = arrays[coordinates], arrays[species]
     if positions.ndim == 2:
@@ -172,6 +187,7 @@ def _stream(
         else:
             real = most if atomic.all() else int(np.flatnonzero(atomic)[-1:].sum() + 1)
         atoms = Atoms(atomic[:real].astype(int), positions[index, :real].astype(float))
+        atoms.info.update(tags)
         if level is not None:
             atoms.info["level_of_theory"] = level
         if lattice is not None and lattice.shape == (3, 3):

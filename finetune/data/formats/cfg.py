@@ -18,6 +18,7 @@ from finetune.core.units import Units
 from finetune.data.formats.frames import File, Format, Frame, Frames, elements, reason
 from finetune.recipe.sections import LabelKeys
 
+_NO_END = "has no END_CFG. Is the file complete?"
 _NATURAL = {"energy": "energy", "forces": "forces", "stress": "stress"}
 _PLACES = {"xx": (0, 0), "yy": (1, 1), "zz": (2, 2), "yz": (1, 2), "xz": (0, 2), "xy": (0, 1)}
 
@@ -73,6 +74,8 @@ def _blocks(file: File) -> Iterator[list[str] | Exception]:
             for line in text:
                 word = line.strip()
                 if word == "BEGIN_CFG":
+                    if block is not None:
+                        yield DataError(_NO_END)
                     block = []
                 elif word == "END_CFG" and block is not None:
                     yield block
@@ -83,7 +86,7 @@ def _blocks(file: File) -> Iterator[list[str] | Exception]:
         yield error
         return
     if block is not None:
-        yield DataError("has no END_CFG. Is the file complete?")
+        yield DataError(_NO_END)
 
 
 def _atoms(lines: list[str], symbols: list[str]) -> Atoms:
@@ -107,9 +110,10 @@ def _atoms(lines: list[str], symbols: list[str]) -> Atoms:
             info[words[0]] = " ".join(words[1:])
         else:
             raise DataError(f"has a line that is unknown: '{line[:40]}'. Remove it.")
+    wrong = [kind for kind in found["type"] if kind not in range(len(symbols))]
+    if wrong:
+        raise DataError(f"has the type {wrong[0]:g}, but {len(symbols)} elements are named.")
     types = found["type"].astype(int)
-    if types.max() >= len(symbols):
-        raise DataError(f"has the type {types.max()}, but {len(symbols)} elements are named.")
     cell = found.get("cell")
     columns = "cartes" if "cartes_x" in found else "direct"
     positions = np.stack([found[f"{columns}_{axis}"] for axis in "xyz"], axis=1)

@@ -19,10 +19,12 @@ from ase.db.row import AtomsRow
 from finetune.core.errors import DataError
 from finetune.core.units import Units
 from finetune.data.formats.frames import File, Format, Frame, Frames, reason
+from finetune.data.labels import unit_tags
 from finetune.recipe.sections import LabelKeys
 
 _BACKENDS = dict.fromkeys(("aselmdb", "mysql", "postgresql"), "ase-db-backends")
 """Packages that ASE needs for some kinds of databases."""
+_LABELS = ("energy", "forces", "stress", "virial")
 _INDEX = re.compile(r"[-\d:]*")
 
 
@@ -43,10 +45,10 @@ def open_database(file: File, keys: LabelKeys) -> Frames:
         ) from None
     except Exception as error:  # each backend raises its own
         raise _damaged(file.name, 0, error) from None
+    tags = _stated(metadata, keys, file.name)
     return Frames(
         f"ASE database ({kind})",
-        _stream(database, file.index if query else None, file.name),
-        stated=_stated(metadata, keys, file.name),
+        _stream(database, file.index if query else None, file.name, tags),
         chosen=query,
     )
 
@@ -65,14 +67,14 @@ def _damaged(source: str, count: int, error: Exception) -> DataError:
     )
 
 
-def _stated(metadata: Mapping[str, Any], keys: LabelKeys, source: str) -> Units | None:
-    """Return the units that the metadata state for the labels asked for."""
+def _stated(metadata: Mapping[str, Any], keys: LabelKeys, source: str) -> dict[str, str]:
+    """Return the units that the metadata state for the labels asked for, as tags."""
     units = metadata.get("_property_unit_dict") or {}
-    given = {name: units.get(getattr(keys, name)) for name in ("energy", "forces", "stress")}
+    given = {name: units.get(getattr(keys, name)) for name in _LABELS}
     given["length"] = metadata.get("_distance_unit")
     given = {name: unit for name, unit in given.items() if unit}
     try:
-        return Units.model_validate(given) if given else None
+        return unit_tags(Units.model_validate(given))
     except ValueError:
         listed = ", ".join(f"{name} in {unit}" for name, unit in given.items())
         raise DataError(
@@ -80,7 +82,9 @@ def _stated(metadata: Mapping[str, Any], keys: LabelKeys, source: str) -> Units 
         ) from None
 
 
-def _stream(database: Database, query: str | None, source: str) -> Iterator[Frame]:
+def _stream(
+    database: Database, query: str | None, source: str, tags: dict[str, str]
+) -> Iterator[Frame]:
     count = 0
     rows = database.select(query)
     while True:
@@ -92,7 +96,9 @@ def _stream(database: Database, query: str | None, source: str) -> Iterator[Fram
         if row is None:
             return
         try:
-            yield count, _atoms(row)
+            atoms = _atoms(row)
+            atoms.info = tags | atoms.info
+            yield count, atoms
         except DataError as error:
             yield count, DataError(f"'{source}', structure {count}: {error}")
         except Exception as error:

@@ -99,7 +99,7 @@ class Frames:
         stream: The structures, read as they are asked for.
         natural: Names of the labels by quantity, where the format has names of its own; they are
             taken where the recipe keeps its default names.
-        stated: Units that the file itself names.
+        stated: Units that all files of this format are in.
         usual: Units that files of this format are in.
         names: Names of all labels in the file, where they are known beforehand.
         chosen: Whether the reader has already taken the index expression into account.

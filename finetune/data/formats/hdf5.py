@@ -21,6 +21,7 @@ from finetune.core.errors import DataError
 from finetune.core.units import Units
 from finetune.data.formats import deepmd
 from finetune.data.formats.frames import File, Format, Frame, Frames, named, reason
+from finetune.data.labels import unit_tags
 from finetune.data.store import SUFFIXES
 from finetune.recipe.sections import LabelKeys
 
@@ -125,7 +126,6 @@ def open_hdf5(file: File, keys: LabelKeys) -> Frames:
             if layout is not None:
                 first = [content[name] for name in found[:MOST_NAMED]]
                 names = {k for group in first for k in group if _kind(group[k]) == "f"}
-                stated = _stated(first[0], layout)
     except DataError as error:
         raise DataError(f"'{source}': {error}") from None
     except Exception as error:  # h5py raises whatever damage makes it
@@ -147,7 +147,6 @@ def open_hdf5(file: File, keys: LabelKeys) -> Frames:
         f"{layout.name} HDF5",
         _stream(path, source, found, layout, named(keys, layout.natural())),
         natural=layout.natural(),
-        stated=stated,
         usual=layout.units,
         names=frozenset(names - {layout.positions}),
         sparse=layout.sparse,
@@ -207,22 +206,26 @@ def _kind(item: Any) -> str:
     return str(item.dtype.kind) if isinstance(item, h5py.Dataset) else ""
 
 
-def _stated(group: h5py.Group, layout: Layout) -> Units | None:
-    """Return the units that the arrays have as an attribute, or None."""
-    arrays = {"length": layout.positions, **layout.natural()}
+def _stated(group: h5py.Group, layout: Layout, keys: LabelKeys) -> dict[str, str]:
+    """Return the units that the arrays of a group have as an attribute, as tags.
+
+    Where a layout has gradients, its own array of them keeps its sign.
+    """
+    arrays = {"length": layout.positions, "energy": keys.energy, "forces": keys.forces}
     given = {
-        quantity: _text(group[name].attrs["units"])
+        quantity: _text(group[name].attrs["units"]).strip()
         for quantity, name in arrays.items()
         if name in group and "units" in group[name].attrs
     }
-    if "forces" in given and (layout.units.forces or "").startswith("-"):
-        given["forces"] = f"-{given['forces']}"
+    gradients = keys.forces == layout.forces and (layout.units.forces or "").startswith("-")
+    if "forces" in given and gradients:
+        given["forces"] = f"-{given['forces'].removeprefix('-')}"
     try:
-        return Units.model_validate(given) if given else None
+        return unit_tags(Units.model_validate(given))
     except ValueError:
         raise DataError(
-            f"the arrays state units that are unknown ({', '.join(given.values())}). Correct the "
-            "attributes 'units'."
+            f"states units that are unknown ({', '.join(given.values())}). Correct the attributes "
+            "'units'."
         ) from None
 
 
@@ -277,6 +280,7 @@ def _conformers(group: h5py.Group, layout: Layout, keys: LabelKeys) -> Iterator[
         if key in group and group[key].size != np.prod(size):
             raise DataError(f"has '{key}' of shape {group[key].shape}; it needs {size}.")
     info: dict[str, Any] = {name: _text(group[name][()]) for name in layout.tags if name in group}
+    info |= _stated(group, layout, keys)
     state = {key: (count,) for key in (keys.charge, keys.spin)}
     if layout.smiles and "smiles" in group and keys.charge not in group:
         info[str(keys.charge)] = _charge(_text(group["smiles"][()]))

@@ -44,6 +44,8 @@ def _stream(path: Path, source: str, index: str, kind: str) -> Iterator[Frame]:
     count = 0
     if kind in _COUNTED:
         _check_counts(path, source)
+    if kind == "xsf":
+        _check_rows(path, source)
     try:
         if kind == "vasp-out":
             frames: Iterator[Any] = _outcar(path)
@@ -98,6 +100,24 @@ def _check_counts(path: Path, source: str) -> None:
                 f"'{source}', structure 0 should have {' + '.join(words)} atoms, but the file has "
                 f"only {lines} lines. Is the file complete?"
             )
+
+
+def _check_rows(path: Path, source: str) -> None:
+    """Refuse an XSF file with more or fewer rows after PRIMCOORD than it says."""
+    index, number, rows = 0, None, 0
+    with open_with_compression(str(path), "rb") as file:
+        lines = (words for line in file if (words := line.split()) and words[0][:1] != b"#")
+        for words in chain(lines, [[b"END"]]):
+            if number is not None and len(words) > 3:
+                rows += 1
+                continue
+            if number is not None and number != b"%d" % rows:
+                raise DataError(
+                    f"'{source}', structure {index} should have {number.decode('ascii', 'replace')}"
+                    f" atoms, but has {rows} rows. Is the file complete?"
+                )
+            index += number is not None
+            number, rows = (next(lines, [b""])[0] if words[0] == b"PRIMCOORD" else None), 0
 
 
 def _fault(source: str, count: int, why: str, kind: str) -> DataError:
