@@ -280,7 +280,7 @@ class Reader:
             empty = True
             stream = opened.stream if opened.chosen else select(opened.stream, file)
             if table is not None:
-                stream = table.joined(stream, file.path, str(keys.energy))
+                stream = table.joined(stream, file, str(keys.energy))
             for index, frame in stream:
                 empty = False
                 try:
@@ -310,7 +310,7 @@ class Reader:
                 at_index = file.index != ":"
                 why = "at that index." if at_index else f"({opened.format}). Is it complete?"
                 raise DataError(f"'{file.name}' contains no structures {why}")
-        if table is not None and files[0].index == ":" and not record.left_out:
+        if table is not None and files[0].index == ":":
             table.check_used(record.source)
         self.names |= names
         for name in (*QUANTITIES, "virial"):

@@ -22,7 +22,15 @@ from ase.io.formats import open_with_compression
 from finetune.core.errors import DataError
 from finetune.core.text import counted
 from finetune.core.units import Units
-from finetune.data.formats.frames import File, Format, Frame, Frames, named, reason
+from finetune.data.formats.frames import (
+    COMMENT_LINE,
+    File,
+    Format,
+    Frame,
+    Frames,
+    named,
+    reason,
+)
 from finetune.recipe.sections import LabelKeys
 
 _COUNT = re.compile(r"\s*[+-]?[0-9]{1,18}\s*", re.ASCII)
@@ -116,6 +124,7 @@ def _structures(
         where = f"'{source}', structure {index}"
         found = _structure(header[0].lstrip("\ufeff"), lines, where, body)
         if isinstance(found, Atoms):
+            found.info[COMMENT_LINE] = (" ".join(body[0].split()),)
             number = None if _EXTENDED.search(body[0]) else _NUMBER.search(body[0])
             if number and asked:
                 found.info[COMMENT] = float(number[1] or number[2])
