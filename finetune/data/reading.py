@@ -350,7 +350,7 @@ def read_structures(
 
 
 def _packed(file: File) -> bool:
-    return file.path.suffix in PACKED | SUFFIXES
+    return file.path.suffix.lower() in PACKED | SUFFIXES
 
 
 def _members(file: File, notes: list[str]) -> Iterable[File]:

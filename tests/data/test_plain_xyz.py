@@ -47,9 +47,10 @@ def test_each_comment_itself_says_that_a_number_is_the_energy(tmp_path: Path) ->
     assert third.energy == pytest.approx(-75.25 * Hartree)
     (note,) = reader.notes()
     assert "the numbers in the comment lines are not read" in note
-    written(path, said, "REF_energy=-2000.0")
-    with pytest.raises(DataError, match="structure 1 has 'REF_energy', but the file begins with"):
-        read_structures(path)
+    for name in ("REF_energy", "energy"):
+        written(path, said, f"{name}=-2000.0")
+        with pytest.raises(DataError, match=f"structure 1 has '{name}', but the file begins with"):
+            read_structures(path)
 
 
 @pytest.mark.parametrize(

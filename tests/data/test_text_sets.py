@@ -92,6 +92,18 @@ def test_matpes(lines: bool, tmp_path: Path) -> None:
     assert (first.level_of_theory, first.charge) == ("r2SCAN", 1)
 
 
+def test_charge_and_spin_of_entries(tmp_path: Path) -> None:
+    """Those of the structure, of which 0 is pymatgen's default charge, or beside it."""
+    state = structure(charge=0, spin_multiplicity=2)
+    items = [entry(-7.0, structure=state), entry(-7.0, structure=state, total_charge=-1)]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(items))
+    assert [(i.charge, i.spin) for i in read_structures(path)] == [(0, 2), (-1, 2)]
+    path.write_text(json.dumps([entry(-7.0, structure=structure(charge=1), total_charge=-1)]))
+    with pytest.raises(DataError, match="structure 0 has the charge 1 in its structure, and -1 be"):
+        read_structures(path)
+
+
 def test_chgnet(tmp_path: Path) -> None:
     """A list for each name, and energies by atom."""
     columns = {

@@ -146,9 +146,10 @@ def _structures(
                 unread = not said and energy not in found.info and _NUMBER.search(plain)
                 told = _unread(found, body, bool(unread))
                 notes += [note for note in told if note not in notes]
-            if asked is _SAID and label(found, energy) is not None:
+            names = [name for name in (energy, "energy") if label(found, name) is not None]
+            if asked is _SAID and names:
                 found = DataError(
-                    f"{where} has '{energy}', but the file begins with energies in comments, in "
+                    f"{where} has '{names[0]}', but the file begins with energies in comments, in "
                     "Hartree. Put the two kinds into files of their own."
                 )
         yield index, found
