@@ -56,6 +56,8 @@ ENOUGH = 20
 """Degrees of freedom whose forces are compared, in all structures."""
 FAR, NEAR, EXACT = 6.5, 1.8, 0.05
 """Factors between 1 and the first may be another level of theory; see the text above."""
+STORED = "HDF5 store"
+"""What a `Reader` calls the format of a store."""
 BAND = 0.5
 """Of the logarithm: how far a factor may be from a known one."""
 LEAST = {"energy": 1e-3, "forces": 0.02, "stress": 1e-5}
@@ -64,20 +66,28 @@ LEAST = {"energy": 1e-3, "forces": 0.02, "stress": 1e-5}
 
 @dataclass(frozen=True)
 class Read:
-    """How labels were read: in which units, under which names; ``virials`` is that of stress."""
+    """How labels were read: in which units, under which names; ``virials`` is that of stress.
+
+    ``differing`` says that sources were read in different units, so that no unit can be named;
+    ``stored`` that all are stores, whose units no setting changes.
+    """
 
     units: Units = Units()
     keys: LabelKeys = LabelKeys()
     virials: str = ""
+    differing: bool = False
+    stored: bool = False
 
     @classmethod
     def by(cls, reader: Reader) -> Read:
-        """Return how a reader read what it has read, eV and Å where units differ by file."""
+        """Return how a reader read what it has read."""
         units = [record.units for record in reader.records]
-        same = units and all(item == units[0] for item in units)
+        differing = any(item != units[0] for item in units)
+        stored = bool(units) and all(item.format == STORED for item in reader.records)
+        now = Units(**units[0]) if units and not differing else Units()
         names = sorted(reader.names.intersection(names_of("virial", reader.keys)))
         virials = names[0] if names and reader.keys.stress not in reader.names else ""
-        return cls(Units(**units[0]) if same else Units(), reader.keys, virials)
+        return cls(now, reader.keys, virials, differing, stored)
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,8 @@ class Factor:
         correlation: Median cosine of labels and predictions, for energies their correlation.
         count: Structures, or differences of energies.
         enough: Whether these suffice for a verdict.
+        far: Structures that correlate, but by a factor `FAR` from the median or of another sign.
+        small: Whether the labels are so small that their factor says nothing by itself.
         causes: Known ones within the band, the likeliest first.
     """
 
@@ -113,6 +125,8 @@ class Factor:
     correlation: float
     count: int
     enough: bool
+    far: int = 0
+    small: bool = False
     causes: list[Cause] = field(default_factory=list)
 
     @property
@@ -250,16 +264,21 @@ def _of_vectors(
         least = LEAST[quantity] * max(len(predicted), 1) ** 0.5
         if len(predicted) > 3 and sizes[0] > least and sizes[1] > 0:
             cosine = predicted @ labelled / (sizes[0] * sizes[1])
-            rows.append((np.copysign(sizes[1] / sizes[0], cosine), cosine, index))
+            tiny = sizes[1] < least
+            rows.append((np.copysign(sizes[1] / sizes[0], cosine), cosine, index, tiny))
             freedom += max(3 * len(structures[index]) - 6, 1)
     if not rows:
         return None
-    values, cosines, owners = np.array(rows).T
+    values, cosines, owners, tiny = np.array(rows).T
     cosine = float(np.median(cosines))
     least_count, least_freedom = (3, ENOUGH) if quantity == "forces" else (5, 1)
     enough = len(rows) >= least_count and freedom >= least_freedom and abs(cosine) > 0.7
+    relative = values / np.median(values)
+    far = (np.abs(cosines) > 0.7) & ((relative < 1 / FAR) | (relative > FAR))
     values = values if enough else np.abs(values)
-    return Factor(quantity, values, owners.astype(np.int64), cosine, len(rows), enough)
+    owner_of = owners.astype(np.int64)
+    small = bool(tiny.mean() > 0.5)
+    return Factor(quantity, values, owner_of, cosine, len(rows), enough, int(far.sum()), small)
 
 
 def _of_energies(
@@ -310,6 +329,8 @@ _UNITS: dict[str, tuple[str, ...]] = {
 
 def _causes(factor: Factor, structures: Sequence[Structure], read: Read) -> list[Cause]:
     """Return what may explain a factor, the likeliest first; two where both are near."""
+    if read.differing:
+        return []
     given: str = "virial" if factor.quantity == "stress" and read.virials else factor.quantity
     now, one = read.units.factors()[given], np.ones(len(factor.values))
     found: list[Cause] = []
@@ -369,13 +390,19 @@ def _finding(
     if factor.certain:
         why = "; or they ".join(cause.text + _advice(cause, found, read) for cause in factor.causes)
         return Finding("warning", f"{said}: they {why}")
+    if factor.right and factor.far > 1:
+        return Finding(
+            "warning", f"{said}, but {factor.far} of them by far others or of other sign"
+        )
     if factor.right:
         return Finding("ok", f"{said}: unit and sign agree")
-    odd = factor.count >= 8 and abs(_logs(factor.values)).min() > np.log(FAR)
+    odd = factor.count >= 8 and not factor.small and abs(_logs(factor.values)).min() > np.log(FAR)
     if not factor.enough and not odd:
         return Finding("note", f"{said}, too few or too scattered to tell their unit")
     likely = " or ".join(cause.text for cause in factor.causes)
-    return Finding("warning", f"{said}, not about 1{f'; perhaps they {likely}' if likely else ''}")
+    why = f"; perhaps they {likely}" if likely else ""
+    why = "; sources are read in different units: are those right?" if read.differing else why
+    return Finding("warning", f"{said}, not about 1{why}")
 
 
 def _advice(cause: Cause, found: Sequence[tuple[str, Factor]], read: Read) -> str:
@@ -388,7 +415,11 @@ def _advice(cause: Cause, found: Sequence[tuple[str, Factor]], read: Read) -> st
                 key = f"data.units.{other.quantity}"
                 settings[key] = wrong.get(key) or getattr(read.units.filled(), other.quantity)
     listed = " ".join(f"{key}={value}" for key, value in settings.items())
-    return f": set {listed}" if listed else ""
+    if not any(key.startswith("data.units.") for key in settings):
+        return f": set {listed}" if listed else ""
+    if read.stored:
+        return f": convert the file again with --units {listed.replace('data.units.', '')}"
+    return f": set {listed} (where the file itself states its units, correct those)"
 
 
 def check(
