@@ -68,23 +68,26 @@ LEAST = {"energy": 1e-3, "forces": 0.02, "stress": 1e-5}
 class Read:
     """How labels were read: in which units, under which names; ``virials`` is that of stress.
 
-    ``differing`` says that sources were read in different units, so that no unit can be named;
-    ``stored`` that all are stores, whose units no setting changes.
+    ``differing`` are quantities that sources were read in different units of, so that none can be
+    named; ``stored`` says that all are stores, whose units no setting changes.
     """
 
     units: Units = Units()
     keys: LabelKeys = LabelKeys()
     virials: str = ""
-    differing: bool = False
+    differing: frozenset[str] = frozenset()
     stored: bool = False
 
     @classmethod
     def by(cls, reader: Reader) -> Read:
         """Return how a reader read what it has read."""
-        units = [record.units for record in reader.records]
-        differing = any(item != units[0] for item in units)
+        units = [Units(**record.units) for record in reader.records]
+        factors = [item.factors() for item in units]
+        differing = frozenset(
+            name for name in Units().factors() if len({item[name] for item in factors}) > 1
+        )
         stored = bool(units) and all(item.format == STORED for item in reader.records)
-        now = Units(**units[0]) if units and not differing else Units()
+        now = units[0] if units else Units()
         names = sorted(reader.names.intersection(names_of("virial", reader.keys)))
         virials = names[0] if names and reader.keys.stress not in reader.names else ""
         return cls(now, reader.keys, virials, differing, stored)
@@ -329,9 +332,9 @@ _UNITS: dict[str, tuple[str, ...]] = {
 
 def _causes(factor: Factor, structures: Sequence[Structure], read: Read) -> list[Cause]:
     """Return what may explain a factor, the likeliest first; two where both are near."""
-    if read.differing:
-        return []
     given: str = "virial" if factor.quantity == "stress" and read.virials else factor.quantity
+    if given in read.differing:
+        return []
     now, one = read.units.factors()[given], np.ones(len(factor.values))
     found: list[Cause] = []
     for unit, sign in product(_UNITS[given], ("", "-")):
@@ -401,7 +404,12 @@ def _finding(
         return Finding("note", f"{said}, too few or too scattered to tell their unit")
     likely = " or ".join(cause.text for cause in factor.causes)
     why = f"; perhaps they {likely}" if likely else ""
-    why = "; sources are read in different units: are those right?" if read.differing else why
+    given = "virial" if factor.quantity == "stress" and read.virials else factor.quantity
+    why = (
+        "; sources are read in different units: are those right?"
+        if given in read.differing
+        else why
+    )
     return Finding("warning", f"{said}, not about 1{why}")
 
 

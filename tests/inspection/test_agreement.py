@@ -181,9 +181,20 @@ def test_advice_depends_on_how_the_files_state_their_units(molecules: list[Struc
         "convert the file again with --units forces=Hartree/Bohr"
         in told(wrong, Read(stored=True))[0]
     )
-    (warning,) = told(wrong, Read(differing=True), ["forces"])
+    (warning,) = told(wrong, Read(differing=frozenset({"forces"})), ["forces"])
     assert "not about 1; sources are read in different units: are those right?" in warning
     assert "Hartree" not in warning
+
+
+def test_units_that_differ_between_sources_are_noticed(
+    molecules: list[Structure], tmp_path: Path
+) -> None:
+    write_structures(tmp_path / "a.xyz", molecules[:2])
+    text = (tmp_path / "a.xyz").read_text().replace("REF_energy", "forces-unit=meV/Å REF_energy")
+    (tmp_path / "b.xyz").write_text(text)
+    reader = Reader()
+    reader.read([tmp_path / "a.xyz", tmp_path / "b.xyz"])
+    assert Read.by(reader).differing == {"forces"}
 
 
 def test_few_or_scattered_labels_are_not_judged(molecules: list[Structure]) -> None:
