@@ -7,6 +7,9 @@ gzip, bzip2 or xz; compressed text is read as a stream where its format is.
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import stat
 import tarfile
 import zipfile
@@ -14,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from io import BufferedReader, RawIOBase
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
 from ase.io.formats import open_with_compression
@@ -29,22 +32,26 @@ LARGEST_RATIO, SMALL = 200, 2**30
 MOST_MEMBERS = 1_000_000
 _BINARY = (b"\x89HDF\r\n\x1a\n", b"SQLite f", b"PK\x03\x04")
 """How files begin that are read at any place, not as a stream."""
+_OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 Entry = tuple[str, int, Callable[[], IO[bytes]]]
 """Name of a member, its size in bytes, and what opens it."""
 
 
 def is_archive(path: Path) -> bool:
     """Whether the name is that of an archive of several files."""
-    suffixes = [suffix for suffix in path.suffixes if suffix not in PACKED]
-    return bool(suffixes) and suffixes[-1].lower() in SUFFIXES
+    suffixes = [suffix for item in path.suffixes if (suffix := item.lower()) not in PACKED]
+    return bool(suffixes) and suffixes[-1] in SUFFIXES
 
 
 def is_packed(path: Path) -> bool:
     """Whether a file must be unpacked before it is read."""
-    if is_archive(path) or path.suffix == ".zst":
+    suffix = path.suffix.lower()
+    if is_archive(path) or suffix == ".zst":
         return True
-    if path.suffix not in PACKED:
+    if suffix not in PACKED:
         return False
+    if suffix != path.suffix:  # the formats open lower case
+        return True
     try:
         with open_with_compression(str(path), "rb") as file:
             return bool(file.read(8).startswith(_BINARY))
@@ -56,11 +63,12 @@ def entries(path: Path, name: str) -> Iterator[Entry]:
     """Yield the files of an archive in order; ``name`` is that in messages.
 
     Raises:
-        DataError: For damage, encryption, links and devices, names outside of the archive, more
-            than `MOST_MEMBERS` members, and more than `LARGEST_RATIO` times its size beyond
-            `SMALL` bytes.
+        DataError: For damage, encryption, links and devices, names outside of the archive or that
+            are there twice, more than `MOST_MEMBERS` members, and more than `LARGEST_RATIO` times
+            its size beyond `SMALL` bytes.
     """
     total = 0
+    names: set[PurePosixPath] = set()
     try:
         with ExitStack() as stack:
             found = (_zip if path.suffix.lower() == ".zip" else _tar)(path, stack)
@@ -68,6 +76,9 @@ def entries(path: Path, name: str) -> Iterator[Entry]:
                 place = PureWindowsPath(member)  # knows both kinds of separators
                 if place.anchor or ".." in place.parts:
                     raise DataError(f"has the member '{member}', whose name leads out of it.")
+                if PurePosixPath(member) in names:
+                    raise DataError(f"has the member '{member}' twice.")
+                names.add(PurePosixPath(member))
                 total += size
                 if count > MOST_MEMBERS or _excessive(total, path):
                     raise DataError(
@@ -124,8 +135,9 @@ def _damaged(name: str, error: Exception) -> DataError:
 
 
 def _decompressed(path: Path) -> IO[bytes]:
-    if path.suffix != ".zst":
-        return open_with_compression(str(path), "rb")
+    suffix = path.suffix.lower()
+    if suffix in _OPEN:
+        return _OPEN[suffix](path, "rb")
     try:
         import zstandard
     except ModuleNotFoundError:
@@ -177,7 +189,7 @@ def _zip(path: Path, stack: ExitStack) -> Iterator[Entry]:
 
 
 def _tar(path: Path, stack: ExitStack) -> Iterator[Entry]:
-    if path.suffix == ".zst":
+    if path.suffix.lower() == ".zst":
         file = stack.enter_context(_decompressed(path))
         archive = stack.enter_context(tarfile.open(fileobj=file, mode="r|"))  # noqa: SIM115
     else:

@@ -31,6 +31,8 @@ USUAL_NAMES = {
 }
 """Names that are looked for where a key is the default one, the first: those of public data sets
 and of the tools that train on them."""
+_WORDS = dict(singlet=1, doublet=2, triplet=3, quartet=4, quintet=5, sextet=6, septet=7)
+"""Multiplicities in words."""
 _UNIT = re.compile(r"(energy|force|stress|virial|length|position)s?[-_]units?", re.IGNORECASE)
 _OF_TAG = {"force": "forces", "position": "length"}
 
@@ -121,11 +123,7 @@ def read_state(atoms: Atoms, keys: LabelKeys, where: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for quantity, least in (("charge", -LARGEST_NUMBER), ("spin", 1)):
         names = [name for name in names_of(quantity, keys) if name in atoms.info]
-        values = {
-            name: whole_number(atoms.info[name], name, where, least)
-            for name in names
-            if name == getattr(keys, quantity) or _is_numeric(atoms.info[name])
-        }
+        values = {name: whole_number(atoms.info[name], name, where, least) for name in names}
         if len(set(values.values())) > 1:
             listed = ", ".join(f"'{name}' is {value}" for name, value in values.items())
             raise DataError(
@@ -174,8 +172,8 @@ def _tagged(units: Units, tags: tuple[tuple[str, str], ...]) -> Units:
 
 
 def whole_number(value: Any, key: str, where: str, least: int = -LARGEST_NUMBER) -> int:
-    """Return a charge or spin multiplicity; refuse all but whole numbers of a size that occurs."""
-    array = finite(value, key, where)
+    """Return a charge or multiplicity; refuse all but whole numbers of a size that occurs."""
+    array = finite(_WORDS.get(str(value).lower(), value), key, where)
     number = array.item() if array.size == 1 else math.nan
     if not least <= number <= LARGEST_NUMBER or number != round(number):
         raise DataError(

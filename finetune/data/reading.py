@@ -282,7 +282,7 @@ class Reader:
             empty = True
             stream = opened.stream if opened.chosen else select(opened.stream, file)
             if table is not None:
-                stream = table.joined(stream, file.path, str(keys.energy))
+                stream = table.joined(stream, file, str(keys.energy))
             for index, frame in stream:
                 empty = False
                 try:
@@ -311,7 +311,7 @@ class Reader:
                 at_index = file.index != ":"
                 why = "at that index." if at_index else f"({opened.format}). Is it complete?"
                 raise DataError(f"'{file.name}' contains no structures {why}")
-        if table is not None and files[0].index == ":" and not record.left_out:
+        if table is not None and files[0].index == ":":
             table.check_used(record.source)
         self.names |= names
         for name in (*QUANTITIES, "virial"):
@@ -351,7 +351,7 @@ def read_structures(
 
 
 def _packed(file: File) -> bool:
-    return file.path.suffix in PACKED | SUFFIXES
+    return file.path.suffix.lower() in PACKED | SUFFIXES
 
 
 def _members(file: File, notes: list[str]) -> Iterable[File]:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import ase.io
+import numpy as np
 from ase import Atoms
 from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict
 
 from finetune.core.errors import DataError, system_errors
 from finetune.core.files import appearing, write_atomically
+from finetune.data.labels import label
 from finetune.data.store import SUFFIXES, write_store
 from finetune.data.structures import Structure, to_atoms
 
@@ -29,8 +34,9 @@ def write_structures(path: Path, structures: Iterable[Structure]) -> int:
     """Write structures and their labels in eV and Å; the file appears when it is complete.
 
     A store (``.h5``, ``.hdf5``) is exact; extended XYZ (``.xyz``, ``.extxyz``) has the names
-    REF_energy, REF_forces and REF_stress, with positions and forces to 1e-8. Returns the number of
-    structures.
+    REF_energy, REF_forces and REF_stress, with positions and forces to 1e-8. Tags whose names mean
+    something else there (``Lattice``, a word under ``dipole``) are called ``tag_NAME``. Returns the
+    number of structures.
 
     Raises:
         DataError: If the file exists, its name has no known suffix, or there is nothing to write.
@@ -109,8 +115,27 @@ def _check_free(path: Path) -> None:
 
 
 def _xyz_atoms(structure: Structure) -> Atoms:
-    tags: Any = {key: _tag(key, value) for key, value in structure.tags.items()}
+    tags: dict[str, Any] = {}
+    for key, value in structure.tags.items():
+        name = _name(key, isinstance(value, str))
+        while name in tags:
+            name += "_"
+        tags[name] = _tag(name, value)
     return to_atoms(replace(structure, tags=tags), labels=True)
+
+
+@lru_cache
+def _name(key: str, is_text: bool) -> str:
+    """Return the name of a tag; ``tag_NAME`` where ASE would not read it back, as of Lattice."""
+    value, text = "x" if is_text else 1.5, StringIO()
+    try:
+        ase.io.write(text, Atoms("H", info={key: value}), format="extxyz")
+        text.seek(0)
+        if np.array_equal(label(ase.io.read(text, format="extxyz"), key), value):
+            return key
+    except Exception:  # writer and reader raise whatever a name makes them
+        pass
+    return "tag_" + re.sub(r"\W", "_", key)
 
 
 def _tag(key: str, value: str | float) -> str | float | int:

@@ -83,6 +83,8 @@ class Factor:
         correlation: Median cosine of labels and predictions, for energies their correlation.
         count: Structures, or differences of energies.
         enough: Whether these suffice for a verdict.
+        far: Structures that correlate, but by a factor `FAR` from the median or of another sign.
+        small: Whether the labels are so small that their factor says nothing by itself.
         causes: Known ones within the band, the likeliest first.
     """
 
@@ -92,6 +94,8 @@ class Factor:
     correlation: float
     count: int
     enough: bool
+    far: int = 0
+    small: bool = False
     causes: list[Cause] = field(default_factory=list)
 
     @property
@@ -229,16 +233,21 @@ def _of_vectors(
         least = LEAST[quantity] * max(len(predicted), 1) ** 0.5
         if len(predicted) > 3 and sizes[0] > least and sizes[1] > 0:
             cosine = predicted @ labelled / (sizes[0] * sizes[1])
-            rows.append((np.copysign(sizes[1] / sizes[0], cosine), cosine, index))
+            tiny = sizes[1] < least
+            rows.append((np.copysign(sizes[1] / sizes[0], cosine), cosine, index, tiny))
             freedom += max(3 * len(structures[index]) - 6, 1)
     if not rows:
         return None
-    values, cosines, owners = np.array(rows).T
+    values, cosines, owners, tiny = np.array(rows).T
     cosine = float(np.median(cosines))
     least_count, least_freedom = (3, ENOUGH) if quantity == "forces" else (5, 1)
     enough = len(rows) >= least_count and freedom >= least_freedom and abs(cosine) > 0.7
+    relative = values / np.median(values)
+    far = (np.abs(cosines) > 0.7) & ((relative < 1 / FAR) | (relative > FAR))
     values = values if enough else np.abs(values)
-    return Factor(quantity, values, owners.astype(np.int64), cosine, len(rows), enough)
+    owner_of = owners.astype(np.int64)
+    small = bool(tiny.mean() > 0.5)
+    return Factor(quantity, values, owner_of, cosine, len(rows), enough, int(far.sum()), small)
 
 
 def _of_energies(
@@ -290,6 +299,8 @@ _UNITS: dict[str, tuple[str, ...]] = {
 def _causes(factor: Factor, structures: Sequence[Structure], read: Read) -> list[Cause]:
     """Return what may explain a factor, the likeliest first; two where both are near."""
     given: str = "virial" if factor.quantity == "stress" and read.virials else factor.quantity
+    if given in read.differing:
+        return []
     now, one = read.units.factors()[given], np.ones(len(factor.values))
     found: list[Cause] = []
     for unit, sign in product(_UNITS[given], ("", "-")):
@@ -348,13 +359,24 @@ def _finding(
     if factor.certain:
         why = "; or they ".join(cause.text + _advice(cause, found, read) for cause in factor.causes)
         return Finding("warning", f"{said}: they {why}")
+    if factor.right and factor.far > 1:
+        return Finding(
+            "warning", f"{said}, but {factor.far} of them by far others or of other sign"
+        )
     if factor.right:
         return Finding("ok", f"{said}: unit and sign agree")
-    odd = factor.count >= 8 and abs(_logs(factor.values)).min() > np.log(FAR)
+    odd = factor.count >= 8 and not factor.small and abs(_logs(factor.values)).min() > np.log(FAR)
     if not factor.enough and not odd:
         return Finding("note", f"{said}, too few or too scattered to tell their unit")
     likely = " or ".join(cause.text for cause in factor.causes)
-    return Finding("warning", f"{said}, not about 1{f'; perhaps they {likely}' if likely else ''}")
+    why = f"; perhaps they {likely}" if likely else ""
+    given = "virial" if factor.quantity == "stress" and read.virials else factor.quantity
+    why = (
+        "; sources are read in different units: are those right?"
+        if given in read.differing
+        else why
+    )
+    return Finding("warning", f"{said}, not about 1{why}")
 
 
 def _advice(cause: Cause, found: Sequence[tuple[str, Factor]], read: Read) -> str:
@@ -366,7 +388,14 @@ def _advice(cause: Cause, found: Sequence[tuple[str, Factor]], read: Read) -> st
                 wrong = other.causes[0].settings if other.certain else {}
                 key = f"data.units.{other.quantity}"
                 settings[key] = wrong.get(key) or getattr(read.units.filled(), other.quantity)
-    return f": {correction(settings)}" if settings else ""
+    if not settings:
+        return ""
+    if not any(key.startswith("data.units.") for key in settings):
+        return f": {correction(settings)}"
+    if read.stored:
+        listed = " ".join(f"{key.removeprefix('data.units.')}={v}" for key, v in settings.items())
+        return f": convert the file again with --units {listed}"
+    return f": {correction(settings)} (where the file itself states its units, correct those)"
 
 
 def check(

@@ -36,22 +36,37 @@ FREE_ATOMS = np.array(_TABLE.split(), dtype=float)
 Comput. 15, 1652 (2019)) as tblite 0.8.0 gives them, lanthanoids with one unpaired electron."""
 
 
+STORED = "HDF5 store"
+"""The format that readers record of stores."""
+
+
 @dataclass(frozen=True)
 class Read:
-    """How labels were read: in which units, under which names; ``virials`` is that of stress."""
+    """How labels were read: in which units, under which names; ``virials`` is that of stress.
+
+    ``differing`` are quantities that sources were read in different units of, so that none can be
+    named; ``stored`` says that all are stores, whose units no setting changes.
+    """
 
     units: Units = Units()
     keys: LabelKeys = LabelKeys()
     virials: str = ""
+    differing: frozenset[str] = frozenset()
+    stored: bool = False
 
     @classmethod
     def by(cls, reader: Reader) -> Read:
-        """Return how a reader read what it has read, eV and Å where units differ by file."""
-        units = [record.units for record in reader.records]
-        same = units and all(item == units[0] for item in units)
+        """Return how a reader read what it has read."""
+        units = [Units(**record.units) for record in reader.records]
+        factors = [item.factors() for item in units]
+        differing = frozenset(
+            name for name in Units().factors() if len({item[name] for item in factors}) > 1
+        )
+        stored = bool(units) and all(item.format == STORED for item in reader.records)
+        now = units[0] if units else Units()
         names = sorted(reader.names.intersection(names_of("virial", reader.keys)))
         virials = names[0] if names and reader.keys.stress not in reader.names else ""
-        return cls(Units(**units[0]) if same else Units(), reader.keys, virials)
+        return cls(now, reader.keys, virials, differing, stored)
 
 
 def correction(settings: Mapping[str, str]) -> str:

@@ -68,6 +68,25 @@ def test_the_files_of_one_kind_in_an_archive_are_read(name: str, tmp_path: Path)
         read_structures(f"{path}@*.cif")
 
 
+@pytest.mark.parametrize("name", ["a.ZIP", "a.tar.GZ", "a.TGZ", "a.tar.ZST"])
+def test_names_in_capitals_are_read(name: str, tmp_path: Path) -> None:
+    path = packed(tmp_path / name.lower(), MEMBERS).rename(tmp_path / name)
+    assert [item.energy for item in read_structures(path)] == [-1.0, -2.0, -3.0]
+
+
+@pytest.mark.parametrize("suffix", [".GZ", ".BZ2", ".XZ", ".ZST"])
+def test_compressed_files_in_capitals_are_read(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.xyz{suffix}"
+    path.write_bytes(compressed(suffix.lower())(xyz(-1.0)))
+    assert read_structures(path)[0].energy == -1.0
+
+
+def test_a_name_that_is_twice_in_an_archive_is_refused(tmp_path: Path) -> None:
+    path = packed(tmp_path / "a.tar", {"a.xyz": xyz(-1.0), "./a.xyz": xyz(-2.0)})
+    with pytest.raises(DataError, match=r"a\.tar' has the member '\./a\.xyz' twice"):
+        read_structures(path)
+
+
 def test_an_archive_of_several_kinds_is_asked_about(tmp_path: Path) -> None:
     path = packed(tmp_path / "a.zip", {"a.xyz": xyz(-1.0), "b.cif": b"data_x"})
     with pytest.raises(DataError, match=r"several kinds \(1 \.cif, 1 \.xyz\).*a\.zip@\*\.cif'"):

@@ -176,9 +176,7 @@ def test_charge_and_spin_under_usual_names(info: dict[str, Any], charge: int, sp
     assert (found.charge, found.spin) == (charge, spin)
     said = {name for name in ("charge", "spin") if name in found.tags}
     assert said == {
-        name
-        for name in ("charge", "spin")
-        if any(isinstance(info.get(key), (int, float)) for key in USUAL_NAMES[name])
+        name for name in ("charge", "spin") if any(key in info for key in USUAL_NAMES[name])
     }
     again = from_atoms(to_atoms(found, labels=True), LabelKeys(), "made")
     assert (again.charge, again.spin, again.tags) == (charge, spin, found.tags)
@@ -193,6 +191,16 @@ def test_contradicting_charges_are_refused() -> None:
     atoms = molecule("H2O", info={"total_spin": 0})
     with pytest.raises(DataError, match="'total_spin' must be one whole number from 1"):
         from_atoms(atoms, LabelKeys(), "made")
+
+
+@pytest.mark.parametrize(("name", "word"), [("total_charge", "-1e"), ("multiplicity", "high")])
+def test_charge_and_spin_in_words_are_refused(name: str, word: str) -> None:
+    atoms = molecule("H2O", info={name: word})
+    with pytest.raises(DataError, match=f"'{name}' is not numeric ..{word}"):
+        from_atoms(atoms, LabelKeys(), "made")
+    assert (
+        from_atoms(molecule("OH", info={"multiplicity": "Doublet"}), LabelKeys(), "made").spin == 2
+    )
 
 
 @pytest.mark.parametrize("left_out", ["energy", "forces", "stress"])

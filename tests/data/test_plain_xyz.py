@@ -37,6 +37,43 @@ def test_energies_that_a_comment_names_are_read(comment: str, tmp_path: Path) ->
     assert Reader(units=Units(energy="eV")).read(path)[0].energy == -76.25
 
 
+def test_each_comment_itself_says_that_a_number_is_the_energy(tmp_path: Path) -> None:
+    said = "Coordinates from ORCA-job water E -76.25"
+    path = written(tmp_path / "a.xyz", said, "300.0 K step", said.replace("76.25", "75.25"))
+    reader = Reader()
+    first, second, third = reader.read(path)
+    assert first.energy == pytest.approx(-76.25 * Hartree)
+    assert second.energy is None
+    assert third.energy == pytest.approx(-75.25 * Hartree)
+    (note,) = reader.notes()
+    assert "the numbers in the comment lines are not read" in note
+    for name in ("REF_energy", "energy"):
+        written(path, said, f"{name}=-2000.0")
+        with pytest.raises(DataError, match=f"structure 1 has '{name}', but the file begins with"):
+            read_structures(path)
+
+
+@pytest.mark.parametrize(
+    ("lattice", "properties", "pbc"),
+    [("lattice", "properties", "PBC"), ("LATTICE", "PROPERTIES", "Pbc")],
+)
+def test_the_geometry_of_a_header_is_read_in_any_case(
+    lattice: str, properties: str, pbc: str, tmp_path: Path
+) -> None:
+    header = f'{lattice}="9 0 0 0 8 0 0 0 7" {properties}=species:S:1:pos:R:3:REF_forces:R:3'
+    rows = "O 0 0 0.12 0.1 0 -0.3\nH 0 0.76 -0.48 0 0.2 0.1\nH 0 -0.76 -0.48 -0.1 -0.2 0.2\n"
+    path = written(tmp_path / "a.xyz", header, f'{header} {pbc}="T F T"', atoms=rows)
+    bulk, slab = read_structures(path)
+    np.testing.assert_array_equal(bulk.cell, np.diag([9.0, 8.0, 7.0]))
+    np.testing.assert_array_equal(bulk.forces[0], [0.1, 0, -0.3])
+    assert (bulk.pbc.tolist(), slab.pbc.tolist()) == ([True] * 3, [True, False, True])
+    (tagged,) = read_structures(written(path, "REF_energy=-1 lattice=fcc pbc_kind=full"))
+    assert tagged.tags == {"lattice": "fcc", "pbc_kind": "full"}
+    written(path, f'{header} Lattice="9 0 0 0 8 0 0 0 7"', atoms=rows)
+    with pytest.raises(DataError, match="names 'Lattice' twice in its header"):
+        read_structures(path)
+
+
 @pytest.mark.parametrize(
     "comment", ["        -5.0705", "-5.0705 converged=true", "E = x E -5.0705"]
 )

@@ -93,6 +93,18 @@ def test_matpes(lines: bool, tmp_path: Path) -> None:
     assert (first.level_of_theory, first.charge) == ("r2SCAN", 1)
 
 
+def test_charge_and_spin_of_entries(tmp_path: Path) -> None:
+    """Those of the structure, of which 0 is pymatgen's default charge, or beside it."""
+    state = structure(charge=0, spin_multiplicity=2)
+    items = [entry(-7.0, structure=state), entry(-7.0, structure=state, total_charge=-1)]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(items))
+    assert [(i.charge, i.spin) for i in read_structures(path)] == [(0, 2), (-1, 2)]
+    path.write_text(json.dumps([entry(-7.0, structure=structure(charge=1), total_charge=-1)]))
+    with pytest.raises(DataError, match="structure 0 has the charge 1 in its structure, and -1 be"):
+        read_structures(path)
+
+
 def test_chgnet(tmp_path: Path) -> None:
     """A list for each name, and energies by atom."""
     columns = {
@@ -225,13 +237,19 @@ def test_energies_of_a_table_by_index_and_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("index,energy\n0,-1\n", r"structure 1: '.*e\.csv' has no row with the index 1"),
+        ("index,energy\n0,-1\n", r"structure 1: '.*e\.csv' has no row with the index '1'"),
         ("index,energy\n0,-1\n1,-2\n2,-3\n", "3 energies and '.*' 2 structures: the index '2'"),
-        ("name,energy\na,-1\nc,-2\n", "structure 1: .* no row with the name b or g"),
+        ("name,energy\na,-1\nc,-2\n", "structure 1: .* no row with the name 'b' or 'g'"),
         ("index,energy\n0,-1\n0,-2\n", "line 3: the index '0' is there twice"),
         ("index,energy\n0,low\n", "line 2: the energy 'low' is no number"),
         ("index,energy\n0.5,-1\n", "line 2: '0.5' is no index"),
-        ("index,E\n0,-1\n", "has the columns index, e. It needs the columns 'energy'"),
+        ("index,E\n0,-1\n", "columns index, e. It needs the columns 'energy'.* Is 'e' the energy"),
+        ("index,energy\n1,-1\n2,-2\n", "structure 0: .*indices start at 1; they must start at 0"),
+        ("index,energy\n0,-76,4234\n", "line 2 has 3 cells, the header 2. Write decimals with a"),
+        ("index;energy\n0;-76,4\n", "line 2: the energy '-76,4' is no number. Write decimals wi"),
+        ("index,energy,note\n0,-1\n", "line 2 has 2 cells, the header 3"),
+        ("index,energy,energy\n0,-1,-2\n", "has the column 'energy' twice"),
+        (f"index,energy\n0,{'1' * 140000}\n", "line 2 is no CSV .field larger than"),
         ("", "has the columns none"),
     ],
 )
@@ -257,6 +275,39 @@ def test_energies_of_a_table_have_their_unit_beside_formats_that_state_theirs(
     assert found.energy == pytest.approx(-2 * Hartree)
     if kind == "dump":
         np.testing.assert_allclose(found.forces, [[0.5 * kcal / mol, 0, 0]])
+
+
+def test_names_of_a_table_are_comments_and_names_of_files(tmp_path: Path) -> None:
+    path, table = geometries(tmp_path, "He  step=1.5 of run, a", "other"), tmp_path / "e.csv"
+    found = joined(path, table, 'name,energy\nother,-2\n"He step=1.5 of run, a",-1\n')
+    assert [item.energy for item in found] == pytest.approx([-Hartree, -2 * Hartree])
+    for number in range(2):
+        (tmp_path / f"mol.{number}.xyz").write_text("1\n\nHe 0 0 0\n")
+    found = joined(tmp_path / "mol.*.xyz", table, "name,energy\nmol.1,-2\nmol.0,-1\n")
+    assert [item.energy for item in found] == pytest.approx([-Hartree, -2 * Hartree])
+
+
+def test_indices_through_a_folder_need_all_of_its_structures(tmp_path: Path) -> None:
+    (folder := tmp_path / "set").mkdir()
+    for name in ("a", "b"):
+        geometries(folder, *"xyz").rename(folder / f"{name}.xyz")
+    (folder / "readme.txt").write_text("no structure")
+    rows = "".join(f"{index},{-index}\n" for index in range(6))
+    with pytest.raises(DataError, match="counts structures through several files.*leave '@:2' out"):
+        joined(f"{folder}@:2", tmp_path / "e.csv", f"index,energy\n{rows}")
+    found = joined(folder, tmp_path / "e.csv", f"index,energy\n{rows}")
+    assert [item.energy for item in found] == pytest.approx([-n * Hartree for n in range(6)])
+    with pytest.raises(DataError, match="7 energies and '.*set' 6 structures: the index '6'"):
+        joined(folder, tmp_path / "e.csv", f"index,energy\n{rows}6,-6\n")
+
+
+def test_indices_from_one_are_refused_where_faulty_structures_are_left_out(tmp_path: Path) -> None:
+    path = geometries(tmp_path, "a", "b", "c")
+    with pytest.raises(DataError, match="3 energies and '.*' 3 structures: the index '3'"):
+        joined(path, tmp_path / "e.csv", "index,energy\n1,-1\n2,-2\n3,-3\n", "skip")
+    path.write_text(path.read_text().replace("He 0 0 0", "He 0 0", 1))
+    found = joined(path, tmp_path / "e.csv", "index,energy\n0,-1\n1,-2\n2,-3\n", "skip")
+    assert [item.energy for item in found] == pytest.approx([-2 * Hartree, -3 * Hartree])
 
 
 def test_two_energies_for_a_structure_are_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.io import write
 from typer.testing import CliRunner
 
@@ -122,3 +122,26 @@ def test_what_is_written_has_the_rights_that_the_umask_leaves(name: str, tmp_pat
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o640
+
+
+def test_tags_with_names_that_mean_something_else_are_read_back(tmp_path: Path) -> None:
+    atoms = bulk("Si")
+    odd = {"stress": 5.0, "Lattice": "hexagonal", "Properties": "x", "dipole": "x"}
+    atoms.info = {"REF_energy": -3.0, **odd, "": "empty", "a=b": 2.0, "a_b": 1.0, "kind": "plain"}
+    write(tmp_path / "odd.traj", atoms)
+    write_structures(tmp_path / "new.xyz", read_structures(tmp_path / "odd.traj"))
+    (found,) = read_structures(tmp_path / "new.xyz")
+    assert found.energy == -3.0
+    np.testing.assert_array_equal(found.cell, atoms.cell.array)
+    expected = {f"tag_{key}": value for key, value in odd.items()}
+    others = {"tag_": "empty", "tag_a_b": 2.0, "a_b": 1.0, "kind": "plain"}
+    assert found.tags == expected | others
+
+
+@pytest.mark.parametrize("value", [3.0, "low"])
+def test_a_tag_named_virial_of_a_molecule_is_read_back(value: float | str, tmp_path: Path) -> None:
+    atoms = molecule("H2O")
+    atoms.info = {"REF_energy": -3.0, "virial": value}
+    write(tmp_path / "odd.traj", atoms)
+    write_structures(tmp_path / "new.xyz", read_structures(tmp_path / "odd.traj"))
+    assert read_structures(tmp_path / "new.xyz")[0].tags == {"tag_virial": value}

@@ -161,6 +161,43 @@ def test_one_file_of_several_is_named(molecules: list[Structure]) -> None:
         told([*molecules, *wrong], refused=["forces"])
 
 
+def test_structures_far_from_the_others_are_counted(molecules: list[Structure]) -> None:
+    wrong = [*scaled(molecules[:4], forces=-1), *molecules[4:]]
+    (warning,) = told(wrong)
+    assert "but 4 of them by far others or of other sign" in warning
+
+
+def test_small_forces_of_minima_are_not_warned_of(molecules: list[Structure]) -> None:
+    random = np.random.default_rng(1)
+    minima = [replace(i, energy=None, forces=random.normal(0, 5e-3, (6, 3))) for i in molecules]
+    assert told(minima) == []
+    large = [replace(i, forces=1e6 * i.forces) for i in minima if i.forces is not None]
+    assert "not about 1" in told(large)[0]
+
+
+def test_advice_depends_on_how_the_files_state_their_units(molecules: list[Structure]) -> None:
+    wrong = scaled(molecules, forces=1 / Units(forces="Hartree/Bohr").factors()["forces"])
+    assert "(where the file itself states its units, correct those)" in told(wrong)[0]
+    assert (
+        "convert the file again with --units forces=Hartree/Bohr"
+        in told(wrong, Read(stored=True))[0]
+    )
+    (warning,) = told(wrong, Read(differing=frozenset({"forces"})), ["forces"])
+    assert "not about 1; sources are read in different units: are those right?" in warning
+    assert "Hartree" not in warning
+
+
+def test_units_that_differ_between_sources_are_noticed(
+    molecules: list[Structure], tmp_path: Path
+) -> None:
+    write_structures(tmp_path / "a.xyz", molecules[:2])
+    text = (tmp_path / "a.xyz").read_text().replace("REF_energy", "forces-unit=meV/Å REF_energy")
+    (tmp_path / "b.xyz").write_text(text)
+    reader = Reader()
+    reader.read([tmp_path / "a.xyz", tmp_path / "b.xyz"])
+    assert Read.by(reader).differing == {"forces"}
+
+
 def test_few_or_scattered_labels_are_not_judged(molecules: list[Structure]) -> None:
     random = np.random.default_rng(0)
     noise = [

@@ -21,6 +21,7 @@ from ase.io.formats import open_with_compression
 from finetune.core.errors import DataError
 from finetune.core.units import Units
 from finetune.data.formats.frames import PACKED, File, Format, Frame, Frames, named, reason
+from finetune.data.labels import USUAL_NAMES
 from finetune.recipe.sections import LabelKeys
 
 _NAMES = {
@@ -191,8 +192,16 @@ def _atoms(entry: Mapping[str, Any]) -> Atoms:
             cell=lattice["matrix"],
             pbc=lattice.get("pbc", True),
         )
-    if structure.get("charge") is not None:
-        atoms.info["charge"] = structure["charge"]
+    for quantity, name in (("charge", "charge"), ("spin", "spin_multiplicity")):
+        beside = [entry[name] for name in USUAL_NAMES[quantity] if entry.get(name) is not None]
+        value = structure.get(name)
+        if value is not None and not (beside and value == 0):  # pymatgen writes 0 by default
+            atoms.info[quantity] = value
+            if any(value != other for other in beside):
+                raise DataError(
+                    f"has the {name} {value} in its structure, and {beside[0]} beside it. Correct "
+                    "the file."
+                )
     if entry.get("functional"):
         atoms.info["level_of_theory"] = entry["functional"]
     for name, value in entry.items():

@@ -42,6 +42,10 @@ PACKED = {".gz", ".bz2", ".xz", ".zst"}
 """Suffixes of compressed files."""
 
 
+COMMENT_LINE = "(comment line)"
+"""Name of the comment line of an XYZ structure, the only item of a tuple so that it is no tag."""
+
+
 @dataclass(frozen=True)
 class File:
     """A file to read: its path, its name in messages, and an index expression or a query."""

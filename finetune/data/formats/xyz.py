@@ -22,7 +22,16 @@ from ase.io.formats import open_with_compression
 from finetune.core.errors import DataError
 from finetune.core.text import counted
 from finetune.core.units import Units
-from finetune.data.formats.frames import File, Format, Frame, Frames, named, reason
+from finetune.data.formats.frames import (
+    COMMENT_LINE,
+    File,
+    Format,
+    Frame,
+    Frames,
+    named,
+    reason,
+)
+from finetune.data.labels import label
 from finetune.recipe.sections import LabelKeys
 
 _COUNT = re.compile(r"\s*[+-]?[0-9]{1,18}\s*", re.ASCII)
@@ -41,6 +50,14 @@ _EXTENDED = re.compile(r"(?:^|\s)(?:Properties|Lattice)=", re.IGNORECASE)
 _OTHER_FIRST = re.compile(r"(?:^|\s)Properties=[\"']?(?!species:S:1)", re.IGNORECASE)
 _ISOTOPE = re.compile(r"^(\s*)[DT](?=\s)")
 """Deuterium or tritium: the same electrons, so the same energy and forces as hydrogen."""
+_NUMBERS = r"[\"'{\[]\s*[-+.\d][-+.\deE]*[\s,]"
+_SPELT = re.compile(
+    r"(?<!\S)(?:(?P<Properties>properties)(?=\s*=\s*[\"']?[^\s:]+:[SRIL]:\d)"
+    rf"|(?P<Lattice>lattice)(?=\s*=\s*{_NUMBERS})"
+    rf"|(?P<pbc>pbc)(?=\s*=\s*(?:{_NUMBERS}|[\"'{{\[]?\s*(?:T|F|True|False)\b)))",
+    re.IGNORECASE,
+)
+"""Names of the geometry in a header, in any case, where their values are such."""
 MOST_NOTED = 100
 """Structures that are looked at for notes."""
 
@@ -48,8 +65,8 @@ MOST_NOTED = 100
 def open_xyz(file: File, keys: LabelKeys) -> Frames:
     """Open an (extended) XYZ file, compressed or not.
 
-    The energy in a comment line, in Hartree, is read where ``keys`` name `COMMENT`, and, in a file
-    whose first comment is one of ORCA or xtb, where they have the default.
+    The energy in a comment line, in Hartree, is read where ``keys`` name `COMMENT`. Where they have
+    the default, and the first comment is one of ORCA or xtb, that of all such comments is.
     """
     lines = _Lines(_text(file))
     head = lines.take(2)
@@ -58,7 +75,8 @@ def open_xyz(file: File, keys: LabelKeys) -> Frames:
     natural = {"energy": COMMENT} if _SAID.search(first) else {}
     asked = named(keys, natural).energy == COMMENT and not _EXTENDED.search(first)
     notes: list[str] = []
-    stream = _structures(lines, file.name, str(keys.energy), asked, notes)
+    number = None if not asked else _NUMBER if keys.energy == COMMENT else _SAID
+    stream = _structures(lines, file.name, str(keys.energy), number, notes)
     if not asked:
         return Frames("extended XYZ", stream, notes=notes)
     usual = Units(energy="Hartree", length="Å")
@@ -105,9 +123,12 @@ def _text(source: File) -> Iterator[str]:
 
 
 def _structures(
-    lines: _Lines, source: str, energy: str, asked: bool, notes: list[str]
+    lines: _Lines, source: str, energy: str, asked: re.Pattern[str] | None, notes: list[str]
 ) -> Iterator[Frame]:
-    """Yield structures; with ``asked``, the number in a comment line is the energy."""
+    """Yield structures; the number that ``asked`` finds in a comment line is the energy.
+
+    Refuses an energy by name in a file whose comments say energies: their units may differ.
+    """
     index = 0
     while header := lines.take(1):
         if not header[0].strip("\ufeff \t\r\n"):
@@ -116,12 +137,21 @@ def _structures(
         where = f"'{source}', structure {index}"
         found = _structure(header[0].lstrip("\ufeff"), lines, where, body)
         if isinstance(found, Atoms):
-            number = None if _EXTENDED.search(body[0]) else _NUMBER.search(body[0])
-            if number and asked:
-                found.info[COMMENT] = float(number[1] or number[2])
+            found.info[COMMENT_LINE] = (" ".join(body[0].split()),)
+            plain = "" if _EXTENDED.search(body[0]) else body[0]
+            said = asked.search(plain) if asked else None
+            if said:
+                found.info[COMMENT] = float(said[1] or said[2])
             if index < MOST_NOTED:
-                told = _unread(found, body, bool(number) and not asked and energy not in found.info)
+                unread = not said and energy not in found.info and _NUMBER.search(plain)
+                told = _unread(found, body, bool(unread))
                 notes += [note for note in told if note not in notes]
+            names = [name for name in (energy, "energy") if label(found, name) is not None]
+            if asked is _SAID and names:
+                found = DataError(
+                    f"{where} has '{names[0]}', but the file begins with energies in comments, in "
+                    "Hartree. Put the two kinds into files of their own."
+                )
         yield index, found
         index += 1
 
@@ -164,6 +194,7 @@ def _structure(header: str, lines: _Lines, where: str, text: list[str]) -> Atoms
         lines.take(1)
         return DataError(f"{where} (line {at}) has {count} atoms. Remove it.")
     body = lines.take(count + 1)
+    body[:1] = [_SPELT.sub(lambda found: str(found.lastgroup), line) for line in body[:1]]
     if len(body) < count + 1:
         lines.put_back(body[1:])
         skipped = _skip(lines)
