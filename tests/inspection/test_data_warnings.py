@@ -174,7 +174,7 @@ def test_what_the_labels_leave_open_is_named(workspace: Path) -> None:
     notes = finetune.validate(recipe_for(workspace, "x")).notes
     (note,) = [note for note in notes if "do not fix" in note]
     assert "2 independent compositions" in note
-    assert "your labels cannot determine keep the foundation's values: " in note
+    assert "Undetermined, as in the foundation: − H + 2 C + 2 O." in note
 
 
 def test_free_atoms_that_are_trained_on_are_told(workspace: Path, tmp_path: Path) -> None:
