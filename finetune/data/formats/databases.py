@@ -18,7 +18,7 @@ from ase.db.row import AtomsRow
 
 from finetune.core.errors import DataError
 from finetune.core.units import Units
-from finetune.data.formats.frames import File, Format, Frame, Frames, reason
+from finetune.data.formats.frames import File, Format, Frame, Frames, reason, unreadable
 from finetune.data.labels import unit_tags
 from finetune.recipe.sections import LabelKeys
 
@@ -44,7 +44,7 @@ def open_database(file: File, keys: LabelKeys) -> Frames:
             f"{_BACKENDS[kind]}: pip install {_BACKENDS[kind]}."
         ) from None
     except Exception as error:  # each backend raises its own
-        raise _damaged(file.name, 0, error) from None
+        raise unreadable(file.name, 0, reason(error)) from None
     tags = _stated(metadata, keys, file.name)
     return Frames(
         f"ASE database ({kind})",
@@ -58,13 +58,6 @@ DATABASE = Format(lambda file: _kind(file) in {"db", "json", *_BACKENDS}, open_d
 
 def _kind(file: File) -> str:
     return "aselmdb" if file.path.suffix == ".aselmdb" else file.ase_kind
-
-
-def _damaged(source: str, count: int, error: Exception) -> DataError:
-    return DataError(
-        f"'{source}', structure {count} cannot be read by ASE ({reason(error)}). Is the file "
-        "complete, and of the format that its name says?"
-    )
 
 
 def _stated(metadata: Mapping[str, Any], keys: LabelKeys, source: str) -> dict[str, str]:
@@ -91,7 +84,7 @@ def _stream(
         try:
             row = next(rows, None)
         except Exception as error:  # SQLite and JSON raise whatever damage makes them
-            yield count, _damaged(source, count, error)
+            yield count, unreadable(source, count, reason(error))
             return
         if row is None:
             return
@@ -102,7 +95,7 @@ def _stream(
         except DataError as error:
             yield count, DataError(f"'{source}', structure {count}: {error}")
         except Exception as error:
-            yield count, _damaged(source, count, error)
+            yield count, unreadable(source, count, reason(error))
         count += 1
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
 from ase import Atoms
@@ -40,10 +41,15 @@ READ = (
 """For messages."""
 PACKED = {".gz", ".bz2", ".xz", ".zst"}
 """Suffixes of compressed files."""
-
-
 COMMENT_LINE = "(comment line)"
 """Name of the comment line of an XYZ structure, the only item of a tuple so that it is no tag."""
+
+
+class Written(Protocol):
+    """What is known of the outputs of a program: ``banner`` is a pattern that only they have."""
+
+    @property
+    def banner(self) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,15 @@ class File:
                 return bool(file.attrs.get("format") == STORE)
         except OSError:
             return False
+
+    def program(self, programs: Mapping[str, Written], head: int) -> str:
+        """Return the name of the program whose banner is in the first bytes of the file, or ""."""
+        try:
+            with open_with_compression(str(self.path), "rb") as file:
+                start = file.read(head).decode("utf-8", "replace")
+        except Exception:  # each kind of compression has its own; other formats say what is wrong
+            return ""
+        return next((n for n, item in programs.items() if re.search(item.banner, start)), "")
 
     @cached_property
     def ase_kind(self) -> str:
@@ -103,8 +118,8 @@ class Frames:
         stream: The structures, read as they are asked for.
         natural: Names of the labels by quantity, where the format has names of its own; they are
             taken where the recipe keeps its default names.
-        stated: Units that all files of this format are in.
-        usual: Units that files of this format are in.
+        stated: Units that the format or the file fixes, whatever the recipe says.
+        usual: Units that files of this format are in where nobody says otherwise.
         names: Names of all labels in the file, where they are known beforehand.
         chosen: Whether the reader has already taken the index expression into account.
         sparse: Whether a structure without any label is left out rather than kept.
@@ -181,6 +196,15 @@ def extra(module: str, what: str) -> Any:
         raise DataError(
             f"{what}, which needs {package}: pip install 'piwsl-finetune[formats]'."
         ) from None
+
+
+def unreadable(source: str, count: int, why: str, name: str = "") -> DataError:
+    """Return the error for a structure that ASE cannot read; ``name`` is that of the format."""
+    said = f" ({name})" if name else ""
+    return DataError(
+        f"'{source}', structure {count} cannot be read by ASE ({why}). Is the file complete, and "
+        f"of the format that its name says{said}?"
+    )
 
 
 def reason(error: BaseException) -> str:

@@ -17,7 +17,15 @@ from ase.units import Hartree
 from finetune.core.errors import DataError
 from finetune.core.units import Units
 from finetune.data.formats.convergence import STEPS, Step
-from finetune.data.formats.frames import File, Format, Frame, Frames, LeftOutError, reason
+from finetune.data.formats.frames import (
+    File,
+    Format,
+    Frame,
+    Frames,
+    LeftOutError,
+    reason,
+    unreadable,
+)
 from finetune.recipe.sections import LabelKeys
 
 _NATURAL = {"energy": "energy", "forces": "forces", "stress": "stress"}
@@ -31,7 +39,7 @@ _AENET = re.compile(r"#\s*total energy\s*=\s*([-+\d.eEdD]+)\s*(eV)?", re.IGNOREC
 def open_with_ase(file: File, keys: LabelKeys) -> Frames:
     """Open a file with ASE's reader for its format."""
     kind = file.ase_kind
-    stream = _stream(file.path, file.name, ":", kind)
+    stream = _stream(file.path, file.name, kind)
     if kind in _NAMED:
         return Frames(ioformats[kind].description, stream)
     return Frames(ioformats[kind].description, stream, natural=_NATURAL, stated=Units().filled())
@@ -40,8 +48,8 @@ def open_with_ase(file: File, keys: LabelKeys) -> Frames:
 ASE = Format(lambda file: True, open_with_ase)
 
 
-def _stream(path: Path, source: str, index: str, kind: str) -> Iterator[Frame]:
-    count = 0
+def _stream(path: Path, source: str, kind: str) -> Iterator[Frame]:
+    count, title = 0, ioformats[kind].description
     if kind in _COUNTED:
         _check_counts(path, source)
     if kind == "xsf":
@@ -50,7 +58,7 @@ def _stream(path: Path, source: str, index: str, kind: str) -> Iterator[Frame]:
         if kind == "vasp-out":
             frames: Iterator[Any] = _outcar(path)
         else:
-            frames = ase.io.iread(path, index=index, format=kind, do_not_split_by_at_sign=True)
+            frames = ase.io.iread(path, index=":", format=kind, do_not_split_by_at_sign=True)
         steps = STEPS[kind](path) if kind in STEPS else iter(())
         for count, frame in enumerate(_checked(frames, steps, source), 1):  # noqa: B007
             if kind == "xsf" and isinstance(frame, ase.Atoms):
@@ -59,9 +67,9 @@ def _stream(path: Path, source: str, index: str, kind: str) -> Iterator[Frame]:
     except (StopIteration, IndexError):
         if count == 0:
             raise DataError(f"'{source}' contains no structure at that index.") from None
-        yield count, _fault(source, count, "the file ends within it", kind)
+        yield count, unreadable(source, count, "the file ends within it", title)
     except Exception as error:  # ASE's readers raise whatever their parsers raise
-        yield count, _fault(source, count, reason(error), kind)
+        yield count, unreadable(source, count, reason(error), title)
 
 
 def _checked(
@@ -118,13 +126,6 @@ def _check_rows(path: Path, source: str) -> None:
                 )
             index += number is not None
             number, rows = (next(lines, [b""])[0] if words[0] == b"PRIMCOORD" else None), 0
-
-
-def _fault(source: str, count: int, why: str, kind: str) -> DataError:
-    return DataError(
-        f"'{source}', structure {count} cannot be read by ASE ({why}). Is the file complete, and "
-        f"of the format that its name says ({ioformats[kind].description})?"
-    )
 
 
 def _aenet(path: Path, atoms: ase.Atoms) -> None:

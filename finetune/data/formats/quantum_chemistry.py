@@ -250,19 +250,9 @@ class Point:
     further: int = 0
 
 
-def program_of(file: File) -> str:
-    """Return the name of the program that wrote a file, or ""."""
-    try:
-        with open_with_compression(str(file.path), "rb") as stream:
-            head = stream.read(_HEAD).decode("utf-8", "replace")
-    except Exception:  # each kind of compression has its own; other formats say what is wrong
-        return ""
-    return next((name for name, item in PROGRAMS.items() if re.search(item.banner, head)), "")
-
-
 def open_output(file: File, keys: LabelKeys) -> Frames:
     """Open an output; ``data.keys.energy`` may name the level, such as ``CCSD(T)``."""
-    name = program_of(file)
+    name = file.program(PROGRAMS, _HEAD)
     program = PROGRAMS[name]
     cclib = extra("cclib.parser", f"'{file.name}' is an output of {name}")
     with open_with_compression(str(file.path), "rb") as stream:
@@ -287,7 +277,7 @@ def open_output(file: File, keys: LabelKeys) -> Frames:
     )
 
 
-QUANTUM_CHEMISTRY = Format(lambda file: bool(program_of(file)), open_output)
+QUANTUM_CHEMISTRY = Format(lambda file: bool(file.program(PROGRAMS, _HEAD)), open_output)
 
 
 def _events(text: str, program: Program, parser: Any) -> list[tuple[int, str, Any]]:

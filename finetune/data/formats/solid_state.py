@@ -19,7 +19,6 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import atomic_numbers
-from ase.io.formats import open_with_compression
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from finetune.core.errors import DataError
@@ -140,19 +139,9 @@ SOLIDS: dict[str, Solid] = {
 """By name of the program."""
 
 
-def solid_of(file: File) -> str:
-    """Return the name of the program that wrote a file, or ""."""
-    try:
-        with open_with_compression(str(file.path), "rb") as stream:
-            head = stream.read(_HEAD).decode("utf-8", "replace")
-    except Exception:  # each kind of compression has its own; other formats say what is wrong
-        return ""
-    return next((name for name, item in SOLIDS.items() if re.search(item.banner, head)), "")
-
-
 def open_solid(file: File, keys: LabelKeys) -> Frames:
     """Open an output with dpdata."""
-    name = solid_of(file)
+    name = file.program(SOLIDS, _HEAD)
     dpdata = extra("dpdata", f"'{file.name}' is an output of {name}")
     if file.path.suffix in PACKED:
         raise DataError(f"'{file.name}' is a compressed output of {name}. Decompress it.")
@@ -177,7 +166,7 @@ def open_solid(file: File, keys: LabelKeys) -> Frames:
     )
 
 
-SOLID_STATE = Format(lambda file: bool(solid_of(file)), open_solid)
+SOLID_STATE = Format(lambda file: bool(file.program(SOLIDS, _HEAD)), open_solid)
 
 
 def _faults(solid: Solid, text: str, said: str) -> list[bool]:
